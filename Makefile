@@ -1,0 +1,37 @@
+# Needs Python 3.11 or newer, git and make; on Debian it installs the rest. PYTHON=... names another interpreter.
+SHELL := bash
+BIN := .venv/bin
+CODE := $(wildcard src tests tools examples benchmarks)
+INPUTS := pyproject.toml constraints.txt tools/venv
+export PYTHON
+
+.PHONY: demo test check bench clean
+
+# The chat page on http://localhost:4000; `make demo ARGS="--port 4001"` passes options on.
+demo: .venv/.gateway
+	@$(BIN)/chatx demo $(ARGS)
+
+# Everything on the main Python, the fast tests on each other one; `make test LONG=1` looks longer for counterexamples.
+test: check
+	@tools/chromium
+	@rm -f .coverage .coverage.*
+	CHATX_TEST_LONG=$(LONG) $(BIN)/coverage run -m pytest $(if $(LONG),--timeout=1800)
+	@$(BIN)/coverage combine -q && $(BIN)/coverage report
+	@tools/test-other-pythons
+
+check: .venv/.dev
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy $(CODE)
+	$(BIN)/lint-imports --no-logo
+	PATH="$(CURDIR)/$(BIN):$$PATH" pyright --ignoreexternal --verifytypes chatx
+	$(BIN)/python tools/check_tree.py
+
+bench: .venv/.dev
+	$(BIN)/python -m benchmarks $(ARGS)
+
+clean:
+	rm -rf .venv .venv-3.* .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis dist
+
+.venv/.gateway .venv/.dev: .venv/.%: $(INPUTS)
+	@tools/venv .venv "$$(tools/pythons | head -n 1 | cut -d ' ' -f 2-)" $*
