@@ -1,4 +1,4 @@
-"""The scan for machine paths and registry hosts; what it must find is spelt in halves, so that it skips this file."""
+"""The scan for machine paths and registry hosts; inputs are spelt in halves, so that it skips this file."""
 
 import pytest
 
