@@ -1,0 +1,175 @@
+"""Phoenix Channels frames, versions 1 and 2: what is on the wire on one side, `Frame` on the other.
+
+A version 2 frame is the array `[join_ref, ref, topic, event, payload]`, a version 1 frame an object of the
+same names, which the server writes without `join_ref`. Version 2 also knows a binary push, whose payload is
+opaque bytes. Source: Phoenix's guide "Writing a Channels Client" and its V1 and V2 JSON serializers.
+
+Payloads stay undecoded (`msgspec.Raw`) until somebody asks for a type, so a frame is parsed once and what is
+dropped is never built.
+"""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+from typing import Annotated, Any, Final, Literal, TypeAlias
+
+from msgspec import DecodeError, Meta, Raw, Struct
+from msgspec.json import Decoder, Encoder
+
+Version: TypeAlias = Literal[1, 2]
+Status: TypeAlias = Literal["ok", "error"]
+
+# Phoenix's binary frames give a ref one byte of length. The same bound holds for text, since a connection
+# keeps one join_ref per joined topic. Whole numbers within what JavaScript holds exactly are echoed as
+# numbers.
+Ref: TypeAlias = (
+    Annotated[str, Meta(max_length=255)] | Annotated[int, Meta(ge=-(2**53) + 1, le=2**53 - 1)] | None
+)
+Payload: TypeAlias = dict[str, Any] | Struct | bytes
+"""A JSON object: a dict or a Struct to encode, or bytes that are its JSON already."""
+
+BINARY: Final = Raw(b"")
+"""Stands for the payload of a binary push. No JSON is empty, so nothing that was decoded equals it."""
+
+_VERSIONS: dict[str, Version] = {"1.0": 1, "2.0": 2}
+_VSN = re.compile(r"([0-9]+\.[0-9]+)\.(?:0|[1-9][0-9]*)(?:\+[0-9A-Za-z.-]+)?")
+
+
+class Frame(Struct, array_like=True, gc=False):
+    """One frame from a client; elements beyond the fifth are ignored, as Phoenix does.
+
+    Attributes:
+        join_ref: The ref of the join this frame belongs to, or None.
+        ref: What the reply echoes, or None.
+        topic: Any text.
+        event: Any text.
+        payload: JSON as it came, not yet decoded; `BINARY` where it is not JSON.
+    """
+
+    join_ref: Ref
+    ref: Ref
+    topic: str
+    event: str
+    payload: Raw
+
+    @property
+    def binary(self) -> bool:
+        """Whether the payload is opaque bytes, not JSON."""
+        return self.payload is BINARY
+
+
+class _FrameV1(Struct, gc=False):
+    topic: str
+    event: str
+    payload: Raw
+    ref: Ref
+    join_ref: Ref = None
+
+
+class MalformedFrame(Exception):
+    """What came is no frame of this version; the message says why and holds nothing the peer wrote."""
+
+
+_decode_v1 = Decoder(_FrameV1).decode
+_decode_v2 = Decoder(Frame).decode
+_encode = Encoder().encode
+
+
+def negotiate(vsn: str | None) -> Version:
+    """Return the protocol version for a `vsn` parameter; a missing one means 1.0.0.
+
+    Any patch of 1.0 and 2.0 is accepted, pre-releases are not: Phoenix's requirement `~> 2.0.0`.
+
+    Raises:
+        ValueError: The version is not one of these. Refuse the handshake with 403.
+    """
+    if vsn is None:
+        return 1
+    match = _VSN.fullmatch(vsn)
+    version = _VERSIONS.get(match[1]) if match is not None else None
+    if version is None:
+        raise ValueError(
+            f"vsn {vsn[:32]!r} is not spoken here; expected 1.0.x or 2.0.x. Connect with vsn=2.0.0."
+        )
+    return version
+
+
+def decode(version: Version, data: str | bytes) -> Frame:
+    """Return the frame in one WebSocket message: `str` for a text message, `bytes` for a binary one.
+
+    A binary message in version 2 is a push with a binary payload. Version 1 does not look at the opcode, so
+    there it is JSON in UTF-8, as in Phoenix.
+
+    Raises:
+        MalformedFrame: On anything else, whatever it is. Nothing else is raised.
+    """
+    try:
+        if version == 1:
+            frame = _decode_v1(data)
+            return Frame(frame.join_ref, frame.ref, frame.topic, frame.event, frame.payload)
+        if isinstance(data, bytes):
+            return _decode_binary(data)
+        return _decode_v2(data)
+    except UnicodeError as error:
+        raise MalformedFrame("the text is not valid Unicode") from error
+    except RecursionError as error:
+        raise MalformedFrame("the JSON is nested too deeply") from error
+    except DecodeError as error:
+        raise MalformedFrame(str(error)) from error
+
+
+def _decode_binary(data: bytes) -> Frame:
+    """Return a binary push: kind 0, four lengths of a byte, then join_ref, ref, topic, event and the payload.
+
+    The format has no null; an empty ref stands for it.
+    """
+    if len(data) < 5 or data[0] != 0:
+        raise MalformedFrame("expected a binary push: byte 0, then four lengths")
+    ends = [5]
+    for length in data[1:5]:
+        ends.append(ends[-1] + length)
+    if ends[-1] > len(data):
+        raise MalformedFrame("a binary push ends before its header does")
+    join_ref, ref, topic, event = (data[start:end].decode() for start, end in pairwise(ends))
+    return Frame(join_ref or None, ref or None, topic, event, BINARY)
+
+
+def encode_frame(version: Version, join_ref: Ref, ref: Ref, topic: str, event: str, payload: Payload) -> str:
+    """Return the text of one frame to a client; version 1 has no place for `join_ref`.
+
+    Raises:
+        TypeError: The payload is not a JSON object, on which phoenix.js would throw.
+        UnicodeEncodeError: A text holds a lone surrogate.
+    """
+    body: object = payload
+    if isinstance(payload, bytes):
+        if not payload.startswith(b"{"):
+            raise TypeError(
+                "payload bytes are no JSON object; expected them to start with '{'. Encode a dict."
+            )
+        body = Raw(payload)
+    elif not isinstance(payload, (dict, Struct)):
+        raise TypeError(
+            f"payload is a {type(payload).__name__}; expected a dict, Struct or JSON bytes. Wrap it."
+        )
+    if version == 2:
+        return _encode((join_ref, ref, topic, event, body)).decode()
+    return _encode({"topic": topic, "event": event, "payload": body, "ref": ref}).decode()
+
+
+def encode_reply(
+    version: Version, join_ref: Ref, ref: Ref, topic: str, status: Status, response: Payload
+) -> str:
+    """Return the text of a `phx_reply`."""
+    body: object = Raw(response) if isinstance(response, bytes) else response
+    return encode_frame(version, join_ref, ref, topic, "phx_reply", {"status": status, "response": body})
+
+
+def encode_broadcast(version: Version, topic: str, event: str, payload: Payload) -> str:
+    """Return the text of a frame that every connection of this version on the topic may be sent as it is.
+
+    It carries no join_ref and no ref. The caller must not write it to a connection before that connection's
+    reply to its join, nor after its reply to its leave; see `PhoenixProtocol.join_ok`.
+    """
+    return encode_frame(version, None, None, topic, event, payload)

@@ -1,0 +1,513 @@
+"""One client's side of Phoenix Channels, versions 1 and 2, as a state machine without I/O.
+
+`PhoenixProtocol` takes what the client wrote and says what to do; a shell (an ASGI app, a native server) does
+it and tells the outcome. Rules; each topic's part in them is the table `TRANSITIONS`:
+
+1. A topic is `room:<room_id>`, or it matches nothing. A heartbeat on topic `phoenix` is answered whatever
+   else goes on.
+2. Every push, join and leave gets exactly one reply, in the shell's time. A push or leave whose join_ref is
+   neither null nor that of the present membership is stale, and is dropped.
+3. While a `Join` or a `Leave` is with the shell, that topic's further frames wait, and come out in order with
+   the answer. Phoenix joins synchronously, so a client sees the same; other topics do not wait here. The
+   bounds are `MAX_WAITING_FRAMES` for a topic and `MAX_WAITING_BYTES` for the connection; beyond them the
+   connection is closed.
+4. A join of a joined topic ends the first membership: `Superseded`, `phx_close` with the old join_ref,
+   `Join`.
+5. At most `max_joins` topics are joined, joining or leaving.
+6. No input raises. What is no frame closes the connection: 1007, or 1009 where it is too large, 1008 at a
+   bound; never 1000, since phoenix.js would not come back.
+
+Source: Phoenix's guide "Writing a Channels Client" and `Phoenix.Socket`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from enum import StrEnum
+from typing import ClassVar, Final, NamedTuple
+
+from chatx.gateway.actions import Action, Close, Join, Leave, Push, Send, Superseded
+from chatx.gateway.frames import (
+    Frame,
+    MalformedFrame,
+    Payload,
+    Ref,
+    Status,
+    Version,
+    decode,
+    encode_frame,
+    encode_reply,
+)
+from chatx.gateway.payloads import ErrorResponse
+
+MAX_JOINS: Final = 100
+MAX_FRAME_BYTES: Final = 65_536
+MAX_WAITING_FRAMES: Final = 64
+MAX_WAITING_BYTES: Final = 262_144
+# As in Phoenix's binary frames, whose lengths are one byte. No valid room id is lost: those have up to 128.
+MAX_TOPIC_LENGTH: Final = 255
+
+CLOSE_MALFORMED: Final = 1007
+CLOSE_POLICY: Final = 1008
+CLOSE_TOO_LARGE: Final = 1009
+# A WebSocket close frame holds 125 bytes, two of which are the code.
+MAX_CLOSE_REASON: Final = 123
+
+REFUSALS: Final[dict[str, ErrorResponse]] = {
+    "unmatched_topic": ErrorResponse("unmatched_topic", "unmatched topic", retryable=False),
+    "too_many_joins": ErrorResponse("too_many_joins", "too many channels joined", retryable=True),
+    "invalid_message": ErrorResponse(
+        "invalid_message",
+        "The payload is binary; expected a JSON object. Send the event as a text frame.",
+        retryable=False,
+    ),
+}
+"""What the protocol itself refuses, by code. The first two reasons are Phoenix's, for clients that look."""
+
+_PREFIX = "room:"
+
+
+class State(StrEnum):
+    """Where a topic stands on one connection; nothing is kept for an absent one."""
+
+    ABSENT = "absent"
+    JOINING = "joining"
+    JOINED = "joined"
+    LEAVING = "leaving"
+
+
+class Input(StrEnum):
+    """What happens to a topic: frames of the client, then calls of the shell."""
+
+    JOIN = "phx_join"
+    JOIN_UNMATCHED = "phx_join of no room"
+    JOIN_EXCESS = "phx_join beyond max_joins"
+    JOIN_BINARY = "phx_join with a binary payload"
+    LEAVE = "phx_leave"
+    PUSH = "any other event"
+    PUSH_BINARY = "any other event with a binary payload"
+    STALE = "a leave or push with another join_ref"
+    JOIN_OK = "join_ok()"
+    JOIN_ERROR = "join_error()"
+    LEFT = "left()"
+    CLOSED = "channel_closed()"
+    FAILED = "channel_error()"
+
+
+class Effect(StrEnum):
+    """What comes of it, in words that the documentation shows."""
+
+    START = "Join"
+    RESTART = "Superseded, phx_close with the old join_ref, Join"
+    STOP = "Leave"
+    DELIVER = "Push"
+    WAIT = "waits for the answer"
+    DROP = "dropped"
+    REFUSE_TOPIC = "error reply: unmatched topic"
+    REFUSE_EXCESS = "error reply: too many channels joined"
+    REFUSE_BINARY = "error reply: invalid_message"
+    CONFIRM = "ok reply"
+    ACCEPT = "ok reply, then what waited"
+    REJECT = "error reply, then what waited"
+    FINISH = "ok reply, phx_close, then what waited"
+    CLOSE = "phx_close"
+    FAIL = "phx_error"
+    NOTHING = "nothing"
+
+
+class Transition(NamedTuple):
+    """A row's right side: the state that follows, and what comes of it."""
+
+    state: State
+    effect: Effect
+
+
+def _waiting(state: State) -> dict[Input, Transition]:
+    frames = (Input.JOIN, Input.JOIN_BINARY, Input.LEAVE, Input.PUSH, Input.PUSH_BINARY)
+    calls = (Input.CLOSED, Input.FAILED)
+    return {
+        **dict.fromkeys(frames, Transition(state, Effect.WAIT)),
+        **dict.fromkeys(calls, Transition(state, Effect.NOTHING)),
+    }
+
+
+# A pair that is not here cannot come from a client, and is a shell's mistake.
+TRANSITIONS: Final[dict[State, dict[Input, Transition]]] = {
+    State.ABSENT: {
+        Input.JOIN: Transition(State.JOINING, Effect.START),
+        Input.JOIN_UNMATCHED: Transition(State.ABSENT, Effect.REFUSE_TOPIC),
+        Input.JOIN_EXCESS: Transition(State.ABSENT, Effect.REFUSE_EXCESS),
+        Input.JOIN_BINARY: Transition(State.ABSENT, Effect.REFUSE_BINARY),
+        Input.LEAVE: Transition(State.ABSENT, Effect.CONFIRM),
+        Input.PUSH: Transition(State.ABSENT, Effect.REFUSE_TOPIC),
+        Input.PUSH_BINARY: Transition(State.ABSENT, Effect.REFUSE_TOPIC),
+        Input.CLOSED: Transition(State.ABSENT, Effect.NOTHING),
+        Input.FAILED: Transition(State.ABSENT, Effect.NOTHING),
+    },
+    State.JOINING: {
+        **_waiting(State.JOINING),
+        Input.JOIN_OK: Transition(State.JOINED, Effect.ACCEPT),
+        Input.JOIN_ERROR: Transition(State.ABSENT, Effect.REJECT),
+    },
+    State.JOINED: {
+        Input.JOIN: Transition(State.JOINING, Effect.RESTART),
+        Input.JOIN_BINARY: Transition(State.JOINED, Effect.REFUSE_BINARY),
+        Input.LEAVE: Transition(State.LEAVING, Effect.STOP),
+        Input.PUSH: Transition(State.JOINED, Effect.DELIVER),
+        Input.PUSH_BINARY: Transition(State.JOINED, Effect.REFUSE_BINARY),
+        Input.STALE: Transition(State.JOINED, Effect.DROP),
+        Input.CLOSED: Transition(State.ABSENT, Effect.CLOSE),
+        Input.FAILED: Transition(State.ABSENT, Effect.FAIL),
+    },
+    State.LEAVING: {
+        **_waiting(State.LEAVING),
+        Input.LEFT: Transition(State.ABSENT, Effect.FINISH),
+    },
+}
+
+
+def room_topic(room_id: str) -> str:
+    """Return the topic of a room."""
+    return _PREFIX + room_id
+
+
+def _room_id(topic: str) -> str | None:
+    if len(topic) > MAX_TOPIC_LENGTH or not topic.startswith(_PREFIX):
+        return None
+    return topic[len(_PREFIX) :] or None
+
+
+class _Channel:
+    """A topic that is not absent: its state, its membership's ref, and what the shell owes an answer to."""
+
+    __slots__ = ("join_ref", "owed", "room_id", "state", "topic")
+
+    def __init__(self, join: Join) -> None:
+        self.topic = join.topic
+        self.room_id = join.room_id
+        self.join_ref = join.join_ref
+        self.state = State.JOINING
+        self.owed: Join | Leave | None = join
+
+
+class PhoenixProtocol:
+    """The protocol of one connection.
+
+    The shell must carry out the actions of each list in order, and may answer a `Join`, `Leave` or `Push`
+    while it does so, or at any later time. A `Join` or `Leave` is always the last action of its list, so the
+    actions that an answer gives belong behind those at hand: one queue per connection is enough. Answers
+    after a `Close`, or after the shell closed the connection itself and dropped this object, are harmless.
+
+    The silence of a peer, the rate of its joins, Origin and authentication are the shell's business.
+
+    Args:
+        version: From `negotiate`.
+        max_joins: Topics, at least 1.
+        max_frame_bytes: Bytes of UTF-8 or binary in a whole WebSocket message, at least 1.
+    """
+
+    __slots__ = (
+        "_channels",
+        "_closed",
+        "_max_frame_bytes",
+        "_max_joins",
+        "_waiting",
+        "_waiting_bytes",
+        "version",
+    )
+
+    def __init__(
+        self, version: Version, *, max_joins: int = MAX_JOINS, max_frame_bytes: int = MAX_FRAME_BYTES
+    ) -> None:
+        self.version: Version = version
+        self._max_joins = max_joins
+        self._max_frame_bytes = max_frame_bytes
+        self._channels: dict[str, _Channel] = {}
+        # By topic, each frame with its size in bytes.
+        self._waiting: dict[str, deque[tuple[Frame, int]]] = {}
+        self._waiting_bytes = 0
+        self._closed = False
+
+    @property
+    def closed(self) -> bool:
+        """Whether a `Close` was given out; from then on nothing else is."""
+        return self._closed
+
+    def state(self, topic: str) -> State:
+        """Return where a topic stands."""
+        channel = self._channels.get(topic)
+        return State.ABSENT if channel is None else channel.state
+
+    def receive(self, data: str | bytes) -> list[Action]:
+        """Take one whole WebSocket message, `str` for text and `bytes` for binary, and return what to do.
+
+        The caller must carry out all of it, in order, before it passes in the next message. No input raises.
+        """
+        if self._closed:
+            return []
+        try:
+            size = len(data) if isinstance(data, bytes) or data.isascii() else len(data.encode())
+            if size > self._max_frame_bytes:
+                return self._close(
+                    CLOSE_TOO_LARGE, f"frame of {size} bytes; expected at most {self._max_frame_bytes}"
+                )
+            frame = decode(self.version, data)
+        except UnicodeEncodeError:
+            return self._close(CLOSE_MALFORMED, "malformed frame: the text is not valid Unicode")
+        except MalformedFrame as error:
+            return self._close(CLOSE_MALFORMED, f"malformed frame: {error}"[:MAX_CLOSE_REASON])
+        if frame.topic == "phoenix" and frame.event == "heartbeat":
+            return [self._reply(None, frame.ref, "phoenix", "ok", {})]
+        return self._take(frame, size)
+
+    def join_ok(self, join: Join, response: Payload) -> list[Action]:
+        """Accept a join and return what to do: the reply, then what waited for it.
+
+        The caller must write no broadcast of the topic before the first action, the reply. Before it carries
+        out the others it must be subscribed, and have put the missed messages of a resume and the
+        `presence_state` behind the reply. From then on it writes broadcasts, until a `Leave` or `Superseded`
+        of the topic, or its own call of `channel_closed` or `channel_error`.
+
+        Raises:
+            RuntimeError: This join is not waiting for an answer.
+        """
+        return self._answer(Input.JOIN_OK, join, response)
+
+    def join_error(self, join: Join, response: Payload) -> list[Action]:
+        """Refuse a join and return what to do: the error reply, then what waited for it.
+
+        phoenix.js tries again for ever, after 1, 2, 5 and then every 10 s.
+
+        Raises:
+            RuntimeError: This join is not waiting for an answer.
+        """
+        return self._answer(Input.JOIN_ERROR, join, response)
+
+    def left(self, leave: Leave) -> list[Action]:
+        """Confirm that a membership ended, and return what to do: the reply, `phx_close`, then what waited.
+
+        The caller must have stopped the topic's broadcasts to this connection.
+
+        Raises:
+            RuntimeError: This leave is not waiting for an answer.
+        """
+        return self._answer(Input.LEFT, leave, {})
+
+    def reply(self, push: Push, status: Status, response: Payload) -> list[Action]:
+        """Answer a push, and return the reply to write.
+
+        The caller must do so once for each push. It may after the membership has ended: the reply carries
+        that membership's join_ref, and a client that has moved on ignores it.
+        """
+        if self._closed:
+            return []
+        return [self._reply(push.join_ref, push.ref, push.topic, status, response)]
+
+    def push(self, topic: str, event: str, payload: Payload) -> list[Action]:
+        """Return a frame for this connection's membership alone, with its join_ref; nothing unless joined."""
+        channel = self._channels.get(topic)
+        if channel is None or channel.state is not State.JOINED:
+            return []
+        return [Send(encode_frame(self.version, channel.join_ref, None, topic, event, payload))]
+
+    def channel_closed(self, topic: str) -> list[Action]:
+        """End a membership from the server's side for good: phoenix.js does not join again after `phx_close`.
+
+        The caller must have stopped the topic's broadcasts to this connection. Unless the topic is joined
+        this does nothing: a `Join` or `Leave` at hand is answered by its own call.
+        """
+        return self._end(Input.CLOSED, topic, {})
+
+    def channel_error(self, topic: str, response: Payload | None = None) -> list[Action]:
+        """End a membership that failed: phoenix.js joins again after `phx_error`.
+
+        The caller must have stopped the topic's broadcasts to this connection. Unless the topic is joined
+        this does nothing: a `Join` or `Leave` at hand is answered by its own call.
+        """
+        return self._end(Input.FAILED, topic, {"reason": "channel_crash"} if response is None else response)
+
+    def _take(self, frame: Frame, size: int) -> list[Action]:
+        """Return what comes of a frame, by the table."""
+        topic = frame.topic
+        channel = self._channels.get(topic)
+        state = State.ABSENT if channel is None else channel.state
+        target, effect = TRANSITIONS[state][self._classify(frame, channel)]
+        actions = self._ON_FRAME[effect](self, frame, size)
+        if target is not State.ABSENT and not self._closed:
+            self._channels[topic].state = target
+        return actions
+
+    def _classify(self, frame: Frame, channel: _Channel | None) -> Input:
+        if frame.event == "phx_join":
+            if channel is None:
+                if _room_id(frame.topic) is None:
+                    return Input.JOIN_UNMATCHED
+                if len(self._channels) >= self._max_joins:
+                    return Input.JOIN_EXCESS
+            return Input.JOIN_BINARY if frame.binary else Input.JOIN
+        # Whether a frame that waits is stale shows only when the answer is there.
+        if (
+            channel is not None
+            and channel.state is State.JOINED
+            and frame.join_ref is not None
+            and frame.join_ref != channel.join_ref
+        ):
+            return Input.STALE
+        if frame.event == "phx_leave":
+            return Input.LEAVE
+        return Input.PUSH_BINARY if frame.binary else Input.PUSH
+
+    def _answer(self, call: Input, owed: Join | Leave, response: Payload) -> list[Action]:
+        """Return what comes of the shell's answer to a `Join` or `Leave`, and of what waited for it."""
+        if self._closed:
+            return []
+        channel = self._channels.get(owed.topic)
+        row = None if channel is None else TRANSITIONS[channel.state].get(call)
+        if channel is None or row is None or channel.owed is not owed:
+            raise RuntimeError(
+                f"{call} was called with a {type(owed).__name__} of topic {owed.topic!r} that does not wait "
+                "for it; expected one not answered yet. Answer each Join and each Leave exactly once."
+            )
+        actions = self._ON_CALL[row.effect](self, channel, response)
+        channel.owed = None  # a Join keeps its whole frame in memory
+        self._enter(channel, row.state)
+        self._release(owed.topic, actions)
+        return actions
+
+    def _end(self, call: Input, topic: str, response: Payload) -> list[Action]:
+        """Return what comes of the server's ending a membership."""
+        channel = self._channels.get(topic)
+        if channel is None:
+            return []
+        state, effect = TRANSITIONS[channel.state][call]
+        actions = self._ON_CALL[effect](self, channel, response)
+        self._enter(channel, state)
+        return actions
+
+    def _enter(self, channel: _Channel, state: State) -> None:
+        channel.state = state
+        if state is State.ABSENT:
+            del self._channels[channel.topic]
+
+    def _release(self, topic: str, actions: list[Action]) -> None:
+        """Take the frames that waited, in order, until one of them makes the topic wait again."""
+        waiting = self._waiting.get(topic)
+        if waiting is None:
+            return
+        while waiting and self.state(topic) not in (State.JOINING, State.LEAVING):
+            frame, size = waiting.popleft()
+            self._waiting_bytes -= size
+            actions += self._take(frame, size)
+        if not waiting:
+            del self._waiting[topic]
+
+    def _close(self, code: int, reason: str) -> list[Action]:
+        self._closed = True
+        self._channels.clear()
+        self._waiting.clear()
+        self._waiting_bytes = 0
+        return [Close(code, reason)]
+
+    def _reply(self, join_ref: Ref, ref: Ref, topic: str, status: Status, response: Payload) -> Send:
+        return Send(encode_reply(self.version, join_ref, ref, topic, status, response))
+
+    def _send_close(self, channel: _Channel) -> Send:
+        ref = channel.join_ref
+        return Send(encode_frame(self.version, ref, ref, channel.topic, "phx_close", {}))
+
+    # Effects of a frame. Each is called before the state changes.
+
+    def _start(self, frame: Frame, size: int) -> list[Action]:
+        join_ref = frame.ref if frame.join_ref is None else frame.join_ref
+        room_id = frame.topic[len(_PREFIX) :]
+        join = Join(frame.topic, room_id, join_ref, frame.ref, frame.payload)
+        self._channels[frame.topic] = _Channel(join)
+        return [join]
+
+    def _restart(self, frame: Frame, size: int) -> list[Action]:
+        old = self._channels[frame.topic]
+        return [
+            Superseded(old.topic, old.room_id, old.join_ref),
+            self._send_close(old),
+            *self._start(frame, size),
+        ]
+
+    def _stop(self, frame: Frame, size: int) -> list[Action]:
+        channel = self._channels[frame.topic]
+        channel.owed = leave = Leave(channel.topic, channel.room_id, channel.join_ref, frame.ref)
+        return [leave]
+
+    def _deliver(self, frame: Frame, size: int) -> list[Action]:
+        channel = self._channels[frame.topic]
+        return [Push(channel.topic, channel.room_id, channel.join_ref, frame.ref, frame.event, frame.payload)]
+
+    def _wait(self, frame: Frame, size: int) -> list[Action]:
+        waiting = self._waiting.setdefault(frame.topic, deque())
+        if len(waiting) >= MAX_WAITING_FRAMES or self._waiting_bytes + size > MAX_WAITING_BYTES:
+            return self._close(CLOSE_POLICY, "too many frames to a topic whose join or leave is under way")
+        waiting.append((frame, size))
+        self._waiting_bytes += size
+        return []
+
+    def _drop(self, frame: Frame, size: int) -> list[Action]:
+        return []
+
+    def _refuse_topic(self, frame: Frame, size: int) -> list[Action]:
+        # Phoenix gives this reply no join_ref, so that a client which holds another one still sees it.
+        return [self._reply(None, frame.ref, frame.topic, "error", REFUSALS["unmatched_topic"])]
+
+    def _refuse_excess(self, frame: Frame, size: int) -> list[Action]:
+        return [self._reply(frame.join_ref, frame.ref, frame.topic, "error", REFUSALS["too_many_joins"])]
+
+    def _refuse_binary(self, frame: Frame, size: int) -> list[Action]:
+        return [self._reply(frame.join_ref, frame.ref, frame.topic, "error", REFUSALS["invalid_message"])]
+
+    def _confirm(self, frame: Frame, size: int) -> list[Action]:
+        return [self._reply(frame.join_ref, frame.ref, frame.topic, "ok", {})]
+
+    # Effects of a call.
+
+    def _accept(self, channel: _Channel, response: Payload) -> list[Action]:
+        return [self._reply_owed(channel, "ok", response)]
+
+    def _reject(self, channel: _Channel, response: Payload) -> list[Action]:
+        return [self._reply_owed(channel, "error", response)]
+
+    def _finish(self, channel: _Channel, response: Payload) -> list[Action]:
+        return [self._reply_owed(channel, "ok", response), self._send_close(channel)]
+
+    def _reply_owed(self, channel: _Channel, status: Status, response: Payload) -> Send:
+        ref = None if channel.owed is None else channel.owed.ref
+        return self._reply(channel.join_ref, ref, channel.topic, status, response)
+
+    def _close_channel(self, channel: _Channel, response: Payload) -> list[Action]:
+        return [self._send_close(channel)]
+
+    def _fail_channel(self, channel: _Channel, response: Payload) -> list[Action]:
+        ref = channel.join_ref
+        return [Send(encode_frame(self.version, ref, ref, channel.topic, "phx_error", response))]
+
+    def _nothing(self, channel: _Channel, response: Payload) -> list[Action]:
+        return []
+
+    _ON_FRAME: ClassVar[dict[Effect, Callable[[PhoenixProtocol, Frame, int], list[Action]]]] = {
+        Effect.START: _start,
+        Effect.RESTART: _restart,
+        Effect.STOP: _stop,
+        Effect.DELIVER: _deliver,
+        Effect.WAIT: _wait,
+        Effect.DROP: _drop,
+        Effect.REFUSE_TOPIC: _refuse_topic,
+        Effect.REFUSE_EXCESS: _refuse_excess,
+        Effect.REFUSE_BINARY: _refuse_binary,
+        Effect.CONFIRM: _confirm,
+    }
+    _ON_CALL: ClassVar[dict[Effect, Callable[[PhoenixProtocol, _Channel, Payload], list[Action]]]] = {
+        Effect.ACCEPT: _accept,
+        Effect.REJECT: _reject,
+        Effect.FINISH: _finish,
+        Effect.CLOSE: _close_channel,
+        Effect.FAIL: _fail_channel,
+        Effect.NOTHING: _nothing,
+    }
