@@ -15,7 +15,7 @@ demo: .venv/.gateway
 test: check
 	@tools/chromium
 	@rm -f .coverage .coverage.*
-	CHATX_TEST_LONG=$(LONG) $(BIN)/coverage run -m pytest $(if $(LONG),--timeout=1800)
+	TEST_LONG=$(LONG) $(BIN)/coverage run -m pytest $(if $(LONG),--timeout=1800)
 	@$(BIN)/coverage combine -q && $(BIN)/coverage report
 	@tools/test-other-pythons
 

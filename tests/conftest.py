@@ -1,4 +1,4 @@
-"""Hypothesis profiles: `ci` by default, `long` where CHATX_TEST_LONG is set (`make test LONG=1`)."""
+"""Hypothesis profiles: `ci` by default, `long` where TEST_LONG is set (`make test LONG=1`)."""
 
 import os
 
@@ -12,4 +12,4 @@ settings.register_profile(
     max_examples=5000,
     suppress_health_check=[HealthCheck.too_slow],
 )
-settings.load_profile("long" if os.environ.get("CHATX_TEST_LONG") else "ci")
+settings.load_profile("long" if os.environ.get("TEST_LONG") else "ci")

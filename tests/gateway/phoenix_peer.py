@@ -44,9 +44,7 @@ class Peer:
         self.version = version
         self.protocol = PhoenixProtocol(version, **options)
 
-    def send(
-        self, join_ref: Any, ref: Any, topic: str, event: str, payload: Any = None
-    ) -> list[Action | Received]:
+    def send(self, join_ref: Any, ref: Any, topic: str, event: str, payload: Any = None) -> list[Action | Received]:
         """Send one frame and return what comes of it, with each `Send` read."""
         return self.read(self.protocol.receive(raw_frame(self.version, join_ref, ref, topic, event, payload)))
 

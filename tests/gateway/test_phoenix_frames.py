@@ -34,9 +34,7 @@ class Body(msgspec.Struct):
 @pytest.mark.parametrize(
     "vsn, version", [(None, 1), ("1.0.0", 1), ("1.0.7", 1), ("2.0.0", 2), ("2.0.12", 2), ("2.0.0+x", 2)]
 )
-def test_negotiate_accepts_any_patch_and_takes_a_missing_version_for_1(
-    vsn: str | None, version: Version
-) -> None:
+def test_negotiate_accepts_any_patch_and_takes_a_missing_version_for_1(vsn: str | None, version: Version) -> None:
     assert negotiate(vsn) == version
 
 
@@ -251,9 +249,7 @@ def test_what_is_encoded_decodes_to_the_same(
     event=st.text(max_size=60),
     payload=st.binary(),
 )
-def test_any_binary_push_decodes_to_its_header(
-    join_ref: str, ref: str, topic: str, event: str, payload: bytes
-) -> None:
+def test_any_binary_push_decodes_to_its_header(join_ref: str, ref: str, topic: str, event: str, payload: bytes) -> None:
     parts = [part.encode() for part in (join_ref, ref, topic, event)]
     frame = decode(2, bytes([0, *map(len, parts)]) + b"".join(parts) + payload)
     assert (frame.join_ref or "", frame.ref or "", frame.topic, frame.event) == (join_ref, ref, topic, event)

@@ -67,9 +67,7 @@ def test_a_join_reaches_the_shell_and_its_reply_echoes_both_refs(peer: Peer) -> 
 def test_a_refused_join_is_an_error_reply_and_the_topic_stays_unjoined(peer: Peer) -> None:
     join = peer.ask("11", "1", ROOM)
     refused = {"code": "unauthorized", "reason": "no", "retryable": False}
-    assert peer.read(peer.protocol.join_error(join, refused)) == [
-        peer.replied("11", "1", ROOM, "error", refused)
-    ]
+    assert peer.read(peer.protocol.join_error(join, refused)) == [peer.replied("11", "1", ROOM, "error", refused)]
     assert peer.protocol.state(ROOM) is State.ABSENT
     assert peer.send("11", "2", ROOM, "new_message") == [peer.replied(None, "2", ROOM, "error", UNMATCHED)]
 
@@ -89,9 +87,7 @@ def test_join_push_leave_and_then_nothing_matches(peer: Peer) -> None:
         peer.expected("11", "11", ROOM, "phx_close", {}),
     ]
     for ref in ("4", "5"):
-        assert peer.send("11", ref, ROOM, "new_message") == [
-            peer.replied(None, ref, ROOM, "error", UNMATCHED)
-        ]
+        assert peer.send("11", ref, ROOM, "new_message") == [peer.replied(None, ref, ROOM, "error", UNMATCHED)]
 
 
 def test_leaving_a_topic_that_is_not_joined_is_confirmed(peer: Peer) -> None:
@@ -105,9 +101,7 @@ def test_a_push_to_a_topic_not_joined_is_unmatched(peer: Peer) -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    "topic", ["unmatched-topic", "room", "room:", "Room:x", "phoenix", "", "room:" + "x" * 251]
-)
+@pytest.mark.parametrize("topic", ["unmatched-topic", "room", "room:", "Room:x", "phoenix", "", "room:" + "x" * 251])
 def test_a_join_of_no_room_is_unmatched_and_has_no_join_ref(peer: Peer, topic: str) -> None:
     assert peer.send("11", "1", topic, "phx_join") == [peer.replied(None, "1", topic, "error", UNMATCHED)]
     assert peer.protocol.state(topic) is State.ABSENT
@@ -136,9 +130,7 @@ def test_a_push_without_ref_is_answered_without_ref(peer: Peer) -> None:
 def test_a_heartbeat_is_answered_without_the_shell(peer: Peer) -> None:
     bodies: list[Any] = [{}, [], "x", None]
     for payload in bodies:
-        assert peer.send(None, "1", "phoenix", "heartbeat", payload) == [
-            peer.replied(None, "1", "phoenix", "ok", {})
-        ]
+        assert peer.send(None, "1", "phoenix", "heartbeat", payload) == [peer.replied(None, "1", "phoenix", "ok", {})]
 
 
 def test_another_event_on_topic_phoenix_is_unmatched(peer: Peer) -> None:
@@ -231,9 +223,7 @@ def test_a_reply_to_a_push_of_a_superseded_membership_still_goes_out(peer: Peer)
 def test_the_join_after_the_hundredth_is_refused(peer: Peer) -> None:
     for index in range(100):
         peer.join(str(index), str(index), f"room:{index}")
-    assert peer.send("100", "100", "room:100", "phx_join") == [
-        peer.replied("100", "100", "room:100", "error", EXCESS)
-    ]
+    assert peer.send("100", "100", "room:100", "phx_join") == [peer.replied("100", "100", "room:100", "error", EXCESS)]
 
 
 def test_max_joins_counts_pending_joins_and_leaves_and_frees_what_ended(peer: Peer) -> None:

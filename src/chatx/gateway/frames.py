@@ -23,9 +23,7 @@ Status: TypeAlias = Literal["ok", "error"]
 # Phoenix's binary frames give a ref one byte of length. The same bound holds for text, since a connection
 # keeps one join_ref per joined topic. Whole numbers within what JavaScript holds exactly are echoed as
 # numbers.
-Ref: TypeAlias = (
-    Annotated[str, Meta(max_length=255)] | Annotated[int, Meta(ge=-(2**53) + 1, le=2**53 - 1)] | None
-)
+Ref: TypeAlias = Annotated[str, Meta(max_length=255)] | Annotated[int, Meta(ge=-(2**53) + 1, le=2**53 - 1)] | None
 Payload: TypeAlias = dict[str, Any] | Struct | bytes
 """A JSON object: a dict or a Struct to encode, or bytes that are its JSON already."""
 
@@ -89,9 +87,7 @@ def negotiate(vsn: str | None) -> Version:
     match = _VSN.fullmatch(vsn)
     version = _VERSIONS.get(match[1]) if match is not None else None
     if version is None:
-        raise ValueError(
-            f"vsn {vsn[:32]!r} is not spoken here; expected 1.0.x or 2.0.x. Connect with vsn=2.0.0."
-        )
+        raise ValueError(f"vsn {vsn[:32]!r} is not spoken here; expected 1.0.x or 2.0.x. Connect with vsn=2.0.0.")
     return version
 
 
@@ -145,22 +141,16 @@ def encode_frame(version: Version, join_ref: Ref, ref: Ref, topic: str, event: s
     body: object = payload
     if isinstance(payload, bytes):
         if not payload.startswith(b"{"):
-            raise TypeError(
-                "payload bytes are no JSON object; expected them to start with '{'. Encode a dict."
-            )
+            raise TypeError("payload bytes are no JSON object; expected them to start with '{'. Encode a dict.")
         body = Raw(payload)
     elif not isinstance(payload, (dict, Struct)):
-        raise TypeError(
-            f"payload is a {type(payload).__name__}; expected a dict, Struct or JSON bytes. Wrap it."
-        )
+        raise TypeError(f"payload is a {type(payload).__name__}; expected a dict, Struct or JSON bytes. Wrap it.")
     if version == 2:
         return _encode((join_ref, ref, topic, event, body)).decode()
     return _encode({"topic": topic, "event": event, "payload": body, "ref": ref}).decode()
 
 
-def encode_reply(
-    version: Version, join_ref: Ref, ref: Ref, topic: str, status: Status, response: Payload
-) -> str:
+def encode_reply(version: Version, join_ref: Ref, ref: Ref, topic: str, status: Status, response: Payload) -> str:
     """Return the text of a `phx_reply`."""
     body: object = Raw(response) if isinstance(response, bytes) else response
     return encode_frame(version, join_ref, ref, topic, "phx_reply", {"status": status, "response": body})

@@ -135,8 +135,7 @@ def presence_state(presences: Presences) -> dict[str, _Metas]:
     There is no `phx_ref_prev`: a membership's meta never changes, it only begins and ends.
     """
     return {
-        user_id: _Metas([_Meta(meta.ref, meta.online_at) for meta in metas])
-        for user_id, metas in presences.items()
+        user_id: _Metas([_Meta(meta.ref, meta.online_at) for meta in metas]) for user_id, metas in presences.items()
     }
 
 

@@ -27,6 +27,7 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import ClassVar, Final, NamedTuple
 
+from chatx.errors import TooManyJoins, UnmatchedTopic
 from chatx.gateway.actions import Action, Close, Join, Leave, Push, Send, Superseded
 from chatx.gateway.frames import (
     Frame,
@@ -39,7 +40,7 @@ from chatx.gateway.frames import (
     encode_frame,
     encode_reply,
 )
-from chatx.gateway.payloads import ErrorResponse
+from chatx.gateway.payloads import ErrorResponse, error_response
 
 MAX_JOINS: Final = 100
 MAX_FRAME_BYTES: Final = 65_536
@@ -55,8 +56,8 @@ CLOSE_TOO_LARGE: Final = 1009
 MAX_CLOSE_REASON: Final = 123
 
 REFUSALS: Final[dict[str, ErrorResponse]] = {
-    "unmatched_topic": ErrorResponse("unmatched_topic", "unmatched topic", retryable=False),
-    "too_many_joins": ErrorResponse("too_many_joins", "too many channels joined", retryable=True),
+    "unmatched_topic": error_response(UnmatchedTopic()),
+    "too_many_joins": error_response(TooManyJoins()),
     "invalid_message": ErrorResponse(
         "invalid_message",
         "The payload is binary; expected a JSON object. Send the event as a text frame.",
@@ -217,9 +218,7 @@ class PhoenixProtocol:
         "version",
     )
 
-    def __init__(
-        self, version: Version, *, max_joins: int = MAX_JOINS, max_frame_bytes: int = MAX_FRAME_BYTES
-    ) -> None:
+    def __init__(self, version: Version, *, max_joins: int = MAX_JOINS, max_frame_bytes: int = MAX_FRAME_BYTES) -> None:
         self.version: Version = version
         self._max_joins = max_joins
         self._max_frame_bytes = max_frame_bytes
@@ -249,9 +248,7 @@ class PhoenixProtocol:
         try:
             size = len(data) if isinstance(data, bytes) or data.isascii() else len(data.encode())
             if size > self._max_frame_bytes:
-                return self._close(
-                    CLOSE_TOO_LARGE, f"frame of {size} bytes; expected at most {self._max_frame_bytes}"
-                )
+                return self._close(CLOSE_TOO_LARGE, f"frame of {size} bytes; expected at most {self._max_frame_bytes}")
             frame = decode(self.version, data)
         except UnicodeEncodeError:
             return self._close(CLOSE_MALFORMED, "malformed frame: the text is not valid Unicode")

@@ -1,0 +1,98 @@
+"""A realtime chat engine to embed in a Python web application.
+
+from chatx import Chat
+
+chat = Chat()
+
+async with chat:
+    await chat.join("general", "alice")
+    async with chat.subscribe("general") as subscription:
+        await chat.send_message("general", "alice", "Hello everyone!")
+        async for message in subscription:
+            break
+"""
+
+from chatx.adapters.protocols import Auth, MarksStreams, Moderation, Notifier, Persistence, ServesHistory
+from chatx.chat import Chat
+from chatx.config import ChatConfig
+from chatx.core.message import (
+    Draft,
+    Event,
+    Gap,
+    Message,
+    Position,
+    PresenceDiff,
+    PresenceMeta,
+    PresenceState,
+    SubscriptionEnded,
+)
+from chatx.core.rate_limit import RateLimit
+from chatx.errors import (
+    ERRORS,
+    AdapterError,
+    AlreadyStarted,
+    Blocked,
+    ChatError,
+    Closed,
+    ConfigError,
+    InvalidMessage,
+    MessageTooLarge,
+    RateLimited,
+    RoomOverloaded,
+    RoomUnavailable,
+    SlowConsumer,
+    SubscriberFailed,
+    TooManyJoins,
+    Unauthorized,
+    UnmatchedTopic,
+)
+from chatx.runtime.connection import Connection
+from chatx.runtime.delivery import DeadLetter
+from chatx.runtime.statistics import Statistics
+from chatx.runtime.subscription import CallbackSubscription, Subscription
+from chatx.telemetry import Telemetry
+
+__all__ = [
+    "ERRORS",
+    "AdapterError",
+    "AlreadyStarted",
+    "Auth",
+    "Blocked",
+    "CallbackSubscription",
+    "Chat",
+    "ChatConfig",
+    "ChatError",
+    "Closed",
+    "ConfigError",
+    "Connection",
+    "DeadLetter",
+    "Draft",
+    "Event",
+    "Gap",
+    "InvalidMessage",
+    "MarksStreams",
+    "Message",
+    "MessageTooLarge",
+    "Moderation",
+    "Notifier",
+    "Persistence",
+    "Position",
+    "PresenceDiff",
+    "PresenceMeta",
+    "PresenceState",
+    "RateLimit",
+    "RateLimited",
+    "RoomOverloaded",
+    "RoomUnavailable",
+    "ServesHistory",
+    "SlowConsumer",
+    "Statistics",
+    "SubscriberFailed",
+    "Subscription",
+    "SubscriptionEnded",
+    "Telemetry",
+    "TooManyJoins",
+    "Unauthorized",
+    "UnmatchedTopic",
+]
+__version__ = "0.1.0"

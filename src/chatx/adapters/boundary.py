@@ -1,0 +1,252 @@
+"""The hardened boundary: whatever an adapter does, a room and other users' sends do not notice.
+
+An adapter can raise, hang, answer wrongly, return None, raise `CancelledError`, swallow cancellation, or send to the
+room itself. Here each becomes one of two things: an answer, or a contained `AdapterFailure` that is logged with the
+adapter's name and counted. Auth and moderation fail closed.
+
+Rules:
+1. Whether a method is plain or async is decided once, when the chat is built; so is whether it takes the right number
+   of arguments.
+2. Every call that awaits runs in a task of its own, bounded by the timeout; one that ignores its cancellation is left
+   behind, and the caller goes on.
+3. A plain persistence or notifier method runs in a thread; a thread that outlives the timeout is reported as still
+   running by `AdapterFailure.running`, so that the same message is not given to it twice at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, NoReturn
+
+from chatx.adapters.threads import AdapterThreads
+from chatx.errors import AdapterError, Blocked, ChatError, ConfigError, Unauthorized
+from chatx.telemetry import Telemetry
+
+logger = logging.getLogger("chatx")
+
+
+class AdapterFailure(Exception):
+    """A call of an adapter failed. Contained: it is no `ChatError` and never reaches a user.
+
+    Attributes:
+        failure: `raised`, `timeout` or `wrong_answer`.
+        running: A future that ends when the call that timed out does, or None.
+    """
+
+    def __init__(self, failure: str, cause: str, running: asyncio.Future[Any] | None = None) -> None:
+        super().__init__(cause)
+        self.failure = failure
+        self.running = running
+
+
+def is_async(function: Callable[..., Any]) -> bool:
+    """Return whether calling the function gives a coroutine: `async def`, a partial of one, an object with one."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+        getattr(function, "__call__", None)  # noqa: B004  # asks for the method itself, not whether it is callable
+    )
+
+
+def check_method(role: str, adapter: object, name: str, *args: object, **kwargs: object) -> None:
+    """Check that an adapter has a method that can be called so.
+
+    Raises:
+        ConfigError: It has not, or the method does not take these arguments.
+    """
+    method = getattr(adapter, name, None)
+    if not callable(method):
+        raise ConfigError(
+            f"The {role} adapter {adapter_name(adapter)} has no method {name}(); see chatx.adapters.protocols."
+        )
+    if inspect.isclass(adapter):
+        raise ConfigError(
+            f"The {role} adapter is the class {adapter.__name__}; give an instance: {adapter.__name__}()."
+        )
+    check_arguments(f"{name}() of the {role} adapter {adapter_name(adapter)}", method, *args, **kwargs)
+
+
+def check_arguments(what: str, function: Callable[..., Any], *args: object, **kwargs: object) -> None:
+    """Check that a function can be called so.
+
+    Raises:
+        ConfigError: It does not take these arguments.
+    """
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # some callables written in C have no signature; they show it when called
+        return
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        expected = ", ".join([*("<" + str(arg) + ">" for arg in args), *(f"{name}=" for name in kwargs)])
+        raise ConfigError(f"{what} must take ({expected}), but it is {signature}: {error}.") from None
+
+
+def adapter_name(adapter: object) -> str:
+    """Return what to call an adapter in logs and errors."""
+    return getattr(adapter, "__qualname__", None) or type(adapter).__qualname__
+
+
+class Boundary:
+    """Calls adapters for one chat and contains what they do. Needs a running loop for calls that await.
+
+    Attributes:
+        failures: How many calls failed, by adapter name.
+    """
+
+    def __init__(self, timeout_ms: int, telemetry: Telemetry) -> None:
+        self.timeout_s = timeout_ms / 1000
+        self._telemetry = telemetry
+        self._running: set[asyncio.Future[Any]] = set()
+        self._threads: AdapterThreads | None = None
+        self.failures: dict[str, int] = {}
+
+    def plain(self, name: str, function: Callable[..., Any], *args: Any) -> Any:
+        """Call a plain function inline.
+
+        Raises:
+            ChatError: As the function raised it.
+            AdapterFailure: It raised anything else.
+        """
+        try:
+            return function(*args)
+        except ChatError:
+            raise
+        # An adapter that raises CancelledError must not cancel its caller.
+        except (Exception, asyncio.CancelledError) as error:
+            return self.failed(name, "raised", error)
+
+    async def awaiting(self, name: str, function: Callable[..., Awaitable[Any]], *args: Any, **kwargs: Any) -> Any:
+        """Await a call of an async function, within the timeout; errors as `plain`."""
+        return await self._bounded(name, asyncio.ensure_future(function(*args, **kwargs)))
+
+    async def in_thread(self, name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Await a call of a plain function in a thread, within the timeout; errors as `plain`."""
+        if self._threads is None:
+            self._threads = AdapterThreads()
+        return await self._bounded(name, self._threads.run(function, *args, **kwargs))
+
+    async def call(self, name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Await a call of an adapter that may block: in a task if it is async, else in a thread."""
+        run = self.awaiting if is_async(function) else self.in_thread
+        return await run(name, function, *args, **kwargs)
+
+    def failed(self, name: str, failure: str, cause: object, running: asyncio.Future[Any] | None = None) -> NoReturn:
+        """Count and log a failure, and raise it as `AdapterFailure`."""
+        self.failures[name] = self.failures.get(name, 0) + 1
+        error = cause if isinstance(cause, BaseException) else None
+        logger.error("The adapter %s failed (%s): %s", name, failure, repr(cause) if error else cause, exc_info=error)
+        if self._telemetry.watched("adapter_failure"):
+            self._telemetry.emit("adapter_failure", {}, {"adapter": name, "failure": failure})
+        raise AdapterFailure(failure, str(cause), running) from error
+
+    async def close(self, timeout_s: float) -> None:
+        """Cancel what still runs and end the threads; what ignores that for so many seconds is left and logged."""
+        running = set(self._running)
+        for future in running:
+            future.cancel()
+        if running:
+            await asyncio.wait(running, timeout=timeout_s)
+        hung = sum(not future.done() for future in running)
+        if self._threads is not None:
+            hung += await self._threads.close(timeout_s)
+            self._threads = None
+        if hung:
+            logger.error("%d adapter calls did not end within %.1f s and were left behind.", hung, timeout_s)
+
+    async def _bounded(self, name: str, future: asyncio.Future[Any]) -> Any:
+        self._running.add(future)
+        future.add_done_callback(self._ended)
+        try:
+            await asyncio.wait((future,), timeout=self.timeout_s)
+        except asyncio.CancelledError:
+            future.cancel()
+            raise
+        if not future.done():
+            begun = True
+            if isinstance(future, asyncio.Task):
+                future.cancel()
+            elif self._threads is not None:
+                begun = not self._threads.withdraw(future)
+            self.failed(name, "timeout", f"no answer within {self.timeout_s} s", future if begun else None)
+        if future.cancelled():
+            self.failed(name, "raised", "it raised CancelledError")
+        error = future.exception()
+        if error is None:
+            return future.result()
+        if isinstance(error, ChatError):
+            raise error
+        self.failed(name, "raised", error)
+
+    def _ended(self, future: asyncio.Future[Any]) -> None:
+        self._running.discard(future)
+        if not future.cancelled():
+            future.exception()  # seen, so that asyncio does not report it as never retrieved
+
+
+class Guard:
+    """One question to auth or moderation, answered True or refused.
+
+    Attributes:
+        awaits: Whether `ask_awaiting` must be used.
+    """
+
+    def __init__(
+        self,
+        boundary: Boundary,
+        role: str,
+        adapter: object,
+        method: str,
+        refusal: type[Unauthorized | Blocked],
+    ) -> None:
+        self._boundary = boundary
+        self._name = adapter_name(adapter)
+        self._role = role
+        self._ask = getattr(adapter, method)
+        self._refusal = refusal
+        self.awaits = is_async(self._ask)
+
+    def ask(self, *args: str) -> None:
+        """Ask a plain adapter.
+
+        Raises:
+            Unauthorized: Or `Blocked`: the adapter said no.
+            AdapterError: It failed, so the answer is no.
+        """
+        try:
+            self._judge(self._boundary.plain(self._name, self._ask, *args))
+        except (ChatError, AdapterFailure) as error:
+            raise self._refused(error) from None
+
+    async def ask_awaiting(self, *args: str) -> None:
+        """Ask an async adapter; errors as `ask`."""
+        try:
+            self._judge(await self._boundary.awaiting(self._name, self._ask, *args))
+        except (ChatError, AdapterFailure) as error:
+            raise self._refused(error) from None
+
+    def _judge(self, answer: object) -> None:
+        if answer is True:
+            return
+        if answer is False:
+            raise self._refusal
+        if inspect.iscoroutine(answer):
+            answer.close()
+        self._boundary.failed(
+            self._name, "wrong_answer", f"it answered {type(answer).__name__}, and must answer True or False"
+        )
+
+    def _refused(self, error: ChatError | AdapterFailure) -> ChatError:
+        if isinstance(error, self._refusal):
+            return error
+        if isinstance(error, ChatError):
+            try:
+                self._boundary.failed(self._name, "raised", error)
+            except AdapterFailure:
+                pass
+        return AdapterError(f"The {self._role} adapter {self._name} failed, so this was refused; try again later.")

@@ -1,0 +1,100 @@
+"""What an adapter must have. Each method may be plain or async; which one is decided once, when the chat is built.
+
+All four are optional. Arguments are positional unless the signature says otherwise.
+
+Contract: the engine calls `authorize` and `check` concurrently for different users. It saves the messages of a room in
+order, but a message that failed is saved again later, alone, and after younger ones: order by `offset` when reading.
+A message may be saved twice, after a timeout whose outcome was not known: (room_id, epoch, offset) names it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Sequence
+from typing import Literal, Protocol, TypeAlias
+
+from chatx.core.message import Message
+
+Action: TypeAlias = Literal["join", "subscribe", "send"]
+
+
+class Auth(Protocol):
+    """Says who may do what in which room."""
+
+    def authorize(self, user_id: str, room_id: str, action: Action, /) -> bool | Awaitable[bool]:
+        """Return exactly True or False, or raise `Unauthorized(reason)`. Anything else refuses. Must not block."""
+        ...
+
+
+class Moderation(Protocol):
+    """Says which content may be sent."""
+
+    def check(self, content: str, /) -> bool | Awaitable[bool]:
+        """Return exactly True or False, or raise `Blocked(reason)`. Anything else refuses. Must not block."""
+        ...
+
+
+class SavesEach(Protocol):
+    """Persistence that saves one message at a time."""
+
+    def save_message(self, message: Message, /) -> object:
+        """Save one message. An exception or a timeout is a failure and is retried; the answer is ignored."""
+        ...
+
+
+class SavesBatches(Protocol):
+    """Persistence that saves many messages at a time."""
+
+    def save_messages(self, messages: Sequence[Message], /) -> object:
+        """Save them all or none. After a failure each is tried again alone."""
+        ...
+
+
+Persistence: TypeAlias = SavesEach | SavesBatches
+
+
+class ServesHistory(Protocol):
+    """Persistence that can be read again; all it adds is optional together."""
+
+    def load_messages(
+        self,
+        room_id: str,
+        /,
+        *,
+        after: tuple[str, int] | None = None,
+        before: tuple[str, int] | None = None,
+        limit: int,
+    ) -> Sequence[Message] | Awaitable[Sequence[Message]]:
+        """Return messages in the room's order, oldest first, at most `limit`.
+
+        With `after` an (epoch, offset): the first ones of that epoch past that offset. With `before`: the last ones
+        ahead of that place, earlier epochs included. With neither: the newest.
+        """
+        ...
+
+    def last_position(self, room_id: str, /) -> tuple[str, int] | Awaitable[tuple[str, int] | None] | None:
+        """Return the (epoch, offset) up to which the room's stream is known to have gone, or None.
+
+        The stream goes on from there under the same epoch, so answer only with what is proven: nobody has seen a
+        later offset of that epoch. None begins a new epoch, which is always safe.
+        """
+        ...
+
+
+class MarksStreams(Protocol):
+    """Persistence that is told when a stream is open, and can so prove a clean stop; optional."""
+
+    def mark_open(self, room_id: str, epoch: str, /) -> object:
+        """Withdraw the proof: from now on offsets may be seen that were never saved."""
+        ...
+
+    def mark_closed(self, room_id: str, epoch: str, offset: int, /) -> object:
+        """Record that the stream ended at `offset` with everything saved: `last_position` may answer with it."""
+        ...
+
+
+class Notifier(Protocol):
+    """Tells users of messages. May also have `recipients(message)`, which names the users to notify."""
+
+    def notify(self, user_id: str, message: Message, /) -> object:
+        """Notify one user. An exception or a timeout is a failure and is retried; the answer is ignored."""
+        ...

@@ -1,0 +1,285 @@
+"""`Chat`: composes the engine, starts it and stops it. Everything an application calls is here."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from chatx.config import ChatConfig
+from chatx.core.mailbox import OverflowPolicy
+from chatx.core.message import Event, Message, Presences
+from chatx.core.validation import valid_id
+from chatx.errors import AlreadyStarted, ChatError, Closed, ConfigError
+from chatx.runtime.connection import Connection
+from chatx.runtime.delivery import DeadLetter
+from chatx.runtime.engine import Engine
+from chatx.runtime.statistics import Statistics, statistics_of
+from chatx.runtime.subscription import CallbackSubscription, Subscription
+from chatx.telemetry import Telemetry
+
+if TYPE_CHECKING:
+    from chatx.gateway.asgi import Authenticate, ChatApp
+
+
+class Chat:
+    """A chat engine embedded in an asyncio program.
+
+    May be built at import time, with no loop running; every option is checked there and then. It works between
+    `start` and `stop`, for which `async with chat` and `chat.lifespan` are the usual forms; after `stop` it can be
+    started again, and begins empty but for what persistence keeps.
+
+    A room id is what follows `room:` in a topic of the wire protocol: `"general"` here is `room:general` there.
+
+    Attributes:
+        config: The options in effect.
+        telemetry: `chat.telemetry.attach(event, handler)`.
+    """
+
+    def __init__(self, *, config: ChatConfig | None = None, **options: Any) -> None:
+        """Check the options.
+
+        Args:
+            config: All options at once.
+            options: Or single ones, by name; see `ChatConfig`.
+
+        Raises:
+            ConfigError: An option is unknown, out of range or of the wrong type, or both forms are given.
+        """
+        if config is not None and options:
+            raise ConfigError(f"Both config and {', '.join(options)} were given; give one or the other.")
+        if config is not None and not isinstance(config, ChatConfig):
+            raise ConfigError(f"config is {config!r}; it must be a ChatConfig.")
+        self.config = config if config is not None else ChatConfig(**options)
+        self.telemetry = Telemetry()
+        self._dead_letters: deque[DeadLetter] = deque(maxlen=self.config.dead_letter_limit)
+        self._engine: Engine | None = None
+        self._stopping: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Start on the running loop.
+
+        Raises:
+            AlreadyStarted: It is running, or being stopped, already.
+        """
+        if self._engine is not None:
+            raise AlreadyStarted("The chat is started already; stop it first, or start it in one place only.")
+        self._engine = Engine(self.config, self.telemetry, self._dead_letters)
+
+    async def stop(self) -> None:
+        """Drain within `drain_timeout_ms` and end; no task, timer or thread is left.
+
+        New work is refused at once. Sends under way finish, deliveries are made, and subscribers get `Closed` after
+        what they have not read. Stopping a chat that is stopped does nothing; stopping one that is being stopped waits
+        for that. Cancelling the call does not cut the drain short.
+        """
+        engine = self._engine
+        if engine is None:
+            return
+        if self._stopping is None:
+            self._stopping = asyncio.get_running_loop().create_task(self._stop(engine), name="chatx stop")
+        await asyncio.shield(self._stopping)
+
+    async def _stop(self, engine: Engine) -> None:
+        try:
+            await engine.stop()
+        finally:
+            self._engine = None
+            self._stopping = None
+
+    async def __aenter__(self) -> Self:
+        """Start."""
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop."""
+        await self.stop()
+
+    @asynccontextmanager
+    async def lifespan(self, app: object) -> AsyncIterator[None]:
+        """Run the chat for as long as an ASGI application does: `FastAPI(lifespan=chat.lifespan)`."""
+        async with self:
+            yield
+
+    async def join(self, room_id: str, user_id: str) -> None:
+        """Make a user a member of a room, until `leave`; twice is harmless. It does not subscribe.
+
+        Raises:
+            InvalidMessage: An id is not valid.
+            Unauthorized: The auth adapter said no; `AdapterError`: it failed.
+            RoomUnavailable: The room has just failed.
+            Closed: The chat is not running.
+        """
+        process = await self.engine.enter(room_id, user_id, "join")
+        process.join_plain(user_id, time.time_ns() // 1_000_000)
+
+    async def leave(self, room_id: str, user_id: str) -> None:
+        """End the membership that `join` began, if there is one; those of connections stay.
+
+        Raises:
+            InvalidMessage: An id is not valid.
+            Closed: The chat is not running.
+        """
+        engine = self.engine
+        process = engine.rooms.find(valid_id(room_id, "room_id"))
+        if process is not None:
+            process.leave_plain(valid_id(user_id, "user_id"))
+
+    async def send_message(
+        self, room_id: str, user_id: str, content: str | bytes, *, idempotency_key: str | None = None
+    ) -> Message:
+        """Send a message to a room; when this returns it is `sequenced`: it has its place and is on its way to all.
+
+        A single send in which nothing awaits does not yield to the loop.
+
+        Args:
+            room_id: The room; begun if it is not there.
+            user_id: Who sends it; needs not be a member.
+            content: Text, or bytes of UTF-8, of at most `message_size_limit` bytes.
+            idempotency_key: 1 to 128 bytes, scoped by room and user and remembered for 5 minutes. With a key seen
+                before, the answer is the original message with `duplicate=True`, and nothing is sent.
+
+        Raises:
+            InvalidMessage: The content or an id is not valid; `MessageTooLarge`: too many bytes.
+            Unauthorized: The auth adapter said no.
+            RateLimited: Too fast; `retry_after` says when.
+            Blocked: The moderation said no.
+            RoomOverloaded: Too many messages wait; `retry_after` estimates when.
+            RoomUnavailable: The room failed; whether the message was published is not known, so retry with a key.
+            AdapterError: An adapter or a middleware failed, so it was refused.
+            Closed: The chat is not running.
+        """
+        return await self.engine.send(room_id, user_id, content, idempotency_key)
+
+    def subscribe(
+        self,
+        room_id: str,
+        *,
+        after: Message | Event | tuple[str, int] | None = None,
+        presence: bool = False,
+        user_id: str | None = None,
+        overflow: OverflowPolicy = "disconnect",
+    ) -> Subscription:
+        """Subscribe to a room: `async with chat.subscribe(...) as subscription`, then iterate it for events.
+
+        Args:
+            room_id: The room; begun if it is not there.
+            after: Where the reader stands: a `Message`, a `Gap`, or (epoch, offset). What it missed since comes
+                first, whole, or one `Gap` says why it cannot. None begins with what is published from now on.
+            presence: Whether to get one `PresenceState` first, and then each `PresenceDiff`.
+            user_id: Ask the auth adapter whether this user may; None is trusted code.
+            overflow: What happens when `mailbox_size` or `mailbox_bytes` is left unread: `disconnect` ends the
+                subscription with `SlowConsumer`, `drop_oldest` drops the oldest and says so with a `Gap`.
+
+        Raises:
+            InvalidMessage: An id or `after` is not valid (when it is opened, as all that follow).
+            Unauthorized: The auth adapter said no; `AdapterError`: it failed.
+            RoomUnavailable: The room has just failed.
+            Closed: The chat is not running.
+        """
+        return Subscription(self._running, room_id, after=after, presence=presence, user_id=user_id, overflow=overflow)
+
+    def subscribe_callback(
+        self,
+        room_id: str,
+        callback: Callable[[Event], object],
+        *,
+        after: Message | Event | tuple[str, int] | None = None,
+        presence: bool = False,
+        user_id: str | None = None,
+        on_closed: Callable[[ChatError], object] | None = None,
+    ) -> CallbackSubscription:
+        """Subscribe a plain function: it is called with each event at once, without a task or a mailbox.
+
+        Open it like `subscribe`. The callback runs inside the send: it must not block. One that raises is logged and
+        its subscription ends.
+
+        Args:
+            room_id: As in `subscribe`; errors too.
+            callback: Called with each event.
+            after: As in `subscribe`.
+            presence: As in `subscribe`.
+            user_id: As in `subscribe`.
+            on_closed: Called with the reason, once, when the engine ends the subscription.
+        """
+        return CallbackSubscription(
+            self._running,
+            room_id,
+            callback,
+            after=after,
+            presence=presence,
+            user_id=user_id,
+            on_closed=on_closed,
+        )
+
+    def connect(self, user_id: str, *, overflow: OverflowPolicy = "disconnect") -> Connection:
+        """Connect as a user: one mailbox for all the rooms of one client; see `Connection`."""
+        return Connection(self._running, user_id, overflow=overflow)
+
+    async def presence(self, room_id: str) -> Presences:
+        """Return who is in a room: user id to that user's memberships. A room that is not there is empty.
+
+        Raises:
+            InvalidMessage: The room id is not valid.
+            Closed: The chat is not running.
+        """
+        process = self.engine.rooms.find(valid_id(room_id, "room_id"))
+        return process.room.presence.snapshot() if process is not None else {}
+
+    async def history(
+        self, room_id: str, *, before: Message | tuple[str, int] | None = None, limit: int = 50
+    ) -> list[Message]:
+        """Return a room's newest messages, or the newest ahead of a place, oldest first; at most `limit`.
+
+        What memory no longer has comes from persistence where that serves history.
+
+        Raises:
+            InvalidMessage: The room id, `before` or `limit` is not valid.
+            Closed: The chat is not running.
+        """
+        return await self.engine.history(room_id, before, limit)
+
+    @property
+    def dead_letters(self) -> tuple[DeadLetter, ...]:
+        """The newest deliveries that were given up, oldest first; at most `dead_letter_limit`. Kept after a stop."""
+        return tuple(self._dead_letters)
+
+    def statistics(self) -> Statistics:
+        """Return counters and gauges as of now; all zero when the chat is not running."""
+        if self._engine is None:
+            return Statistics(running=False, cluster_strategy=self.config.cluster_strategy)
+        return statistics_of(self._engine)
+
+    def asgi(self, *, authenticate: Authenticate, **options: Any) -> ChatApp:
+        """Return an ASGI application that speaks the wire protocol, to be mounted; see `chatx.gateway.asgi`.
+
+        Args:
+            authenticate: `authenticate(handshake)` → the user id, or None to refuse; plain or async.
+            options: As in `chatx.gateway.asgi.ChatApp`.
+        """
+        # The façade's one step up: whoever does not serve sockets does not load the gateway.
+        from chatx.gateway.asgi import ChatApp
+
+        return ChatApp(self, authenticate=authenticate, **options)
+
+    @property
+    def engine(self) -> Engine:
+        """The running engine, for what is built on top of the chat in this package.
+
+        Raises:
+            Closed: The chat is not running.
+        """
+        return self._running()
+
+    def _running(self) -> Engine:
+        if self._engine is None:
+            raise Closed("The chat is not running; use it inside `async with chat`, or between start() and stop().")
+        self._engine.check_open()
+        return self._engine

@@ -1,0 +1,303 @@
+"""Every option: its default, its unit and its bound, in one table.
+
+`ChatConfig` is what `Chat(**options)` builds; `ChatConfig.load` reads it from TOML and the environment.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import math
+import os
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from chatx.adapters.boundary import check_arguments, check_method
+from chatx.adapters.protocols import Auth, Moderation, Notifier, Persistence
+from chatx.core.middleware import Middleware
+from chatx.core.rate_limit import RateLimit
+from chatx.errors import ConfigError
+
+BUILT_IN = ("auth", "rate_limit", "moderation")
+"""The names of the built-in middlewares, in their default order."""
+
+STRATEGIES = ("local", "pg", "horde")
+
+# A whole number beyond this is a mistake, and is no longer exact in JSON or TOML elsewhere.
+_MOST = 2**53 - 1
+
+# Secrets are read elsewhere from the same environment; they are not options.
+_SECRETS = frozenset({"CHATX_SECRET", "CHATX_ADMIN_TOKEN"})
+
+
+def _number(default: int, unit: str, doc: str, *, least: int = 1) -> Any:
+    return field(default=default, metadata={"unit": unit, "least": least, "doc": doc})
+
+
+def _object(default: Any, doc: str) -> Any:
+    return field(default=default, metadata={"doc": doc})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ChatConfig:
+    """The options of a chat, checked when built.
+
+    Raises:
+        ConfigError: An option is unknown, out of range, or of the wrong type; an adapter lacks a method, or its
+            method does not take the right arguments.
+    """
+
+    persistence: Persistence | None = _object(None, "where messages are saved; nowhere by default")
+    notifier: Notifier | None = _object(None, "who tells users of messages; nobody by default")
+    moderation: Moderation | None = _object(None, "who refuses content; nobody by default")
+    auth: Auth | None = _object(None, "who refuses users; nobody by default")
+    middlewares: tuple[str | Middleware, ...] = _object(
+        BUILT_IN, "what a message goes through, in order: built-in names and callables"
+    )
+    message_size_limit: int = _number(4096, "bytes of UTF-8", "the largest content")
+    room_queue_limit: int = _number(2048, "messages", "admitted to a room and not yet sequenced")
+    rate_limit: RateLimit = _object(RateLimit(), "the token bucket of each user in each room")
+    delivery_batch_size: int = _number(100, "messages", "handed to persistence at a time")
+    delivery_tick_ms: int = _number(100, "ms", "the longest a message waits for its batch to fill")
+    delivery_max_retries: int = _number(5, "retries", "after a failed delivery, before it is a dead letter", least=0)
+    delivery_retry_base_ms: int = _number(100, "ms", "ceiling of the first backoff; it doubles each time")
+    cluster_strategy: Literal["local", "pg", "horde"] = _object("local", "one of local, pg, horde")
+    mailbox_size: int = _number(1024, "events", "unread by one subscriber")
+    mailbox_bytes: int = _number(1048576, "bytes", "unread by one subscriber")
+    history_size: int = _number(256, "messages", "kept in memory per room, for resume")
+    delivery_queue_limit: int = _number(10000, "messages", "waiting for persistence and notifier")
+    adapter_timeout_ms: int = _number(5000, "ms", "bound of each adapter call that awaits or runs in a thread")
+    drain_timeout_ms: int = _number(10000, "ms", "bound of the drain when the chat stops")
+    room_idle_ms: int = _number(60000, "ms", "after which a room that nothing holds is forgotten")
+    resume_max_messages: int = _number(10000, "messages", "the most a resume replays")
+    dead_letter_limit: int = _number(1000, "messages", "given-up deliveries kept for inspection; the oldest goes")
+    on_dead_letter: Callable[[Any], object] | None = _object(None, "called with each DeadLetter; plain or async")
+
+    if not TYPE_CHECKING:
+
+        def __new__(cls, **options: Any) -> Self:
+            """Refuse unknown options with an error that names them; the rest is the dataclass's own."""
+            for name in options:
+                if name not in _OPTIONS:
+                    raise ConfigError(f"There is no option {name} (value {options[name]!r}){_did_you_mean(name)}.")
+            return object.__new__(cls)
+
+    def __post_init__(self) -> None:
+        """Check every option."""
+        for option in fields(self):
+            if "least" in option.metadata:
+                _check_number(option.name, getattr(self, option.name), option.metadata)
+        _check_rate_limit(self.rate_limit)
+        if self.cluster_strategy not in STRATEGIES:
+            raise ConfigError(
+                f"cluster_strategy is {self.cluster_strategy!r}; it must be one of {', '.join(STRATEGIES)}."
+            )
+        if self.cluster_strategy != "local":
+            raise ConfigError(
+                f"cluster_strategy is {self.cluster_strategy!r}, which this version does not have yet; use 'local'."
+            )
+        _check_adapters(self)
+        object.__setattr__(self, "middlewares", _checked_middlewares(self.middlewares))
+        if self.on_dead_letter is not None:
+            if not callable(self.on_dead_letter):
+                raise ConfigError(f"on_dead_letter is {self.on_dead_letter!r}; it must be a callable of one argument.")
+            check_arguments("on_dead_letter", self.on_dead_letter, "dead_letter")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str] | None = None, env: Mapping[str, str] = os.environ) -> Self:
+        """Read the options from TOML and from the environment, which goes first.
+
+        Args:
+            path: A TOML file with a table `[chatx]`, or a pyproject with `[tool.chatx]`. None reads no file.
+            env: Variables such as `CHATX_ROOM_QUEUE_LIMIT=4096`; tables and lists as TOML values,
+                `CHATX_RATE_LIMIT='{ messages_per_sec = 10, burst = 20 }'`. An adapter or a middleware is an import
+                string `package.module:name`; a class is called without arguments.
+
+        Raises:
+            ConfigError: The file cannot be read, or an option in it is not valid.
+        """
+        options = _from_file(Path(path)) if path is not None else {}
+        options |= _from_env(env)
+        unknown = [name for name in options if name not in _OPTIONS]
+        if unknown:
+            raise ConfigError(
+                f"There is no option {unknown[0]} (value {options[unknown[0]]!r}){_did_you_mean(unknown[0])}."
+            )
+        for name in ("persistence", "notifier", "moderation", "auth", "on_dead_letter"):
+            if name in options:
+                options[name] = _imported(name, options[name])
+        if "middlewares" in options:
+            options["middlewares"] = _imported_middlewares(options["middlewares"])
+        if "rate_limit" in options:
+            options["rate_limit"] = _rate_limit_of(options["rate_limit"])
+        return cls(**options)
+
+    def effective(self) -> dict[str, Any]:
+        """Return every option by name, as values that JSON can hold."""
+        values: dict[str, Any] = {}
+        for option in fields(self):
+            value = getattr(self, option.name)
+            if isinstance(value, RateLimit):
+                value = {"messages_per_sec": value.messages_per_sec, "burst": value.burst}
+            elif option.name == "middlewares":
+                value = [each if isinstance(each, str) else _import_name(each) for each in value]
+            elif value is not None and not isinstance(value, (int, str)):
+                value = _import_name(value)
+            values[option.name] = value
+        return values
+
+
+_OPTIONS = frozenset(option.name for option in fields(ChatConfig))
+
+
+def _did_you_mean(name: str) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(name, _OPTIONS, n=1)
+    return f"; did you mean {close[0]}?" if close else f"; there are {', '.join(sorted(_OPTIONS))}"
+
+
+def _check_number(name: str, value: object, metadata: Mapping[str, Any]) -> None:
+    least = metadata["least"]
+    # bool is an int in Python, and True messages is a mistake.
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= _MOST:
+        raise ConfigError(f"{name} is {value!r}; it must be a whole number of {metadata['unit']}, at least {least}.")
+
+
+def _check_rate_limit(value: object) -> None:
+    if not isinstance(value, RateLimit):
+        raise ConfigError(f"rate_limit is {value!r}; it must be RateLimit(messages_per_sec=..., burst=...).")
+    rate, burst = value.messages_per_sec, value.burst
+    if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not rate > 0 or not math.isfinite(rate):
+        raise ConfigError(f"rate_limit.messages_per_sec is {rate!r}; it must be a finite number above 0.")
+    if isinstance(burst, bool) or not isinstance(burst, int) or burst < 1:
+        raise ConfigError(f"rate_limit.burst is {burst!r}; it must be a whole number of at least 1.")
+
+
+def _check_adapters(config: ChatConfig) -> None:
+    if config.auth is not None:
+        check_method("auth", config.auth, "authorize", "user_id", "room_id", "action")
+    if config.moderation is not None:
+        check_method("moderation", config.moderation, "check", "content")
+    if config.notifier is not None:
+        check_method("notifier", config.notifier, "notify", "user_id", "message")
+        if hasattr(config.notifier, "recipients"):
+            check_method("notifier", config.notifier, "recipients", "message")
+    if config.persistence is not None:
+        _check_persistence(config.persistence)
+
+
+def _check_persistence(persistence: object) -> None:
+    batches = hasattr(persistence, "save_messages")
+    if batches:
+        check_method("persistence", persistence, "save_messages", "messages")
+    if hasattr(persistence, "save_message") or not batches:
+        check_method("persistence", persistence, "save_message", "message")
+    if hasattr(persistence, "load_messages") or hasattr(persistence, "last_position"):
+        check_method("persistence", persistence, "load_messages", "room_id", after=None, before=None, limit=1)
+        check_method("persistence", persistence, "last_position", "room_id")
+    if hasattr(persistence, "mark_open") or hasattr(persistence, "mark_closed"):
+        check_method("persistence", persistence, "mark_open", "room_id", "epoch")
+        check_method("persistence", persistence, "mark_closed", "room_id", "epoch", "offset")
+
+
+def _checked_middlewares(value: object) -> tuple[str | Middleware, ...]:
+    if not isinstance(value, (tuple, list)):
+        raise ConfigError(f"middlewares is {value!r}; it must be a tuple of {', '.join(BUILT_IN)} and callables.")
+    for each in value:
+        if isinstance(each, str):
+            if each not in BUILT_IN:
+                raise ConfigError(f"There is no middleware {each!r}; there are {', '.join(BUILT_IN)}, or a callable.")
+            if value.count(each) > 1:
+                raise ConfigError(f"The middleware {each!r} is there twice; name it once.")
+        elif not callable(each) or inspect.isclass(each):
+            raise ConfigError(f"The middleware {each!r} is not a callable of one draft; give a function.")
+        else:
+            check_arguments(f"The middleware {_import_name(each)}", each, "draft")
+    return tuple(value)
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            content = tomllib.load(file)
+    except OSError as error:
+        raise ConfigError(f"The configuration {path} cannot be read: {error.strerror}.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"The configuration {path} is not valid TOML: {error}.") from None
+    tool = content.get("tool")
+    found = tool.get("chatx") if isinstance(tool, dict) and "chatx" in tool else content.get("chatx")
+    if not isinstance(found, dict):
+        raise ConfigError(f"The configuration {path} has no table [chatx] (or [tool.chatx] in a pyproject.toml).")
+    return dict(found)
+
+
+def _from_env(env: Mapping[str, str]) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    for variable, text in env.items():
+        if not variable.startswith("CHATX_") or variable in _SECRETS:
+            continue
+        name = variable.removeprefix("CHATX_").lower()
+        if name not in _OPTIONS:
+            raise ConfigError(f"{variable} ({text!r}) sets no option{_did_you_mean(name)}.")
+        options[name] = _env_value(variable, name, text)
+    return options
+
+
+def _env_value(variable: str, name: str, text: str) -> Any:
+    if name == "middlewares" and not text.lstrip().startswith("["):
+        return [part.strip() for part in text.split(",") if part.strip()]
+    if name in ("persistence", "notifier", "moderation", "auth", "on_dead_letter", "cluster_strategy"):
+        return text
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        raise ConfigError(f"{variable} is {text!r}; it must be a TOML value, such as a whole number.") from None
+
+
+def _rate_limit_of(value: object) -> object:
+    if not isinstance(value, dict):
+        return value
+    unknown = set(value) - {"messages_per_sec", "burst"}
+    if unknown:
+        name = min(unknown)
+        raise ConfigError(
+            f"There is no option rate_limit.{name} (value {value[name]!r}); there are messages_per_sec and burst."
+        )
+    return RateLimit(**value)
+
+
+def _imported(option: str, value: object) -> Any:
+    if not isinstance(value, str) or value.count(":") != 1:
+        raise ConfigError(f"{option} is {value!r}; it must be an import string 'package.module:name'.")
+    module_name, name = value.split(":")
+    try:
+        found: Any = importlib.import_module(module_name)
+        for part in name.split("."):
+            found = getattr(found, part)
+    # Importing runs the user's module, which may raise anything.
+    except Exception as error:
+        raise ConfigError(f"{option} is {value!r}, which cannot be imported: {error!r}.") from error
+    if not inspect.isclass(found):
+        return found
+    try:
+        return found()
+    except Exception as error:
+        raise ConfigError(f"{option} is {value!r}; calling the class without arguments raised {error!r}.") from error
+
+
+def _imported_middlewares(value: object) -> object:
+    if not isinstance(value, list):
+        return value
+    return tuple(
+        _imported("middlewares", each) if isinstance(each, str) and each not in BUILT_IN and ":" in each else each
+        for each in value
+    )
+
+
+def _import_name(value: object) -> str:
+    named = value if hasattr(value, "__qualname__") else type(value)
+    return f"{named.__module__}:{named.__qualname__}"

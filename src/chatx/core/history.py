@@ -1,0 +1,77 @@
+"""A ring of a room's newest messages, and what a reader who was away gets from it.
+
+Rules:
+1. The messages kept have contiguous offsets and end at the head of the stream.
+2. A read is whole or it is refused with a reason: never a part.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from itertools import islice
+
+from chatx.core.message import GapReason, Message, Position
+
+
+class History:
+    """The newest `size` messages of one stream, and where the stream stands."""
+
+    __slots__ = ("_ring", "epoch", "offset")
+
+    def __init__(self, size: int, position: Position) -> None:
+        self._ring: deque[Message] = deque(maxlen=size)
+        self.epoch = position.epoch
+        self.offset = position.offset
+
+    @property
+    def position(self) -> Position:
+        """The head of the stream: what was published up to, inclusive."""
+        return Position(self.epoch, self.offset)
+
+    @property
+    def start(self) -> int:
+        """The offset of the oldest message kept; one past the head where none is."""
+        return self.offset + 1 - len(self._ring)
+
+    @property
+    def size(self) -> int:
+        """How many messages it keeps at most."""
+        return self._ring.maxlen or 0
+
+    def rebuilt(self) -> History:
+        """Return a fresh one with the messages that end at the head in one unbroken run."""
+        fresh = type(self)(self.size, self.position)
+        run: deque[Message] = deque(maxlen=self.size)
+        for message in reversed(self._ring):
+            if message.epoch != self.epoch or message.offset != self.offset - len(run):
+                break
+            run.appendleft(message)
+        fresh._ring = run
+        return fresh
+
+    def append(self, message: Message) -> None:
+        """Keep the stream's next message; the oldest goes where the ring is full."""
+        self.offset = message.offset
+        self._ring.append(message)
+
+    def after(self, position: Position, limit: int) -> list[Message] | GapReason:
+        """Return every message after `position`, or the reason why that cannot be done whole.
+
+        `too_old` says that the ring no longer reaches back so far: older storage may.
+        """
+        if position.epoch != self.epoch or position.offset > self.offset:
+            return "epoch_changed"
+        if self.offset - position.offset > limit:
+            return "too_many"
+        if position.offset + 1 < self.start:
+            return "too_old"
+        return list(islice(self._ring, position.offset + 1 - self.start, None))
+
+    def newest(self, limit: int) -> list[Message]:
+        """Return the newest messages kept, oldest first, at most `limit`."""
+        return list(islice(self._ring, max(0, len(self._ring) - limit), None))
+
+    def before(self, offset: int, limit: int) -> list[Message]:
+        """Return the newest messages kept below `offset`, oldest first, at most `limit`."""
+        end = max(0, min(len(self._ring), offset - self.start))
+        return list(islice(self._ring, max(0, end - limit), end))

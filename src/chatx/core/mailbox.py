@@ -1,0 +1,168 @@
+"""What one consumer has not read yet: bounded in events and in bytes, with a policy at the bound.
+
+Events arrive in batches that every mailbox of a room shares: what a room publishes within one turn of the event loop
+is one tuple, and putting it costs the same whatever it holds.
+
+Rules:
+1. A consumer is judged slow only after it has had a turn: what arrives within one turn is taken whole where nothing
+   older is unread, and the bound is applied from the next turn on. So a mailbox holds at most its bound and what one
+   turn published.
+2. At the bound `disconnect` closes the mailbox: what it holds can be read, then `SlowConsumer` is raised.
+   `drop_oldest` drops the oldest and puts a `Gap` before what is left.
+3. Nothing is dropped without a `Gap`, and nothing is put into a closed mailbox.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Literal, TypeAlias
+
+from msgspec import Struct
+
+from chatx.core.message import Event, Gap, Message, weigh
+from chatx.errors import ChatError, SlowConsumer
+
+OverflowPolicy: TypeAlias = Literal["disconnect", "drop_oldest"]
+
+
+class Batch(Struct, frozen=True):
+    """Events in order, shared by all the mailboxes they are put into, and what they weigh in bytes."""
+
+    events: tuple[Event, ...]
+    size: int
+
+    @classmethod
+    def of(cls, events: Iterable[Event]) -> Batch:
+        """Return the events as a batch, weighed."""
+        kept = tuple(events)
+        return cls(kept, sum(map(weigh, kept)))
+
+
+class Mailbox:
+    """The unread events of one consumer.
+
+    Attributes:
+        wake: Called once, and forgotten, when there is something to read or the mailbox is closed.
+        error: Why the mailbox is closed, or None while it is open.
+        lost_presence: Rooms whose presence events were dropped; they are owed a fresh `PresenceState`.
+        unread: How many events wait.
+        size: What they weigh, in bytes, counted by whole batches.
+    """
+
+    __slots__ = (
+        "_batches",
+        "_gaps",
+        "_limit_bytes",
+        "_limit_events",
+        "_next",
+        "_policy",
+        "_turn",
+        "error",
+        "lost_presence",
+        "size",
+        "unread",
+        "wake",
+    )
+
+    def __init__(self, limit_events: int, limit_bytes: int, policy: OverflowPolicy) -> None:
+        self._limit_events = limit_events
+        self._limit_bytes = limit_bytes
+        self._policy = policy
+        self._batches: deque[Batch] = deque()
+        self._next = 0  # the place of the next unread event in the first batch
+        self._gaps: dict[str, Gap] = {}
+        self._turn = -1
+        self.wake: Callable[[], None] | None = None
+        self.error: ChatError | None = None
+        self.lost_presence: set[str] = set()
+        self.unread = 0
+        self.size = 0
+
+    def put(self, batch: Batch, turn: int) -> bool:
+        """Take a batch that was published in the given turn. Return False where the mailbox is closed now."""
+        if self.error is not None:
+            return False
+        stale = 0
+        if turn != self._turn:
+            self._turn = turn
+            stale = self.unread
+        self._batches.append(batch)
+        self.unread += len(batch.events)
+        self.size += batch.size
+        if stale and (self.unread > self._limit_events or self.size > self._limit_bytes):
+            if self._policy == "disconnect":
+                # Never partial: the batch that does not fit is not put.
+                self._batches.pop()
+                self.unread -= len(batch.events)
+                self.size -= batch.size
+                self.close(
+                    SlowConsumer(
+                        f"{self.unread} events ({self.size} bytes) were left unread, and the mailbox holds "
+                        f"{self._limit_events} events and {self._limit_bytes} bytes; "
+                        "subscribe again after the last position read."
+                    )
+                )
+                return False
+            self._drop_oldest(stale)
+        wake = self.wake
+        if wake is not None:
+            self.wake = None
+            wake()
+        return True
+
+    def get(self) -> Event | None:
+        """Take the next unread event, or None where there is none."""
+        if self._gaps:
+            return self._gaps.pop(next(iter(self._gaps)))
+        if not self.unread:
+            return None
+        batch = self._batches[0]
+        event = batch.events[self._next]
+        self._next += 1
+        self.unread -= 1
+        if self._next == len(batch.events):
+            self._batches.popleft()
+            self._next = 0
+            self.size -= batch.size
+        return event
+
+    def purge(self, room_id: str) -> None:
+        """Drop what is unread of one room, whose reader has left it."""
+        self._gaps.pop(room_id, None)
+        self.lost_presence.discard(room_id)
+        batches, self._batches = self._batches, deque()
+        skip, self._next = self._next, 0
+        self.unread = self.size = 0
+        for batch in batches:
+            kept = Batch.of(event for event in batch.events[skip:] if event.room_id != room_id)
+            skip = 0
+            if kept.events:
+                self._batches.append(kept)
+                self.unread += len(kept.events)
+                self.size += kept.size
+
+    def close(self, error: ChatError) -> None:
+        """Close it with a reason; the first reason stands. What it holds can still be read."""
+        if self.error is None:
+            self.error = error
+            wake, self.wake = self.wake, None
+            if wake is not None:
+                wake()
+
+    def _drop_oldest(self, at_most: int) -> None:
+        """Drop unread events, oldest first, until the rest is within the bounds or `at_most` are gone."""
+        while at_most and (self.unread > self._limit_events or self.size > self._limit_bytes):
+            gaps, self._gaps = self._gaps, {}
+            event = self.get()
+            self._gaps = gaps
+            at_most -= 1
+            if isinstance(event, Message):
+                before = gaps.get(event.room_id)
+                missed = 1 if before is None else (before.missed or 0) + 1
+                gaps[event.room_id] = Gap(event.room_id, "slow_consumer", event.epoch, event.offset, missed)
+            elif isinstance(event, Gap):
+                # What an earlier gap said was lost goes on being said, by the one that takes its place.
+                gaps[event.room_id] = event
+            elif event is not None:
+                self.lost_presence.add(event.room_id)

@@ -1,0 +1,151 @@
+"""What travels through a room: a draft on its way in, a message and the other events on their way out."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple, TypeAlias
+
+from msgspec import Struct
+
+
+class Draft(Struct, frozen=True, gc=False):
+    """A validated message before it has a place in the room's stream; what a middleware is given.
+
+    A middleware returns the draft it was given, or a changed one: `msgspec.structs.replace(draft, content=...)`.
+
+    Attributes:
+        room_id: The room it is sent to.
+        user_id: Who sends it.
+        content: Text, within `message_size_limit` bytes of UTF-8.
+    """
+
+    room_id: str
+    user_id: str
+    content: str
+
+
+class Message(Struct, frozen=True, gc=False):
+    """A message with its place in the room's stream.
+
+    Attributes:
+        id: A UUIDv7 as text.
+        room_id: The room.
+        user_id: Who sent it.
+        content: Exactly what was accepted.
+        inserted_at: When it was published, in ms since the Unix epoch.
+        epoch: Opaque identity of the room's stream.
+        offset: Place in that stream; contiguous from 1.
+        duplicate: True only in the answer to a repeated idempotency key.
+    """
+
+    id: str
+    room_id: str
+    user_id: str
+    content: str
+    inserted_at: int
+    epoch: str
+    offset: int
+    duplicate: bool = False
+
+
+class Position(NamedTuple):
+    """A place in a room's stream: what has been seen up to, inclusive. Offset 0 is before the first message."""
+
+    epoch: str
+    offset: int
+
+
+GapReason: TypeAlias = Literal["epoch_changed", "too_old", "too_many", "slow_consumer", "missing"]
+
+
+class Gap(Struct, frozen=True, gc=False):
+    """Messages are missing here, and this says so. What follows starts at `offset + 1`.
+
+    Attributes:
+        room_id: The room.
+        reason: `epoch_changed` (the stream asked for is not this one), `too_old` (no longer kept), `too_many` (more
+            than `resume_max_messages`), `slow_consumer` (dropped from a full mailbox), `missing` (a hole in the
+            stored history).
+        epoch: The stream that follows.
+        offset: The place after which it follows.
+        missed: How many messages are missing, or None where unknown.
+    """
+
+    room_id: str
+    reason: GapReason
+    epoch: str
+    offset: int
+    missed: int | None = None
+
+
+class PresenceMeta(Struct, frozen=True, gc=False):
+    """One membership of a user in a room: one connection, or the plain `chat.join`.
+
+    Attributes:
+        ref: Unique within the room; the wire calls it `phx_ref`.
+        online_at: When it began, in ms since the Unix epoch.
+    """
+
+    ref: str
+    online_at: int
+
+
+Presences: TypeAlias = dict[str, list[PresenceMeta]]
+
+
+class PresenceState(Struct, frozen=True):
+    """Who is in the room when a subscription with presence begins, or begins anew after a loss.
+
+    Attributes:
+        room_id: The room.
+        presences: User id to its memberships.
+    """
+
+    room_id: str
+    presences: Presences
+
+
+class PresenceDiff(Struct, frozen=True):
+    """What changed since the state or diff before; a membership is in at most one of the two.
+
+    Attributes:
+        room_id: The room.
+        joins: User id to the memberships that began.
+        leaves: User id to the memberships that ended.
+    """
+
+    room_id: str
+    joins: Presences
+    leaves: Presences
+
+
+class SubscriptionEnded(Struct, frozen=True, gc=False):
+    """One of a connection's subscriptions was ended by the room; the connection and its other rooms go on.
+
+    Attributes:
+        room_id: The room.
+        code: Why, as in the table of errors.
+        reason: Why, for a person.
+    """
+
+    room_id: str
+    code: str
+    reason: str
+
+
+Event: TypeAlias = Message | Gap | PresenceState | PresenceDiff | SubscriptionEnded
+
+# What an event that is not a message weighs against a mailbox's byte bound: its own size without its strings.
+EVENT_BYTES = 128
+
+
+def weigh(event: Event) -> int:
+    """Return the bytes an event counts for in a mailbox: content and ids, and a constant for the rest."""
+    if isinstance(event, Message):
+        content = event.content
+        size = len(content) if content.isascii() else len(content.encode())
+        return EVENT_BYTES + size
+    if isinstance(event, PresenceState):
+        return EVENT_BYTES * (1 + sum(map(len, event.presences.values())))
+    if isinstance(event, PresenceDiff):
+        return EVENT_BYTES * (1 + sum(map(len, event.joins.values())) + sum(map(len, event.leaves.values())))
+    return EVENT_BYTES

@@ -1,0 +1,115 @@
+"""What is acceptable as content and as an id; everything else is refused before anything is allocated for it.
+
+Content and ids are never rewritten: what is accepted comes out equal.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+from chatx.errors import InvalidMessage, MessageTooLarge
+
+ID_LIMIT = 128
+"""The largest id, in bytes of UTF-8."""
+
+# Control characters (Unicode Cc) but \n, \r and \t.
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+
+# Not allowed in an id: controls, format characters (bidi marks, zero-width), line and paragraph separators, and what
+# is no character at all. They make two names look alike, or break lines in logs.
+_NOT_IN_IDS = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+
+
+def valid_content(content: object, limit: int) -> str:
+    """Return the content as text, or refuse it.
+
+    Args:
+        content: `str`, or UTF-8 in `bytes`.
+        limit: The most bytes of UTF-8 it may have.
+
+    Raises:
+        InvalidMessage: Wrong type, empty, not UTF-8, a lone surrogate, or a control character but newline, return
+            and tab.
+        MessageTooLarge: More than `limit` bytes.
+    """
+    if isinstance(content, str):
+        text = content
+        if text.isascii():
+            size = len(text)
+        else:
+            # A character is at least one byte: a huge text is refused without being encoded.
+            if len(text) > limit:
+                raise _too_large(f"at least {len(text)}", limit)
+            try:
+                size = len(text.encode())
+            except UnicodeEncodeError as error:
+                raise InvalidMessage(
+                    f"The content has a lone surrogate at character {error.start}, which is not text; "
+                    "send well-formed Unicode."
+                ) from None
+    elif isinstance(content, bytes):
+        size = len(content)
+        if size > limit:
+            raise _too_large(str(size), limit)
+        try:
+            text = content.decode()
+        except UnicodeDecodeError as error:
+            raise InvalidMessage(
+                f"The content is not valid UTF-8 at byte {error.start}; send text, or bytes of UTF-8."
+            ) from None
+    else:
+        raise InvalidMessage(f"The content is of type {type(content).__name__}; send str, or bytes of UTF-8.")
+    if size > limit:
+        raise _too_large(str(size), limit)
+    if not text:
+        raise InvalidMessage("The content is empty; send at least one character.")
+    if not text.isprintable():
+        found = _CONTROL.search(text)
+        if found is not None:
+            raise InvalidMessage(
+                f"The content has the control character U+{ord(found[0]):04X} at character {found.start()}; "
+                "only newline, return and tab are allowed."
+            )
+    # A subclass of str could answer differently later; what goes on is plain text.
+    return text if type(text) is str else str.__str__(text)
+
+
+def valid_id(value: object, name: str) -> str:
+    """Return the id unchanged, or refuse it.
+
+    Args:
+        value: What was given.
+        name: What to call it in the error, such as `room_id`.
+
+    Raises:
+        InvalidMessage: Not a `str`, empty, over 128 bytes of UTF-8, or with a control or format character.
+    """
+    if not isinstance(value, str):
+        raise InvalidMessage(f"{name} is of type {type(value).__name__}; give str of 1 to {ID_LIMIT} bytes.")
+    if not value or len(value) > ID_LIMIT:
+        raise _bad_length(value, name)
+    if not value.isascii():
+        try:
+            size = len(value.encode())
+        except UnicodeEncodeError:
+            raise InvalidMessage(f"{name} has a lone surrogate, which is not text; give well-formed Unicode.") from None
+        if size > ID_LIMIT:
+            raise _bad_length(value, name)
+    if not value.isprintable():
+        for place, character in enumerate(value):
+            if unicodedata.category(character) in _NOT_IN_IDS:
+                raise InvalidMessage(
+                    f"{name} has the control or format character U+{ord(character):04X} at character {place}; "
+                    "give an id without any."
+                )
+    return value if type(value) is str else str.__str__(value)
+
+
+def _too_large(size: str, limit: int) -> MessageTooLarge:
+    return MessageTooLarge(f"The content has {size} bytes, and the limit is {limit}; shorten it.")
+
+
+def _bad_length(value: str, name: str) -> InvalidMessage:
+    length = "is empty" if not value else f"has more than {ID_LIMIT} bytes"
+    return InvalidMessage(f"{name} {length}; give 1 to {ID_LIMIT} bytes of UTF-8.")

@@ -1,0 +1,167 @@
+"""One tree of exceptions, one table of codes.
+
+Every refusal chatx makes is a `ChatError`. The class attributes below are the table that the wire protocol, the
+documentation and the tests read: `code` is stable text, `retryable` says whether the same call can succeed later
+without being changed, and `summary` says in one line what the code means. `ERRORS` maps code to class.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class ChatError(Exception):
+    """A refusal or a failure, with a stable code.
+
+    Attributes:
+        code: Stable machine-readable text, one per class.
+        retryable: Whether the same call may succeed later, unchanged.
+        retry_after: Seconds to wait before it can, or None where that is not known.
+        reason: What was wrong, what was expected, and what to do, for a person.
+    """
+
+    code: ClassVar[str] = "chat_error"
+    retryable: ClassVar[bool] = False
+    summary: ClassVar[str] = "The root of the tree; never raised itself."
+
+    def __init__(self, reason: str = "", *, retry_after: float | None = None) -> None:
+        self.reason = reason or type(self).summary
+        self.retry_after = retry_after
+        super().__init__(self.reason)
+
+    def again(self) -> ChatError:
+        """Return an equal exception without this one's traceback, for a second caller who waits on one outcome."""
+        return type(self)(self.reason, retry_after=self.retry_after)
+
+
+class ConfigError(ChatError):
+    """An option is unknown, out of range, or of the wrong type."""
+
+    code = "config_error"
+    summary = "An option is unknown, out of range or of the wrong type."
+
+
+class InvalidMessage(ChatError):
+    """What was sent is not acceptable text, or an id in it is not a valid id."""
+
+    code = "invalid_message"
+    summary = "The content, an id or the payload is not valid."
+
+
+class MessageTooLarge(ChatError):
+    """The content has more bytes of UTF-8 than `message_size_limit`."""
+
+    code = "message_too_large"
+    summary = "The content is larger than message_size_limit."
+
+
+class Unauthorized(ChatError):
+    """The auth adapter said no. An auth adapter raises it itself to give a reason of its own."""
+
+    code = "unauthorized"
+    summary = "This user may not do this in this room."
+
+
+class Blocked(ChatError):
+    """Moderation said no. A moderation adapter raises it itself to give a reason of its own."""
+
+    code = "blocked"
+    summary = "The moderation refused this content."
+
+
+class RateLimited(ChatError):
+    """The token bucket of this user in this room is empty; `retry_after` is exact for a lone sender."""
+
+    code = "rate_limited"
+    retryable = True
+    summary = "Too many messages in too short a time."
+
+
+class RoomOverloaded(ChatError):
+    """As many messages as the bound allows are waiting already; `retry_after` is an estimate."""
+
+    code = "room_overloaded"
+    retryable = True
+    summary = "The room has as many messages waiting as it may."
+
+
+class RoomUnavailable(ChatError):
+    """The room failed while it did this; whether the message was published is not known."""
+
+    code = "room_unavailable"
+    retryable = True
+    summary = "The room failed; it is being rebuilt. Retry with the same idempotency key."
+
+
+class AdapterError(ChatError):
+    """An adapter or a middleware failed, hung or gave a wrong answer, and so the call was refused."""
+
+    code = "adapter_error"
+    retryable = True
+    summary = "An adapter failed, so the call was refused."
+
+
+class SlowConsumer(ChatError):
+    """A subscriber left more unread than its mailbox holds and was cut off; it resumes from its last offset."""
+
+    code = "slow_consumer"
+    retryable = True
+    summary = "Too much was left unread. Subscribe again after the last position read."
+
+
+class SubscriberFailed(ChatError):
+    """A subscriber's callback raised, so its subscription was ended."""
+
+    code = "subscriber_failed"
+    summary = "The subscriber's callback raised; subscribe again after the last position it handled."
+
+
+class UnmatchedTopic(ChatError):
+    """On the wire: the topic is not joined, or is none that this server has."""
+
+    code = "unmatched_topic"
+    summary = "unmatched topic"
+
+
+class TooManyJoins(ChatError):
+    """On the wire: the connection has joined as many topics as it may."""
+
+    code = "too_many_joins"
+    retryable = True
+    summary = "too many channels joined"
+
+
+class Closed(ChatError):
+    """The chat, the connection or the subscription is not open."""
+
+    code = "closed"
+    summary = "The chat, connection or subscription is not open."
+
+
+class AlreadyStarted(ChatError):
+    """`start` was called on a chat that is running."""
+
+    code = "already_started"
+    summary = "The chat is running already."
+
+
+ERRORS: dict[str, type[ChatError]] = {
+    error.code: error
+    for error in (
+        ConfigError,
+        InvalidMessage,
+        MessageTooLarge,
+        Unauthorized,
+        Blocked,
+        RateLimited,
+        RoomOverloaded,
+        RoomUnavailable,
+        AdapterError,
+        SlowConsumer,
+        SubscriberFailed,
+        UnmatchedTopic,
+        TooManyJoins,
+        Closed,
+        AlreadyStarted,
+    )
+}

@@ -1,0 +1,1 @@
+"""The asyncio shell around the core: rooms and their supervisor, sending, subscriptions, delivery."""

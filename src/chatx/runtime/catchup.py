@@ -1,0 +1,98 @@
+"""What a returning reader missed: from the history in memory, from persistence before that, or an explicit gap.
+
+Rules:
+1. When `catch_up` returns, its answer is complete up to the head of the stream at that moment. The caller subscribes
+   before it awaits anything, so that nothing is missed and nothing is doubled.
+2. Nothing is skipped silently: a hole in what is stored is a `Gap` in its place.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from chatx.core.message import Event, Gap, GapReason, Message, Position
+from chatx.errors import InvalidMessage
+from chatx.runtime.process import RoomProcess
+from chatx.runtime.storage import Storage
+
+PAGE = 500
+"""Messages loaded from persistence at a time."""
+
+
+class CatchUp(Struct):
+    """Where a reader stands before the first live message.
+
+    Attributes:
+        head: The place after which live messages follow.
+        events: What was missed, oldest first; one `Gap` where it cannot be had.
+        reason: Why it cannot be had, or None where `events` is complete.
+    """
+
+    head: Position
+    events: list[Event]
+    reason: GapReason | None = None
+
+
+def position_of(after: object) -> Position | None:
+    """Return where a reader says it stands: a `Message`, a `Gap` or (epoch, offset); None for a new reader.
+
+    Raises:
+        InvalidMessage: It is none of these.
+    """
+    match after:
+        case None:
+            return None
+        case Message() | Gap():
+            return Position(after.epoch, after.offset)
+        case (str() as epoch, int() as offset) if offset >= 0 and not isinstance(offset, bool):
+            return Position(epoch, offset)
+    raise InvalidMessage(f"after is {after!r}; give a Message, a Gap, or (epoch, offset) with an offset of 0 or more.")
+
+
+async def catch_up(process: RoomProcess, storage: Storage, after: Position | None, limit: int) -> CatchUp:
+    """Return what a reader who has seen up to `after` missed, at most `limit` messages."""
+    events: list[Event] = []
+    reached = after
+    while True:
+        process.check()
+        process.flush()
+        history = process.room.history
+        head = history.position
+        if reached is None or after is None:
+            return CatchUp(head, [])
+        if head.epoch == after.epoch and head.offset - after.offset > limit:
+            return _refused(process, after, "too_many")
+        found = history.after(reached, limit)
+        if isinstance(found, list):
+            return CatchUp(head, [*events, *found], _hole_in(events))
+        if found != "too_old" or not storage.serves_history:
+            return _refused(process, after, found)
+        page = await storage.load(process.room_id, after=reached, limit=PAGE)
+        page = [message for message in page if message.epoch == reached.epoch and message.offset > reached.offset]
+        if not page:
+            # What is missing here is neither stored nor in memory any more.
+            last = process.room.history.start - 1
+            if last <= reached.offset:
+                continue
+            events.append(_missing(process.room_id, reached, last))
+            reached = Position(reached.epoch, last)
+        for message in page:
+            if message.offset > reached.offset + 1:
+                events.append(_missing(process.room_id, reached, message.offset - 1))
+            if message.offset > reached.offset:
+                events.append(message)
+                reached = Position(message.epoch, message.offset)
+
+
+def _refused(process: RoomProcess, after: Position, reason: GapReason) -> CatchUp:
+    head = process.room.history.position
+    missed = head.offset - after.offset if reason != "epoch_changed" else None
+    return CatchUp(head, [Gap(process.room_id, reason, head.epoch, head.offset, missed)], reason)
+
+
+def _missing(room_id: str, reached: Position, last: int) -> Gap:
+    return Gap(room_id, "missing", reached.epoch, last, last - reached.offset)
+
+
+def _hole_in(events: list[Event]) -> GapReason | None:
+    return "too_old" if any(isinstance(event, Gap) for event in events) else None

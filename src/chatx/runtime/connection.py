@@ -1,0 +1,155 @@
+"""One client: one mailbox, the rooms it has joined, the rooms it reads."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from chatx.core.fanout import Subscriber
+from chatx.core.mailbox import Batch, OverflowPolicy
+from chatx.core.message import Message, SubscriptionEnded
+from chatx.core.validation import valid_id
+from chatx.errors import ChatError, Closed
+from chatx.runtime.catchup import position_of
+from chatx.runtime.consumer import Consumer
+from chatx.runtime.engine import Engine
+from chatx.runtime.process import RoomProcess
+
+
+class Connection(Consumer):
+    """The counterpart of a BEAM process: what it joined and subscribed to ends with its block, however that ends.
+
+    Use it as `async with chat.connect(user_id) as connection`, and iterate it for the events of every room it is
+    subscribed to. Each connection in a room is one meta of its user in the room's presence.
+    """
+
+    def __init__(self, engine: Callable[[], Engine], user_id: str, *, overflow: OverflowPolicy) -> None:
+        super().__init__(overflow)
+        self._running = engine
+        self.user_id = user_id
+        self._joined: dict[str, tuple[RoomProcess, str]] = {}
+        self._subscribed: dict[str, tuple[RoomProcess, Subscriber]] = {}
+
+    async def __aenter__(self) -> Self:
+        """Open it.
+
+        Raises:
+            InvalidMessage: The user id is not valid.
+            Closed: The chat is not running, or this was opened before.
+        """
+        if self._closed or self._engine is not None:
+            raise Closed("A connection is opened once; connect again for another.")
+        engine = self._running()
+        valid_id(self.user_id, "user_id")
+        self._open_mailbox(engine)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave everything. Nothing is awaited, so not even a cancellation leaves a ghost."""
+        self.close()
+
+    async def join(self, room_id: str) -> None:
+        """Become a member of the room, until `leave` or the end of the block; twice is harmless.
+
+        Raises:
+            InvalidMessage: The room id is not valid.
+            Unauthorized: The auth adapter said no; `AdapterError`: it failed.
+            RoomUnavailable: The room has just failed.
+            Closed: This connection, or the chat, is not open.
+        """
+        engine = self._open_engine()
+        process = await engine.enter(room_id, self.user_id, "join")
+        self._open_engine()
+        joined = self._joined.get(room_id)
+        if joined is None or joined[0] is not process:
+            self._joined[room_id] = (process, process.join(self.user_id, time.time_ns() // 1_000_000))
+
+    async def leave(self, room_id: str) -> None:
+        """End this connection's membership, if there is one."""
+        self._open_engine()
+        self._leave(room_id)
+
+    async def subscribe(self, room_id: str, *, after: object = None, presence: bool = False) -> None:
+        """Read the room's events here too; a room that is read already stays as it is.
+
+        Args:
+            room_id: The room.
+            after: As in `Chat.subscribe`.
+            presence: Whether to get a `PresenceState` and then each `PresenceDiff`.
+
+        Raises:
+            InvalidMessage: The room id or `after` is not valid.
+            Unauthorized: The auth adapter said no; `AdapterError`: it failed.
+            RoomUnavailable: The room has just failed.
+            Closed: This connection, or the chat, is not open.
+        """
+        engine = self._open_engine()
+        position = position_of(after)
+        await engine.enter(room_id, self.user_id, "subscribe")
+        process, caught_up = await engine.reader(room_id, position)
+        self._open_engine()
+        held = self._subscribed.get(room_id)
+        if self._mailbox is None or (held is not None and held[0] is process):
+            return
+        subscriber = Subscriber(presence, mailbox=self._mailbox, on_closed=lambda error: self._ended(room_id, error))
+        self._subscribed[room_id] = (process, subscriber)
+        process.attach(subscriber)
+        if presence:
+            self._backlog.append(process.room.state())
+        self._backlog.extend(caught_up.events)
+        if self._mailbox.wake is not None and self._backlog:
+            wake, self._mailbox.wake = self._mailbox.wake, None
+            wake()
+
+    async def unsubscribe(self, room_id: str) -> None:
+        """Stop reading the room; what is unread of it is dropped."""
+        self._open_engine()
+        self._unsubscribe(room_id)
+        if self._mailbox is not None:
+            self._mailbox.purge(room_id)
+        kept = [event for event in self._backlog if event.room_id != room_id]
+        self._backlog.clear()
+        self._backlog.extend(kept)
+
+    async def send_message(self, room_id: str, content: str | bytes, *, idempotency_key: str | None = None) -> Message:
+        """Send a message as this connection's user; errors as `Chat.send_message`."""
+        return await self._open_engine().send(room_id, self.user_id, content, idempotency_key)
+
+    def close(self) -> None:
+        """Leave every room and end every subscription, at once; twice is harmless, and it never raises."""
+        self._close_mailbox()
+        for room_id in list(self._subscribed):
+            self._unsubscribe(room_id)
+        for room_id in list(self._joined):
+            self._leave(room_id)
+
+    async def aclose(self) -> None:
+        """Close it; the same as `close`, for code that expects to await."""
+        self.close()
+
+    def _open_engine(self) -> Engine:
+        if self._engine is None or self._closed:
+            raise Closed("The connection is not open: use it inside `async with chat.connect(...)`.")
+        self._engine.check_open()
+        return self._engine
+
+    def _leave(self, room_id: str) -> None:
+        joined = self._joined.pop(room_id, None)
+        if joined is not None:
+            joined[0].leave(self.user_id, joined[1])
+
+    def _unsubscribe(self, room_id: str) -> None:
+        held = self._subscribed.pop(room_id, None)
+        if held is not None:
+            held[0].detach(held[1])
+
+    def _ended(self, room_id: str, error: ChatError) -> None:
+        self._subscribed.pop(room_id, None)
+        mailbox = self._mailbox
+        if mailbox is None or mailbox.error is not None or self._engine is None:
+            return
+        mailbox.put(Batch.of([SubscriptionEnded(room_id, error.code, error.reason)]), self._engine.turn.number)

@@ -1,0 +1,108 @@
+"""The reading end of a mailbox: an async iterator over what rooms put in."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Self
+
+from chatx.core.mailbox import Mailbox, OverflowPolicy
+from chatx.core.message import Event
+from chatx.errors import ChatError, Closed, ConfigError
+from chatx.runtime.engine import Engine
+
+POLICIES = ("disconnect", "drop_oldest")
+
+
+class Consumer:
+    """What `Subscription` and `Connection` share: one mailbox and its one reader.
+
+    Iterating drains what is there without yielding; it waits only when there is nothing. Cancelling a pending `anext`
+    loses nothing: an event is taken only when it is returned.
+    """
+
+    def __init__(self, overflow: OverflowPolicy) -> None:
+        if overflow not in POLICIES:
+            raise ConfigError(f"overflow is {overflow!r}; it must be one of {', '.join(POLICIES)}.")
+        self._overflow: OverflowPolicy = overflow
+        self._engine: Engine | None = None
+        self._mailbox: Mailbox | None = None
+        # Read before the mailbox: what was missed, and the first state of presence.
+        self._backlog: deque[Event] = deque()
+        self._waiter: asyncio.Future[None] | None = None
+        self._closed = False
+
+    def __aiter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    async def __anext__(self) -> Event:
+        """Return the next event.
+
+        Raises:
+            StopAsyncIteration: It was closed by its owner.
+            SlowConsumer: The mailbox overflowed; what it held has been read.
+            RoomUnavailable: The room failed for good.
+            Closed: The chat was stopped, or this is not open yet.
+        """
+        mailbox = self._mailbox
+        while True:
+            if self._closed:
+                raise StopAsyncIteration
+            if mailbox is None:
+                raise Closed("This is not open: use it as `async with ...`.")
+            if self._backlog:
+                return self._backlog.popleft()
+            event = mailbox.get()
+            if event is not None:
+                return event
+            if mailbox.error is not None:
+                raise mailbox.error.again()
+            if mailbox.lost_presence and self._recover_presence(mailbox):
+                continue
+            await self._wait(mailbox)
+
+    @property
+    def unread(self) -> int:
+        """How many events wait for the reader."""
+        return len(self._backlog) + (self._mailbox.unread if self._mailbox is not None else 0)
+
+    async def _wait(self, mailbox: Mailbox) -> None:
+        if self._waiter is not None:
+            raise Closed("Another task is waiting for the next event already; one mailbox has one reader.")
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiter = waiter
+        mailbox.wake = lambda: None if waiter.done() else waiter.set_result(None)
+        try:
+            await waiter
+        finally:
+            mailbox.wake = None
+            self._waiter = None
+
+    def _recover_presence(self, mailbox: Mailbox) -> bool:
+        """Put a fresh state for each room whose presence events were dropped; return whether to look again."""
+        room_id = mailbox.lost_presence.pop()
+        process = self._engine.rooms.find(room_id) if self._engine is not None else None
+        if process is not None:
+            process.flush()
+            # What is put now, by the flush too, comes after this state and is told by it already or changes it.
+            self._backlog.append(process.room.state())
+        return True
+
+    def _open_mailbox(self, engine: Engine) -> Mailbox:
+        config = engine.config
+        self._engine = engine
+        self._mailbox = Mailbox(config.mailbox_size, config.mailbox_bytes, self._overflow)
+        engine.consumers[self] = None
+        return self._mailbox
+
+    def end(self, error: ChatError) -> None:
+        """End it from the engine's side: its reader gets the error after what is there."""
+        if self._mailbox is not None:
+            self._mailbox.close(error)
+        if self._engine is not None:
+            self._engine.consumers.pop(self, None)
+
+    def _close_mailbox(self) -> None:
+        self._closed = True
+        self.end(Closed("It was closed."))

@@ -1,0 +1,226 @@
+"""Everything one running chat is made of, put together; from start to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from typing import Protocol
+
+from chatx.adapters.boundary import Boundary
+from chatx.adapters.protocols import Action
+from chatx.config import ChatConfig
+from chatx.core.message import Message, Position
+from chatx.core.room import Room
+from chatx.core.validation import valid_id
+from chatx.errors import ChatError, Closed, InvalidMessage
+from chatx.runtime.catchup import CatchUp, catch_up, position_of
+from chatx.runtime.delivery import DeadLetter, Delivery
+from chatx.runtime.process import RoomProcess
+from chatx.runtime.rooms import Rooms
+from chatx.runtime.sending import Sending, guard_of
+from chatx.runtime.storage import Storage
+from chatx.runtime.turn import Turn
+from chatx.telemetry import Telemetry
+
+logger = logging.getLogger("chatx")
+
+EXPIRED_AT_ONCE = 20_000
+"""Token buckets and idempotency keys let go of in one sweep, at most; the rest go in the next."""
+
+
+class Consumes(Protocol):
+    """Whoever reads a mailbox of this chat."""
+
+    @property
+    def unread(self) -> int:
+        """How many events wait for it."""
+        ...
+
+    def end(self, error: ChatError) -> None:
+        """The chat stops."""
+        ...
+
+
+class Engine:
+    """One running chat on one event loop. Built by `Chat.start`, never used again after `stop`.
+
+    Attributes:
+        open: Whether it takes new work.
+        consumers: Who reads a mailbox; told when the chat stops.
+    """
+
+    def __init__(
+        self,
+        config: ChatConfig,
+        telemetry: Telemetry,
+        dead_letters: deque[DeadLetter],
+        *,
+        room_class: type[Room] = Room,
+    ) -> None:
+        self.config = config
+        self.telemetry = telemetry
+        self.loop = asyncio.get_running_loop()
+        self.turn = Turn(self.loop)
+        self.boundary = Boundary(config.adapter_timeout_ms, telemetry)
+        self.storage = Storage(config.persistence, self.boundary)
+        self.delivery = Delivery(
+            config=config,
+            boundary=self.boundary,
+            telemetry=telemetry,
+            loop=self.loop,
+            dead_letters=dead_letters,
+        )
+        self.rooms = Rooms(
+            loop=self.loop,
+            turn=self.turn,
+            telemetry=telemetry,
+            storage=self.storage,
+            history_size=config.history_size,
+            idle_s=config.room_idle_ms / 1000,
+            delivery=self.delivery,
+            room_class=room_class,
+        )
+        self.sending = Sending(
+            config=config,
+            boundary=self.boundary,
+            telemetry=telemetry,
+            rooms=self.rooms,
+            delivery=self.delivery,
+            turn=self.turn,
+            loop=self.loop,
+        )
+        self._auth = guard_of(config, self.boundary, "auth")
+        self.consumers: dict[Consumes, None] = {}
+        self.open = True
+        self._sending = 0
+        self._quiet = asyncio.Event()
+        self._sweep_s = min(1.0, max(0.01, config.room_idle_ms / 4000))
+        self._sweeper = self.loop.call_later(self._sweep_s, self._sweep)
+        self.delivery.start()
+
+    def check_open(self) -> None:
+        """Raise `Closed` unless the chat takes work."""
+        if not self.open:
+            raise Closed("The chat is stopping; start it again before using it.")
+
+    async def send(self, room_id: str, user_id: str, content: str | bytes, key: str | None) -> Message:
+        """Send a message; errors as `Chat.send_message`."""
+        self.check_open()
+        self._sending += 1
+        try:
+            return await self.sending.send(room_id, user_id, content, key)
+        finally:
+            self._sending -= 1
+            if not (self._sending or self.open):
+                self._quiet.set()
+
+    async def authorize(self, user_id: str, room_id: str, action: Action) -> None:
+        """Ask the auth adapter whether the user may; errors as `Guard.ask`."""
+        if self._auth is None:
+            return
+        if self._auth.awaits:
+            await self._auth.ask_awaiting(user_id, room_id, action)
+            self.check_open()
+        else:
+            self._auth.ask(user_id, room_id, action)
+
+    async def enter(self, room_id: str, user_id: str, action: Action) -> RoomProcess:
+        """Return the room for a user who may do this there.
+
+        Raises:
+            InvalidMessage: An id is not valid.
+            Unauthorized: The user may not.
+            AdapterError: The auth adapter failed.
+            RoomUnavailable: The room has crashed too often just now.
+            Closed: The chat is not running.
+        """
+        self.check_open()
+        valid_id(room_id, "room_id")
+        valid_id(user_id, "user_id")
+        await self.authorize(user_id, room_id, action)
+        return await self.room(room_id)
+
+    async def room(self, room_id: str) -> RoomProcess:
+        """Return the room, begun if need be; the caller holds on to it before it awaits anything."""
+        process = self.rooms.at_once(room_id) or await self.rooms.opened(room_id)
+        self.check_open()
+        return process
+
+    async def reader(self, room_id: str, after: Position | None) -> tuple[RoomProcess, CatchUp]:
+        """Return the room and what a reader of it missed; the caller subscribes before it awaits anything."""
+        while True:
+            process = await self.room(room_id)
+            caught_up = await catch_up(process, self.storage, after, self.config.resume_max_messages)
+            self.check_open()
+            # Reading from persistence takes time, in which an idle room may have been forgotten.
+            if self.rooms.find(room_id) is process:
+                return process, caught_up
+
+    async def history(self, room_id: str, before: object, limit: int) -> list[Message]:
+        """Return the newest messages ahead of a place; errors as `Chat.history`."""
+        self.check_open()
+        valid_id(room_id, "room_id")
+        if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+            raise InvalidMessage(f"limit is {limit!r}; give a whole number of messages of at least 1.")
+        place = position_of(before)
+        process = self.rooms.find(room_id)
+        newest: list[Message] = []
+        if process is not None:
+            ring = process.room.history
+            if place is None:
+                newest = ring.newest(limit)
+            elif place.epoch == ring.epoch:
+                newest = ring.before(place.offset, limit)
+        missing = limit - len(newest)
+        if not missing or not self.storage.serves_history:
+            return newest
+        place = Position(newest[0].epoch, newest[0].offset) if newest else place
+        older = await self.storage.load(room_id, before=place, limit=missing)
+        return older + newest
+
+    async def stop(self) -> None:
+        """Drain and end, within the drain timeout: sends under way, deliveries, then everything else."""
+        self.open = False
+        deadline = self.loop.time() + self.config.drain_timeout_ms / 1000
+        try:
+            if self._sending:
+                async with asyncio.timeout_at(deadline):
+                    await self._quiet.wait()
+        except TimeoutError:
+            logger.error("%d sends were still in their middlewares when the drain timeout passed.", self._sending)
+        try:
+            self.turn.end()
+            await self.delivery.stop(deadline)
+            await self._conclude(deadline)
+        finally:
+            self._end()
+            left = max(0.1, min(1.0, deadline - self.loop.time()))
+            await self.rooms.close()
+            await self.boundary.close(left)
+
+    async def _conclude(self, deadline: float) -> None:
+        if not self.storage.serves_history:
+            return
+        try:
+            async with asyncio.timeout_at(max(deadline, self.loop.time() + 0.1)):
+                for process in self.rooms:
+                    await self.rooms.conclude(process)
+        except TimeoutError:
+            logger.error("Not every room's end could be recorded in time; those begin a new epoch.")
+
+    def _end(self) -> None:
+        self._sweeper.cancel()
+        error: ChatError = Closed("The chat was stopped.")
+        for process in self.rooms:
+            process.close(error)
+        for consumer in list(self.consumers):
+            consumer.end(error)
+        self.turn.end()
+
+    def _sweep(self) -> None:
+        now = self.loop.time()
+        self.rooms.sweep()
+        self.sending.buckets.expire(now, EXPIRED_AT_ONCE)
+        self.sending.window.expire(now, EXPIRED_AT_ONCE)
+        self._sweeper = self.loop.call_later(self._sweep_s, self._sweep)

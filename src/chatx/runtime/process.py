@@ -1,0 +1,259 @@
+"""One room as a process: its state, contained. A crash is an exception that escapes the room's own code.
+
+Rules:
+1. Whatever the room's code raises, the caller gets `RoomUnavailable` and other rooms never notice.
+2. After a crash the room is rebuilt from its members, history and subscribers, at once; nobody misses a message that
+   is in the history, and nobody gets one twice.
+3. More than `RESTARTS` crashes within `RESTART_WINDOW_S` close the room: its subscribers get the error, and its next
+   use begins a new life in a new epoch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+from chatx.core.fanout import Subscriber
+from chatx.core.message import Draft, Event, Message, PresenceMeta
+from chatx.core.room import Effects, Room
+from chatx.errors import ChatError, RoomUnavailable, SubscriberFailed
+from chatx.runtime.turn import Turn
+from chatx.telemetry import Telemetry
+
+logger = logging.getLogger("chatx")
+
+T = TypeVar("T")
+
+RESTARTS = 3
+"""Crashes within the window that a room survives; Elixir's supervisors have the same default."""
+
+RESTART_WINDOW_S = 5.0
+
+
+class Keeper(Protocol):
+    """Who keeps the rooms: it is told when one falls idle or closes for good."""
+
+    def idle(self, process: RoomProcess) -> None:
+        """Nothing holds the room now."""
+        ...
+
+    def closed(self, process: RoomProcess) -> None:
+        """The room has crashed too often and is gone."""
+        ...
+
+
+class RoomProcess:
+    """One room, its supervisor, and the queue of each sender in it.
+
+    Attributes:
+        room: The state; another object after a crash.
+        crashes: How often it has crashed.
+        chain_s: About how long a message spends in the middlewares, in seconds; an estimate for `retry_after`.
+    """
+
+    def __init__(
+        self,
+        room: Room,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        turn: Turn,
+        telemetry: Telemetry,
+        keeper: Keeper,
+    ) -> None:
+        self.room_id = room.room_id
+        self.room = room
+        self.crashes = 0
+        self.chain_s = 0.05
+        self._loop = loop
+        self._turn = turn
+        self._telemetry = telemetry
+        self._keeper = keeper
+        self._recent: deque[float] = deque(maxlen=RESTARTS + 1)
+        self._error: RoomUnavailable | None = None
+        self._lanes: dict[str, deque[asyncio.Future[None]]] = {}
+        self._refs = 0
+
+    def publish(self, draft: Draft, message_id: str, now_ms: int) -> Message:
+        """Sequence a draft and fan it out.
+
+        Raises:
+            RoomUnavailable: The room crashed. The message may have been published: then it is the history's last.
+        """
+        if self._error is not None:
+            raise self._error.again()
+        turn = self._turn
+        try:
+            message, effects = self.room.publish(draft, message_id, now_ms)
+        except Exception as error:
+            turn.touch(self)
+            raise self._crashed(error) from error
+        turn.published += 1
+        turn.touch(self)
+        if effects.raised:
+            self._report(effects)
+        return message
+
+    def flush(self) -> None:
+        """Bring what is pending to the subscribers."""
+        try:
+            if self._error is None and self.room.unflushed:
+                self._report(self.room.flush(self._turn.number))
+        except Exception as error:
+            self._crashed(error)
+        if self.room.idle:
+            self._keeper.idle(self)
+
+    def join(self, user_id: str, now_ms: int) -> str:
+        """Begin a membership of its own and return its ref."""
+        self._refs += 1
+        ref = f"{self._refs:x}"
+        first = self._contained(lambda room: room.join(user_id, PresenceMeta(ref, now_ms)))
+        self._turn.touch(self)
+        if first and self._telemetry.watched("room_join"):
+            self._told("room_join", user_id)
+        return ref
+
+    def leave(self, user_id: str, ref: str) -> bool:
+        """End a membership; return whether there was one. Never raises: what is gone is left."""
+        try:
+            left = self._contained(lambda room: room.leave(user_id, ref))
+        except RoomUnavailable:
+            # The crash may have come before the membership ended: the rebuilt room is asked once more.
+            left = self._error is None and self.room.presence.remove(user_id, ref)
+        self._turn.touch(self)
+        if left and user_id not in self.room.presence and self._telemetry.watched("room_leave"):
+            self._told("room_leave", user_id)
+        return left
+
+    def join_plain(self, user_id: str, now_ms: int) -> bool:
+        """Begin the user's plain membership; return whether there was none."""
+        if user_id in self.room.plain:
+            return False
+        self.room.plain[user_id] = self.join(user_id, now_ms)
+        return True
+
+    def leave_plain(self, user_id: str) -> bool:
+        """End the user's plain membership; return whether there was one."""
+        ref = self.room.plain.pop(user_id, None)
+        return ref is not None and self.leave(user_id, ref)
+
+    def attach(self, subscriber: Subscriber) -> None:
+        """Add a subscriber, who gets what is published from now on."""
+        self.flush()
+        self._contained(lambda room: room.fanout.add(subscriber))
+
+    def replay(self, subscriber: Subscriber, events: list[Event]) -> None:
+        """Give a callback that was just added what came before; if it raises, it is out."""
+        callback = subscriber.callback
+        try:
+            for event in events:
+                if callback is not None and subscriber in self.room.fanout.subscribers:
+                    callback(event)
+        except Exception as error:
+            self.room.fanout.remove(subscriber)
+            self._report(Effects([(subscriber, error)], []))
+
+    def detach(self, subscriber: Subscriber) -> None:
+        """Remove a subscriber, with what was published before it left."""
+        self.flush()
+        self.room.fanout.remove(subscriber)
+        self._turn.touch(self)
+
+    def check(self) -> None:
+        """Raise `RoomUnavailable` if the room is closed."""
+        if self._error is not None:
+            raise self._error.again()
+
+    async def enter_lane(self, user_id: str) -> None:
+        """Wait until this user's earlier sends are through; `leave_lane` follows, whatever happens."""
+        lane = self._lanes.get(user_id)
+        if lane is None:
+            self._lanes[user_id] = deque()
+            return
+        turn = self._loop.create_future()
+        lane.append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self.leave_lane(user_id)
+            raise
+
+    def leave_lane(self, user_id: str) -> None:
+        """Let this user's next send go."""
+        lane = self._lanes[user_id]
+        while lane:
+            turn = lane.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        del self._lanes[user_id]
+
+    def close(self, error: ChatError) -> None:
+        """End every subscription with this error."""
+        for subscriber in list(self.room.fanout.subscribers):
+            self.room.fanout.remove(subscriber)
+            self._end(subscriber, error)
+
+    def _contained(self, step: Callable[[Room], T]) -> T:
+        self.check()
+        try:
+            return step(self.room)
+        except Exception as error:
+            raise self._crashed(error) from error
+
+    def _crashed(self, cause: Exception) -> RoomUnavailable:
+        now = self._loop.time()
+        self.crashes += 1
+        self._recent.append(now)
+        often = len(self._recent) > RESTARTS and now - self._recent[0] <= RESTART_WINDOW_S
+        if not often:
+            try:
+                self.room, effects = self.room.rebuilt()
+                self._report(effects)
+            except Exception:
+                logger.exception("Room %r could not be rebuilt and is closed.", self.room_id)
+                often = True
+        logger.error("Room %r crashed and %s.", self.room_id, "is closed" if often else "was rebuilt", exc_info=cause)
+        if self._telemetry.watched("room_crash"):
+            self._telemetry.emit("room_crash", {"restarts": self.crashes}, {"room_id": self.room_id, "closed": often})
+        if not often:
+            return RoomUnavailable("The room failed and was rebuilt; send again with the same idempotency key.")
+        self._error = RoomUnavailable(
+            f"The room failed more than {RESTARTS} times within {RESTART_WINDOW_S:g} s and was closed; "
+            "subscribe and send again to open it anew."
+        )
+        self._keeper.closed(self)
+        self.close(self._error)
+        return self._error.again()  # type: ignore[return-value]  # again() keeps the class
+
+    def _report(self, effects: Effects) -> None:
+        for subscriber, error in effects.raised:
+            logger.error("A subscriber of room %r raised and is out.", self.room_id, exc_info=error)
+            if self._telemetry.watched("subscriber_failed"):
+                self._telemetry.emit("subscriber_failed", {}, {"room_id": self.room_id})
+            self._end(subscriber, SubscriberFailed())
+        for subscriber in effects.full:
+            mailbox = subscriber.mailbox
+            if mailbox is not None and self._telemetry.watched("slow_consumer"):
+                self._telemetry.emit(
+                    "slow_consumer",
+                    {"unread": mailbox.unread, "bytes": mailbox.size},
+                    {"room_id": self.room_id},
+                )
+            if mailbox is not None and mailbox.error is not None:
+                self._end(subscriber, mailbox.error)
+
+    def _end(self, subscriber: Subscriber, error: ChatError) -> None:
+        if subscriber.on_closed is None:
+            return
+        try:
+            subscriber.on_closed(error)
+        except Exception:
+            logger.exception("What a subscriber of room %r does at its end raised.", self.room_id)
+
+    def _told(self, event: str, user_id: str) -> None:
+        self._telemetry.emit(event, {"members": len(self.room.presence)}, {"room_id": self.room_id, "user_id": user_id})

@@ -1,0 +1,348 @@
+"""One message's way in: validate, idempotency, admission, middlewares, sequence, and off to the delivery queue.
+
+Rules:
+1. Where nothing in the chain awaits and the room is there, a send runs to its end without yielding.
+2. Otherwise the sends of one user in one room go one at a time, in the order of their calls; other users do not wait.
+3. A message takes its place when its chain ends.
+4. A repeat of an idempotency key takes no token and is not published; while the first is under way it waits for that
+   one's outcome. A refusal records nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any
+
+from msgspec.structs import replace
+
+from chatx.adapters.boundary import AdapterFailure, Boundary, Guard, adapter_name, is_async
+from chatx.config import ChatConfig
+from chatx.core.idempotency import IdempotencyWindow
+from chatx.core.message import Draft, Message
+from chatx.core.middleware import AwaitingStep, Chain, PlainStep, Step
+from chatx.core.rate_limit import TokenBuckets
+from chatx.core.validation import valid_content, valid_id
+from chatx.errors import (
+    AdapterError,
+    Blocked,
+    ChatError,
+    RateLimited,
+    RoomOverloaded,
+    RoomUnavailable,
+    Unauthorized,
+)
+from chatx.runtime.delivery import Delivery
+from chatx.runtime.ids import MessageIds
+from chatx.runtime.process import RoomProcess
+from chatx.runtime.rooms import Rooms
+from chatx.runtime.turn import BURST, Turn
+from chatx.telemetry import Telemetry
+
+# The (room, user) pairs whose chain the current task is inside of. An adapter that sends to its own room as the user
+# it is asked about goes ahead of the send that waits for it: behind it, both would wait for ever.
+_inside: ContextVar[frozenset[tuple[str, str]]] = ContextVar("chatx_inside", default=frozenset())
+
+
+class Sending:
+    """The pipeline of one chat.
+
+    Attributes:
+        sent: Messages published so far.
+        duplicates: Repeats answered so far.
+        refused: Refusals so far, by code.
+        window: The idempotency keys.
+        buckets: The token buckets.
+    """
+
+    def __init__(
+        self,
+        *,
+        config: ChatConfig,
+        boundary: Boundary,
+        telemetry: Telemetry,
+        rooms: Rooms,
+        delivery: Delivery,
+        turn: Turn,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self._size_limit = config.message_size_limit
+        self._queue_limit = config.room_queue_limit
+        self._boundary = boundary
+        self._telemetry = telemetry
+        self._rooms = rooms
+        self._delivery = delivery
+        self._turn = turn
+        self._now = loop.time
+        self._loop = loop
+        self._ids = MessageIds()
+        self.buckets = TokenBuckets(config.rate_limit)
+        self.window = IdempotencyWindow()
+        self._under_way: dict[tuple[str, str, str], list[asyncio.Future[Message]]] = {}
+        self.sent = 0
+        self.duplicates = 0
+        self.refused: dict[str, int] = {}
+        self._auth = guard_of(config, boundary, "auth")
+        self._moderation = guard_of(config, boundary, "moderation")
+        steps = [step for each in config.middlewares if (step := self._step(each)) is not None]
+        self._chain = Chain(steps, self._checked)
+
+    async def send(self, room_id: str, user_id: str, content: str | bytes, key: str | None = None) -> Message:
+        """Send one message; errors as `Chat.send_message`."""
+        try:
+            draft = Draft(
+                valid_id(room_id, "room_id"),
+                valid_id(user_id, "user_id"),
+                valid_content(content, self._size_limit),
+            )
+            began = self._now()
+            if key is not None:
+                valid_id(key, "idempotency_key")
+                found = self.window.find(room_id, user_id, key, began)
+                if found is not None:
+                    self.duplicates += 1
+                    return replace(found, duplicate=True)
+            if self._chain.awaits or (process := self._rooms.at_once(draft.room_id)) is None:
+                message = await (self._send_awaiting(draft, None) if key is None else self._send_once(draft, key))
+            else:
+                message = self._send_plain(process, draft, key)
+        except ChatError as error:
+            self._count_refusal(error, room_id, user_id)
+            raise
+        self.sent += not message.duplicate
+        if self._telemetry.watched("message_sent"):
+            self._telemetry.emit(
+                "message_sent",
+                {"bytes": len(message.content.encode()), "duration_ms": (self._now() - began) * 1000},
+                {
+                    "room_id": message.room_id,
+                    "user_id": message.user_id,
+                    "message_id": message.id,
+                    "offset": message.offset,
+                },
+            )
+        if self._turn.published >= BURST:
+            await asyncio.sleep(0)
+        return message
+
+    def _send_plain(self, process: RoomProcess, draft: Draft, key: str | None) -> Message:
+        if process.room.admitted >= self._queue_limit or self._delivery.full:
+            raise self._overloaded(process)
+        return self._publish(process, self._chain.run(draft), key)
+
+    async def _send_awaiting(self, draft: Draft, key: str | None) -> Message:
+        process = await self._rooms.opened(draft.room_id)
+        if process.room.admitted >= self._queue_limit or self._delivery.full:
+            raise self._overloaded(process)
+        pair = (draft.room_id, draft.user_id)
+        inside = _inside.get()
+        nested = pair in inside
+        began = self._now()
+        process.room.admitted += 1
+        self._watch_queue(process)
+        self._delivery.reserve()
+        entered = False
+        token = None
+        try:
+            if not nested:
+                await process.enter_lane(draft.user_id)
+                entered = True
+                token = _inside.set(inside | {pair})
+            draft = await self._chain.run_awaiting(draft)
+            return self._publish(process, draft, key)
+        finally:
+            if token is not None:
+                _inside.reset(token)
+            process.room.admitted -= 1
+            self._delivery.release()
+            if entered:
+                process.leave_lane(draft.user_id)
+            process.chain_s += ((self._now() - began) - process.chain_s) / 8
+            if process.room.idle:
+                self._rooms.idle(process)
+
+    async def _send_once(self, draft: Draft, key: str) -> Message:
+        scope = (draft.room_id, draft.user_id, key)
+        while (waiting := self._under_way.get(scope)) is not None:
+            outcome = self._loop.create_future()
+            waiting.append(outcome)
+            try:
+                message = await outcome
+            except _FirstWasCancelled:
+                continue  # nobody knows an outcome: the next in line sends it
+            self.duplicates += 1
+            return replace(message, duplicate=True)
+        found = self.window.find(*scope, self._now())
+        if found is not None:
+            self.duplicates += 1
+            return replace(found, duplicate=True)
+        self._under_way[scope] = []
+        error: Exception = _FirstWasCancelled()
+        try:
+            message = await self._send_awaiting(draft, key)
+        except ChatError as refusal:
+            error = refusal
+            raise
+        else:
+            for outcome in self._under_way[scope]:
+                if not outcome.done():
+                    outcome.set_result(message)
+            return message
+        finally:
+            for outcome in self._under_way.pop(scope):
+                if not outcome.done():
+                    outcome.set_exception(error.again() if isinstance(error, ChatError) else error)
+                    outcome.exception()  # a waiter may be gone by now; then nobody is to be told
+
+    def _publish(self, process: RoomProcess, draft: Draft, key: str | None) -> Message:
+        now_ms = time.time_ns() // 1_000_000
+        message_id = self._ids.next(now_ms)
+        try:
+            message = process.publish(draft, message_id, now_ms)
+        except RoomUnavailable:
+            # Published or not: what the history has, everybody will see, so it counts as published once.
+            newest = process.room.history.newest(1)
+            if newest and newest[0].id == message_id:
+                self._published(process, newest[0], key)
+            raise
+        self._published(process, message, key)
+        return message
+
+    def _published(self, process: RoomProcess, message: Message, key: str | None) -> None:
+        room = process.room
+        if key is not None:
+            self.window.record(key, message, self._now())
+        if self._delivery.enabled:
+            self._delivery.offer(message, room.presence.users())
+        if self._telemetry.watched("broadcast"):
+            self._telemetry.emit(
+                "broadcast",
+                {"recipients": len(room.fanout.subscribers)},
+                {"room_id": message.room_id, "message_id": message.id, "offset": message.offset},
+            )
+
+    def _step(self, middleware: Any) -> Step | None:
+        if middleware == "rate_limit":
+            return PlainStep(self._take_token)
+        if middleware == "auth":
+            auth = self._auth
+            return None if auth is None else _guard_step(auth, lambda draft: (draft.user_id, draft.room_id, "send"))
+        if middleware == "moderation":
+            moderation = self._moderation
+            return None if moderation is None else _guard_step(moderation, lambda draft: (draft.content,))
+        return self._user_step(middleware)
+
+    def _user_step(self, middleware: Callable[[Draft], Any]) -> Step:
+        name = adapter_name(middleware)
+        boundary = self._boundary
+        if not is_async(middleware):
+
+            def run(draft: Draft) -> Draft:
+                try:
+                    return boundary.plain(name, middleware, draft)  # type: ignore[no-any-return]  # checked after
+                except AdapterFailure:
+                    raise _middleware_failed(name) from None
+
+            return PlainStep(run)
+
+        async def run_awaiting(draft: Draft) -> Draft:
+            try:
+                return await boundary.awaiting(name, middleware, draft)  # type: ignore[no-any-return]  # checked after
+            except AdapterFailure:
+                raise _middleware_failed(name) from None
+
+        return AwaitingStep(run_awaiting)
+
+    def _take_token(self, draft: Draft) -> Draft:
+        retry_after = self.buckets.acquire(draft.room_id, draft.user_id, self._now())
+        if not retry_after:
+            return draft
+        if self._telemetry.watched("rate_limit_hit"):
+            self._telemetry.emit(
+                "rate_limit_hit",
+                {"retry_after_ms": retry_after * 1000},
+                {"room_id": draft.room_id, "user_id": draft.user_id},
+            )
+        raise RateLimited(
+            f"Too many messages; send the next one in {retry_after:.3g} s or later.", retry_after=retry_after
+        )
+
+    def _checked(self, before: Draft, after: object) -> Draft:
+        if isinstance(after, Draft):
+            if after.room_id == before.room_id and after.user_id == before.user_id:
+                content = valid_content(after.content, self._size_limit)
+                return after if content is after.content else replace(after, content=content)
+            wrong = "a draft of another room or user"
+        else:
+            wrong = f"{type(after).__name__}, not a draft"
+            if asyncio.iscoroutine(after):
+                after.close()
+        try:
+            self._boundary.failed("middleware", "wrong_answer", f"it returned {wrong}")
+        except AdapterFailure:
+            raise AdapterError("A middleware gave a wrong answer, so the message was refused.") from None
+
+    def _overloaded(self, process: RoomProcess) -> RoomOverloaded:
+        if self._delivery.full:
+            return RoomOverloaded(
+                f"{self._delivery.limit} messages wait for delivery already; send again later.",
+                retry_after=self._delivery.retry_after,
+            )
+        return RoomOverloaded(
+            f"{process.room.admitted} messages wait in this room already; send again later.",
+            retry_after=max(process.chain_s, 0.01),
+        )
+
+    def _watch_queue(self, process: RoomProcess) -> None:
+        size = process.room.admitted
+        if size & (size - 1) == 0 and self._telemetry.watched("queue_size"):
+            self._telemetry.emit(
+                "queue_size",
+                {"size": size, "limit": self._queue_limit},
+                {"queue": "room", "room_id": process.room_id},
+            )
+
+    def _count_refusal(self, error: ChatError, room_id: object, user_id: object) -> None:
+        self.refused[error.code] = self.refused.get(error.code, 0) + 1
+        about = {"room_id": room_id, "user_id": user_id}
+        if isinstance(error, RoomOverloaded) and self._telemetry.watched("queue_overflow"):
+            delivery = self._delivery.full
+            size = self._delivery.size if delivery else self._queue_limit
+            limit = self._delivery.limit if delivery else self._queue_limit
+            queue = "delivery" if delivery else "room"
+            self._telemetry.emit("queue_overflow", {"size": size, "limit": limit}, {"queue": queue, **about})
+        if self._telemetry.watched("message_refused"):
+            self._telemetry.emit("message_refused", {}, {**about, "code": error.code})
+
+
+class _FirstWasCancelled(Exception):
+    """The send that others wait for was cancelled and has no outcome."""
+
+
+def guard_of(config: ChatConfig, boundary: Boundary, role: str) -> Guard | None:
+    """Return the guard around the auth or moderation adapter, or None where there is none."""
+    if role == "auth":
+        return None if config.auth is None else Guard(boundary, role, config.auth, "authorize", Unauthorized)
+    return None if config.moderation is None else Guard(boundary, role, config.moderation, "check", Blocked)
+
+
+def _guard_step(guard: Guard, question: Callable[[Draft], tuple[str, ...]]) -> Step:
+    if not guard.awaits:
+
+        def run(draft: Draft) -> Draft:
+            guard.ask(*question(draft))
+            return draft
+
+        return PlainStep(run)
+
+    async def run_awaiting(draft: Draft) -> Draft:
+        await guard.ask_awaiting(*question(draft))
+        return draft
+
+    return AwaitingStep(run_awaiting)
+
+
+def _middleware_failed(name: str) -> AdapterError:
+    return AdapterError(f"The middleware {name} failed, so the message was refused; try again later.")

@@ -1,0 +1,84 @@
+"""One look at a running chat."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from chatx.runtime.engine import Engine
+
+
+class Statistics(Struct, frozen=True):
+    """Counters since the chat was started, and gauges of the moment.
+
+    Attributes:
+        running: Whether the chat takes work.
+        cluster_strategy: The strategy in effect.
+        rooms: Rooms in memory.
+        members: Users present, summed over the rooms.
+        subscriptions: Subscribers, summed over the rooms.
+        connections: Open mailboxes: connections and iterating subscriptions.
+        unread: Events unread in them.
+        admitted: Messages admitted and not yet sequenced, summed over the rooms.
+        token_buckets: (room, user) pairs whose bucket is not full.
+        idempotency_keys: Keys remembered.
+        sent: Messages published.
+        duplicates: Repeats of an idempotency key answered.
+        refused: Refused sends, by code.
+        room_crashes: Crashes of the rooms in memory.
+        rooms_closed_by_crashes: Rooms that crashed too often and were closed.
+        adapter_failures: Failed adapter calls, by adapter name.
+        delivery_waiting: Messages in the delivery queue.
+        delivered: Deliveries that succeeded.
+        delivery_retries: Failed deliveries that were tried again.
+        dead_letters: Deliveries given up.
+    """
+
+    running: bool
+    cluster_strategy: str
+    rooms: int = 0
+    members: int = 0
+    subscriptions: int = 0
+    connections: int = 0
+    unread: int = 0
+    admitted: int = 0
+    token_buckets: int = 0
+    idempotency_keys: int = 0
+    sent: int = 0
+    duplicates: int = 0
+    refused: dict[str, int] = {}
+    room_crashes: int = 0
+    rooms_closed_by_crashes: int = 0
+    adapter_failures: dict[str, int] = {}
+    delivery_waiting: int = 0
+    delivered: int = 0
+    delivery_retries: int = 0
+    dead_letters: int = 0
+
+
+def statistics_of(engine: Engine) -> Statistics:
+    """Return the engine's counters and gauges; takes time in proportion to rooms and connections."""
+    rooms = list(engine.rooms)
+    sending = engine.sending
+    delivery = engine.delivery
+    return Statistics(
+        running=engine.open,
+        cluster_strategy=engine.config.cluster_strategy,
+        rooms=len(rooms),
+        members=sum(len(process.room.presence) for process in rooms),
+        subscriptions=sum(len(process.room.fanout.subscribers) for process in rooms),
+        connections=len(engine.consumers),
+        unread=sum(consumer.unread for consumer in engine.consumers),
+        admitted=sum(process.room.admitted for process in rooms),
+        token_buckets=len(sending.buckets),
+        idempotency_keys=len(sending.window),
+        sent=sending.sent,
+        duplicates=sending.duplicates,
+        refused=dict(sending.refused),
+        room_crashes=sum(process.crashes for process in rooms),
+        rooms_closed_by_crashes=engine.rooms.closed_by_crashes,
+        adapter_failures=dict(engine.boundary.failures),
+        delivery_waiting=delivery.size,
+        delivered=delivery.delivered,
+        delivery_retries=delivery.retried,
+        dead_letters=delivery.dead,
+    )

@@ -1,0 +1,153 @@
+"""Subscriptions to one room: an async iterator, or a callback."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Generator
+from types import TracebackType
+from typing import Any, Self
+
+from chatx.core.fanout import Callback, Subscriber
+from chatx.core.mailbox import OverflowPolicy
+from chatx.core.message import Event, Position
+from chatx.core.validation import valid_id
+from chatx.errors import ChatError, Closed, ConfigError
+from chatx.runtime.catchup import CatchUp, position_of
+from chatx.runtime.consumer import Consumer
+from chatx.runtime.engine import Engine
+from chatx.runtime.process import RoomProcess
+
+logger = logging.getLogger("chatx")
+
+
+class Subscription(Consumer):
+    """A room's events, as an async iterator; open it with `async with`, or with `await` and `close`."""
+
+    def __init__(
+        self,
+        engine: Callable[[], Engine],
+        room_id: str,
+        *,
+        after: object,
+        presence: bool,
+        user_id: str | None,
+        overflow: OverflowPolicy,
+    ) -> None:
+        super().__init__(overflow)
+        self._running = engine
+        self._room_id = room_id
+        self._after = after
+        self._presence = presence
+        self._user_id = user_id
+        self._process: RoomProcess | None = None
+        self._subscriber: Subscriber | None = None
+
+    def __await__(self) -> Generator[Any, None, Self]:
+        """Open it; the caller closes it."""
+        return self.__aenter__().__await__()
+
+    async def __aenter__(self) -> Self:
+        """Open it; errors as `Chat.subscribe`."""
+        if self._closed or self._subscriber is not None:
+            raise Closed("A subscription is opened once; subscribe again for another.")
+        engine = self._running()
+        process, caught_up = await _reader(engine, self._room_id, self._after, self._user_id)
+        mailbox = self._open_mailbox(engine)
+        self._process = process
+        self._subscriber = Subscriber(self._presence, mailbox=mailbox, on_closed=self.end)
+        process.attach(self._subscriber)
+        if self._presence:
+            self._backlog.append(process.room.state())
+        self._backlog.extend(caught_up.events)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close it. Nothing is awaited, so not even a cancellation can come between."""
+        self.close()
+
+    def close(self) -> None:
+        """End it, at once; twice is harmless, and it never raises. A pending iteration ends."""
+        if self._process is not None and self._subscriber is not None:
+            self._process.detach(self._subscriber)
+        self._close_mailbox()
+
+    async def aclose(self) -> None:
+        """End it; the same as `close`, for code that expects to await."""
+        self.close()
+
+
+class CallbackSubscription:
+    """A room's events, each given to a plain function at once; opened and closed like a `Subscription`."""
+
+    def __init__(
+        self,
+        engine: Callable[[], Engine],
+        room_id: str,
+        callback: Callback,
+        *,
+        after: object,
+        presence: bool,
+        user_id: str | None,
+        on_closed: Callable[[ChatError], object] | None,
+    ) -> None:
+        if not callable(callback):
+            raise ConfigError(f"callback is {callback!r}; give a plain function of one event.")
+        self._running = engine
+        self._room_id = room_id
+        self._callback = callback
+        self._after = after
+        self._presence = presence
+        self._user_id = user_id
+        self._on_closed = on_closed
+        self._process: RoomProcess | None = None
+        self._subscriber: Subscriber | None = None
+        self._closed = False
+
+    def __await__(self) -> Generator[Any, None, Self]:
+        """Open it; the caller closes it."""
+        return self.__aenter__().__await__()
+
+    async def __aenter__(self) -> Self:
+        """Open it; errors as `Chat.subscribe`. What was missed is given to the callback before this returns."""
+        if self._closed or self._subscriber is not None:
+            raise Closed("A subscription is opened once; subscribe again for another.")
+        engine = self._running()
+        process, caught_up = await _reader(engine, self._room_id, self._after, self._user_id)
+        self._process = process
+        self._subscriber = Subscriber(self._presence, callback=self._callback, on_closed=self._ended)
+        process.attach(self._subscriber)
+        first: list[Event] = [process.room.state()] if self._presence else []
+        process.replay(self._subscriber, first + caught_up.events)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close it. Nothing is awaited, so not even a cancellation can come between."""
+        self.close()
+
+    def close(self) -> None:
+        """End it, at once; twice is harmless, and it never raises."""
+        self._closed = True
+        if self._process is not None and self._subscriber is not None:
+            self._process.detach(self._subscriber)
+
+    async def aclose(self) -> None:
+        """End it; the same as `close`, for code that expects to await."""
+        self.close()
+
+    def _ended(self, error: ChatError) -> None:
+        if not self._closed and self._on_closed is not None:
+            self._on_closed(error)
+        self._closed = True
+
+
+async def _reader(engine: Engine, room_id: str, after: object, user_id: str | None) -> tuple[RoomProcess, CatchUp]:
+    position: Position | None = position_of(after)
+    valid_id(room_id, "room_id")
+    if user_id is not None:
+        valid_id(user_id, "user_id")
+        await engine.authorize(user_id, room_id, "subscribe")
+    return await engine.reader(room_id, position)
