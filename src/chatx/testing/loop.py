@@ -8,6 +8,7 @@ race, though, and the timer wins: test threads that must be waited for on a real
 from __future__ import annotations
 
 import asyncio
+import math
 import selectors
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
@@ -37,8 +38,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         self._virtual_time = 0.0
         super().__init__(_PatientSelector(self._advance))
-        # Timers are exact here: none fires before its time for the sake of the system clock's resolution.
-        self._clock_resolution = 0.0
+        self._set_time(0.0)
 
     def time(self) -> float:
         """Return the virtual time, in seconds."""
@@ -47,7 +47,13 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def _advance(self, seconds: float) -> None:
         timers = self._scheduled  # type: ignore[attr-defined]  # asyncio's own heap of timers
         # To the timer's very time: the sum with a rounded difference could fall short of it.
-        self._virtual_time = max(self._virtual_time, timers[0].when() if timers else self._virtual_time + seconds)
+        self._set_time(max(self._virtual_time, timers[0].when() if timers else self._virtual_time + seconds))
+
+    def _set_time(self, seconds: float) -> None:
+        self._virtual_time = seconds
+        # Timers are exact here. asyncio runs those due before `time() + resolution`: with the distance to the next
+        # float that is the ones due by now, and none before its time.
+        self._clock_resolution = math.ulp(seconds)
 
 
 def run_virtual(main: Coroutine[Any, Any, T]) -> T:
