@@ -23,7 +23,8 @@ from chatx.runtime.subscription import CallbackSubscription, Subscription
 from chatx.telemetry import Telemetry
 
 if TYPE_CHECKING:
-    from chatx.gateway.asgi import Authenticate, ChatApp
+    from chatx.gateway.asgi import ChatApp
+    from chatx.gateway.handshake import Authenticate
 
 
 class Chat:

@@ -20,7 +20,7 @@ and logged. Handlers run on the hot path: they must be quick and must not block.
 | `room_forgotten` | an idle room was let go of | – | `room_id` |
 | `adapter_failure` | an adapter raised, hung or answered wrongly | – | `adapter`, `failure` |
 | `delivery_batch` | a batch was handed to persistence | `messages`, `failed`, `duration_ms` | – |
-| `delivery_retry` | a delivery failed, to be tried again | `attempt`, `backoff_ms` | `room_id`, `message_id`, `adapter` |
+| `delivery_retry` | a delivery failed; tried again | `attempt`, `backoff_ms` | `room_id`, `message_id`, `adapter` |
 | `dead_letter` | a delivery was given up | `attempts` | `room_id`, `message_id`, `adapter` |
 """
 

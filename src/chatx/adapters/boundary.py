@@ -181,7 +181,7 @@ class Boundary:
             return future.result()
         if isinstance(error, ChatError):
             raise error
-        self.failed(name, "raised", error)
+        return self.failed(name, "raised", error)
 
     def _ended(self, future: asyncio.Future[Any]) -> None:
         self._running.discard(future)

@@ -55,7 +55,6 @@ async def catch_up(process: RoomProcess, storage: Storage, after: Position | Non
     reached = after
     while True:
         process.check()
-        process.flush()
         history = process.room.history
         head = history.position
         if reached is None or after is None:

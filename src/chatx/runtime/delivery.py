@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import heapq
 import logging
+import random
 from collections import deque
 from collections.abc import Callable, Coroutine
 from itertools import count

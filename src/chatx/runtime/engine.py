@@ -10,7 +10,7 @@ from typing import Protocol
 from chatx.adapters.boundary import Boundary
 from chatx.adapters.protocols import Action
 from chatx.config import ChatConfig
-from chatx.core.message import Message, Position
+from chatx.core.message import Draft, Message, Position
 from chatx.core.room import Room
 from chatx.core.validation import valid_id
 from chatx.errors import ChatError, Closed, InvalidMessage
@@ -110,6 +110,21 @@ class Engine:
         self._sending += 1
         try:
             return await self.sending.send(room_id, user_id, content, key)
+        finally:
+            self._sending -= 1
+            if not (self._sending or self.open):
+                self._quiet.set()
+
+    def send_at_once(self, room_id: str, user_id: str, content: str, key: str | None) -> Message | Draft:
+        """Send a message where nothing must be awaited for it, or return its draft for `send_draft`; errors alike."""
+        self.check_open()
+        return self.sending.send_at_once(room_id, user_id, content, key)
+
+    async def send_draft(self, draft: Draft, key: str | None) -> Message:
+        """Send a draft that `send_at_once` returned; errors as `Chat.send_message`."""
+        self._sending += 1
+        try:
+            return await self.sending.send_draft(draft, key)
         finally:
             self._sending -= 1
             if not (self._sending or self.open):

@@ -91,13 +91,22 @@ class Sending:
 
     async def send(self, room_id: str, user_id: str, content: str | bytes, key: str | None = None) -> Message:
         """Send one message; errors as `Chat.send_message`."""
+        message = self.send_at_once(room_id, user_id, content, key)
+        if isinstance(message, Draft):
+            message = await self.send_draft(message, key)
+        if self._turn.published >= BURST:
+            await asyncio.sleep(0)
+        return message
+
+    def send_at_once(self, room_id: str, user_id: str, content: str | bytes, key: str | None) -> Message | Draft:
+        """Send one message where nothing must be awaited for it; otherwise return it as a draft, for `send_draft`."""
+        began = self._now()
         try:
             draft = Draft(
                 valid_id(room_id, "room_id"),
                 valid_id(user_id, "user_id"),
                 valid_content(content, self._size_limit),
             )
-            began = self._now()
             if key is not None:
                 valid_id(key, "idempotency_key")
                 found = self.window.find(room_id, user_id, key, began)
@@ -105,13 +114,30 @@ class Sending:
                     self.duplicates += 1
                     return replace(found, duplicate=True)
             if self._chain.awaits or (process := self._rooms.at_once(draft.room_id)) is None:
-                message = await (self._send_awaiting(draft, None) if key is None else self._send_once(draft, key))
-            else:
-                message = self._send_plain(process, draft, key)
+                return draft
+            if process.room.admitted >= self._queue_limit or self._delivery.full:
+                raise self._overloaded(process)
+            message = self._publish(process, self._chain.run(draft), key)
         except ChatError as error:
             self._count_refusal(error, room_id, user_id)
             raise
-        self.sent += not message.duplicate
+        self._count_sent(message, began)
+        return message
+
+    async def send_draft(self, draft: Draft, key: str | None) -> Message:
+        """Send a draft that `send_at_once` returned."""
+        began = self._now()
+        try:
+            message = await (self._send_awaiting(draft, None) if key is None else self._send_once(draft, key))
+        except ChatError as error:
+            self._count_refusal(error, draft.room_id, draft.user_id)
+            raise
+        if not message.duplicate:
+            self._count_sent(message, began)
+        return message
+
+    def _count_sent(self, message: Message, began: float) -> None:
+        self.sent += 1
         if self._telemetry.watched("message_sent"):
             self._telemetry.emit(
                 "message_sent",
@@ -123,14 +149,6 @@ class Sending:
                     "offset": message.offset,
                 },
             )
-        if self._turn.published >= BURST:
-            await asyncio.sleep(0)
-        return message
-
-    def _send_plain(self, process: RoomProcess, draft: Draft, key: str | None) -> Message:
-        if process.room.admitted >= self._queue_limit or self._delivery.full:
-            raise self._overloaded(process)
-        return self._publish(process, self._chain.run(draft), key)
 
     async def _send_awaiting(self, draft: Draft, key: str | None) -> Message:
         process = await self._rooms.opened(draft.room_id)
@@ -169,7 +187,7 @@ class Sending:
             outcome = self._loop.create_future()
             waiting.append(outcome)
             try:
-                message = await outcome
+                message: Message = await outcome
             except _FirstWasCancelled:
                 continue  # nobody knows an outcome: the next in line sends it
             self.duplicates += 1

@@ -47,11 +47,14 @@ class Turn:
 
     def end(self) -> None:
         """End the turn now."""
-        if self._handle is not None:
-            self._handle.cancel()
-            self._handle = None
-        touched, self._touched = self._touched, {}
-        for what in touched:
-            what.flush()
+        handle = self._handle
+        # What is flushed may touch what is built on top of it, which belongs to the same turn.
+        while self._touched:
+            touched, self._touched = self._touched, {}
+            for what in touched:
+                what.flush()
+        if handle is not None:
+            handle.cancel()
+        self._handle = None
         self.number += 1
         self.published = 0

@@ -1,0 +1,145 @@
+"""The command `chatx`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+
+from chatx import __version__
+from chatx.config import ChatConfig
+from chatx.errors import ChatError
+
+DEMO_HELP = """
+examples:
+  chatx demo                      http://localhost:4000, messages kept in ./chatx-demo.db
+  chatx demo --port 4001
+  chatx demo --store /tmp/chat.db
+  chatx demo --host 0.0.0.0       for the phones in your network; anybody there can name themselves as they like
+"""
+
+CHECK_HELP = """
+examples:
+  chatx check chatx.toml          a file with a table [chatx]
+  chatx check pyproject.toml      or one with [tool.chatx]
+  CHATX_ROOM_QUEUE_LIMIT=100 chatx check --json chatx.toml
+
+exit status: 0 valid, 2 not valid
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status: 0, 1 where it failed, 2 where its arguments are wrong."""
+    parser = argparse.ArgumentParser(
+        prog="chatx",
+        description="A realtime chat engine for Python web applications.",
+        epilog="Each command has its own --help with examples.",
+    )
+    parser.add_argument("--version", action="version", version=f"chatx {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    demo = commands.add_parser(
+        "demo",
+        help="run a chat page to try in two browser tabs",
+        description="Run a chat page on this machine; stop it with Ctrl+C. It needs no other service.",
+        epilog=DEMO_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    demo.add_argument("--host", default="localhost", help="address to listen on (default: %(default)s)")
+    demo.add_argument("--port", type=_port, default=4000, help="port to listen on (default: %(default)s)")
+    demo.add_argument(
+        "--store", default="chatx-demo.db", metavar="FILE", help="SQLite file for the messages (default: %(default)s)"
+    )
+    demo.set_defaults(run=_demo)
+
+    check = commands.add_parser(
+        "check",
+        help="check a configuration file",
+        description="Print the configuration in effect, from the file and CHATX_* variables, or what is wrong with it.",
+        epilog=CHECK_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    check.add_argument("config", metavar="CONFIG", help="TOML file")
+    check.add_argument("--json", action="store_true", help="print JSON")
+    check.set_defaults(run=_check)
+
+    options = parser.parse_args(arguments)
+    try:
+        status: int = options.run(options)
+    except BrokenPipeError:  # the reader, `head` say, has what it wanted
+        return 0
+    return status
+
+
+def _demo(options: argparse.Namespace) -> int:
+    try:
+        import uvicorn
+
+        from chatx.demo.app import demo_app
+    except ModuleNotFoundError as error:
+        return _fail(
+            f"chatx demo needs {error.name}, which is not installed; install the extra: "
+            "pip install 'chatx-engine[gateway]'."
+        )
+    try:
+        app = demo_app(options.store)
+    except ChatError as error:
+        return _fail(error.reason)
+    shown = options.host if options.host not in ("0.0.0.0", "127.0.0.1") else "localhost"
+    print(f"chatx demo: open http://{shown}:{options.port} in two tabs; stop it with Ctrl+C", flush=True)
+    config = uvicorn.Config(
+        app,
+        host=options.host,
+        port=options.port,
+        log_level="warning",
+        # The protocol's own bound, with room for the frame around it.
+        ws_max_size=65_536 + 1,
+        ws_per_message_deflate=False,
+        timeout_graceful_shutdown=5,
+    )
+    server = uvicorn.Server(config)
+    try:
+        server.run()
+    except KeyboardInterrupt:  # uvicorn raises it again once it has stopped
+        return 0
+    return 0 if server.started else 1
+
+
+def _check(options: argparse.Namespace) -> int:
+    try:
+        config = ChatConfig.load(options.config)
+    except ChatError as error:
+        if options.json:
+            print(json.dumps({"error": {"code": error.code, "reason": error.reason}}))
+            return 2
+        return _fail(error.reason)
+    effective = config.effective()
+    if options.json:
+        print(json.dumps(effective, indent=2))
+    else:
+        width = max(map(len, effective))
+        for name, value in effective.items():
+            print(f"{name:{width}}  {_shown(value)}")
+    return 0
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "-"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} = {each}" for name, each in value.items())
+    return str(value)
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port; give a whole number from 1 to 65535")
+    return int(text)
+
+
+def _fail(reason: str) -> int:
+    print(f"chatx: {reason}", file=sys.stderr)
+    return 2

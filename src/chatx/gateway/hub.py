@@ -1,0 +1,145 @@
+"""One room's fan-out to sockets: encoded once for each version, written once a turn.
+
+A hub is one subscriber of its room. What the room publishes within a turn of the event loop goes to each member as one
+list of frames when the turn ends.
+
+Rules:
+1. A member gets what is published after it was added, in order, and nothing twice: adding and removing first flush
+   what is pending.
+2. A newcomer gets a `presence_state` at the end of the turn it came in, and each `presence_diff` after that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from chatx.core.fanout import Subscriber
+from chatx.core.message import Event, Message, PresenceDiff
+from chatx.errors import ChatError
+from chatx.gateway.frames import Version, encode_broadcast
+from chatx.gateway.payloads import presence_diff, presence_state
+from chatx.gateway.phoenix import room_topic
+from chatx.runtime.process import RoomProcess
+from chatx.runtime.turn import Turn
+
+
+class Member(Protocol):
+    """A connection's part in one room."""
+
+    @property
+    def version(self) -> Version:
+        """The version its frames are in."""
+        ...
+
+    def deliver(self, frames: list[str]) -> None:
+        """Write these frames to it, in order. The list is shared; must not block nor raise."""
+        ...
+
+    def end(self, error: ChatError) -> None:
+        """The room ended its membership."""
+        ...
+
+
+class Hub:
+    """The members of one room on this gateway."""
+
+    def __init__(self, process: RoomProcess, turn: Turn, on_empty: Callable[[Hub], None]) -> None:
+        self.process = process
+        self.topic = room_topic(process.room_id)
+        self._turn = turn
+        self._on_empty = on_empty
+        self._members: dict[Member, None] = {}
+        self._newcomers: dict[Member, None] = {}
+        self._pending: list[Event] = []
+        self._subscriber = Subscriber(True, callback=self._take, on_closed=self._ended)
+        process.attach(self._subscriber)
+
+    def __len__(self) -> int:
+        """Return how many members there are."""
+        return len(self._members)
+
+    def add(self, member: Member) -> None:
+        """Add a member, who gets what comes from now on."""
+        self._send_pending()
+        self._members[member] = None
+        self._newcomers[member] = None
+        self._turn.touch(self)
+
+    def remove(self, member: Member) -> None:
+        """Remove a member, after what is pending for it."""
+        if member not in self._members:
+            return
+        self._send_pending()
+        del self._members[member]
+        self._newcomers.pop(member, None)
+        if not self._members:
+            self.process.detach(self._subscriber)
+            self._on_empty(self)
+
+    def flush(self) -> None:
+        """Write what this turn has left pending."""
+        if self._newcomers:
+            # The changes of this turn go to the others; a newcomer is told of them by the state.
+            self.process.flush()
+        self._send_pending()
+        newcomers, self._newcomers = self._newcomers, {}
+        if newcomers:
+            payload = presence_state(self.process.room.presence.snapshot())
+            for version in {member.version for member in newcomers}:
+                frames = [encode_broadcast(version, self.topic, "presence_state", payload)]
+                for member in newcomers:
+                    if member.version == version:
+                        member.deliver(frames)
+
+    def _take(self, event: Event) -> None:
+        self._pending.append(event)
+        self._turn.touch(self)
+
+    def _send_pending(self) -> None:
+        pending, self._pending = self._pending, []
+        if not pending:
+            return
+        everything: dict[Version, list[str]] = {}
+        messages: dict[Version, list[str]] = {}
+        for member in list(self._members):
+            newcomer = member in self._newcomers
+            frames_by_version = messages if newcomer else everything
+            frames = frames_by_version.get(member.version)
+            if frames is None:
+                frames = frames_by_version[member.version] = [
+                    encode_event(member.version, self.topic, event)
+                    for event in pending
+                    if isinstance(event, Message) or (not newcomer and isinstance(event, PresenceDiff))
+                ]
+            if frames:
+                member.deliver(frames)
+
+    def _ended(self, error: ChatError) -> None:
+        self._send_pending()
+        members, self._members, self._newcomers = self._members, {}, {}
+        self._on_empty(self)
+        for member in members:
+            member.end(error)
+
+
+def encode_event(version: Version, topic: str, event: Event) -> str:
+    """Return the frame of a message or a presence diff, the same for every connection of this version."""
+    if isinstance(event, PresenceDiff):
+        return encode_broadcast(version, topic, "presence_diff", presence_diff(event.joins, event.leaves))
+    if isinstance(event, Message):
+        return encode_broadcast(version, topic, "new_message", message_payload(event))
+    raise TypeError(f"{type(event).__name__} has no frame; only messages and presence diffs go to sockets.")
+
+
+def message_payload(message: Message) -> dict[str, str | int]:
+    """Return a message's fields as the wire has them."""
+    return {
+        "id": message.id,
+        "room_id": message.room_id,
+        "user_id": message.user_id,
+        "content": message.content,
+        "inserted_at": message.inserted_at,
+        "epoch": message.epoch,
+        "offset": message.offset,
+    }

@@ -1,0 +1,312 @@
+"""One client's session: what its frames ask for, done in the chat; the answers, written to its socket.
+
+The shells drive it: bytes in by `receive`, frames out through a `Socket`. A send in which nothing awaits is done and
+answered before `receive` returns; what must await runs in a task, one for each push.
+
+Rules:
+1. However a session ends, `end` leaves every room at once.
+2. Nothing is written to a topic before its join's reply. On a resume the missed messages follow the reply, before
+   anything newer; a long resume is written at the pace at which the client reads.
+3. At most `PENDING_PUSHES` pushes wait at a time; the shell stops reading while `busy`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Coroutine
+from typing import Any, Protocol
+
+from chatx.core.message import Draft, Message, Position
+from chatx.errors import ChatError, InvalidMessage
+from chatx.gateway.actions import Action, Close, Join, Leave, Push, Send, Superseded
+from chatx.gateway.frames import Version
+from chatx.gateway.hub import Hub, encode_event, message_payload
+from chatx.gateway.payloads import History, NewMessage, Resume, error_response, parse
+from chatx.gateway.phoenix import PhoenixProtocol
+from chatx.runtime.catchup import CatchUp
+from chatx.runtime.engine import Engine
+from chatx.runtime.process import RoomProcess
+
+logger = logging.getLogger("chatx")
+
+PENDING_PUSHES = 64
+"""Pushes of one connection under way at a time."""
+
+REPLAYED_AT_ONCE = 64
+"""Missed messages written before the client must have taken them."""
+
+
+class Socket(Protocol):
+    """A WebSocket as a session writes to it; nothing here blocks or raises."""
+
+    def write(self, frames: list[str]) -> None:
+        """Send these text messages, in order. Over the bound the socket closes itself as slow."""
+        ...
+
+    async def drained(self) -> None:
+        """Wait until what was written is on its way; returns at once when the socket is closed."""
+        ...
+
+    def close(self, code: int, reason: str) -> None:
+        """Close it, after what was written."""
+        ...
+
+
+class Hubs:
+    """The hubs of one engine, by room."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._hubs: dict[RoomProcess, Hub] = {}
+
+    def hub(self, process: RoomProcess) -> Hub:
+        """Return the room's hub, begun if need be."""
+        hub = self._hubs.get(process)
+        if hub is None:
+            hub = self._hubs[process] = Hub(process, self.engine.turn, self._forget)
+        return hub
+
+    def _forget(self, hub: Hub) -> None:
+        if self._hubs.get(hub.process) is hub:
+            del self._hubs[hub.process]
+
+
+class Membership:
+    """A session's part in one room: a member of its hub and one meta of its presence."""
+
+    __slots__ = ("_session", "hub", "process", "ref", "topic")
+
+    def __init__(self, session: Session, process: RoomProcess, topic: str, ref: str) -> None:
+        self._session = session
+        self.process = process
+        self.topic = topic
+        self.ref = ref
+        self.hub: Hub | None = None  # until it has caught up
+
+    @property
+    def version(self) -> Version:
+        """The version its frames are in."""
+        return self._session.version
+
+    def deliver(self, frames: list[str]) -> None:
+        """Write frames to the session's socket."""
+        self._session.socket.write(frames)
+
+    def end(self, error: ChatError) -> None:
+        """The room ended it."""
+        self._session.failed(self)
+
+
+class Session:
+    """One connected client.
+
+    Attributes:
+        user_id: Who it is.
+        version: The protocol version of its frames.
+        socket: Where its frames go.
+        last_seen: When it last sent anything, in loop time.
+    """
+
+    def __init__(self, hubs: Hubs, user_id: str, protocol: PhoenixProtocol, socket: Socket) -> None:
+        self._hubs = hubs
+        self._engine = hubs.engine
+        self.user_id = user_id
+        self.version: Version = protocol.version
+        self.socket = socket
+        self._protocol = protocol
+        self._memberships: dict[str, Membership] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._ended = False
+        self.last_seen = self._engine.loop.time()
+
+    @property
+    def busy(self) -> bool:
+        """Whether as many pushes are under way as may be; the shell reads no further meanwhile."""
+        return len(self._tasks) >= PENDING_PUSHES
+
+    async def wait_idle(self) -> None:
+        """Wait until it is no longer busy."""
+        while self.busy and not self._ended:
+            await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+
+    def receive(self, data: str | bytes) -> None:
+        """Take one whole WebSocket message: `str` for text, `bytes` for binary. No input raises."""
+        self.last_seen = self._engine.loop.time()
+        self._carry_out(self._protocol.receive(data))
+
+    def end(self) -> None:
+        """Leave every room; the socket is closed, or about to be. Twice is harmless."""
+        if self._ended:
+            return
+        self._ended = True
+        for task in self._tasks:
+            task.cancel()
+        for topic in list(self._memberships):
+            self._leave(topic)
+
+    def failed(self, membership: Membership) -> None:
+        """Tell the client that the room ended its membership; it joins again by itself."""
+        topic = membership.topic
+        if self._memberships.get(topic) is membership:
+            self._leave(topic)
+            self._carry_out(self._protocol.channel_error(topic))
+
+    def _carry_out(self, actions: list[Action]) -> None:
+        for action in actions:
+            if self._ended:
+                return
+            match action:
+                case Send():
+                    self.socket.write([action.text])
+                case Push():
+                    self._push(action)
+                case Join():
+                    self._start(self._join(action))
+                case Leave():
+                    self._leave(action.topic)
+                    self._carry_out(self._protocol.left(action))
+                case Superseded():
+                    self._leave(action.topic)
+                case Close():
+                    self.socket.close(action.code, action.reason)
+                    self.end()
+
+    def _push(self, push: Push) -> None:
+        try:
+            if push.event == "new_message":
+                self._new_message(push, parse(push.payload, NewMessage))
+            elif push.event == "history":
+                self._start(self._history(push, parse(push.payload, History)))
+            else:
+                raise InvalidMessage(
+                    f"There is no event {push.event[:64]!r} on a room's topic; there are new_message and history."
+                )
+        except ChatError as error:
+            self._refuse(push, error)
+
+    def _new_message(self, push: Push, message: NewMessage) -> None:
+        sent = self._engine.send_at_once(push.room_id, self.user_id, message.content, message.key)
+        if isinstance(sent, Draft):
+            self._start(self._send(push, sent, message.key))
+        else:
+            self._sent(push, sent)
+
+    async def _send(self, push: Push, draft: Draft, key: str | None) -> None:
+        try:
+            message = await self._engine.send_draft(draft, key)
+        except ChatError as error:
+            self._refuse(push, error)
+        else:
+            self._sent(push, message)
+
+    async def _history(self, push: Push, wanted: History) -> None:
+        before = (wanted.before.epoch, wanted.before.offset) if wanted.before is not None else None
+        try:
+            found = await self._engine.history(push.room_id, before, wanted.limit + 1)
+        except ChatError as error:
+            self._refuse(push, error)
+            return
+        more = len(found) > wanted.limit
+        messages = [message_payload(message) for message in found[-wanted.limit :]]
+        self._carry_out(self._protocol.reply(push, "ok", {"messages": messages, "more": more}))
+
+    def _sent(self, push: Push, message: Message) -> None:
+        response: dict[str, str | int | bool] = {
+            "id": message.id,
+            "epoch": message.epoch,
+            "offset": message.offset,
+            "inserted_at": message.inserted_at,
+        }
+        if message.duplicate:
+            response["duplicate"] = True
+        self._carry_out(self._protocol.reply(push, "ok", response))
+
+    def _refuse(self, push: Push, error: ChatError) -> None:
+        self._carry_out(self._protocol.reply(push, "error", error_response(error)))
+
+    async def _join(self, join: Join) -> None:
+        try:
+            after = parse(join.payload, Resume).position
+            position = Position(after.epoch, after.offset) if after is not None else None
+            await self._engine.enter(join.room_id, self.user_id, "join")
+            await self._engine.authorize(self.user_id, join.room_id, "subscribe")
+            process, caught_up = await self._engine.reader(join.room_id, position)
+            ref = process.join(self.user_id, time.time_ns() // 1_000_000)
+        except ChatError as error:
+            self._carry_out(self._protocol.join_error(join, error_response(error)))
+            return
+        membership = self._memberships[join.topic] = Membership(self, process, join.topic, ref)
+        actions = self._protocol.join_ok(join, _join_response(position, caught_up))
+        self._carry_out(actions[:1])
+        if caught_up.reason is not None or position is None:
+            caught_up.events.clear()
+        if len(caught_up.events) <= REPLAYED_AT_ONCE:
+            self._go_live(membership, caught_up)
+            self._carry_out(actions[1:])
+            return
+        self._carry_out(actions[1:])
+        await self._replay(membership, caught_up)
+
+    async def _replay(self, membership: Membership, caught_up: CatchUp) -> None:
+        """Write what was missed at the client's pace, and what was published meanwhile, until it has caught up."""
+        room_id = membership.process.room_id
+        while len(caught_up.events) > REPLAYED_AT_ONCE:
+            for start in range(0, len(caught_up.events), REPLAYED_AT_ONCE):
+                self._write_events(membership, caught_up.events[start : start + REPLAYED_AT_ONCE])
+                await self.socket.drained()
+                if self._memberships.get(membership.topic) is not membership:
+                    return
+            try:
+                process, caught_up = await self._engine.reader(room_id, caught_up.head)
+            except ChatError:
+                self.failed(membership)
+                return
+            if process is not membership.process or caught_up.reason is not None:
+                # It fell behind what is kept: it joins again from where it stands, and is told of the gap.
+                self.failed(membership)
+                return
+        self._go_live(membership, caught_up)
+
+    def _go_live(self, membership: Membership, caught_up: CatchUp) -> None:
+        self._write_events(membership, caught_up.events)
+        membership.hub = self._hubs.hub(membership.process)
+        membership.hub.add(membership)
+
+    def _write_events(self, membership: Membership, events: list[Any]) -> None:
+        if events:
+            self.socket.write([encode_event(self.version, membership.topic, event) for event in events])
+
+    def _leave(self, topic: str) -> None:
+        membership = self._memberships.pop(topic, None)
+        if membership is None:
+            return
+        if membership.hub is not None:
+            membership.hub.remove(membership)
+        membership.process.leave(self.user_id, membership.ref)
+
+    def _start(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = self._engine.loop.create_task(coroutine, name="chatx session")
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled() or task.exception() is None:
+            return
+        # A bug of ours; the client is not left waiting for an answer that never comes.
+        logger.error("A session failed and is closed.", exc_info=task.exception())
+        self.socket.close(1011, "internal error")
+        self.end()
+
+
+def _join_response(position: Position | None, caught_up: CatchUp) -> dict[str, str | int | bool]:
+    response: dict[str, str | int | bool] = {
+        "epoch": caught_up.head.epoch,
+        "offset": caught_up.head.offset,
+        "recovered": position is not None and caught_up.reason is None,
+    }
+    if position is not None and caught_up.reason is not None:
+        response["reason"] = caught_up.reason
+    return response
