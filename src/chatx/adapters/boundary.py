@@ -10,12 +10,15 @@ Rules:
 2. Every call that awaits runs in a task of its own, bounded by the timeout; one that ignores its cancellation is left
    behind, and the caller goes on.
 3. A plain persistence or notifier method runs in a thread; a thread that outlives the timeout is reported as still
-   running by `AdapterFailure.running`, so that the same message is not given to it twice at a time.
+   running by `AdapterFailure.running`, so that the same message is not given to it twice at a time. A coroutine as its
+   answer is a wrong one: what it was asked for has not been done.
+4. A call whose caller was cancelled before it began is not made, and after `close` none is begun.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import inspect
 import logging
@@ -33,7 +36,7 @@ class AdapterFailure(Exception):
     """A call of an adapter failed. Contained: it is no `ChatError` and never reaches a user.
 
     Attributes:
-        failure: `raised`, `timeout` or `wrong_answer`.
+        failure: `raised`, `timeout`, `wrong_answer` or, where it was not called any more, `stopped`.
         running: A future that ends when the call that timed out does, or None.
     """
 
@@ -104,6 +107,7 @@ class Boundary:
         self._telemetry = telemetry
         self._running: set[asyncio.Future[Any]] = set()
         self._threads: AdapterThreads | None = None
+        self._closed = False
         self.failures: dict[str, int] = {}
 
     def plain(self, name: str, function: Callable[..., Any], *args: Any) -> Any:
@@ -123,13 +127,24 @@ class Boundary:
 
     async def awaiting(self, name: str, function: Callable[..., Awaitable[Any]], *args: Any, **kwargs: Any) -> Any:
         """Await a call of an async function, within the timeout; errors as `plain`."""
-        return await self._bounded(name, asyncio.ensure_future(function(*args, **kwargs)))
+        self._check_open()
+
+        # Whatever calling it does, it does within the task.
+        async def run() -> Any:
+            return await function(*args, **kwargs)
+
+        return await self._bounded(name, asyncio.ensure_future(run()))
 
     async def in_thread(self, name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Await a call of a plain function in a thread, within the timeout; errors as `plain`."""
+        self._check_open()
         if self._threads is None:
             self._threads = AdapterThreads()
-        return await self._bounded(name, self._threads.run(function, *args, **kwargs))
+        answer = await self._bounded(name, self._threads.run(function, *args, **kwargs))
+        if inspect.iscoroutine(answer):
+            answer.close()
+            self.failed(name, "wrong_answer", "it is a plain function and answered a coroutine; make it `async def`")
+        return answer
 
     async def call(self, name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Await a call of an adapter that may block: in a task if it is async, else in a thread."""
@@ -140,13 +155,15 @@ class Boundary:
         """Count and log a failure, and raise it as `AdapterFailure`."""
         self.failures[name] = self.failures.get(name, 0) + 1
         error = cause if isinstance(cause, BaseException) else None
-        logger.error("The adapter %s failed (%s): %s", name, failure, repr(cause) if error else cause, exc_info=error)
+        text = _text(cause)
+        logger.error("The adapter %s failed (%s): %s", name, failure, text, exc_info=error)
         if self._telemetry.watched("adapter_failure"):
             self._telemetry.emit("adapter_failure", {}, {"adapter": name, "failure": failure})
-        raise AdapterFailure(failure, str(cause), running) from error
+        raise AdapterFailure(failure, text, running) from error
 
     async def close(self, timeout_s: float) -> None:
         """Cancel what still runs and end the threads; what ignores that for so many seconds is left and logged."""
+        self._closed = True
         running = set(self._running)
         for future in running:
             future.cancel()
@@ -159,12 +176,18 @@ class Boundary:
         if hung:
             logger.error("%d adapter calls did not end within %.1f s and were left behind.", hung, timeout_s)
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise AdapterFailure("stopped", "The chat was stopped, so the adapter was not called.")
+
     async def _bounded(self, name: str, future: asyncio.Future[Any]) -> Any:
         self._running.add(future)
         future.add_done_callback(self._ended)
         try:
             await asyncio.wait((future,), timeout=self.timeout_s)
         except asyncio.CancelledError:
+            if self._threads is not None:
+                self._threads.withdraw(future)
             future.cancel()
             raise
         if not future.done():
@@ -218,35 +241,49 @@ class Guard:
             Unauthorized: Or `Blocked`: the adapter said no.
             AdapterError: It failed, so the answer is no.
         """
+        # Inline rather than through `Boundary.plain`: this is on every message's way.
         try:
-            self._judge(self._boundary.plain(self._name, self._ask, *args))
-        except (ChatError, AdapterFailure) as error:
-            raise self._refused(error) from None
+            answer = self._ask(*args)
+        except self._refusal:
+            raise
+        # An adapter that raises CancelledError must not cancel its caller.
+        except (Exception, asyncio.CancelledError) as error:
+            raise self._failed("raised", error) from None
+        if answer is not True:
+            raise self._no(answer)
 
     async def ask_awaiting(self, *args: str) -> None:
         """Ask an async adapter; errors as `ask`."""
         try:
-            self._judge(await self._boundary.awaiting(self._name, self._ask, *args))
-        except (ChatError, AdapterFailure) as error:
-            raise self._refused(error) from None
+            answer = await self._boundary.awaiting(self._name, self._ask, *args)
+        except self._refusal:
+            raise
+        except ChatError as error:
+            raise self._failed("raised", error) from None
+        except AdapterFailure:
+            raise self._refused() from None
+        if answer is not True:
+            raise self._no(answer)
 
-    def _judge(self, answer: object) -> None:
-        if answer is True:
-            return
+    def _no(self, answer: object) -> ChatError:
         if answer is False:
-            raise self._refusal
+            return self._refusal()
         if inspect.iscoroutine(answer):
             answer.close()
-        self._boundary.failed(
-            self._name, "wrong_answer", f"it answered {type(answer).__name__}, and must answer True or False"
-        )
+        return self._failed("wrong_answer", f"it answered {type(answer).__name__}, and must answer True or False")
 
-    def _refused(self, error: ChatError | AdapterFailure) -> ChatError:
-        if isinstance(error, self._refusal):
-            return error
-        if isinstance(error, ChatError):
-            try:
-                self._boundary.failed(self._name, "raised", error)
-            except AdapterFailure:
-                pass
+    def _failed(self, failure: str, cause: object) -> AdapterError:
+        with contextlib.suppress(AdapterFailure):
+            self._boundary.failed(self._name, failure, cause)
+        return self._refused()
+
+    def _refused(self) -> AdapterError:
         return AdapterError(f"The {self._role} adapter {self._name} failed, so this was refused; try again later.")
+
+
+def _text(cause: object) -> str:
+    """Return what a failure says, also where an exception cannot say it."""
+    try:
+        return f"{type(cause).__name__}: {cause}" if isinstance(cause, BaseException) else str(cause)
+    except Exception:
+        return type(cause).__name__
