@@ -14,7 +14,7 @@ Rules:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeAlias
 
 from msgspec import Struct
@@ -74,7 +74,7 @@ class Fanout:
         """Whether a flush would put anything."""
         return bool(self._pending)
 
-    def publish(self, event: Event) -> list[tuple[Subscriber, Exception]]:
+    def publish(self, event: Event) -> Sequence[tuple[Subscriber, Exception]]:
         """Call the callbacks with an event and keep it for the mailboxes.
 
         The caller sees to a flush when the turn ends. Returns the callbacks that raised; they are out.
@@ -83,9 +83,9 @@ class Fanout:
         if mailboxes:
             self._pending.append(event)
         if not (messages if isinstance(event, Message) else presences):
-            return []
+            return ()
         self._to_call.append(event)
-        return [] if self._called is not None else self._call()
+        return () if self._called is not None else self._call()
 
     def flush(self, turn: int) -> list[Subscriber]:
         """Put what is pending, published in `turn`, into every mailbox; return those that overflowed, who are out."""

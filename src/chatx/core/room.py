@@ -10,6 +10,7 @@ Rules:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Self
 
 from msgspec import Struct
@@ -28,8 +29,8 @@ class Effects(Struct):
         full: Mailboxes that overflowed and were closed; they are no longer subscribers.
     """
 
-    raised: list[tuple[Subscriber, Exception]]
-    full: list[Subscriber]
+    raised: Sequence[tuple[Subscriber, Exception]]
+    full: Sequence[Subscriber]
 
 
 class Room:
@@ -56,8 +57,10 @@ class Room:
         """Whether nothing holds the room: no member, no subscriber, nothing admitted."""
         return not (self.presence or self.fanout.subscribers or self.admitted)
 
-    def publish(self, draft: Draft, message_id: str, now_ms: int) -> tuple[Message, Effects]:
-        """Give a draft its place in the stream and send it to the subscribers.
+    def publish(
+        self, draft: Draft, message_id: str, now_ms: int
+    ) -> tuple[Message, Sequence[tuple[Subscriber, Exception]]]:
+        """Give a draft its place in the stream and send it to the subscribers; return it, and who raised.
 
         The caller flushes when the turn ends.
         """
@@ -72,11 +75,11 @@ class Room:
             history.offset + 1,
         )
         history.append(message)
-        return message, Effects(self.fanout.publish(message), [])
+        return message, self.fanout.publish(message)
 
     def flush(self, turn: int) -> Effects:
         """Tell untold changes of presence, and put what is pending into the mailboxes."""
-        raised: list[tuple[Subscriber, Exception]] = []
+        raised: Sequence[tuple[Subscriber, Exception]] = ()
         if self.presence.changed:
             joins, leaves = self.presence.take_diff()
             raised = self.fanout.publish(PresenceDiff(self.room_id, joins, leaves))

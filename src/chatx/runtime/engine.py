@@ -20,7 +20,7 @@ from chatx.runtime.process import RoomProcess
 from chatx.runtime.rooms import Rooms
 from chatx.runtime.sending import Sending, guard_of
 from chatx.runtime.storage import Storage
-from chatx.runtime.turn import Turn
+from chatx.runtime.turn import BURST, Turn
 from chatx.telemetry import Telemetry
 
 logger = logging.getLogger("chatx")
@@ -87,7 +87,6 @@ class Engine:
             telemetry=telemetry,
             rooms=self.rooms,
             delivery=self.delivery,
-            turn=self.turn,
             loop=self.loop,
         )
         self._auth = guard_of(config, self.boundary, "auth")
@@ -106,18 +105,17 @@ class Engine:
 
     async def send(self, room_id: str, user_id: str, content: str | bytes, key: str | None) -> Message:
         """Send a message; errors as `Chat.send_message`."""
-        self.check_open()
-        self._sending += 1
-        try:
-            return await self.sending.send(room_id, user_id, content, key)
-        finally:
-            self._sending -= 1
-            if not (self._sending or self.open):
-                self._quiet.set()
+        message = self.send_at_once(room_id, user_id, content, key)
+        if isinstance(message, Draft):
+            message = await self.send_draft(message, key)
+        if self.turn.published >= BURST:
+            await asyncio.sleep(0)
+        return message
 
-    def send_at_once(self, room_id: str, user_id: str, content: str, key: str | None) -> Message | Draft:
+    def send_at_once(self, room_id: str, user_id: str, content: str | bytes, key: str | None) -> Message | Draft:
         """Send a message where nothing must be awaited for it, or return its draft for `send_draft`; errors alike."""
-        self.check_open()
+        if not self.open:
+            self.check_open()
         return self.sending.send_at_once(room_id, user_id, content, key)
 
     async def send_draft(self, draft: Draft, key: str | None) -> Message:

@@ -86,14 +86,14 @@ class RoomProcess:
             raise self._error.again()
         turn = self._turn
         try:
-            message, effects = self.room.publish(draft, message_id, now_ms)
+            message, raised = self.room.publish(draft, message_id, now_ms)
         except Exception as error:
             turn.touch(self)
             raise self._crashed(error) from error
         turn.published += 1
         turn.touch(self)
-        if effects.raised:
-            self._report(effects)
+        if raised:
+            self._report(Effects(raised, ()))
         return message
 
     def flush(self) -> None:
@@ -154,7 +154,7 @@ class RoomProcess:
                     callback(event)
         except Exception as error:
             self.room.fanout.remove(subscriber)
-            self._report(Effects([(subscriber, error)], []))
+            self._report(Effects([(subscriber, error)], ()))
 
     def detach(self, subscriber: Subscriber) -> None:
         """Remove a subscriber, with what was published before it left."""

@@ -38,7 +38,6 @@ from chatx.runtime.delivery import Delivery
 from chatx.runtime.ids import MessageIds
 from chatx.runtime.process import RoomProcess
 from chatx.runtime.rooms import Rooms
-from chatx.runtime.turn import BURST, Turn
 from chatx.telemetry import Telemetry
 
 # The (room, user) pairs whose chain the current task is inside of. An adapter that sends to its own room as the user
@@ -65,7 +64,6 @@ class Sending:
         telemetry: Telemetry,
         rooms: Rooms,
         delivery: Delivery,
-        turn: Turn,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._size_limit = config.message_size_limit
@@ -74,7 +72,6 @@ class Sending:
         self._telemetry = telemetry
         self._rooms = rooms
         self._delivery = delivery
-        self._turn = turn
         self._now = loop.time
         self._loop = loop
         self._ids = MessageIds()
@@ -88,15 +85,6 @@ class Sending:
         self._moderation = guard_of(config, boundary, "moderation")
         steps = [step for each in config.middlewares if (step := self._step(each)) is not None]
         self._chain = Chain(steps, self._checked)
-
-    async def send(self, room_id: str, user_id: str, content: str | bytes, key: str | None = None) -> Message:
-        """Send one message; errors as `Chat.send_message`."""
-        message = self.send_at_once(room_id, user_id, content, key)
-        if isinstance(message, Draft):
-            message = await self.send_draft(message, key)
-        if self._turn.published >= BURST:
-            await asyncio.sleep(0)
-        return message
 
     def send_at_once(self, room_id: str, user_id: str, content: str | bytes, key: str | None) -> Message | Draft:
         """Send one message where nothing must be awaited for it; otherwise return it as a draft, for `send_draft`."""
