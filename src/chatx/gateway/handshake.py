@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Awaitable, Callable, Mapping
-from http.cookies import CookieError, SimpleCookie
 from typing import Any, TypeAlias
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from msgspec import Struct
 
 BEARER = "base64url.bearer.phx."
 """The subprotocol in which phoenix.js carries its `authToken`; it is never echoed."""
 
+MAX_PARAMS = 100
+"""Query parameters read; those behind them are not."""
+
+_ESCAPED = re.compile(r"\\([0-3][0-7][0-7]|.)")
+
 
 class Handshake(Struct, frozen=True):
     """What a client sent when it opened its socket; given to `authenticate`.
 
     Attributes:
-        params: The query's parameters. They reach logs: no long-lived secrets.
+        params: The query's parameters, the first 100. They reach logs: no long-lived secrets.
         headers: By lower-case name; of a repeated one, the last.
         cookies: By name.
         token: The bearer token of the subprotocol, or None.
@@ -40,12 +45,12 @@ Authenticate: TypeAlias = Callable[[Handshake], "str | Awaitable[str | None] | N
 
 
 def handshake_of(scope: Mapping[str, Any]) -> Handshake:
-    """Return the handshake of an ASGI websocket scope."""
+    """Return the handshake of an ASGI websocket scope. Nothing that a client can send raises."""
     headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope.get("headers", ())}
-    query = scope.get("query_string", b"").decode("latin-1")
+    query = scope.get("query_string", b"").decode("latin-1").split("&", MAX_PARAMS)[:MAX_PARAMS]
     subprotocols = tuple(scope.get("subprotocols", ()))
     return Handshake(
-        params=dict(parse_qsl(query, keep_blank_values=True, max_num_fields=100)),
+        params=dict(parse_qsl("&".join(query), keep_blank_values=True)),
         headers=headers,
         cookies=_cookies(headers.get("cookie", "")),
         token=_token(subprotocols),
@@ -62,7 +67,8 @@ def origin_allowed(handshake: Handshake, origins: tuple[str, ...]) -> bool:
     """
     origin = handshake.headers.get("origin")
     if origin is None:
-        return not handshake.cookies
+        # The header, not what was read of it: an application may read cookies that this package cannot.
+        return "cookie" not in handshake.headers
     if "*" in origins or origin in origins:
         return True
     try:
@@ -73,7 +79,7 @@ def origin_allowed(handshake: Handshake, origins: tuple[str, ...]) -> bool:
             page.scheme == ("https" if secure else "http")
             and page.hostname is not None
             and page.hostname == here.hostname
-            and (page.port or (443 if page.scheme == "https" else 80)) == (here.port or (443 if secure else 80))
+            and _port(page, secure) == _port(here, secure)
         )
     except ValueError:
         return False
@@ -95,12 +101,22 @@ def _token(subprotocols: tuple[str, ...]) -> str | None:
     return None
 
 
+def _port(address: SplitResult, secure: bool) -> int:
+    return address.port if address.port is not None else (443 if secure else 80)
+
+
 def _cookies(header: str) -> dict[str, str]:
-    if not header:
-        return {}
-    jar: SimpleCookie = SimpleCookie()
-    try:
-        jar.load(header)
-    except CookieError:
-        return {}
-    return {name: morsel.value for name, morsel in jar.items()}
+    # One pair at a time: the standard library's parser drops all of them for one that is odd, and any script on a
+    # neighbouring domain can set an odd one.
+    cookies = {}
+    for pair in header.split(";"):
+        name, equals, value = pair.partition("=")
+        if equals and name.strip():
+            cookies[name.strip()] = _unquoted(value.strip())
+    return cookies
+
+
+def _unquoted(value: str) -> str:
+    if len(value) < 2 or value[0] != '"' or value[-1] != '"':
+        return value
+    return _ESCAPED.sub(lambda found: chr(int(found[1], 8)) if len(found[1]) == 3 else found[1], value[1:-1])
