@@ -5,7 +5,8 @@ batch when the turn ends.
 
 Rules:
 1. Every subscriber sees the events in the order of `publish`.
-2. A subscriber that is added sees nothing published before: the caller flushes first.
+2. A subscriber that is added sees nothing published before: its audience is fixed when an event is published, and for
+   mailboxes the caller flushes first.
 3. A callback that raises is out, and is reported; the others do not notice.
 4. An interrupted fan-out is finished by `finish`: nobody misses an event, nobody gets it twice.
 5. What a callback publishes in turn goes out after the event it is called with, to everybody.
@@ -43,16 +44,22 @@ class Subscriber(Struct, eq=False):
 
 
 class Fanout:
-    """The subscribers of one room and what this turn has published to them."""
+    """The subscribers of one room and what this turn has published to them.
 
-    __slots__ = ("_audience", "_called", "_flushing", "_pending", "_to_call", "subscribers")
+    Attributes:
+        subscribers: In the order of their coming.
+        newest: The last message that `publish` took on.
+    """
+
+    __slots__ = ("_audience", "_called", "_flushing", "_pending", "_to_call", "newest", "subscribers")
 
     def __init__(self) -> None:
+        self.newest: Message | None = None
         self.subscribers: dict[Subscriber, None] = {}
         # (callbacks for messages, callbacks for presence, mailbox subscribers); None when a subscriber came or went.
         self._audience: tuple[tuple[Subscriber, ...], tuple[Subscriber, ...], tuple[Subscriber, ...]] | None = None
         self._pending: list[Event] = []
-        self._to_call: deque[Event] = deque()  # events whose callbacks are still to be called
+        self._to_call: deque[tuple[Event, tuple[Subscriber, ...]]] = deque()  # whose callbacks are still to be called
         self._called: Iterator[Subscriber] | None = None  # who is still to be called with the first of them
         self._flushing: tuple[Batch, Batch, int, Iterator[Subscriber]] | None = None
 
@@ -74,7 +81,7 @@ class Fanout:
         """Whether a flush would put anything."""
         return bool(self._pending)
 
-    def publish(self, event: Event) -> Sequence[tuple[Subscriber, Exception]]:
+    def publish(self, event: Event) -> Sequence[tuple[Subscriber, BaseException]]:
         """Call the callbacks with an event and keep it for the mailboxes.
 
         The caller sees to a flush when the turn ends. Returns the callbacks that raised; they are out.
@@ -82,9 +89,13 @@ class Fanout:
         messages, presences, mailboxes = self._audience or self._audience_now()
         if mailboxes:
             self._pending.append(event)
-        if not (messages if isinstance(event, Message) else presences):
+        audience = presences
+        if isinstance(event, Message):
+            self.newest = event
+            audience = messages
+        if not audience:
             return ()
-        self._to_call.append(event)
+        self._to_call.append((event, audience))
         return () if self._called is not None else self._call()
 
     def flush(self, turn: int) -> list[Subscriber]:
@@ -105,12 +116,13 @@ class Fanout:
         """Return a fresh fan-out with the same subscribers, which goes on where this one was interrupted."""
         fresh = type(self)()
         fresh.subscribers = dict(self.subscribers)
+        fresh.newest = self.newest
         fresh._pending = list(self._pending)
         fresh._to_call, fresh._called = self._to_call, self._called
         fresh._flushing = self._flushing
         return fresh
 
-    def finish(self) -> tuple[list[tuple[Subscriber, Exception]], list[Subscriber]]:
+    def finish(self) -> tuple[list[tuple[Subscriber, BaseException]], list[Subscriber]]:
         """Go on with a fan-out that an exception interrupted; return what `publish` and `flush` would have."""
         return self._call(), self._put()
 
@@ -123,19 +135,20 @@ class Fanout:
         )
         return self._audience
 
-    def _call(self) -> list[tuple[Subscriber, Exception]]:
-        raised: list[tuple[Subscriber, Exception]] = []
+    def _call(self) -> list[tuple[Subscriber, BaseException]]:
+        raised: list[tuple[Subscriber, BaseException]] = []
         while self._to_call:
-            event = self._to_call[0]
+            event, audience = self._to_call[0]
             if self._called is None:
-                messages, presences, _ = self._audience or self._audience_now()
-                self._called = iter(messages if isinstance(event, Message) else presences)
+                self._called = iter(audience)
             self._call_each(event, self._called, raised)
             self._to_call.popleft()
             self._called = None
         return raised
 
-    def _call_each(self, event: Event, rest: Iterator[Subscriber], raised: list[tuple[Subscriber, Exception]]) -> None:
+    def _call_each(
+        self, event: Event, rest: Iterator[Subscriber], raised: list[tuple[Subscriber, BaseException]]
+    ) -> None:
         subscribers = self.subscribers
         # One try for the whole loop, not one a callback; the iterator remembers the place when one raises.
         while True:
@@ -145,8 +158,9 @@ class Fanout:
                     if subscriber in subscribers:
                         subscriber.callback(event)  # type: ignore[misc]  # the audience holds callbacks only
                 return
-            except Exception as error:
-                if subscriber is None:
+            # Not only Exception: a callback that asks a cancelled future for its result raises CancelledError.
+            except BaseException as error:
+                if subscriber is None or isinstance(error, (KeyboardInterrupt, SystemExit)):
                     raise
                 if self.remove(subscriber):
                     raised.append((subscriber, error))

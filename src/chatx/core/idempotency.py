@@ -9,6 +9,7 @@ Rules:
 from __future__ import annotations
 
 from collections import OrderedDict
+from itertools import islice
 
 from chatx.core.message import Message
 
@@ -57,7 +58,7 @@ class IdempotencyWindow:
         Rooms are visited from the least recently written one; a room whose newest key still counts ends the visit.
         """
         gone = 0
-        for room_id in list(self._rooms)[:at_most]:
+        for room_id in list(islice(self._rooms, at_most)):
             room = self._rooms[room_id]
             while room and gone < at_most:
                 oldest = next(iter(room))

@@ -9,7 +9,8 @@ Rules:
    turn published.
 2. At the bound `disconnect` closes the mailbox: what it holds can be read, then `SlowConsumer` is raised.
    `drop_oldest` drops the oldest and puts a `Gap` before what is left.
-3. Nothing is dropped without a `Gap`, and nothing is put into a closed mailbox.
+3. Nothing is dropped without a trace: a message leaves a `Gap`, a presence event an entry in `lost_presence`, and the
+   end of a subscription is not dropped at all. Nothing is put into a closed mailbox.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Literal, TypeAlias
 
 from msgspec import Struct
 
-from chatx.core.message import Event, Gap, Message, weigh
+from chatx.core.message import Event, Gap, Message, SubscriptionEnded, weigh
 from chatx.errors import ChatError, SlowConsumer
 
 OverflowPolicy: TypeAlias = Literal["disconnect", "drop_oldest"]
@@ -52,7 +53,7 @@ class Mailbox:
 
     __slots__ = (
         "_batches",
-        "_gaps",
+        "_first",
         "_limit_bytes",
         "_limit_events",
         "_next",
@@ -71,7 +72,7 @@ class Mailbox:
         self._policy = policy
         self._batches: deque[Batch] = deque()
         self._next = 0  # the place of the next unread event in the first batch
-        self._gaps: dict[str, Gap] = {}
+        self._first: dict[str | Event, Event] = {}  # read before the batches: a gap by its room, and what may not go
         self._turn = -1
         self.wake: Callable[[], None] | None = None
         self.error: ChatError | None = None
@@ -113,8 +114,8 @@ class Mailbox:
 
     def get(self) -> Event | None:
         """Take the next unread event, or None where there is none."""
-        if self._gaps:
-            return self._gaps.pop(next(iter(self._gaps)))
+        if self._first:
+            return self._first.pop(next(iter(self._first)))
         if not self.unread:
             return None
         batch = self._batches[0]
@@ -127,9 +128,25 @@ class Mailbox:
             self.size -= batch.size
         return event
 
+    def take(self) -> tuple[Event, ...]:
+        """Take the next unread batch, or what is left of it; empty where there is nothing."""
+        if self._gaps:
+            gaps, self._gaps = self._gaps, {}
+            return tuple(gaps.values())
+        if not self.unread:
+            return ()
+        batch = self._batches.popleft()
+        events = batch.events
+        if self._next:
+            events = events[self._next :]
+            self._next = 0
+        self.unread -= len(events)
+        self.size -= batch.size
+        return events
+
     def purge(self, room_id: str) -> None:
         """Drop what is unread of one room, whose reader has left it."""
-        self._gaps.pop(room_id, None)
+        self._first = {key: event for key, event in self._first.items() if event.room_id != room_id}
         self.lost_presence.discard(room_id)
         batches, self._batches = self._batches, deque()
         skip, self._next = self._next, 0
@@ -153,16 +170,17 @@ class Mailbox:
     def _drop_oldest(self, at_most: int) -> None:
         """Drop unread events, oldest first, until the rest is within the bounds or `at_most` are gone."""
         while at_most and (self.unread > self._limit_events or self.size > self._limit_bytes):
-            gaps, self._gaps = self._gaps, {}
+            first, self._first = self._first, {}
             event = self.get()
-            self._gaps = gaps
+            self._first = first
             at_most -= 1
             if isinstance(event, Message):
-                before = gaps.get(event.room_id)
-                missed = 1 if before is None else (before.missed or 0) + 1
-                gaps[event.room_id] = Gap(event.room_id, "slow_consumer", event.epoch, event.offset, missed)
-            elif isinstance(event, Gap):
-                # What an earlier gap said was lost goes on being said, by the one that takes its place.
-                gaps[event.room_id] = event
+                before = first.get(event.room_id)
+                missed = before.missed + 1 if isinstance(before, Gap) and before.missed is not None else 1
+                first[event.room_id] = Gap(event.room_id, "slow_consumer", event.epoch, event.offset, missed)
+            elif isinstance(event, SubscriptionEnded):
+                # A gap before it belongs to what ended, and no longer grows.
+                gap = first.pop(event.room_id, None)
+                first.update((each, each) for each in (gap, event) if each is not None)
             elif event is not None:
                 self.lost_presence.add(event.room_id)

@@ -139,7 +139,7 @@ EVENT_BYTES = 128
 
 
 def weigh(event: Event) -> int:
-    """Return the bytes an event counts for in a mailbox: content and ids, and a constant for the rest."""
+    """Return the bytes an event counts for in a mailbox: its content, and a constant for the rest."""
     if isinstance(event, Message):
         content = event.content
         size = len(content) if content.isascii() else len(content.encode())

@@ -1,13 +1,12 @@
 """Token buckets, one per (room, user), in constant memory per active pair.
 
-The buckets are kept as the generic cell rate algorithm keeps them (ITU-T I.371, and equal to a token bucket): one
-number a pair, the time at which its bucket will be full again. A pair whose bucket is full is forgotten, since a full
-bucket and no bucket answer alike.
+A bucket is kept as how many tokens were missing from it at one time. Counted in tokens a burst is exact. Counted as
+the time at which the bucket is full again, a burst is a sum of rounded intervals, and its last message can be refused.
 
 Rules:
 1. `acquire` takes one token or says exactly how long to wait for one; a refusal takes nothing.
 2. A lone sender that waits exactly the `retry_after` it was given succeeds, in floating point too.
-3. A pair is in memory only while its bucket is not full; `expire` and every `acquire` let go of the full ones.
+3. A pair is in memory only while its bucket is not full; `expire` and every token taken let go of the full ones.
 """
 
 from __future__ import annotations
@@ -16,6 +15,9 @@ import math
 from collections import OrderedDict
 
 from msgspec import Struct
+
+SLOWEST = 1e-9
+"""Tokens per second, at least: one in 31 years. A lower rate counts as this, so that every wait is a finite number."""
 
 
 class RateLimit(Struct, frozen=True):
@@ -33,36 +35,30 @@ class RateLimit(Struct, frozen=True):
 class TokenBuckets:
     """The buckets of every (room, user) under one rate and burst. Times are seconds of one monotonic clock."""
 
-    __slots__ = ("_full_at", "_interval", "_tolerance")
+    __slots__ = ("_buckets", "_most", "_rate")
 
     def __init__(self, limit: RateLimit) -> None:
-        self._interval = 1.0 / limit.messages_per_sec if limit.messages_per_sec > 0 else math.inf
-        try:
-            self._tolerance = (limit.burst - 1) * self._interval
-        except OverflowError:  # a burst beyond any float: never empty
-            self._tolerance = math.inf
-        self._full_at: OrderedDict[tuple[str, str], float] = OrderedDict()
+        self._rate = max(float(limit.messages_per_sec), SLOWEST)
+        self._most = limit.burst - 1  # tokens that may be missing where one is taken
+        # (room, user) -> (tokens missing, at what time); least recently used first
+        self._buckets: OrderedDict[tuple[str, str], tuple[float, float]] = OrderedDict()
 
     def __len__(self) -> int:
         """Return how many pairs are in memory."""
-        return len(self._full_at)
+        return len(self._buckets)
 
     def acquire(self, room_id: str, user_id: str, now: float) -> float:
         """Take one token. Return 0.0, or the seconds after which one will be there."""
-        pairs = self._full_at
+        buckets = self._buckets
         key = (room_id, user_id)
-        full_at = pairs.get(key)
-        if full_at is None or full_at < now:
-            full_at = now
-        allowed_at = full_at - self._tolerance
-        if allowed_at > now:
-            retry_after = allowed_at - now
-            # The difference is rounded: make sure that the sum reaches the time that was meant.
-            while now + retry_after < allowed_at:
-                retry_after += math.ulp(allowed_at)
-            return retry_after
-        pairs[key] = full_at + self._interval
-        pairs.move_to_end(key)
+        bucket = buckets.get(key)
+        missing = 0.0
+        if bucket is not None:
+            missing = max(0.0, bucket[0] - (now - bucket[1]) * self._rate)
+            if missing > self._most:
+                return self._wait(bucket, now)
+        buckets[key] = (missing + 1, now)
+        buckets.move_to_end(key)
         self.expire(now, 2)
         return 0.0
 
@@ -71,12 +67,23 @@ class TokenBuckets:
 
         A bucket behind one that is not full waits for it: at most `burst / messages_per_sec` seconds.
         """
-        pairs = self._full_at
+        buckets = self._buckets
         gone = 0
-        while gone < at_most and pairs:
-            key = next(iter(pairs))
-            if pairs[key] > now:
+        while gone < at_most and buckets:
+            key = next(iter(buckets))
+            missing, at = buckets[key]
+            if missing > (now - at) * self._rate:
                 break
-            del pairs[key]
+            del buckets[key]
             gone += 1
         return gone
+
+    def _wait(self, bucket: tuple[float, float], now: float) -> float:
+        missing, at = bucket
+        wait = max(0.0, (missing - self._most) / self._rate - (now - at))
+        # What was computed is rounded: go on until the same sum that `acquire` makes says yes.
+        step = math.ulp(max(abs(now), wait))
+        while missing - (now + wait - at) * self._rate > self._most:
+            wait += step
+            step *= 2
+        return wait

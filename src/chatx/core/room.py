@@ -29,7 +29,7 @@ class Effects(Struct):
         full: Mailboxes that overflowed and were closed; they are no longer subscribers.
     """
 
-    raised: Sequence[tuple[Subscriber, Exception]]
+    raised: Sequence[tuple[Subscriber, BaseException]]
     full: Sequence[Subscriber]
 
 
@@ -59,7 +59,7 @@ class Room:
 
     def publish(
         self, draft: Draft, message_id: str, now_ms: int
-    ) -> tuple[Message, Sequence[tuple[Subscriber, Exception]]]:
+    ) -> tuple[Message, Sequence[tuple[Subscriber, BaseException]]]:
         """Give a draft its place in the stream and send it to the subscribers; return it, and who raised.
 
         The caller flushes when the turn ends.
@@ -79,7 +79,7 @@ class Room:
 
     def flush(self, turn: int) -> Effects:
         """Tell untold changes of presence, and put what is pending into the mailboxes."""
-        raised: Sequence[tuple[Subscriber, Exception]] = ()
+        raised: Sequence[tuple[Subscriber, BaseException]] = ()
         if self.presence.changed:
             joins, leaves = self.presence.take_diff()
             raised = self.fanout.publish(PresenceDiff(self.room_id, joins, leaves))
@@ -112,4 +112,9 @@ class Room:
         fresh.fanout = self.fanout.rebuilt()
         fresh.plain = dict(self.plain)
         fresh.admitted = self.admitted
-        return fresh, Effects(*fresh.fanout.finish())
+        raised, full = fresh.fanout.finish()
+        for newest in fresh.history.newest(1):
+            # Interrupted between the history and the fan-out: who is here now is told, who comes later is caught up.
+            if newest is not fresh.fanout.newest:
+                raised = [*raised, *fresh.fanout.publish(newest)]
+        return fresh, Effects(raised, full)

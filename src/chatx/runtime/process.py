@@ -103,6 +103,7 @@ class RoomProcess:
                 self._report(self.room.flush(self._turn.number))
         except Exception as error:
             self._crashed(error)
+            self._turn.touch(self)  # for what the crash left pending
         if self.room.idle:
             self._keeper.idle(self)
 
@@ -110,8 +111,14 @@ class RoomProcess:
         """Begin a membership of its own and return its ref."""
         self._refs += 1
         ref = f"{self._refs:x}"
-        first = self._contained(lambda room: room.join(user_id, PresenceMeta(ref, now_ms)))
-        self._turn.touch(self)
+        try:
+            first = self._contained(lambda room: room.join(user_id, PresenceMeta(ref, now_ms)))
+        except RoomUnavailable:
+            # The crash may have come after the membership began: nobody would end it.
+            self.room.presence.remove(user_id, ref)
+            raise
+        finally:
+            self._turn.touch(self)
         if first and self._telemetry.watched("room_join"):
             self._told("room_join", user_id)
         return ref
@@ -142,7 +149,9 @@ class RoomProcess:
 
     def attach(self, subscriber: Subscriber) -> None:
         """Add a subscriber, who gets what is published from now on."""
-        self.flush()
+        # What a flush calls may publish in turn.
+        while self._error is None and self.room.unflushed:
+            self.flush()
         self._contained(lambda room: room.fanout.add(subscriber))
 
     def replay(self, subscriber: Subscriber, events: list[Event]) -> None:
@@ -152,8 +161,10 @@ class RoomProcess:
             for event in events:
                 if callback is not None and subscriber in self.room.fanout.subscribers:
                     callback(event)
-        except Exception as error:
+        except BaseException as error:
             self.room.fanout.remove(subscriber)
+            if isinstance(error, (KeyboardInterrupt, SystemExit)):
+                raise
             self._report(Effects([(subscriber, error)], ()))
 
     def detach(self, subscriber: Subscriber) -> None:
@@ -252,7 +263,7 @@ class RoomProcess:
             return
         try:
             subscriber.on_closed(error)
-        except Exception:
+        except (Exception, asyncio.CancelledError):
             logger.exception("What a subscriber of room %r does at its end raised.", self.room_id)
 
     def _told(self, event: str, user_id: str) -> None:
