@@ -148,10 +148,9 @@ class Session:
 
     def failed(self, membership: Membership) -> None:
         """Tell the client that the room ended its membership; it joins again by itself."""
-        topic = membership.topic
-        if self._memberships.get(topic) is membership:
-            self._leave(topic)
-            self._carry_out(self._protocol.channel_error(topic))
+        if self._holds(membership):
+            self._leave(membership.topic)
+            self._carry_out(self._protocol.channel_error(membership.topic))
 
     def _carry_out(self, actions: list[Action]) -> None:
         for action in actions:
@@ -245,19 +244,19 @@ class Session:
         if len(caught_up.events) <= REPLAYED_AT_ONCE:
             self._go_live(membership, caught_up)
             self._carry_out(actions[1:])
-            return
-        self._carry_out(actions[1:])
-        await self._replay(membership, caught_up)
+        else:
+            self._carry_out(actions[1:])
+            await self._replay(membership, caught_up)
 
     async def _replay(self, membership: Membership, caught_up: CatchUp) -> None:
         """Write what was missed at the client's pace, and what was published meanwhile, until it has caught up."""
         room_id = membership.process.room_id
         while len(caught_up.events) > REPLAYED_AT_ONCE:
             for start in range(0, len(caught_up.events), REPLAYED_AT_ONCE):
+                if not self._holds(membership):
+                    return
                 self._write_events(membership, caught_up.events[start : start + REPLAYED_AT_ONCE])
                 await self.socket.drained()
-                if self._memberships.get(membership.topic) is not membership:
-                    return
             try:
                 process, caught_up = await self._engine.reader(room_id, caught_up.head)
             except ChatError:
@@ -267,12 +266,21 @@ class Session:
                 # It fell behind what is kept: it joins again from where it stands, and is told of the gap.
                 self.failed(membership)
                 return
-        self._go_live(membership, caught_up)
+        if self._holds(membership):
+            self._go_live(membership, caught_up)
 
     def _go_live(self, membership: Membership, caught_up: CatchUp) -> None:
         self._write_events(membership, caught_up.events)
-        membership.hub = self._hubs.hub(membership.process)
-        membership.hub.add(membership)
+        try:
+            membership.hub = self._hubs.hub(membership.process)
+        except ChatError:  # the room crashed while the hub came in
+            self.failed(membership)
+        else:
+            membership.hub.add(membership)
+
+    def _holds(self, membership: Membership) -> bool:
+        """Whether the membership is still this session's: whatever was awaited, it may have left meanwhile."""
+        return self._memberships.get(membership.topic) is membership
 
     def _write_events(self, membership: Membership, events: list[Any]) -> None:
         if events:

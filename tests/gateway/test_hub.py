@@ -1,0 +1,323 @@
+"""One room's fan-out to sockets: who gets which frame, when, and in what order."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chatx.chat import Chat
+from chatx.core.rate_limit import RateLimit
+from chatx.gateway.frames import Version
+from chatx.gateway.session import Hubs
+from tests.gateway.fakes import Client, settle
+from tests.virtual import virtual
+
+UNLIMITED = RateLimit(messages_per_sec=1e6, burst=10**6)
+
+
+def folded(client: Client) -> dict[str, set[str]]:
+    """Return who is here as a client reads it: the last state, and each diff after it."""
+    here: dict[str, set[str]] = {}
+    for each in client.events("presence_state", "presence_diff"):
+        if each.event == "presence_state":
+            here = {user: {meta["phx_ref"] for meta in metas["metas"]} for user, metas in each.payload.items()}
+            continue
+        for user, metas in each.payload["joins"].items():
+            refs = {meta["phx_ref"] for meta in metas["metas"]}
+            assert not refs & here.get(user, set()), "a membership is told of twice"
+            here[user] = here.get(user, set()) | refs
+        for user, metas in each.payload["leaves"].items():
+            refs = {meta["phx_ref"] for meta in metas["metas"]}
+            assert refs <= here.get(user, set()), "a membership ends that nobody was told of"
+            here[user] -= refs
+            if not here[user]:
+                del here[user]
+    return here
+
+
+async def snapshot(chat: Chat, room_id: str) -> dict[str, set[str]]:
+    return {user: {meta.ref for meta in metas} for user, metas in (await chat.presence(room_id)).items()}
+
+
+def named(diff: Any) -> tuple[list[str], list[str]]:
+    return sorted(diff.payload["joins"]), sorted(diff.payload["leaves"])
+
+
+@virtual
+async def test_a_newcomer_gets_the_state_and_the_others_get_a_diff() -> None:
+    async with Chat() as chat:
+        hubs = Hubs(chat.engine)
+        ada, bob = Client(hubs, "ada"), Client(hubs, "bob")
+        await ada.join("room:a")
+        await settle()
+        ada.forget()
+        await bob.join("room:a")
+        await settle()
+
+        assert [each.event for each in bob.received] == ["phx_reply", "presence_state"]
+        state = bob.events("presence_state")[0].payload
+        assert set(state) == {"ada", "bob"}
+        assert set(state["ada"]["metas"][0]) == {"phx_ref", "online_at"}
+        assert [each.event for each in ada.received] == ["presence_diff"]
+        assert named(ada.received[0]) == (["bob"], [])
+
+        bob.session.end()
+        await settle()
+        assert named(ada.received[-1]) == ([], ["bob"])
+        ada.session.end()
+
+
+@virtual
+async def test_those_who_come_in_one_turn_get_one_state_each_and_no_diff_of_themselves() -> None:
+    async with Chat() as chat:
+        hubs = Hubs(chat.engine)
+        clients = [Client(hubs, f"user{number}") for number in range(5)]
+        old = Client(hubs, "old")
+        await old.join("room:a")
+        old.forget()
+        for client in clients:
+            client.ask("room:a")
+        await settle()
+
+        for client in clients:
+            assert [each.event for each in client.received] == ["phx_reply", "presence_state"]
+            assert folded(client) == await snapshot(chat, "a")
+        assert [each.event for each in old.received] == ["presence_diff"]
+        assert len(old.received[0].payload["joins"]) == 5
+        for client in [old, *clients]:
+            client.session.end()
+
+
+@virtual
+async def test_churn_within_a_turn_is_one_diff_and_a_visit_within_a_turn_is_none() -> None:
+    async with Chat() as chat:
+        hubs = Hubs(chat.engine)
+        ada, bob = Client(hubs, "ada"), Client(hubs, "bob")
+        await ada.join("room:a")
+        await bob.join("room:a")
+        await settle()
+        ada.forget()
+
+        for number in range(20):
+            await chat.join("a", f"visitor{number}")
+            await chat.leave("a", f"visitor{number}")
+        await settle()
+        assert ada.received == []
+
+        for number in range(20):
+            await chat.join("a", f"guest{number}")
+        bob.session.end()
+        await settle()
+        assert [each.event for each in ada.received] == ["presence_diff"]
+        assert len(ada.received[0].payload["joins"]) == 20
+        assert list(ada.received[0].payload["leaves"]) == ["bob"]
+        ada.session.end()
+
+
+@virtual
+async def test_each_socket_of_a_user_is_a_meta_and_the_user_stays_until_the_last_goes() -> None:
+    async with Chat() as chat:
+        hubs = Hubs(chat.engine)
+        watcher, one, two = Client(hubs, "watcher"), Client(hubs, "ada"), Client(hubs, "ada")
+        await watcher.join("room:a")
+        await one.join("room:a")
+        await two.join("room:a")
+        await settle()
+        assert len(folded(watcher)["ada"]) == 2
+        one.session.end()
+        await settle()
+        assert len(folded(watcher)["ada"]) == 1
+        two.session.end()
+        await settle()
+        assert "ada" not in folded(watcher)
+        watcher.session.end()
+
+
+@virtual
+async def test_both_versions_get_the_same_messages_in_the_same_order() -> None:
+    async with Chat(rate_limit=UNLIMITED) as chat:
+        hubs = Hubs(chat.engine)
+        old, new = Client(hubs, "old", 1), Client(hubs, "new", 2)
+        await old.join("room:a")
+        await new.join("room:a")
+        for number in range(10):
+            (old if number % 2 else new).say("room:a", f"m{number}")
+        await settle()
+
+        assert old.contents() == new.contents() == [f"m{number}" for number in range(10)]
+        assert all(each.join_ref is None and each.ref is None for each in new.events("new_message", "presence_diff"))
+        old.session.end()
+        new.session.end()
+
+
+@virtual
+async def test_a_frame_is_encoded_once_and_shared_by_all_sockets_of_a_version() -> None:
+    async with Chat() as chat:
+        hubs = Hubs(chat.engine)
+        clients = [Client(hubs, f"user{number}") for number in range(3)]
+        for client in clients:
+            await client.join("room:a")
+            client.forget()
+        await settle()
+        await chat.send_message("a", "bob", "hi")
+        await settle()
+
+        frames = [next(frame for frame in client.socket.frames if "new_message" in frame) for client in clients]
+        assert frames[0] is frames[1] is frames[2]
+        for client in clients:
+            client.session.end()
+
+
+@virtual
+async def test_what_a_turn_publishes_is_one_write_per_socket() -> None:
+    async with Chat(rate_limit=UNLIMITED) as chat:
+        client = Client(Hubs(chat.engine), "ada")
+        await client.join("room:a")
+        await settle()
+        writes: list[int] = []
+        write = client.socket.write
+
+        def counted(frames: list[str]) -> None:
+            writes.append(len(frames))
+            write(frames)
+
+        client.socket.write = counted  # type: ignore[method-assign]
+        for number in range(10):
+            await chat.send_message("a", "bob", f"m{number}")
+        await settle()
+
+        assert writes == [10]
+        client.session.end()
+
+
+@virtual
+async def test_who_leaves_gets_what_was_published_before_and_nothing_after() -> None:
+    async with Chat() as chat:
+        client = Client(Hubs(chat.engine), "ada")
+        await client.join("room:a")
+        await chat.send_message("a", "bob", "before")
+        client.push("room:a", "phx_leave")
+        await chat.send_message("a", "bob", "after")
+        await settle()
+
+        assert client.contents() == ["before"]
+        assert [each.event for each in client.received][-2:] == ["phx_reply", "phx_close"]
+
+
+@virtual
+async def test_an_empty_hub_lets_go_of_its_room_so_that_it_can_be_forgotten() -> None:
+    async with Chat(room_idle_ms=1000) as chat:
+        hubs = Hubs(chat.engine)
+        ada, bob = Client(hubs, "ada"), Client(hubs, "bob")
+        await ada.join("room:a")
+        await bob.join("room:a")
+        process = chat.engine.rooms.find("a")
+        assert process is not None
+        hub = hubs.hub(process)
+        assert len(hub) == 2
+        ada.session.end()
+        await asyncio.sleep(5)
+        assert chat.engine.rooms.find("a") is process
+        bob.push("room:a", "phx_leave")
+        await asyncio.sleep(5)
+
+        assert len(hub) == 0
+        assert chat.statistics().subscriptions == 0
+        assert chat.engine.rooms.find("a") is None
+        # The next life of the room has a hub of its own.
+        await ada_again(hubs, chat)
+
+
+async def ada_again(hubs: Hubs, chat: Chat) -> None:
+    client = Client(hubs, "ada")
+    response = await client.join("room:a")
+    await chat.send_message("a", "bob", "anew")
+    await settle()
+    assert response["offset"] == 0
+    assert client.contents() == ["anew"]
+    client.session.end()
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@virtual
+async def test_content_comes_out_equal_whatever_it_is(version: Version) -> None:
+    texts = ["<script>alert(1)</script>", "\u2028 \u2029", '"\\', "a\nb\tc", "\U0001f600", "e\u0301", "\u202e!"]
+    async with Chat() as chat:
+        client = Client(Hubs(chat.engine), "ada", version)
+        await client.join("room:a")
+        for text in texts:
+            client.say("room:a", text)
+        await settle()
+
+        assert client.contents() == texts
+        client.session.end()
+
+
+steps = st.lists(
+    st.tuples(st.sampled_from(["join", "leave", "cut", "plain", "unplain", "send", "turn"]), st.integers(0, 3)),
+    max_size=40,
+)
+
+
+@given(steps)
+@virtual
+async def test_presence_as_a_client_reads_it_is_presence_as_it_is(script: list[tuple[str, int]]) -> None:
+    async with Chat(rate_limit=UNLIMITED, room_idle_ms=3_600_000) as chat:
+        hubs = Hubs(chat.engine)
+        clients = [Client(hubs, f"user{number % 2}") for number in range(4)]
+        witness = Client(hubs, "witness")
+        await witness.join("room:a")
+        for step, who in script:
+            client = clients[who]
+            if step == "join":
+                client.ask("room:a")
+            elif step == "leave":
+                client.push("room:a", "phx_leave")
+            elif step == "cut":
+                client.session.end()
+                clients[who] = Client(hubs, f"user{who % 2}")
+            elif step == "plain":
+                await chat.join("a", f"user{who}")
+            elif step == "unplain":
+                await chat.leave("a", f"user{who}")
+            elif step == "send":
+                await chat.send_message("a", "server", "x")
+            else:
+                await asyncio.sleep(0)
+        await settle()
+
+        assert folded(witness) == await snapshot(chat, "a")
+        for client in clients:
+            events = [each.event for each in client.received if each.topic == "room:a"]
+            if events and client.push("room:a", "history"):
+                await settle()
+                status, response = client.reply(str(client._refs))
+                if status == "ok":  # it is joined
+                    assert folded(client) == await snapshot(chat, "a")
+                else:
+                    assert response["code"] == "unmatched_topic"
+            client.session.end()
+        witness.session.end()
+
+
+@given(st.text(max_size=80))
+@virtual
+async def test_every_acceptable_text_reaches_a_socket_equal(text: str) -> None:
+    async with Chat() as chat:
+        client = Client(Hubs(chat.engine), "ada")
+        await client.join("room:a")
+        try:
+            msgspec.json.encode(text)
+        except UnicodeEncodeError:
+            return  # no client can write it
+        status, response = client.reply(client.say("room:a", text))
+        await settle()
+
+        assert client.contents() == ([text] if status == "ok" else [])
+        assert status == "ok" or response["code"] == "invalid_message"
+        client.session.end()

@@ -1,0 +1,705 @@
+"""One client's session over the real engine: joins, sends, resumes, refusals and ends."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from chatx.adapters.boundary import AdapterFailure
+from chatx.chat import Chat
+from chatx.core.message import Draft
+from chatx.core.rate_limit import RateLimit
+from chatx.errors import ERRORS, ChatError, RoomUnavailable
+from chatx.gateway.frames import Version
+from chatx.gateway.session import PENDING_PUSHES, REPLAYED_AT_ONCE, Hubs
+from chatx.runtime.process import RESTARTS
+from tests.gateway.fakes import Client, chatx_tasks, crashing_engine, settle
+from tests.virtual import virtual
+
+UNLIMITED = RateLimit(messages_per_sec=1e6, burst=10**6)
+
+
+class Gate:
+    """An auth or moderation adapter, or a middleware, that waits until it is opened."""
+
+    def __init__(self) -> None:
+        self.event = asyncio.Event()
+        self.calls: list[tuple[str, ...]] = []
+
+    async def authorize(self, user_id: str, room_id: str, action: str) -> bool:
+        self.calls.append((user_id, room_id, action))
+        await self.event.wait()
+        return True
+
+    async def check(self, content: str) -> bool:
+        self.calls.append((content,))
+        await self.event.wait()
+        return True
+
+
+async def publish(chat: Chat, room_id: str, count: int, prefix: str = "m") -> None:
+    for number in range(1, count + 1):
+        await chat.send_message(room_id, "server", f"{prefix}{number}")
+
+
+# Joining
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@virtual
+async def test_the_reply_to_a_join_comes_before_everything_else_of_the_topic(version: Version) -> None:
+    async with Chat() as chat:
+        client = Client(Hubs(chat.engine), "ada", version)
+        ref = client.ask("room:a")
+        await chat.send_message("a", "bob", "hi")
+        await settle()
+
+        topic = [each for each in client.received if each.topic == "room:a"]
+        assert (topic[0].event, topic[0].ref) == ("phx_reply", ref)
+        client.session.end()
+
+
+@virtual
+async def test_a_fresh_join_tells_the_head_and_live_messages_start_behind_it() -> None:
+    async with Chat() as chat:
+        await publish(chat, "a", 3)
+        client = Client(Hubs(chat.engine), "ada")
+
+        response = await client.join("room:a")
+        sent = await chat.send_message("a", "bob", "live")
+        await settle()
+
+        assert response == {"epoch": sent.epoch, "offset": 3, "recovered": False}
+        assert client.offsets() == [4]
+        (frame,) = client.events("new_message")
+        assert frame.payload == {
+            "id": sent.id,
+            "room_id": "a",
+            "user_id": "bob",
+            "content": "live",
+            "inserted_at": sent.inserted_at,
+            "epoch": sent.epoch,
+            "offset": 4,
+        }
+        client.session.end()
+
+
+@virtual
+async def test_a_sender_receives_its_own_message_and_an_ok_reply() -> None:
+    async with Chat() as chat:
+        client = Client(Hubs(chat.engine), "ada")
+        await client.join("room:a")
+
+        status, response = client.reply(client.say("room:a", "hello", key="k1"))
+        await settle()
+
+        (frame,) = client.events("new_message")
+        assert status == "ok"
+        assert response == {name: frame.payload[name] for name in ("id", "epoch", "offset", "inserted_at")}
+        assert client.reply(client.say("room:a", "hello", key="k1")) == ("ok", {**response, "duplicate": True})
+        await settle()
+        assert client.contents() == ["hello"]
+        client.session.end()
+
+
+@virtual
+async def test_leaving_ends_the_broadcasts_and_the_presence() -> None:
+    async with Chat() as chat:
+        client = Client(Hubs(chat.engine), "ada")
+        await client.join("room:a")
+        await settle()
+        client.forget()
+
+        ref = client.push("room:a", "phx_leave")
+        await chat.send_message("a", "bob", "later")
+        await settle()
+
+        assert [each.event for each in client.received] == ["phx_reply", "phx_close"]
+        assert client.reply(ref) == ("ok", {})
+        assert await chat.presence("a") == {}
+
+
+@virtual
+async def test_a_second_join_ends_the_first_and_nothing_comes_in_between() -> None:
+    async with Chat() as chat:
+        client = Client(Hubs(chat.engine), "ada")
+        await client.join("room:a")
+        await settle()
+        client.forget()
+
+        ref = client.ask("room:a")
+        await publish(chat, "a", 2)
+        await settle()
+
+        events = [each.event for each in client.received if each.topic == "room:a"]
+        assert events[:2] == ["phx_close", "phx_reply"]
+        assert client.reply(ref)[0] == "ok"
+        assert len((await chat.presence("a"))["ada"]) == 1
+        client.session.end()
+
+
+@virtual
+async def test_a_join_that_is_refused_leaves_no_trace() -> None:
+    class Nobody:
+        def authorize(self, user_id: str, room_id: str, action: str) -> bool:
+            return action == "join"  # but not "subscribe", which a join on the wire needs too
+
+    async with Chat(auth=Nobody()) as chat:
+        client = Client(Hubs(chat.engine), "ada")
+        status, response = await refusal(client, client.ask("room:a"))
+
+        assert (status, response["code"]) == ("error", "unauthorized")
+        assert await chat.presence("a") == {}
+        assert client.reply(client.say("room:a", "x"))[1]["reason"] == "unmatched topic"
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"epoch": "e"},
+        {"offset": 3},
+        {"epoch": "e", "offset": -1},
+        {"epoch": "e", "offset": 2**53},
+        {"epoch": 5, "offset": 1},
+        {"epoch": "e" * 129, "offset": 1},
+    ],
+)
+@virtual
+async def test_a_join_with_a_position_that_is_none_is_refused(params: dict[str, Any]) -> None:
+    async with Chat() as chat:
+        client = Client(Hubs(chat.engine), "ada")
+        status, response = await refusal(client, client.ask("room:a", **params))
+
+        assert (status, response["code"], response["retryable"]) == ("error", "invalid_message", False)
+        assert await chat.presence("a") == {}
+
+
+async def refusal(client: Client, ref: str) -> tuple[str, dict[str, Any]]:
+    await settle()
+    return client.reply(ref)
+
+
+# Refusals
+
+
+@pytest.mark.parametrize("code", sorted(ERRORS))
+@virtual
+async def test_every_error_reaches_the_wire_with_its_code_and_its_wait(code: str) -> None:
+    error = ERRORS[code]
+
+    def refuse(draft: Draft) -> Draft:
+        raise error("because", retry_after=None if draft.content == "no wait" else 1.2341)
+
+    async with Chat(middlewares=(refuse,)) as chat:
+        client = Client(Hubs(chat.engine), "ada")
+        await client.join("room:a")
+
+        expected = {"code": code, "reason": "because", "retryable": error.retryable}
+        assert client.reply(client.say("room:a", "x")) == ("error", {**expected, "retry_after_ms": 1235})
+        assert client.reply(client.say("room:a", "no wait")) == ("error", expected)
+        await settle()
+        assert client.contents() == []
+        client.session.end()
+
+
+@virtual
+async def test_a_middleware_that_fails_is_an_adapter_error_without_its_text() -> None:
+    def fail(draft: Draft) -> Draft:
+        raise ValueError("the password is xyzzy")
+
+    async with Chat(middlewares=(fail,)) as chat:
+        client = Client(Hubs(chat.engine), "ada")
+        await client.join("room:a")
+        status, response = client.reply(client.say("room:a", "x"))
+
+        assert (status, response["code"], response["retryable"]) == ("error", "adapter_error", True)
+        assert "xyzzy" not in response["reason"]
+        client.session.end()
+
+
+@virtual
+async def test_a_rate_limited_client_that_waits_as_told_succeeds() -> None:
+    async with Chat(rate_limit=RateLimit(messages_per_sec=3, burst=1)) as chat:
+        client = Client(Hubs(chat.engine), "ada")
+        await client.join("room:a")
+        client.say("room:a", "one")
+
+        status, response = client.reply(client.say("room:a", "two"))
+        assert (status, response["code"], response["retryable"]) == ("error", "rate_limited", True)
+        await asyncio.sleep(response["retry_after_ms"] / 1000)
+        assert client.reply(client.say("room:a", "two"))[0] == "ok"
+        client.session.end()
+
+
+@pytest.mark.parametrize(
+    "event, payload, code",
+    [
+        ("dance", {}, "invalid_message"),
+        ("new_message", {}, "invalid_message"),
+        ("new_message", {"content": 5}, "invalid_message"),
+        ("new_message", {"content": None}, "invalid_message"),
+        ("new_message", {"content": ""}, "invalid_message"),
+        ("new_message", {"content": "a\x00b"}, "invalid_message"),
+        ("new_message", {"content": "x", "key": ""}, "invalid_message"),
+        ("new_message", {"content": "x", "key": 7}, "invalid_message"),
+        ("new_message", [1], "invalid_message"),
+        ("new_message", {"content": "x" * 4097}, "message_too_large"),
+        ("history", {"limit": 0}, "invalid_message"),
+        ("history", {"limit": 201}, "invalid_message"),
+        ("history", {"before": {"epoch": "e"}}, "invalid_message"),
+    ],
+)
+@virtual
+async def test_a_bad_push_is_an_error_reply_and_the_channel_stays_up(event: str, payload: Any, code: str) -> None:
+    async with Chat() as chat:
+        client = Client(Hubs(chat.engine), "ada")
+        await client.join("room:a")
+        status, response = await refusal(client, client.push("room:a", event, payload))
+
+        assert (status, response["code"]) == ("error", code)
+        assert client.reply(client.say("room:a", "still here"))[0] == "ok"
+        assert client.events("phx_error", "phx_close") == []
+        client.session.end()
+
+
+@virtual
+async def test_unknown_fields_are_ignored() -> None:
+    async with Chat() as chat:
+        client = Client(Hubs(chat.engine), "ada")
+        await client.join("room:a", token="x", client="y")
+
+        assert client.reply(client.say("room:a", "x", mood="good"))[0] == "ok"
+        client.session.end()
+
+
+@virtual
+async def test_what_is_no_frame_closes_the_socket_and_leaves_every_room() -> None:
+    async with Chat() as chat:
+        client = Client(Hubs(chat.engine), "ada")
+        await client.join("room:a")
+        client.session.receive("{nonsense")
+
+        assert client.socket.closed is not None
+        assert client.socket.closed[0] == 1007
+        assert await chat.presence("a") == {}
+
+
+# History
+
+
+@virtual
+async def test_history_gives_pages_backwards_and_says_when_there_is_more() -> None:
+    async with Chat(rate_limit=UNLIMITED) as chat:
+        await publish(chat, "a", 5)
+        client = Client(Hubs(chat.engine), "ada")
+        await client.join("room:a")
+
+        status, newest = await refusal(client, client.push("room:a", "history", {"limit": 2}))
+        before = {name: newest["messages"][0][name] for name in ("epoch", "offset")}
+        _, older = await refusal(client, client.push("room:a", "history", {"limit": 3, "before": before}))
+
+        assert status == "ok"
+        assert [each["offset"] for each in newest["messages"]] == [4, 5]
+        assert newest["more"] is True
+        assert [each["offset"] for each in older["messages"]] == [1, 2, 3]
+        assert older["more"] is False
+        client.session.end()
+
+
+# Resuming
+
+
+@pytest.mark.parametrize("missed", [1, REPLAYED_AT_ONCE, REPLAYED_AT_ONCE + 1, 5 * REPLAYED_AT_ONCE])
+@virtual
+async def test_a_resume_gives_what_was_missed_between_the_reply_and_anything_newer(missed: int) -> None:
+    async with Chat(rate_limit=UNLIMITED, history_size=1000) as chat:
+        await publish(chat, "a", 7)
+        head = chat.engine.rooms.find("a").room.history.position  # type: ignore[union-attr]
+        await publish(chat, "a", missed)
+        client = Client(Hubs(chat.engine), "ada")
+
+        ref = client.ask("room:a", epoch=head.epoch, offset=7)
+        await settle()
+        await publish(chat, "a", 3)
+        await settle()
+
+        assert client.reply(ref) == ("ok", {"epoch": head.epoch, "offset": 7 + missed, "recovered": True})
+        assert client.offsets() == list(range(8, 7 + missed + 3 + 1))
+        assert [each.event for each in client.received][0] == "phx_reply"
+        client.session.end()
+
+
+@virtual
+async def test_a_long_resume_is_written_no_faster_than_the_client_reads() -> None:
+    async with Chat(rate_limit=UNLIMITED, history_size=1000) as chat:
+        await publish(chat, "a", 500)
+        epoch = chat.engine.rooms.find("a").room.history.epoch  # type: ignore[union-attr]
+        client = Client(Hubs(chat.engine), "ada")
+        client.socket.stall()
+
+        client.ask("room:a", epoch=epoch, offset=0)
+        await settle()
+        await publish(chat, "a", 100, "live")
+        await settle()
+        assert client.offsets() == list(range(1, REPLAYED_AT_ONCE + 1))
+
+        client.socket.flow()
+        await settle()
+        assert client.offsets() == list(range(1, 601))
+        assert client.socket.drains >= 500 // REPLAYED_AT_ONCE
+        await publish(chat, "a", 1)
+        await settle()
+        assert client.offsets() == list(range(1, 602))
+        assert [each.event for each in client.events("presence_state")] == ["presence_state"]
+        client.session.end()
+
+
+@virtual
+async def test_a_client_that_falls_behind_what_is_kept_while_it_catches_up_must_join_again() -> None:
+    async with Chat(rate_limit=UNLIMITED, history_size=100) as chat:
+        await publish(chat, "a", 100)
+        epoch = chat.engine.rooms.find("a").room.history.epoch  # type: ignore[union-attr]
+        client = Client(Hubs(chat.engine), "ada")
+        client.socket.stall()
+        client.ask("room:a", epoch=epoch, offset=0)
+        await settle()
+        await publish(chat, "a", 300)
+        client.socket.flow()
+        await settle()
+
+        # The messages that came are whole; then it is told, and at its next join it learns why.
+        assert client.offsets() == list(range(1, 101))
+        assert [each.event for each in client.received][-1] == "phx_error"
+        response = await client.join("room:a", epoch=epoch, offset=100)
+        assert response == {"epoch": epoch, "offset": 400, "recovered": False, "reason": "too_old"}
+        client.session.end()
+
+
+@pytest.mark.parametrize("rest", ["leave", "join", "end"])
+@pytest.mark.parametrize("when", ["waiting for the reply", "while it is replayed"])
+@virtual
+async def test_nothing_more_is_replayed_to_a_membership_that_has_ended(rest: str, when: str) -> None:
+    gate = Gate()
+    async with Chat(rate_limit=UNLIMITED, history_size=1000, auth=gate, middlewares=()) as chat:
+        await publish(chat, "a", 300)
+        epoch = chat.engine.rooms.find("a").room.history.epoch  # type: ignore[union-attr]
+        client = Client(Hubs(chat.engine), "ada")
+        client.socket.stall()
+        client.ask("room:a", epoch=epoch, offset=0)
+        if when == "while it is replayed":
+            gate.event.set()
+        await settle()
+        head = {"epoch": epoch, "offset": 300}
+        if rest == "leave":
+            client.push("room:a", "phx_leave")
+        elif rest == "join":
+            client.ask("room:a", **head)
+        else:
+            client.session.end()
+        gate.event.set()
+        await settle()
+        client.socket.flow()
+        await settle()
+
+        replayed = REPLAYED_AT_ONCE if when == "while it is replayed" else 0
+        assert len(client.offsets()) == replayed
+        assert len((await chat.presence("a")).get("ada", [])) == (rest == "join")
+        await publish(chat, "a", 1)
+        await settle()
+        assert len(client.offsets()) == replayed + (rest == "join")
+        client.session.end()
+        await settle()
+        assert chatx_tasks() == []
+
+
+@virtual
+async def test_a_membership_that_ends_while_stored_messages_are_read_gets_no_broadcast() -> None:
+    class Stored:
+        """Serves its history slowly once `slow` is set."""
+
+        slow = False
+
+        def __init__(self) -> None:
+            self.messages: list[Any] = []
+
+        async def save_message(self, message: Any) -> None:
+            self.messages.append(message)
+
+        async def load_messages(self, room_id: str, *, after: Any = None, before: Any = None, limit: int) -> list[Any]:
+            if self.slow:
+                await asyncio.sleep(1)
+            return [each for each in self.messages if after is None or each.offset > after.offset][:limit]
+
+        async def last_position(self, room_id: str) -> None:
+            return None
+
+    store = Stored()
+    async with Chat(rate_limit=UNLIMITED, history_size=1, persistence=store) as chat:
+        await publish(chat, "a", 200)
+        await asyncio.sleep(1)  # saved
+        epoch = chat.engine.rooms.find("a").room.history.epoch  # type: ignore[union-attr]
+        client = Client(Hubs(chat.engine), "ada")
+        client.socket.stall()
+        client.ask("room:a", epoch=epoch, offset=0)
+        await settle()
+        await publish(chat, "a", 100)
+        await asyncio.sleep(1)
+        store.slow = True
+        client.socket.flow()
+        await settle()
+        client.push("room:a", "phx_leave")
+        seen = len(client.offsets())
+        await asyncio.sleep(5)
+        await publish(chat, "a", 1)
+        await settle()
+
+        assert seen == 200
+        assert len(client.offsets()) == seen
+        assert client.received[-1].event == "phx_close"
+        client.session.end()
+
+
+@virtual
+async def test_an_unrecoverable_resume_names_its_reason_and_is_never_partial() -> None:
+    async with Chat(rate_limit=UNLIMITED, history_size=50, resume_max_messages=80) as chat:
+        await publish(chat, "a", 100)
+        epoch = chat.engine.rooms.find("a").room.history.epoch  # type: ignore[union-attr]
+        client = Client(Hubs(chat.engine), "ada")
+        for position, reason in [
+            ({"epoch": "another", "offset": 1}, "epoch_changed"),
+            ({"epoch": epoch, "offset": 101}, "epoch_changed"),
+            ({"epoch": epoch, "offset": 40}, "too_old"),
+            ({"epoch": epoch, "offset": 10}, "too_many"),
+        ]:
+            response = await client.join("room:a", **position)
+            assert response == {"epoch": epoch, "offset": 100, "recovered": False, "reason": reason}
+        assert client.offsets() == []
+        await publish(chat, "a", 1)
+        await settle()
+        assert client.offsets() == [101]
+        client.session.end()
+
+
+@virtual
+async def test_permission_is_asked_again_at_a_resume() -> None:
+    class Banning:
+        banned = False
+
+        def authorize(self, user_id: str, room_id: str, action: str) -> bool:
+            return not self.banned
+
+    auth = Banning()
+    async with Chat(auth=auth) as chat:
+        client = Client(Hubs(chat.engine), "ada")
+        head = await client.join("room:a")
+        await chat.send_message("a", "bob", "secret")
+        client.session.end()
+        auth.banned = True
+
+        again = Client(Hubs(chat.engine), "ada")
+        ref = again.ask("room:a", epoch=head["epoch"], offset=head["offset"])
+        await settle()
+        assert again.reply(ref)[1]["code"] == "unauthorized"
+        assert again.contents() == []
+
+
+# Stalls and crashes
+
+
+@virtual
+async def test_stalled_moderation_leaves_heartbeats_answered_until_as_many_pushes_wait_as_may() -> None:
+    gate = Gate()
+    async with Chat(moderation=gate, rate_limit=UNLIMITED, adapter_timeout_ms=60_000) as chat:
+        client = Client(Hubs(chat.engine), "ada")
+        await client.join("room:a")
+        refs = [client.say("room:a", f"m{number}") for number in range(PENDING_PUSHES - 1)]
+        await settle()
+
+        assert not client.session.busy
+        assert client.reply(client.push("phoenix", "heartbeat")) == ("ok", {})
+        refs.append(client.say("room:a", "one more"))
+        assert client.session.busy
+        idle = asyncio.create_task(client.session.wait_idle())
+        await settle()
+        assert not idle.done()
+
+        gate.event.set()
+        await settle()
+        assert idle.done()
+        assert not client.session.busy
+        assert [client.reply(ref)[0] for ref in refs] == ["ok"] * PENDING_PUSHES
+        assert client.offsets() == list(range(1, PENDING_PUSHES + 1))
+        client.session.end()
+
+
+@virtual
+async def test_one_stalled_client_does_not_hold_up_another() -> None:
+    class Slow:
+        async def check(self, content: str) -> bool:
+            if content == "slow":
+                await asyncio.sleep(4)
+            return True
+
+    async with Chat(moderation=Slow()) as chat:
+        hubs = Hubs(chat.engine)
+        ada, bob = Client(hubs, "ada"), Client(hubs, "bob")
+        await ada.join("room:a")
+        await bob.join("room:a")
+        slow = ada.say("room:a", "slow")
+        quick = bob.say("room:a", "quick")
+        await settle()
+
+        assert ada.replies(slow) == []
+        assert bob.reply(quick)[0] == "ok"
+        await asyncio.sleep(5)
+        assert ada.contents() == bob.contents() == ["quick", "slow"]
+        for each in (ada, bob):
+            each.session.end()
+
+
+@pytest.mark.parametrize("stage", ["joining", "sending", "idle"])
+@virtual
+async def test_the_end_of_a_session_leaves_no_member_and_no_task(stage: str) -> None:
+    gate = Gate()
+    async with Chat(auth=gate, moderation=gate) as chat:
+        hubs = Hubs(chat.engine)
+        client = Client(hubs, "ada")
+        client.ask("room:a")
+        if stage != "joining":
+            gate.event.set()
+        await settle()
+        if stage == "sending":
+            gate.event.clear()
+            client.say("room:a", "never")
+        await settle()
+        client.session.end()
+        client.session.end()
+        await settle()
+
+        assert chatx_tasks() == []
+        assert await chat.presence("a") == {}
+        statistics = chat.statistics()
+        assert (statistics.members, statistics.subscriptions, statistics.admitted) == (0, 0, 0)
+        before = len(client.received)
+        client.say("room:a", "after the end")
+        gate.event.set()
+        await settle()
+        assert len(client.received) == before
+
+
+@virtual
+async def test_a_room_that_crashes_now_and_then_goes_on_and_loses_nothing() -> None:
+    engine, room = crashing_engine()
+    client = Client(Hubs(engine), "ada")
+    await client.join("room:a")
+    client.say("room:a", "one", key="k1")
+    room.crashes = 1
+    status, response = client.reply(client.say("room:a", "two", key="k2"))
+    assert (status, response["code"], response["retryable"]) == ("error", "room_unavailable", True)
+    assert client.reply(client.say("room:a", "two", key="k2"))[0] == "ok"
+    await settle()
+
+    assert client.contents() == ["one", "two"]
+    assert client.offsets() == [1, 2]
+    assert client.events("phx_error") == []
+    client.session.end()
+    await engine.stop()
+
+
+@virtual
+async def test_a_room_that_crashes_too_often_fails_its_topic_and_can_be_joined_again() -> None:
+    engine, room = crashing_engine()
+    hubs = Hubs(engine)
+    ada, bob = Client(hubs, "ada"), Client(hubs, "bob")
+    first = await ada.join("room:a")
+    await bob.join("room:a")
+    await bob.join("room:other")
+    room.crashes = RESTARTS + 1
+    refs = [ada.say("room:a", f"m{number}") for number in range(RESTARTS + 1)]
+    await settle()
+
+    assert {ada.reply(ref)[1]["code"] for ref in refs} == {"room_unavailable"}
+    for client in (ada, bob):
+        assert [each.topic for each in client.events("phx_error")] == ["room:a"]
+        assert client.socket.closed is None
+    assert bob.reply(bob.say("room:other", "unmoved"))[0] == "ok"
+    assert ada.reply(ada.say("room:a", "x"))[1]["code"] == "unmatched_topic"
+
+    again = await ada.join("room:a", epoch=first["epoch"], offset=first["offset"])
+    assert (again["recovered"], again["reason"], again["offset"]) == (False, "epoch_changed", 0)
+    await bob.join("room:a")
+    ada.say("room:a", "back")
+    await settle()
+    assert bob.contents("room:a") == ["back"]
+    assert set(engine.rooms.find("a").room.presence.users()) == {"ada", "bob"}  # type: ignore[union-attr]
+    for client in (ada, bob):
+        client.session.end()
+    await engine.stop()
+
+
+@virtual
+async def test_a_room_that_closes_under_a_join_fails_that_topic_only() -> None:
+    engine, room = crashing_engine()
+    client = Client(Hubs(engine), "ada")
+    await client.join("room:other")
+    room.crashes = RESTARTS
+    for number in range(RESTARTS):
+        with pytest.raises(RoomUnavailable):
+            await engine.send("a", "bob", f"m{number}", None)
+    room.flush_crashes = 1
+    await client.join("room:a")
+
+    assert [each.topic for each in client.events("phx_error")] == ["room:a"]
+    assert client.socket.closed is None
+    assert client.reply(client.say("room:other", "unmoved"))[0] == "ok"
+    await client.join("room:a")
+    assert client.reply(client.say("room:a", "back"))[0] == "ok"
+    client.session.end()
+    await engine.stop()
+
+
+@virtual
+async def test_a_bug_in_a_push_closes_the_socket_instead_of_leaving_it_without_an_answer(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    gate = Gate()
+    async with Chat(moderation=gate) as chat:
+        client = Client(Hubs(chat.engine), "ada")
+        await client.join("room:a")
+
+        async def broken(*args: object) -> None:
+            raise AdapterFailure("raised", "a bug")
+
+        monkeypatch.setattr(chat.engine.sending, "_send_awaiting", broken)
+        client.say("room:a", "x")
+        await settle()
+
+        assert client.socket.closed == (1011, "internal error")
+        assert "A session failed" in caplog.text
+        assert await chat.presence("a") == {}
+
+
+@virtual
+async def test_stopping_the_chat_fails_every_topic() -> None:
+    chat = Chat()
+    await chat.start()
+    client = Client(Hubs(chat.engine), "ada")
+    await client.join("room:a")
+    await chat.stop()
+
+    assert [each.topic for each in client.events("phx_error")] == ["room:a"]
+    ref = client.say("room:a", "x")
+    assert client.reply(ref)[1]["code"] == "unmatched_topic"
+    status, response = await refusal(client, client.ask("room:a"))
+    assert (status, response["code"]) == ("error", "closed")
+
+
+def test_every_error_that_is_raised_is_in_the_table() -> None:
+    def tree(root: type[ChatError]) -> set[type[ChatError]]:
+        return {root}.union(*map(tree, root.__subclasses__()))
+
+    assert {error for error in tree(ChatError) if error.__module__.startswith("chatx.")} - {ChatError} == set(
+        ERRORS.values()
+    )
