@@ -130,9 +130,9 @@ class Mailbox:
 
     def take(self) -> tuple[Event, ...]:
         """Take the next unread batch, or what is left of it; empty where there is nothing."""
-        if self._gaps:
-            gaps, self._gaps = self._gaps, {}
-            return tuple(gaps.values())
+        if self._first:
+            first, self._first = self._first, {}
+            return tuple(first.values())
         if not self.unread:
             return ()
         batch = self._batches.popleft()
