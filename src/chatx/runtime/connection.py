@@ -96,8 +96,8 @@ class Connection(Consumer):
         if self._mailbox is None or (held is not None and held[0] is process):
             return
         subscriber = Subscriber(presence, mailbox=self._mailbox, on_closed=lambda error: self._ended(room_id, error))
-        self._subscribed[room_id] = (process, subscriber)
         process.attach(subscriber)
+        self._subscribed[room_id] = (process, subscriber)
         if presence:
             self._backlog.append(process.room.state())
         self._backlog.extend(caught_up.events)
@@ -111,6 +111,7 @@ class Connection(Consumer):
         self._unsubscribe(room_id)
         if self._mailbox is not None:
             self._mailbox.purge(room_id)
+        self._taken = iter([event for event in self._taken if event.room_id != room_id])
         kept = [event for event in self._backlog if event.room_id != room_id]
         self._backlog.clear()
         self._backlog.extend(kept)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
+from collections.abc import Callable, Iterator
+from operator import length_hint
 from typing import Self
 
 from chatx.core.mailbox import Mailbox, OverflowPolicy
 from chatx.core.message import Event
 from chatx.errors import ChatError, Closed, ConfigError
 from chatx.runtime.engine import Engine
+from chatx.runtime.wakeup import Wakeup
 
 POLICIES = ("disconnect", "drop_oldest")
 
@@ -29,7 +31,10 @@ class Consumer:
         self._mailbox: Mailbox | None = None
         # Read before the mailbox: what was missed, and the first state of presence.
         self._backlog: deque[Event] = deque()
-        self._waiter: asyncio.Future[None] | None = None
+        # The rest of the batch that is being read.
+        self._taken: Iterator[Event] = iter(())
+        self._wakeup: Wakeup | None = None
+        self._wake: Callable[[], None] | None = None
         self._closed = False
 
     def __aiter__(self) -> Self:
@@ -45,39 +50,32 @@ class Consumer:
             RoomUnavailable: The room failed for good.
             Closed: The chat was stopped, or this is not open yet.
         """
-        mailbox = self._mailbox
+        for event in self._taken:
+            return event
+        mailbox, wakeup = self._mailbox, self._wakeup
         while True:
             if self._closed:
                 raise StopAsyncIteration
-            if mailbox is None:
+            if mailbox is None or wakeup is None:
                 raise Closed("This is not open: use it as `async with ...`.")
             if self._backlog:
                 return self._backlog.popleft()
-            event = mailbox.get()
-            if event is not None:
-                return event
+            taken = mailbox.take()
+            if taken:
+                self._taken = iter(taken)
+                return next(self._taken)
             if mailbox.error is not None:
                 raise mailbox.error.again()
             if mailbox.lost_presence and self._recover_presence(mailbox):
                 continue
-            await self._wait(mailbox)
+            mailbox.wake = self._wake
+            await wakeup
 
     @property
     def unread(self) -> int:
         """How many events wait for the reader."""
-        return len(self._backlog) + (self._mailbox.unread if self._mailbox is not None else 0)
-
-    async def _wait(self, mailbox: Mailbox) -> None:
-        if self._waiter is not None:
-            raise Closed("Another task is waiting for the next event already; one mailbox has one reader.")
-        waiter = asyncio.get_running_loop().create_future()
-        self._waiter = waiter
-        mailbox.wake = lambda: None if waiter.done() else waiter.set_result(None)
-        try:
-            await waiter
-        finally:
-            mailbox.wake = None
-            self._waiter = None
+        mailbox = self._mailbox
+        return len(self._backlog) + length_hint(self._taken) + (mailbox.unread if mailbox is not None else 0)
 
     def _recover_presence(self, mailbox: Mailbox) -> bool:
         """Put a fresh state for each room whose presence events were dropped; return whether to look again."""
@@ -92,6 +90,8 @@ class Consumer:
     def _open_mailbox(self, engine: Engine) -> Mailbox:
         config = engine.config
         self._engine = engine
+        self._wakeup = Wakeup(engine.turn)
+        self._wake = self._wakeup.wake
         self._mailbox = Mailbox(config.mailbox_size, config.mailbox_bytes, self._overflow)
         engine.consumers[self] = None
         return self._mailbox
@@ -105,4 +105,5 @@ class Consumer:
 
     def _close_mailbox(self) -> None:
         self._closed = True
+        self._taken = iter(())
         self.end(Closed("It was closed."))

@@ -8,7 +8,9 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-from typing import Protocol
+from collections.abc import Callable
+from contextvars import Context
+from typing import Any, Protocol
 
 BURST = 64
 """Messages published without a turn of the loop before a send yields."""
@@ -22,20 +24,30 @@ class Flushes(Protocol):
         ...
 
 
+class Waits(Protocol):
+    """A task that waits, with its own way to be called back."""
+
+    callback: Callable[[Any], object] | None
+    context: Context | None
+
+
 class Turn:
     """The current turn of one chat's loop.
 
     Attributes:
+        loop: The loop.
         number: Rises by one with each turn in which something was published.
         published: Messages published in this turn.
     """
 
-    __slots__ = ("_handle", "_loop", "_touched", "number", "published")
+    __slots__ = ("_handle", "_resumed", "_touched", "loop", "number", "published")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+        self.loop = loop
         self._touched: dict[Flushes, None] = {}
         self._handle: asyncio.Handle | None = None
+        # Readers to be resumed when this turn has ended; None unless the loop itself is ending it.
+        self._resumed: list[Waits] | None = None
         self.number = 0
         self.published = 0
 
@@ -43,11 +55,11 @@ class Turn:
         """Flush this when the turn ends."""
         self._touched[what] = None
         if self._handle is None:
-            self._handle = self._loop.call_soon(self.end)
+            self._handle = self.loop.call_soon(self._ended)
 
     def end(self) -> None:
         """End the turn now."""
-        handle = self._handle
+        handle, self._handle = self._handle, None
         # What is flushed may touch what is built on top of it, which belongs to the same turn.
         while self._touched:
             touched, self._touched = self._touched, {}
@@ -55,6 +67,46 @@ class Turn:
                 what.flush()
         if handle is not None:
             handle.cancel()
-        self._handle = None
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
         self.number += 1
         self.published = 0
+
+    def resume(self, waiting: Waits) -> None:
+        """Let it go on: as soon as the turn has ended where the loop is ending it now, else soon."""
+        if self._resumed is None:
+            self.resume_soon(waiting)
+        else:
+            self._resumed.append(waiting)
+
+    def resume_soon(self, waiting: Waits) -> None:
+        """Let it go on in the loop's next round."""
+        self.loop.call_soon(_go, waiting, context=waiting.context)
+
+    def _ended(self) -> None:
+        resumed = self._resumed = []
+        try:
+            self.end()
+        finally:
+            self._resumed = None
+        # No task is running here, so each reader's task can take its step at once; whatever it publishes belongs to
+        # the next turn.
+        rest = iter(resumed)
+        try:
+            for waiting in rest:
+                callback, context = waiting.callback, waiting.context
+                if callback is not None and context is not None:
+                    waiting.callback = None
+                    context.run(callback, waiting)
+        finally:
+            # Only a signal's exception gets here; those behind it are resumed all the same.
+            for waiting in rest:
+                self.resume_soon(waiting)
+
+
+def _go(waiting: Waits) -> None:
+    callback = waiting.callback
+    if callback is not None:
+        waiting.callback = None
+        callback(waiting)
