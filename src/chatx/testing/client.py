@@ -195,7 +195,7 @@ class ChatClient:
                 async with asyncio.timeout_at(deadline):
                     event = await anext(self.connection)
             except TimeoutError:
-                # What arrived at the deadline, in the very turn of the timeout, is there all the same.
+                # What this very turn brought is there all the same.
                 if not self.connection.unread:
                     return False
                 event = await anext(self.connection)
