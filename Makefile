@@ -28,6 +28,7 @@ check: .venv/.dev
 	$(BIN)/python tools/check_tree.py
 
 bench: .venv/.dev
+	@command -v erlc >/dev/null || tools/apt-install "the benchmarks compare with Erlang" erlang-base
 	$(BIN)/python -m benchmarks $(ARGS)
 
 clean:

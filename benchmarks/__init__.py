@@ -1,0 +1,1 @@
+"""What chatx costs, measured beside its references in the same run: `make bench`."""
