@@ -74,6 +74,9 @@ class Fanout:
             return False
         del self.subscribers[subscriber]
         self._audience = None
+        if subscriber.callback is not None:
+            # It may still be ahead in a fan-out under way, which does not look again who is a subscriber.
+            subscriber.callback = _ignore
         return True
 
     @property
@@ -149,14 +152,12 @@ class Fanout:
     def _call_each(
         self, event: Event, rest: Iterator[Subscriber], raised: list[tuple[Subscriber, BaseException]]
     ) -> None:
-        subscribers = self.subscribers
         # One try for the whole loop, not one a callback; the iterator remembers the place when one raises.
         while True:
             subscriber: Subscriber | None = None
             try:
                 for subscriber in rest:
-                    if subscriber in subscribers:
-                        subscriber.callback(event)  # type: ignore[misc]  # the audience holds callbacks only
+                    subscriber.callback(event)  # type: ignore[misc]  # the audience holds callbacks only
                 return
             # Not only Exception: a callback that asks a cancelled future for its result raises CancelledError.
             except BaseException as error:
@@ -178,3 +179,7 @@ class Fanout:
         for subscriber in full:
             self.remove(subscriber)
         return full
+
+
+def _ignore(event: Event) -> None:
+    """Take the place of a callback whose subscriber is out."""
