@@ -102,6 +102,8 @@ class Rooms:
 
     def idle(self, process: RoomProcess) -> None:
         """Note that nothing holds the room as of now."""
+        if self._rooms.get(process.room_id) is not process:
+            return  # it was closed: the room of that name, if there is one, is another
         self._idle[process] = self._loop.time()
         self._idle.move_to_end(process)
 

@@ -29,6 +29,7 @@ from chatx.errors import (
     AdapterError,
     Blocked,
     ChatError,
+    Closed,
     RateLimited,
     RoomOverloaded,
     RoomUnavailable,
@@ -40,9 +41,22 @@ from chatx.runtime.process import RoomProcess
 from chatx.runtime.rooms import Rooms
 from chatx.telemetry import Telemetry
 
-# The (room, user) pairs whose chain the current task is inside of. An adapter that sends to its own room as the user
-# it is asked about goes ahead of the send that waits for it: behind it, both would wait for ever.
-_inside: ContextVar[frozenset[tuple[str, str]]] = ContextVar("chatx_inside", default=frozenset())
+
+class _Pass:
+    """A send of one user in one room that is in its chain; its turn is over once it is not `open`."""
+
+    __slots__ = ("open", "pair", "sending")
+
+    def __init__(self, sending: Sending, pair: tuple[str, str]) -> None:
+        self.sending = sending
+        self.pair = pair
+        self.open = True
+
+
+# The sends whose chains the current task is inside of. An adapter that sends to its own room as the user it is asked
+# about goes ahead of the send that waits for it: behind it, both would wait for ever. A task that an adapter left
+# running inherits them too, and waits in line like everybody else once they are over.
+_inside: ContextVar[tuple[_Pass, ...]] = ContextVar("chatx_inside", default=())
 
 
 class Sending:
@@ -85,6 +99,11 @@ class Sending:
         self._moderation = guard_of(config, boundary, "moderation")
         steps = [step for each in config.middlewares if (step := self._step(each)) is not None]
         self._chain = Chain(steps, self._checked)
+        self._closed = False
+
+    def close(self) -> None:
+        """Refuse with `Closed` what is not published yet."""
+        self._closed = True
 
     def send_at_once(self, room_id: str, user_id: str, content: str | bytes, key: str | None) -> Message | Draft:
         """Send one message where nothing must be awaited for it; otherwise return it as a draft, for `send_draft`."""
@@ -124,6 +143,10 @@ class Sending:
             self._count_sent(message, began)
         return message
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise Closed("The chat was stopped before this was sent; send it again when the chat runs.")
+
     def _count_sent(self, message: Message, began: float) -> None:
         self.sent += 1
         if self._telemetry.watched("message_sent"):
@@ -143,8 +166,9 @@ class Sending:
         if process.room.admitted >= self._queue_limit or self._delivery.full:
             raise self._overloaded(process)
         pair = (draft.room_id, draft.user_id)
-        inside = _inside.get()
-        nested = pair in inside
+        inside = tuple(each for each in _inside.get() if each.open)
+        nested = any(each.pair == pair and each.sending is self for each in inside)
+        own = _Pass(self, pair)
         began = self._now()
         process.room.admitted += 1
         self._watch_queue(process)
@@ -155,12 +179,15 @@ class Sending:
             if not nested:
                 await process.enter_lane(draft.user_id)
                 entered = True
-                token = _inside.set(inside | {pair})
+                token = _inside.set((*inside, own))
+                self._check_open()
             draft = await self._chain.run_awaiting(draft)
+            self._check_open()
             return self._publish(process, draft, key)
         finally:
             if token is not None:
                 _inside.reset(token)
+            own.open = False
             process.room.admitted -= 1
             self._delivery.release()
             if entered:
@@ -211,6 +238,7 @@ class Sending:
             # Published or not: what the history has, everybody will see, so it counts as published once.
             newest = process.room.history.newest(1)
             if newest and newest[0].id == message_id:
+                self.sent += 1
                 self._published(process, newest[0], key)
             raise
         self._published(process, message, key)
