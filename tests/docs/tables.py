@@ -1,0 +1,108 @@
+"""The tables of the documentation that are made from the code. `python -m tests.docs.tables` writes them anew."""
+
+import inspect
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import fields
+from pathlib import Path
+
+from chatx import ERRORS, ChatConfig, RateLimit, Statistics, telemetry
+from chatx.gateway.phoenix import TRANSITIONS, Input
+from tests.docs.markdown import PAGES
+
+_PLACE = re.compile(r"(?<=<!-- table: )(?P<name>\w+)( -->\n\n).*?(?=\n<!-- end of table -->)", re.DOTALL)
+
+
+def options() -> str:
+    """Every option of `ChatConfig`."""
+    return _table(
+        ("option", "default", "unit", "at least", "what"),
+        (
+            (
+                f"`{option.name}`",
+                f"`{_shown(option.default)}`",
+                option.metadata.get("unit", "–"),
+                str(option.metadata.get("least", "–")),
+                option.metadata["doc"],
+            )
+            for option in fields(ChatConfig)
+        ),
+    )
+
+
+def errors() -> str:
+    """Every error, by code."""
+    return _table(
+        ("code", "exception", "retryable", "means"),
+        (
+            (f"`{code}`", f"`{error.__name__}`", "yes" if error.retryable else "no", error.summary)
+            for code, error in ERRORS.items()
+        ),
+    )
+
+
+def events() -> str:
+    """Every telemetry event, as the module's docstring has them."""
+    return "".join(f"{line}\n" for line in (telemetry.__doc__ or "").splitlines() if line.startswith("|"))
+
+
+def statistics() -> str:
+    """Every field of `Statistics`, as its docstring has them."""
+    documented = dict(re.findall(r"^ {4}(\w+): (.+(?:\n {8}.+)*)", inspect.getdoc(Statistics) or "", re.MULTILINE))
+    return _table(
+        ("field", "what"),
+        ((f"`{name}`", " ".join(documented[name].split())) for name in Statistics.__struct_fields__),
+    )
+
+
+def transitions() -> str:
+    """What comes of each input in each state of a topic."""
+    return _table(
+        ("input", *TRANSITIONS),
+        (
+            (given.value, *(_transition(state[given]) if given in state else "–" for state in TRANSITIONS.values()))
+            for given in Input
+        ),
+    )
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    table.__name__: table for table in (options, errors, events, statistics, transitions)
+}
+
+
+def rewritten(text: str) -> str:
+    """The page with its tables as the code has them now."""
+    return _PLACE.sub(lambda place: f"{place['name']}{place[2]}{TABLES[place['name']]()}", text)
+
+
+def _transition(transition: tuple[str, str]) -> str:
+    state, effect = transition
+    return f"{effect} → *{state}*"
+
+
+def _shown(default: object) -> str:
+    if isinstance(default, RateLimit):
+        return f"RateLimit({default.messages_per_sec}, {default.burst})"
+    return str(default) if isinstance(default, int | None) else repr(default).replace("'", '"')
+
+
+def _table(header: tuple[str, ...], body: Iterable[tuple[str, ...]]) -> str:
+    lines = [header, ("---",) * len(header), *body]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def main() -> None:
+    """Write every table anew."""
+    for page in PAGES:
+        _rewrite(page)
+
+
+def _rewrite(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    if (new := rewritten(text)) != text:
+        page.write_text(new, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
