@@ -10,7 +10,7 @@ import pytest
 
 from chatx.adapters.boundary import AdapterFailure
 from chatx.chat import Chat
-from chatx.core.message import Draft
+from chatx.core.message import Draft, PresenceDiff
 from chatx.core.rate_limit import RateLimit
 from chatx.errors import ERRORS, ChatError, RoomUnavailable
 from chatx.gateway.frames import Version
@@ -330,6 +330,31 @@ async def test_a_resume_gives_what_was_missed_between_the_reply_and_anything_new
         assert client.offsets() == list(range(8, 7 + missed + 3 + 1))
         assert client.received[0].event == "phx_reply"
         client.session.end()
+
+
+@pytest.mark.parametrize("resumes", [False, True])
+@virtual
+async def test_what_a_callback_publishes_about_a_join_reaches_the_one_who_joins(resumes: bool) -> None:
+    # A bot greets whoever comes. With nobody else on this gateway, the greeting falls into the very step of the join.
+    async with Chat() as chat:
+        engine = chat.engine
+        await chat.send_message("a", "bob", "early")
+        process = engine.rooms.find("a")
+        assert process is not None
+
+        def greet(event: object) -> None:
+            if isinstance(event, PresenceDiff) and "ada" in event.joins:
+                engine.send_at_once("a", "bot", "welcome", None)
+
+        async with chat.subscribe_callback("a", greet, presence=True):
+            client = Client(Hubs(engine), "ada")
+            params = {"epoch": process.room.history.epoch, "offset": 0} if resumes else {}
+            response = await client.join("room:a", **params)
+            await settle()
+
+            assert response["offset"] == 1
+            assert client.contents() == (["early", "welcome"] if resumes else ["welcome"])
+            client.session.end()
 
 
 @virtual

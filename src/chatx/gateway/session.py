@@ -15,11 +15,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any, Protocol
 
-from chatx.core.message import Draft, Message, Position
-from chatx.errors import ChatError, InvalidMessage
+from chatx.core.message import Draft, Event, Message, Position
+from chatx.errors import ChatError, InvalidMessage, RoomUnavailable
 from chatx.gateway.actions import Action, Close, Join, Leave, Push, Send, Superseded
 from chatx.gateway.frames import Version
 from chatx.gateway.hub import Hub, encode_event, message_payload
@@ -60,6 +60,10 @@ class Hubs:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self._hubs: dict[RoomProcess, Hub] = {}
+
+    def __contains__(self, process: RoomProcess) -> bool:
+        """Return whether the room has a hub."""
+        return process in self._hubs
 
     def hub(self, process: RoomProcess) -> Hub:
         """Return the room's hub, begun if need be."""
@@ -231,7 +235,7 @@ class Session:
             position = Position(after.epoch, after.offset) if after is not None else None
             await self._engine.enter(join.room_id, self.user_id, "join")
             await self._engine.authorize(self.user_id, join.room_id, "subscribe")
-            process, caught_up = await self._engine.reader(join.room_id, position)
+            process, caught_up = await self._engine.reader(join.room_id, position, settle=False)
             ref = process.join(self.user_id, time.time_ns() // 1_000_000)
         except ChatError as error:
             self._carry_out(self._protocol.join_error(join, error_response(error)))
@@ -258,7 +262,7 @@ class Session:
                 self._write_events(membership, caught_up.events[start : start + REPLAYED_AT_ONCE])
                 await self.socket.drained()
             try:
-                process, caught_up = await self._engine.reader(room_id, caught_up.head)
+                process, caught_up = await self._engine.reader(room_id, caught_up.head, settle=False)
             except ChatError:
                 self.failed(membership)
                 return
@@ -271,18 +275,28 @@ class Session:
 
     def _go_live(self, membership: Membership, caught_up: CatchUp) -> None:
         self._write_events(membership, caught_up.events)
-        try:
-            membership.hub = self._hubs.hub(membership.process)
-        except ChatError:  # the room crashed while the hub came in
+        process = membership.process
+        if process not in self._hubs:
+            # A new hub's first step lets the room tell what is pending, and whoever is told may publish.
+            process.settle()
+        late = process.room.history.after(caught_up.head, REPLAYED_AT_ONCE)
+        if isinstance(late, str):
             self.failed(membership)
-        else:
-            membership.hub.add(membership)
+            return
+        try:
+            hub = self._hubs.hub(process)
+        except RoomUnavailable:  # the room crashed while the hub came in
+            self.failed(membership)
+            return
+        self._write_events(membership, late)
+        membership.hub = hub
+        hub.add(membership)
 
     def _holds(self, membership: Membership) -> bool:
         """Whether the membership is still this session's: whatever was awaited, it may have left meanwhile."""
         return self._memberships.get(membership.topic) is membership
 
-    def _write_events(self, membership: Membership, events: list[Any]) -> None:
+    def _write_events(self, membership: Membership, events: Sequence[Event]) -> None:
         if events:
             self.socket.write([encode_event(self.version, membership.topic, event) for event in events])
 
