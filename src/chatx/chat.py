@@ -128,10 +128,10 @@ class Chat:
             InvalidMessage: An id is not valid.
             Closed: The chat is not running.
         """
-        engine = self.engine
-        process = engine.rooms.find(valid_id(room_id, "room_id"))
+        valid_id(user_id, "user_id")
+        process = self.engine.rooms.find(valid_id(room_id, "room_id"))
         if process is not None:
-            process.leave_plain(valid_id(user_id, "user_id"))
+            process.leave_plain(user_id)
 
     async def send_message(
         self, room_id: str, user_id: str, content: str | bytes, *, idempotency_key: str | None = None
@@ -157,7 +157,10 @@ class Chat:
             AdapterError: An adapter or a middleware failed, so it was refused.
             Closed: The chat is not running.
         """
-        return await self.engine.send(room_id, user_id, content, idempotency_key)
+        engine = self._engine
+        if engine is None or not engine.open:
+            engine = self._running()
+        return await engine.send(room_id, user_id, content, idempotency_key)
 
     def subscribe(
         self,

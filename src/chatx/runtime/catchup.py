@@ -49,11 +49,20 @@ def position_of(after: object) -> Position | None:
     raise InvalidMessage(f"after is {after!r}; give a Message, a Gap, or (epoch, offset) with an offset of 0 or more.")
 
 
-async def catch_up(process: RoomProcess, storage: Storage, after: Position | None, limit: int) -> CatchUp:
-    """Return what a reader who has seen up to `after` missed, at most `limit` messages."""
+async def catch_up(
+    process: RoomProcess, storage: Storage, after: Position | None, limit: int, *, settle: bool = True
+) -> CatchUp:
+    """Return what a reader who has seen up to `after` missed, at most `limit` messages.
+
+    With `settle`, the caller may attach a subscriber of its own to the room, before it awaits anything.
+    """
     events: list[Event] = []
     reached = after
     while True:
+        # Settled first, or what a callback publishes then is missed: it comes after the head taken here, and before
+        # the reader is a subscriber.
+        if settle:
+            process.settle()
         process.check()
         history = process.room.history
         head = history.position
@@ -67,10 +76,12 @@ async def catch_up(process: RoomProcess, storage: Storage, after: Position | Non
         if found != "too_old" or not storage.serves_history:
             return _refused(process, after, found)
         page = await storage.load(process.room_id, after=reached, limit=PAGE)
-        page = [message for message in page if message.epoch == reached.epoch and message.offset > reached.offset]
+        # What memory has comes from memory: the newest may not be stored yet.
+        start = process.room.history.start
+        page = [each for each in page if each.epoch == reached.epoch and reached.offset < each.offset < start]
         if not page:
             # What is missing here is neither stored nor in memory any more.
-            last = process.room.history.start - 1
+            last = start - 1
             if last <= reached.offset:
                 continue
             events.append(_missing(process.room_id, reached, last))

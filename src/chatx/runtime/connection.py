@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self
@@ -76,6 +77,8 @@ class Connection(Consumer):
     async def subscribe(self, room_id: str, *, after: object = None, presence: bool = False) -> None:
         """Read the room's events here too; a room that is read already stays as it is.
 
+        What is unread of an earlier subscription to the room, which the room ended, is dropped.
+
         Args:
             room_id: The room.
             after: As in `Chat.subscribe`.
@@ -95,6 +98,8 @@ class Connection(Consumer):
         held = self._subscribed.get(room_id)
         if self._mailbox is None or (held is not None and held[0] is process):
             return
+        # What is unread of an earlier subscription would come between what was missed and what comes now.
+        self._forget(room_id)
         subscriber = Subscriber(presence, mailbox=self._mailbox, on_closed=lambda error: self._ended(room_id, error))
         process.attach(subscriber)
         self._subscribed[room_id] = (process, subscriber)
@@ -109,12 +114,7 @@ class Connection(Consumer):
         """Stop reading the room; what is unread of it is dropped."""
         self._open_engine()
         self._unsubscribe(room_id)
-        if self._mailbox is not None:
-            self._mailbox.purge(room_id)
-        self._taken = iter([event for event in self._taken if event.room_id != room_id])
-        kept = [event for event in self._backlog if event.room_id != room_id]
-        self._backlog.clear()
-        self._backlog.extend(kept)
+        self._forget(room_id)
 
     async def send_message(self, room_id: str, content: str | bytes, *, idempotency_key: str | None = None) -> Message:
         """Send a message as this connection's user; errors as `Chat.send_message`."""
@@ -148,9 +148,16 @@ class Connection(Consumer):
         if held is not None:
             held[0].detach(held[1])
 
+    def _forget(self, room_id: str) -> None:
+        if self._mailbox is not None:
+            self._mailbox.purge(room_id)
+        self._taken = iter([event for event in self._taken if event.room_id != room_id])
+        self._backlog = deque(event for event in self._backlog if event.room_id != room_id)
+
     def _ended(self, room_id: str, error: ChatError) -> None:
         self._subscribed.pop(room_id, None)
         mailbox = self._mailbox
         if mailbox is None or mailbox.error is not None or self._engine is None:
             return
+        mailbox.lost_presence.discard(room_id)
         mailbox.put(Batch.of([SubscriptionEnded(room_id, error.code, error.reason)]), self._engine.turn.number)

@@ -105,9 +105,17 @@ class Engine:
 
     async def send(self, room_id: str, user_id: str, content: str | bytes, key: str | None) -> Message:
         """Send a message; errors as `Chat.send_message`."""
-        message = self.send_at_once(room_id, user_id, content, key)
-        if isinstance(message, Draft):
-            message = await self.send_draft(message, key)
+        try:
+            message = self.send_at_once(room_id, user_id, content, key)
+            if isinstance(message, Draft):
+                message = await self.send_draft(message, key)
+        except ChatError:
+            self.turn.count()
+            if self.turn.published >= BURST:
+                await asyncio.sleep(0)
+            raise
+        if message.duplicate:
+            self.turn.count()
         if self.turn.published >= BURST:
             await asyncio.sleep(0)
         return message
@@ -160,11 +168,15 @@ class Engine:
         self.check_open()
         return process
 
-    async def reader(self, room_id: str, after: Position | None) -> tuple[RoomProcess, CatchUp]:
-        """Return the room and what a reader of it missed; the caller subscribes before it awaits anything."""
+    async def reader(self, room_id: str, after: Position | None, *, settle: bool = True) -> tuple[RoomProcess, CatchUp]:
+        """Return the room and what a reader of it missed; the caller subscribes before it awaits anything.
+
+        Without `settle` nothing pending is flushed, so that many who come in one turn are one change of presence; it is
+        for who reads through a subscriber that is there already.
+        """
         while True:
             process = await self.room(room_id)
-            caught_up = await catch_up(process, self.storage, after, self.config.resume_max_messages)
+            caught_up = await catch_up(process, self.storage, after, self.config.resume_max_messages, settle=settle)
             self.check_open()
             # Reading from persistence takes time, in which an idle room may have been forgotten.
             if self.rooms.find(room_id) is process:
@@ -197,20 +209,27 @@ class Engine:
         self.open = False
         deadline = self.loop.time() + self.config.drain_timeout_ms / 1000
         try:
-            if self._sending:
-                async with asyncio.timeout_at(deadline):
-                    await self._quiet.wait()
-        except TimeoutError:
-            logger.error("%d sends were still in their middlewares when the drain timeout passed.", self._sending)
-        try:
+            await self._wait_quiet(deadline)
+            # What comes out of its middlewares from here on is refused: nobody would deliver it.
+            self.sending.close()
             self.turn.end()
             await self.delivery.stop(deadline)
             await self._conclude(deadline)
         finally:
+            self.sending.close()
             self._end()
             left = max(0.1, min(1.0, deadline - self.loop.time()))
             await self.rooms.close()
             await self.boundary.close(left)
+
+    async def _wait_quiet(self, deadline: float) -> None:
+        if not self._sending:
+            return
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self._quiet.wait()
+        except TimeoutError:
+            logger.error("%d sends were still in their middlewares when the drain timeout passed.", self._sending)
 
     async def _conclude(self, deadline: float) -> None:
         if not self.storage.serves_history:

@@ -149,10 +149,13 @@ class RoomProcess:
 
     def attach(self, subscriber: Subscriber) -> None:
         """Add a subscriber, who gets what is published from now on."""
-        # What a flush calls may publish in turn.
+        self.settle()
+        self._contained(lambda room: room.fanout.add(subscriber))
+
+    def settle(self) -> None:
+        """Flush until nothing is pending: what a flush calls may publish in turn."""
         while self._error is None and self.room.unflushed:
             self.flush()
-        self._contained(lambda room: room.fanout.add(subscriber))
 
     def replay(self, subscriber: Subscriber, events: list[Event]) -> None:
         """Give a callback that was just added what came before; if it raises, it is out."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator
 from types import TracebackType
 from typing import Any, Self
 
+from chatx.adapters.boundary import is_async
 from chatx.core.fanout import Callback, Subscriber
 from chatx.core.mailbox import OverflowPolicy
 from chatx.core.message import Event, Position
@@ -55,7 +56,11 @@ class Subscription(Consumer):
         mailbox = self._open_mailbox(engine)
         self._process = process
         self._subscriber = Subscriber(self._presence, mailbox=mailbox, on_closed=self.end)
-        process.attach(self._subscriber)
+        try:
+            process.attach(self._subscriber)
+        except ChatError:
+            self.close()
+            raise
         if self._presence:
             self._backlog.append(process.room.state())
         self._backlog.extend(caught_up.events)
@@ -92,7 +97,7 @@ class CallbackSubscription:
         user_id: str | None,
         on_closed: Callable[[ChatError], object] | None,
     ) -> None:
-        if not callable(callback):
+        if not callable(callback) or is_async(callback):
             raise ConfigError(f"callback is {callback!r}; give a plain function of one event.")
         self._running = engine
         self._room_id = room_id

@@ -37,7 +37,7 @@ class Turn:
     Attributes:
         loop: The loop.
         number: Rises by one with each turn in which something was published.
-        published: Messages published in this turn.
+        published: Messages published in this turn, and sends that were refused or answered as repeats.
     """
 
     __slots__ = ("_handle", "_resumed", "_touched", "loop", "number", "published")
@@ -55,7 +55,13 @@ class Turn:
         """Flush this when the turn ends."""
         self._touched[what] = None
         if self._handle is None:
-            self._handle = self.loop.call_soon(self._ended)
+            self._begin()
+
+    def count(self) -> None:
+        """Count a send that published nothing: a tight loop of those must give way too."""
+        self.published += 1
+        if self._handle is None:
+            self._begin()
 
     def end(self) -> None:
         """End the turn now."""
@@ -83,6 +89,11 @@ class Turn:
     def resume_soon(self, waiting: Waits) -> None:
         """Let it go on in the loop's next round."""
         self.loop.call_soon(_go, waiting, context=waiting.context)
+
+    def _begin(self) -> None:
+        # Whoever closes what it holds after the loop has nobody left to tell.
+        if not self.loop.is_closed():
+            self._handle = self.loop.call_soon(self._ended)
 
     def _ended(self) -> None:
         resumed = self._resumed = []

@@ -1,0 +1,178 @@
+"""A single send does not yield; a tight loop of sends starves nobody."""
+
+import asyncio
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from chatx import Chat, ChatError, InvalidMessage, Message, RateLimit, RateLimited
+from chatx.runtime.turn import BURST
+from tests.virtual import virtual
+
+
+class Adapter:
+    """Auth and moderation that answer at once."""
+
+    def authorize(self, user_id: str, room_id: str, action: str) -> bool:
+        return True
+
+    def check(self, content: str) -> bool:
+        return True
+
+
+def driven(coroutine: Any) -> tuple[int, Any]:
+    """Drive a coroutine by hand; return how often it yielded to the loop, and its result."""
+    yields = 0
+    while True:
+        try:
+            coroutine.send(None)
+        except StopIteration as stop:
+            return yields, stop.value
+        yields += 1
+
+
+def unlimited(**options: Any) -> Chat:
+    return Chat(rate_limit=RateLimit(1e9, 10**9), **options)
+
+
+@virtual
+async def test_a_single_send_never_yields() -> None:
+    adapter = Adapter()
+    async with Chat(auth=adapter, moderation=adapter) as chat:
+        async with chat.subscribe("general") as subscription:
+            yields, message = driven(chat.send_message("general", "alice", "hi"))
+            assert yields == 0
+            assert await anext(subscription) == message
+            yields, message = driven(chat.send_message("general", "alice", "hi", idempotency_key="k"))
+            assert (yields, message.duplicate) == (0, False)
+            yields, repeat = driven(chat.send_message("general", "alice", "hi", idempotency_key="k"))
+            assert (yields, repeat.id, repeat.duplicate) == (0, message.id, True)
+            assert driven(chat.send_message("a new room", "bob", "hi"))[0] == 0
+
+
+@virtual
+async def test_a_send_gives_way_after_a_burst_and_begins_to_count_anew() -> None:
+    async with unlimited() as chat:
+        for _ in range(3):
+            for _ in range(BURST - 1):
+                assert driven(chat.send_message("general", "alice", "hi"))[0] == 0
+            await asyncio.sleep(0)
+        for _ in range(BURST - 1):
+            assert driven(chat.send_message("general", "alice", "hi"))[0] == 0
+        assert driven(chat.send_message("general", "alice", "hi"))[0] == 1
+
+
+@virtual
+async def test_the_burst_is_counted_over_rooms_and_users() -> None:
+    async with unlimited() as chat:
+        yields = [driven(chat.send_message(f"room {n}", f"user {n}", "hi"))[0] for n in range(BURST)]
+        assert yields == [0] * (BURST - 1) + [1]
+
+
+async def count_turns(turns: list[int]) -> None:
+    while True:
+        turns[0] += 1
+        await asyncio.sleep(0)
+
+
+async def send(chat: Chat, how: str, number: int) -> None:
+    if how == "published":
+        await chat.send_message("general", "alice", "hi")
+    elif how == "repeated":
+        await chat.send_message("general", "alice", "hi", idempotency_key="k")
+    elif how == "rate limited":
+        with suppress(RateLimited):
+            await chat.send_message("general", "alice", "hi")
+    else:
+        with suppress(InvalidMessage):
+            await chat.send_message("general", "alice", "")
+
+
+@pytest.mark.parametrize("how", ["published", "repeated", "rate limited", "invalid"])
+@virtual
+async def test_a_tight_loop_of_sends_starves_nobody_whatever_becomes_of_them(how: str) -> None:
+    async with Chat(rate_limit=RateLimit(1e-3, 1)) if how == "rate limited" else unlimited() as chat:
+        turns = [0]
+        other = asyncio.create_task(count_turns(turns))
+        most = 0
+        for number in range(10 * BURST):
+            before = turns[0]
+            await send(chat, how, number)
+            most = most + 1 if turns[0] == before else 0
+            assert most <= BURST
+        other.cancel()
+        assert turns[0] >= 9
+
+
+@virtual
+async def test_gathered_sends_of_one_user_keep_their_order() -> None:
+    async with unlimited() as chat:
+        async with chat.subscribe("general") as subscription:
+            sends = [chat.send_message("general", "alice", str(number)) for number in range(5 * BURST)]
+            messages = await asyncio.gather(*sends)
+            seen = [await anext(subscription) for _ in sends]
+        assert seen == messages
+        assert [each.content for each in messages] == [str(number) for number in range(5 * BURST)]
+
+
+@virtual
+async def test_a_reader_is_woken_in_the_turn_a_message_is_published() -> None:
+    async with unlimited() as chat:
+        async with chat.subscribe("general") as subscription:
+            reader = asyncio.ensure_future(anext(subscription))
+            await asyncio.sleep(0)
+            message = await chat.send_message("general", "alice", "hi")
+            for _ in range(3):
+                await asyncio.sleep(0)
+            assert reader.done()
+            assert reader.result() == message
+
+
+@virtual
+async def test_cancelling_a_send_that_gives_way_leaves_the_message_published() -> None:
+    async with unlimited() as chat:
+        for _ in range(BURST - 1):
+            await chat.send_message("general", "alice", "hi")
+        task = asyncio.create_task(chat.send_message("general", "alice", "the last"))
+        asyncio.get_running_loop().call_soon(task.cancel)
+        with suppress(asyncio.CancelledError):
+            await task
+        history = await chat.history("general", limit=BURST)
+        assert len(history) == BURST
+        assert history[-1].content == "the last"
+
+
+@virtual
+async def test_a_reader_that_publishes_what_it_reads_does_not_run_away_with_the_loop() -> None:
+    """Readers go on where the turn ends; what they publish there belongs to the next turn."""
+    async with unlimited() as chat:
+        turns = [0]
+        other = asyncio.create_task(count_turns(turns))
+
+        async def echo() -> None:
+            async with chat.subscribe("general") as subscription:
+                async for event in subscription:
+                    assert isinstance(event, Message)
+                    if event.offset > 200:
+                        return
+                    await chat.send_message("general", "echo", event.content)
+
+        echoing = asyncio.create_task(echo())
+        await asyncio.sleep(0)
+        await chat.send_message("general", "alice", "hi")
+        await echoing
+        other.cancel()
+        assert turns[0] >= 100
+
+
+@virtual
+async def test_a_chat_that_is_refusing_still_says_why() -> None:
+    async with Chat(rate_limit=RateLimit(1e-3, 1)) as chat:
+        codes = []
+        for _ in range(2 * BURST):
+            try:
+                await chat.send_message("general", "alice", "hi")
+            except ChatError as refusal:
+                codes.append(refusal.code)
+        assert codes == ["rate_limited"] * (2 * BURST - 1)
