@@ -110,7 +110,7 @@ class ChatApp:
             engine = self._chat.engine
             user_id = await self._user(engine, handshake)
         except Closed:
-            await send({"type": "websocket.accept"})
+            await send({"type": "websocket.accept", "subprotocol": chosen_subprotocol(handshake)})
             await send({"type": "websocket.close", "code": CLOSE_TRY_LATER, "reason": "not running"})
             return
         if user_id is None:
@@ -145,7 +145,8 @@ class ChatApp:
         """Read until the end; return whether it was the client that went."""
         while True:
             try:
-                message = await asyncio.wait_for(receive(), self._idle_timeout_s)
+                async with asyncio.timeout(self._idle_timeout_s):
+                    message = await receive()
             except TimeoutError:
                 session.socket.close(CLOSE_GOING_AWAY, "silent for too long")
                 return False
@@ -193,7 +194,7 @@ class AsgiSocket:
         """Send these text messages; over the bound close as slow instead."""
         if self._close is not None:
             return
-        self._size += sum(map(len, frames))
+        self._size += sum(map(_bytes, frames))
         if self._size > self._limit_bytes and self._frames:
             # What it has not taken is dropped: it comes back and resumes from the last message it did take.
             self._frames.clear()
@@ -224,7 +225,7 @@ class AsgiSocket:
                 for frame in frames:
                     async with asyncio.timeout(WRITE_STALL_S):
                         await self._send({"type": "websocket.send", "text": frame})
-                    self._size -= len(frame)
+                    self._size -= _bytes(frame)
                 if self._frames:
                     continue
                 if self._close is not None:
@@ -236,6 +237,8 @@ class AsgiSocket:
         except (OSError, TimeoutError, RuntimeError):
             # The peer is gone or takes nothing; servers say so in different ways. The session ends.
             return
+        except Exception:
+            logger.exception("The server failed to write to a socket in a way of its own; the connection ends.")
         finally:
             self.close(CLOSE_GOING_AWAY, "")
 
@@ -258,6 +261,10 @@ class _Client:
         self._socket.close(CLOSE_RESTART, "restarting")
         self._session.end()
         self._engine.consumers.pop(self, None)
+
+
+def _bytes(frame: str) -> int:
+    return len(frame) if frame.isascii() else len(frame.encode())
 
 
 async def _refuse(send: Send, reason: str) -> None:

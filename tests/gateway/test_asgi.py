@@ -1,0 +1,446 @@
+"""The ASGI shell, with a server that is driven by hand and a clock that is not waited for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from chatx.chat import Chat
+from chatx.core.rate_limit import RateLimit
+from chatx.errors import ConfigError, Unauthorized
+from chatx.gateway.asgi import WRITE_STALL_S, ChatApp
+from chatx.gateway.handshake import Handshake
+from chatx.gateway.session import PENDING_PUSHES
+from tests.gateway.fakes import FakeServer, chatx_tasks, settle
+from tests.virtual import virtual
+
+UNLIMITED = RateLimit(messages_per_sec=1e6, burst=10**6)
+
+
+def by_name(handshake: Handshake) -> str | None:
+    return handshake.params.get("user")
+
+
+@asynccontextmanager
+async def running(chat: Chat | None = None, **options: Any) -> AsyncIterator[tuple[Chat, ChatApp]]:
+    async with chat or Chat(rate_limit=UNLIMITED) as chat:
+        yield chat, chat.asgi(**{"authenticate": by_name, **options})
+    assert chatx_tasks() == []
+
+
+async def joined(app: ChatApp, room: str = "a", user: str = "ada") -> FakeServer:
+    server = FakeServer(app, query=f"vsn=2.0.0&user={user}")
+    ref = server.text("own", f"room:{room}", "phx_join")
+    await settle()
+    assert server.reply(ref)[0] == "ok"
+    return server
+
+
+async def gone(server: FakeServer, chat: Chat) -> None:
+    """Check that nothing of a connection is left."""
+    await settle()
+    assert server.task.done()
+    await server.task
+    statistics = chat.statistics()
+    assert (statistics.members, statistics.subscriptions, statistics.connections) == (0, 0, 0)
+    assert chatx_tasks() == []
+
+
+# Handshakes
+
+
+@virtual
+async def test_a_client_connects_joins_sends_and_goes() -> None:
+    async with running() as (chat, app):
+        server = await joined(app)
+        assert server.sent[0] == {"type": "websocket.accept", "subprotocol": None}
+        ref = server.text(None, "room:a", "new_message", {"content": "hi"})
+        beat = server.text(None, "phoenix", "heartbeat")
+        await settle()
+
+        assert server.reply(ref)[0] == "ok"
+        assert server.reply(beat) == ("ok", {})
+        assert [each.payload["content"] for each in server.received if each.event == "new_message"] == ["hi"]
+        assert set(await chat.presence("a")) == {"ada"}
+        server.disconnect()
+        await gone(server, chat)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"query": "vsn=3.0.0&user=ada"},
+        {"query": "vsn=nonsense&user=ada"},
+        {"path": "/socket/longpoll"},
+        {"path": "/socket"},
+        {"headers": {"origin": "http://evil.example", "host": "chat.example"}},
+        {"headers": {"cookie": "session=1"}},
+        {"query": "vsn=2.0.0"},
+        {"query": "vsn=2.0.0&user="},
+        {"query": "vsn=2.0.0&user=a%00b"},
+        {"query": "vsn=2.0.0&user=" + "x" * 129},
+        {"query": "&".join(f"p{number}=1" for number in range(1000)) + "&vsn=2.0.0&user=ada"},
+    ],
+)
+@virtual
+async def test_a_handshake_that_is_refused_is_closed_before_it_is_accepted(options: dict[str, Any]) -> None:
+    async with running() as (chat, app):
+        server = FakeServer(app, **options)
+        await gone(server, chat)
+
+        # A server makes a 403 of it.
+        assert [each["type"] for each in server.sent] == ["websocket.close"]
+
+
+@pytest.mark.parametrize("version, expected", [("", 4), ("&vsn=1.0.0", 4), ("&vsn=2.0.0", 5)])
+@virtual
+async def test_the_version_follows_vsn_and_is_1_where_there_is_none(version: str, expected: int) -> None:
+    async with running() as (_, app):
+        server = FakeServer(app, query="user=ada" + version)
+        await settle()
+        assert server.accepted
+        text = (
+            '[null,"1","phoenix","heartbeat",{}]'
+            if expected == 5
+            else '{"topic":"phoenix","event":"heartbeat","payload":{},"ref":"1"}'
+        )
+        server._inbox.put_nowait({"type": "websocket.receive", "text": text, "bytes": None})
+        await settle()
+        assert server.sent[-1]["text"].startswith("[" if expected == 5 else "{")
+        assert "phx_reply" in server.sent[-1]["text"]
+        server.disconnect()
+        await server.task
+
+
+@virtual
+async def test_listed_origins_may_connect() -> None:
+    async with running(origins=("https://site.example",)) as (_, app):
+        server = FakeServer(app, headers={"origin": "https://site.example", "host": "chat.example", "cookie": "a=1"})
+        await settle()
+        assert server.accepted
+        server.disconnect()
+        await server.task
+
+
+@virtual
+async def test_the_subprotocol_phoenix_is_accepted_and_its_token_reaches_authenticate() -> None:
+    seen: list[Handshake] = []
+
+    def authenticate(handshake: Handshake) -> str:
+        seen.append(handshake)
+        return "ada"
+
+    async with running(authenticate=authenticate) as (_, app):
+        server = FakeServer(app, subprotocols=("phoenix", "base64url.bearer.phx.czNjcmV0"))
+        await settle()
+        assert server.sent[0] == {"type": "websocket.accept", "subprotocol": "phoenix"}
+        assert seen[0].token == "s3cret"
+        server.disconnect()
+        await server.task
+
+
+async def hangs(handshake: Handshake) -> str:
+    await asyncio.Event().wait()
+    return "ada"
+
+
+def raises(handshake: Handshake) -> str:
+    raise ValueError("the database is gone")
+
+
+async def raises_later(handshake: Handshake) -> str:
+    await asyncio.sleep(0.1)
+    raise ValueError("the database is gone")
+
+
+def cancels(handshake: Handshake) -> str:
+    raise asyncio.CancelledError
+
+
+def refuses(handshake: Handshake) -> str:
+    raise Unauthorized("not you")
+
+
+async def later(handshake: Handshake) -> str:
+    return "ada"
+
+
+@pytest.mark.parametrize(
+    "authenticate",
+    [
+        hangs,
+        raises,
+        raises_later,
+        cancels,
+        refuses,
+        lambda handshake: None,
+        lambda handshake: False,
+        lambda handshake: True,
+        lambda handshake: 7,
+        lambda handshake: b"ada",
+        lambda handshake: "",
+        lambda handshake: "a\u202eb",
+        lambda handshake: later(handshake),
+    ],
+)
+@virtual
+async def test_authenticate_fails_closed_whatever_it_does(authenticate: Callable[[Handshake], Any]) -> None:
+    async with running(authenticate=authenticate) as (chat, app):
+        server = FakeServer(app)
+        await asyncio.sleep(10)
+        await gone(server, chat)
+
+        assert [each["type"] for each in server.sent] == ["websocket.close"]
+
+
+@pytest.mark.parametrize("offered", [(), ("phoenix",)])
+@virtual
+async def test_a_chat_that_does_not_run_tells_the_client_to_come_back_later(offered: tuple[str, ...]) -> None:
+    chat = Chat()
+    app = chat.asgi(authenticate=by_name)
+    server = FakeServer(app, subprotocols=offered)
+    await server.task
+
+    # Accepted, since a browser hides the status of a refused handshake; with the subprotocol, without which it fails.
+    assert server.sent[0] == {"type": "websocket.accept", "subprotocol": "phoenix" if offered else None}
+    assert server.closed == 1013
+
+
+@virtual
+async def test_a_chat_that_is_started_again_serves_again() -> None:
+    chat = Chat()
+    app = chat.asgi(authenticate=by_name)
+    for _ in range(2):
+        async with chat:
+            server = await joined(app)
+            server.text(None, "room:a", "new_message", {"content": "hi"})
+            await settle()
+            assert [each.event for each in server.received].count("new_message") == 1
+            server.disconnect()
+            await gone(server, chat)
+
+
+@virtual
+async def test_plain_http_is_told_to_upgrade() -> None:
+    async with running() as (_, app):
+        server = FakeServer(app, kind="http")
+        await server.task
+
+        assert [each["type"] for each in server.sent] == ["http.response.start", "http.response.body"]
+        assert server.sent[0]["status"] == 426
+        assert (b"upgrade", b"websocket") in server.sent[0]["headers"]
+
+
+@virtual
+async def test_a_lifespan_of_its_own_is_refused_with_what_to_do() -> None:
+    async with running() as (_, app):
+        server = FakeServer(app, kind="lifespan")
+        with pytest.raises(ConfigError, match=r"chat\.lifespan"):
+            await server.task
+
+
+@pytest.mark.parametrize(
+    "options, named",
+    [
+        ({"authenticate": None}, "authenticate is None"),
+        ({"authenticate": lambda: "ada"}, "authenticate must take"),
+        ({"authenticate": by_name, "origins": ("example.org",)}, "example.org"),
+    ],
+)
+def test_what_cannot_work_is_refused_when_the_application_is_built(options: dict[str, Any], named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        Chat().asgi(**options)
+
+
+# Ends
+
+
+@virtual
+async def test_a_silent_client_is_closed_and_one_that_beats_is_not() -> None:
+    async with running() as (chat, app):
+        silent, beating = await joined(app, user="ada"), await joined(app, user="bob")
+        for _ in range(4):
+            await asyncio.sleep(30)
+            beating.text(None, "phoenix", "heartbeat")
+        await settle()
+
+        assert silent.closed == 1001
+        assert silent.task.done()
+        assert beating.closed is None
+        assert set(await chat.presence("a")) == {"bob"}
+        beating.disconnect()
+        await gone(beating, chat)
+
+
+@virtual
+async def test_a_frame_that_is_none_closes_with_its_code() -> None:
+    async with running() as (chat, app):
+        for data, code in [(b"\xff\xff", 1007), (b"x" * 70_000, 1009)]:
+            server = await joined(app)
+            server.binary(data)
+            await gone(server, chat)
+            assert server.closed == code
+
+
+@virtual
+async def test_a_disconnect_while_a_join_is_under_way_leaves_nothing() -> None:
+    class Slow:
+        async def authorize(self, user_id: str, room_id: str, action: str) -> bool:
+            await asyncio.sleep(2)
+            return True
+
+    async with running(Chat(auth=Slow())) as (chat, app):
+        server = FakeServer(app)
+        server.text("own", "room:a", "phx_join")
+        await settle()
+        server.disconnect()
+        await gone(server, chat)
+        await asyncio.sleep(5)
+
+        assert server.received == []
+        assert await chat.presence("a") == {}
+
+
+@virtual
+async def test_a_server_that_cancels_the_connection_leaves_nothing() -> None:
+    async with running() as (chat, app):
+        server = await joined(app)
+        server.task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await server.task
+        statistics = chat.statistics()
+
+        assert (statistics.members, statistics.subscriptions, statistics.connections) == (0, 0, 0)
+        assert chatx_tasks() == []
+
+
+@virtual
+async def test_a_socket_whose_peer_is_gone_ends_at_the_next_write() -> None:
+    async with running() as (chat, app):
+        for error in (OSError("gone"), RuntimeError("the response is complete"), ConnectionResetError()):
+            server = await joined(app)
+            server.send_error = error
+            await chat.send_message("a", "bob", "hi")
+            await gone(server, chat)
+
+
+@virtual
+async def test_an_error_of_the_server_that_nobody_knows_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    async with running() as (chat, app):
+        server = await joined(app)
+        server.send_error = LookupError("a bug of the server")
+        await chat.send_message("a", "bob", "hi")
+        await gone(server, chat)
+
+        assert "a bug of the server" in caplog.text
+
+
+@virtual
+async def test_stopping_the_chat_tells_each_client_to_come_back() -> None:
+    chat = Chat()
+    await chat.start()
+    app = chat.asgi(authenticate=by_name)
+    servers = [await joined(app, user=f"user{number}") for number in range(3)]
+    await chat.stop()
+    await settle()
+
+    assert [server.closed for server in servers] == [1012, 1012, 1012]
+    assert all(server.task.done() for server in servers)
+    assert chatx_tasks() == []
+
+
+# Bounds
+
+
+@virtual
+async def test_a_client_that_does_not_read_is_closed_as_slow_and_the_others_go_on() -> None:
+    async with running(Chat(rate_limit=UNLIMITED, mailbox_bytes=50_000)) as (chat, app):
+        slow, quick = await joined(app, user="slow"), await joined(app, user="quick")
+        slow.stall()
+        for number in range(100):
+            await chat.send_message("a", "server", f"{number:02}" + "x" * 1000)
+            await asyncio.sleep(0.01)
+
+        got = [each.payload["offset"] for each in quick.received if each.event == "new_message"]
+        assert got == list(range(1, 101))
+        slow.flow()
+        await settle()
+        # What it did take is whole; it goes on from there.
+        taken = [each.payload["offset"] for each in slow.received if each.event == "new_message"]
+        assert slow.closed == 1013
+        assert taken == list(range(1, len(taken) + 1))
+        assert sum(len(each["text"]) for each in slow.sent if "text" in each) < 60_000
+        assert slow.task.done()
+        assert set(await chat.presence("a")) == {"quick"}
+        quick.disconnect()
+        await gone(quick, chat)
+
+
+@pytest.mark.parametrize("text", ["x" * 4000, "\u00e9" * 2000, "\U0001f600" * 1000])
+@virtual
+async def test_the_bound_of_a_socket_is_in_bytes_whatever_is_written(text: str) -> None:
+    async with running(Chat(rate_limit=UNLIMITED, mailbox_bytes=100_000)) as (chat, app):
+        slow = await joined(app)
+        slow.stall()
+        for sent in range(40):
+            if sent == 20:
+                assert chat.statistics().unread == 19  # one is on its way
+            await chat.send_message("a", "server", text)
+            await settle()
+        slow.flow()
+        await gone(slow, chat)
+
+        # 160,000 bytes of content, whether a character has one byte or four.
+        assert slow.closed == 1013
+
+
+@virtual
+async def test_one_frame_larger_than_the_bound_is_written_all_the_same() -> None:
+    # A presence_state can be; a client that can never be given it would come back for ever.
+    async with running(Chat(rate_limit=UNLIMITED, mailbox_bytes=1000)) as (chat, app):
+        server = await joined(app)
+        await chat.send_message("a", "bob", "x" * 4000)
+        await settle()
+
+        assert len(server.received[-1].payload["content"]) == 4000
+        assert server.closed is None
+        server.disconnect()
+        await gone(server, chat)
+
+
+@virtual
+async def test_a_write_that_never_ends_is_given_up() -> None:
+    async with running() as (chat, app):
+        server = await joined(app)
+        server.stall()
+        await chat.send_message("a", "bob", "hi")
+        await asyncio.sleep(WRITE_STALL_S - 1)
+        assert not server.task.done()
+        await asyncio.sleep(2)
+        await gone(server, chat)
+
+
+@virtual
+async def test_the_shell_reads_no_further_while_as_many_pushes_wait_as_may() -> None:
+    class Slow:
+        async def check(self, content: str) -> bool:
+            await asyncio.sleep(0.1)
+            return True
+
+    async with running(Chat(rate_limit=UNLIMITED, moderation=Slow())) as (chat, app):
+        server = await joined(app)
+        for number in range(PENDING_PUSHES + 10):
+            server.text(None, "room:a", "new_message", {"content": f"m{number}"})
+        await settle()
+
+        assert chat.statistics().admitted == PENDING_PUSHES
+        assert server._inbox.qsize() == 10
+        await asyncio.sleep(0.1 * (PENDING_PUSHES + 11))
+        replies = [each.payload["status"] for each in server.received if each.event == "phx_reply"]
+        assert replies == ["ok"] * (1 + PENDING_PUSHES + 10)
+        server.disconnect()
+        await gone(server, chat)
