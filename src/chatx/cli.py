@@ -15,7 +15,7 @@ DEMO_HELP = """
 examples:
   chatx demo                      http://localhost:4000, messages kept in ./chatx-demo.db
   chatx demo --port 4001
-  chatx demo --store /tmp/chat.db
+  chatx demo --store mychat.db
   chatx demo --host 0.0.0.0       for the phones in your network; anybody there can name themselves as they like
 """
 
