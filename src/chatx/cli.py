@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
+import os
+import signal
+import socket
 import sys
 from collections.abc import Sequence
+from types import ModuleType
 
 from chatx import __version__
 from chatx.config import ChatConfig
@@ -17,6 +22,8 @@ examples:
   chatx demo --port 4001
   chatx demo --store mychat.db
   chatx demo --host 0.0.0.0       for the phones in your network; anybody there can name themselves as they like
+
+exit status: 0 stopped by Ctrl+C or SIGTERM, 1 could not run, 2 wrong options
 """
 
 CHECK_HELP = """
@@ -67,7 +74,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         status: int = options.run(options)
-    except BrokenPipeError:  # the reader, `head` say, has what it wanted
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader, `head` say, has what it wanted. Python writes out once more when it ends, and must not fail then.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     return status
 
@@ -80,18 +90,31 @@ def _demo(options: argparse.Namespace) -> int:
     except ModuleNotFoundError as error:
         return _fail(
             f"chatx demo needs {error.name}, which is not installed; install the extra: "
-            "pip install 'chatx-engine[gateway]'."
+            "pip install 'chatx-engine[gateway]'.",
+            1,
         )
     try:
-        app = demo_app(options.store)
+        sockets = _listening(options.host, options.port)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            problem = f"port {options.port} is taken; stop what listens there, or give another, such as --port 4001"
+        else:
+            problem = f"{error.strerror}; give an address of this machine and a port that you may use"
+        return _fail(f"cannot listen on --host {options.host} --port {options.port}: {problem}.", 1)
+    try:
+        return _serve(uvicorn, demo_app(options.store), sockets, options)
     except ChatError as error:
-        return _fail(error.reason)
-    shown = options.host if options.host not in ("0.0.0.0", "127.0.0.1") else "localhost"
+        return _fail(f"--store {options.store}: {error.reason}")
+    finally:
+        for each in sockets:
+            each.close()
+
+
+def _serve(uvicorn: ModuleType, app: object, sockets: list[socket.socket], options: argparse.Namespace) -> int:
+    shown = "localhost" if options.host in ("0.0.0.0", "127.0.0.1", "::", "::1") else options.host
     print(f"chatx demo: open http://{shown}:{options.port} in two tabs; stop it with Ctrl+C", flush=True)
     config = uvicorn.Config(
         app,
-        host=options.host,
-        port=options.port,
         log_level="warning",
         # The protocol's own bound, with room for the frame around it.
         ws_max_size=65_536 + 1,
@@ -99,11 +122,40 @@ def _demo(options: argparse.Namespace) -> int:
         timeout_graceful_shutdown=5,
     )
     server = uvicorn.Server(config)
+    # uvicorn raises each signal again once it has stopped; the default of this one would be a death by signal.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        server.run()
-    except KeyboardInterrupt:  # uvicorn raises it again once it has stopped
+        server.run(sockets)
+    except KeyboardInterrupt:
         return 0
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return 0 if server.started else 1
+
+
+def _listening(host: str, port: int) -> list[socket.socket]:
+    """Return sockets that listen on every address of a host that this machine has.
+
+    Raises:
+        OSError: The host has no such address, or the port is taken on one of them.
+    """
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    sockets: list[socket.socket] = []
+    error: OSError | None = None
+    for family, address in dict.fromkeys((each[0], each[4]) for each in found):
+        try:
+            sockets.append(socket.create_server(address, family=family))
+        except OSError as problem:
+            error = OSError(problem.errno, os.strerror(problem.errno or 0))
+            # A machine may know ::1 by name and not have it.
+            if problem.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                break
+    else:
+        if sockets:
+            return sockets
+    for each in sockets:
+        each.close()
+    raise error or OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -140,6 +192,6 @@ def _port(text: str) -> int:
     return int(text)
 
 
-def _fail(reason: str) -> int:
+def _fail(reason: str, status: int = 2) -> int:
     print(f"chatx: {reason}", file=sys.stderr)
-    return 2
+    return status

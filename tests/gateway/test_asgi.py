@@ -169,6 +169,10 @@ async def later(handshake: Handshake) -> str:
     return "ada"
 
 
+def forgets_to_await(handshake: Handshake) -> Any:
+    return later(handshake)
+
+
 @pytest.mark.parametrize(
     "authenticate",
     [
@@ -184,7 +188,7 @@ async def later(handshake: Handshake) -> str:
         lambda handshake: b"ada",
         lambda handshake: "",
         lambda handshake: "a\u202eb",
-        lambda handshake: later(handshake),
+        forgets_to_await,
     ],
 )
 @virtual

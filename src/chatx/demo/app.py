@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 from starlette.applications import Starlette
@@ -47,11 +49,22 @@ class NoShouting:
 
 
 def demo_app(store: str) -> Starlette:
-    """Return the demo, with its messages in the SQLite file `store`.
+    """Return the demo, with its messages in the SQLite file `store`; it runs once.
 
     People name themselves: it is a demo, and there is nothing to protect. An application asks its own session.
+
+    Raises:
+        ConfigError: The file cannot be used.
     """
-    chat = Chat(persistence=SQLitePersistence(store), moderation=NoShouting())
+    persistence = SQLitePersistence(store)
+    chat = Chat(persistence=persistence, moderation=NoShouting())
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        with closing(persistence):
+            async with chat:
+                yield
+
     return Starlette(
         routes=[
             Route("/", _page),
@@ -59,7 +72,7 @@ def demo_app(store: str) -> Starlette:
             Mount("/socket", chat.asgi(authenticate=_named_by_itself)),
         ],
         middleware=[Middleware(_Headers)],
-        lifespan=chat.lifespan,
+        lifespan=lifespan,
     )
 
 
