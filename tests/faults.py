@@ -325,8 +325,18 @@ class Scripted:
         self._script = list(reversed(script))
         self.saved: list[Message] = []
         self.attempts: list[Message] = []
+        self.answers_lost: set[str] = set()
+        self._under_way: set[str] = set()
 
     async def save_message(self, message: Message) -> None:
+        assert message.id not in self._under_way, "the same message twice at a time"
+        self._under_way.add(message.id)
+        try:
+            await self._save(message)
+        finally:
+            self._under_way.discard(message.id)
+
+    async def _save(self, message: Message) -> None:
         self.attempts.append(message)
         todo = self._script.pop() if self._script else "ok"
         if todo == "raise":
@@ -337,6 +347,7 @@ class Scripted:
             await asyncio.sleep(1.5)
         self.saved.append(message)
         if todo == "lost answer":
+            self.answers_lost.add(message.id)
             raise Broken
 
 

@@ -17,7 +17,7 @@ import heapq
 import logging
 import random
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from itertools import count
 from typing import Any, Literal, TypeAlias
 
@@ -125,6 +125,7 @@ class Delivery:
         self._jitter = random.Random()
         self._slots = asyncio.Semaphore(CONCURRENT)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._telling: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
         """Begin to deliver."""
@@ -196,7 +197,10 @@ class Delivery:
         if tasks:
             await asyncio.wait(tasks)
         left_over = sorted(self._live, key=lambda parcel: parcel.message.id)
-        await asyncio.gather(*(self._give_up(parcel, "stopped") for parcel in left_over))
+        for parcel in left_over:
+            self._give_up(parcel, "stopped")
+        while self._telling:
+            await asyncio.wait(self._telling)
 
     async def _send_batches(self) -> None:
         while True:
@@ -284,14 +288,14 @@ class Delivery:
 
     async def _find_recipients(self, parcel: _Parcel) -> None:
         name = adapter_name(self._notifier)
-        users: tuple[str, ...] = ()
         try:
             answer = await self._boundary.call(name, self._notifier.recipients, parcel.message)
-            users = tuple(answer) if not isinstance(answer, str) else (answer,)
-            if not all(isinstance(user, str) for user in users):
-                self._boundary.failed(name, "wrong_answer", "recipients() must name users by their ids")
-        except (ChatError, AdapterFailure, TypeError) as error:
-            await self._failed(parcel, error)
+            # The answer may be a generator of the adapter's, which runs only now.
+            users = self._boundary.plain(name, _users, answer)
+            if users is None:
+                self._boundary.failed(name, "wrong_answer", f"recipients() answered {type(answer).__name__}, not ids")
+        except (ChatError, AdapterFailure) as error:
+            self._failed(parcel, error)
             return
         parcel.users = users
         parcel.attempts = 0
@@ -303,17 +307,17 @@ class Delivery:
             await self._boundary.call(adapter_name(adapter), method, *args)
         except (ChatError, AdapterFailure) as error:
             for parcel in parcels:
-                await self._failed(parcel, error)
+                self._failed(parcel, error)
             return
         for parcel in parcels:
             self.delivered += 1
             self._done(parcel)
 
-    async def _failed(self, parcel: _Parcel, error: Exception) -> None:
+    def _failed(self, parcel: _Parcel, error: Exception) -> None:
         parcel.attempts += 1
         parcel.running = getattr(error, "running", None)
         if parcel.attempts > self._max_retries:
-            await self._give_up(parcel, getattr(error, "failure", "raised"))
+            self._give_up(parcel, getattr(error, "failure", "raised"))
             return
         self.retried += 1
         wait_ms = backoff_ms(parcel.attempts, self._retry_base_ms, self._jitter.random())
@@ -323,7 +327,7 @@ class Delivery:
             )
         self._schedule(parcel, wait_ms / 1000)
 
-    async def _give_up(self, parcel: _Parcel, reason: str) -> None:
+    def _give_up(self, parcel: _Parcel, reason: str) -> None:
         message = parcel.message
         self.dead += 1
         if parcel.target == "persistence":
@@ -342,9 +346,14 @@ class Delivery:
         )
         if self._telemetry.watched("dead_letter"):
             self._telemetry.emit("dead_letter", {"attempts": parcel.attempts}, self._about(parcel))
-        handler = self._on_dead_letter
-        if handler is None:
-            return
+        if self._on_dead_letter is not None:
+            # Nobody waits for it but `stop`: a handler that hangs holds up no delivery.
+            telling = self._loop.create_task(self._tell(letter), name="chatx dead letter")
+            self._telling.add(telling)
+            telling.add_done_callback(self._telling.discard)
+
+    async def _tell(self, letter: DeadLetter) -> None:
+        handler: Any = self._on_dead_letter
         with contextlib.suppress(ChatError, AdapterFailure):
             await self._boundary.call("on_dead_letter", handler, letter)
 
@@ -385,3 +394,13 @@ class Delivery:
     def _about(self, parcel: _Parcel) -> dict[str, Any]:
         message = parcel.message
         return {"room_id": message.room_id, "message_id": message.id, "adapter": parcel.target}
+
+
+def _users(answer: Any) -> tuple[str, ...] | None:
+    """Return the users that `recipients` names, or None where it does not name users."""
+    if isinstance(answer, str):
+        return (answer,)
+    if not isinstance(answer, Iterable):
+        return None
+    users = tuple(answer)
+    return users if all(isinstance(user, str) for user in users) else None
