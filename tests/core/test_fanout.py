@@ -25,7 +25,7 @@ def mailbox_subscriber(*, presence: bool = False, limit: int = 1000) -> Subscrib
 
 def drained(subscriber: Subscriber) -> list[Event]:
     assert subscriber.mailbox is not None
-    return list(iter(subscriber.mailbox.get, None))
+    return [event for batch in iter(subscriber.mailbox.take, ()) for event in batch]
 
 
 def test_a_callback_is_called_at_once_and_a_mailbox_gets_its_batch_at_the_flush() -> None:

@@ -39,16 +39,15 @@ def unlimited(**options: Any) -> Chat:
 @virtual
 async def test_a_single_send_never_yields() -> None:
     adapter = Adapter()
-    async with Chat(auth=adapter, moderation=adapter) as chat:
-        async with chat.subscribe("general") as subscription:
-            yields, message = driven(chat.send_message("general", "alice", "hi"))
-            assert yields == 0
-            assert await anext(subscription) == message
-            yields, message = driven(chat.send_message("general", "alice", "hi", idempotency_key="k"))
-            assert (yields, message.duplicate) == (0, False)
-            yields, repeat = driven(chat.send_message("general", "alice", "hi", idempotency_key="k"))
-            assert (yields, repeat.id, repeat.duplicate) == (0, message.id, True)
-            assert driven(chat.send_message("a new room", "bob", "hi"))[0] == 0
+    async with Chat(auth=adapter, moderation=adapter) as chat, chat.subscribe("general") as subscription:
+        yields, message = driven(chat.send_message("general", "alice", "hi"))
+        assert yields == 0
+        assert await anext(subscription) == message
+        yields, message = driven(chat.send_message("general", "alice", "hi", idempotency_key="k"))
+        assert (yields, message.duplicate) == (0, False)
+        yields, repeat = driven(chat.send_message("general", "alice", "hi", idempotency_key="k"))
+        assert (yields, repeat.id, repeat.duplicate) == (0, message.id, True)
+        assert driven(chat.send_message("a new room", "bob", "hi"))[0] == 0
 
 
 @virtual
@@ -118,15 +117,14 @@ async def test_gathered_sends_of_one_user_keep_their_order() -> None:
 
 @virtual
 async def test_a_reader_is_woken_in_the_turn_a_message_is_published() -> None:
-    async with unlimited() as chat:
-        async with chat.subscribe("general") as subscription:
-            reader = asyncio.ensure_future(anext(subscription))
+    async with unlimited() as chat, chat.subscribe("general") as subscription:
+        reader = asyncio.ensure_future(anext(subscription))
+        await asyncio.sleep(0)
+        message = await chat.send_message("general", "alice", "hi")
+        for _ in range(3):
             await asyncio.sleep(0)
-            message = await chat.send_message("general", "alice", "hi")
-            for _ in range(3):
-                await asyncio.sleep(0)
-            assert reader.done()
-            assert reader.result() == message
+        assert reader.done()
+        assert reader.result() == message
 
 
 @virtual

@@ -21,7 +21,7 @@ from typing import Literal, TypeAlias
 
 from msgspec import Struct
 
-from chatx.core.message import Event, Gap, Message, SubscriptionEnded, weigh
+from chatx.core.message import Event, Gap, Message, PresenceDiff, PresenceState, SubscriptionEnded, weigh
 from chatx.errors import ChatError, SlowConsumer
 
 OverflowPolicy: TypeAlias = Literal["disconnect", "drop_oldest"]
@@ -112,37 +112,26 @@ class Mailbox:
             wake()
         return True
 
-    def get(self) -> Event | None:
-        """Take the next unread event, or None where there is none."""
-        if self._first:
-            return self._first.pop(next(iter(self._first)))
-        if not self.unread:
-            return None
-        batch = self._batches[0]
-        event = batch.events[self._next]
-        self._next += 1
-        self.unread -= 1
-        if self._next == len(batch.events):
-            self._batches.popleft()
-            self._next = 0
-            self.size -= batch.size
-        return event
-
     def take(self) -> tuple[Event, ...]:
-        """Take the next unread batch, or what is left of it; empty where there is nothing."""
+        """Take the next unread batch, or what is left of it; empty where there is nothing.
+
+        While a room is owed a fresh state of presence, what else its presence tells is left out: it changes a state
+        that the reader does not have.
+        """
         if self._first:
             first, self._first = self._first, {}
             return tuple(first.values())
-        if not self.unread:
-            return ()
-        batch = self._batches.popleft()
-        events = batch.events
-        if self._next:
-            events = events[self._next :]
+        while self.unread:
+            batch = self._batches.popleft()
+            events = batch.events[self._next :]
             self._next = 0
-        self.unread -= len(events)
-        self.size -= batch.size
-        return events
+            self.unread -= len(events)
+            self.size -= batch.size
+            if self.lost_presence:
+                events = tuple(filter(self._told, events))
+            if events:
+                return events
+        return ()
 
     def purge(self, room_id: str) -> None:
         """Drop what is unread of one room, whose reader has left it."""
@@ -169,10 +158,9 @@ class Mailbox:
 
     def _drop_oldest(self, at_most: int) -> None:
         """Drop unread events, oldest first, until the rest is within the bounds or `at_most` are gone."""
+        first = self._first
         while at_most and (self.unread > self._limit_events or self.size > self._limit_bytes):
-            first, self._first = self._first, {}
-            event = self.get()
-            self._first = first
+            event = self._drop()
             at_most -= 1
             if isinstance(event, Message):
                 before = first.get(event.room_id)
@@ -182,5 +170,20 @@ class Mailbox:
                 # A gap before it belongs to what ended, and no longer grows.
                 gap = first.pop(event.room_id, None)
                 first.update((each, each) for each in (gap, event) if each is not None)
-            elif event is not None:
+            else:
                 self.lost_presence.add(event.room_id)
+
+    def _drop(self) -> Event:
+        """Take the oldest unread event out of its batch."""
+        batch = self._batches[0]
+        event = batch.events[self._next]
+        self._next += 1
+        self.unread -= 1
+        if self._next == len(batch.events):
+            self._batches.popleft()
+            self._next = 0
+            self.size -= batch.size
+        return event
+
+    def _told(self, event: Event) -> bool:
+        return event.room_id not in self.lost_presence or not isinstance(event, (PresenceState, PresenceDiff))

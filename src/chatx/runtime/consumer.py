@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from operator import length_hint
 from typing import Self
 
-from chatx.core.mailbox import Batch, Mailbox, OverflowPolicy
+from chatx.core.mailbox import Mailbox, OverflowPolicy
 from chatx.core.message import Event
 from chatx.errors import ChatError, Closed, ConfigError
 from chatx.runtime.engine import Engine
@@ -79,13 +79,15 @@ class Consumer:
 
     def _recover_presence(self, mailbox: Mailbox) -> bool:
         """Put a fresh state for each room whose presence events were dropped; return whether to look again."""
-        engine = self._engine
-        room_id = mailbox.lost_presence.pop()
-        process = engine.rooms.find(room_id) if engine is not None else None
-        if engine is not None and process is not None:
-            # Behind what is told of presence now: no diff that comes after the state is part of it.
+        room_id = next(iter(mailbox.lost_presence))
+        process = self._engine.rooms.find(room_id) if self._engine is not None else None
+        if process is not None:
             process.settle()
-            mailbox.put(Batch.of([process.room.state()]), engine.turn.number)
+            # What the flush brought is told before the state, but for the presence that the state tells.
+            for events in iter(mailbox.take, ()):
+                self._backlog.extend(events)
+            self._backlog.append(process.room.state())
+        mailbox.lost_presence.discard(room_id)
         return True
 
     def _open_mailbox(self, engine: Engine) -> Mailbox:
