@@ -55,8 +55,8 @@ class Chat:
             raise ConfigError(f"Both config and {', '.join(options)} were given; give one or the other.")
         if config is not None and not isinstance(config, ChatConfig):
             raise ConfigError(f"config is {config!r}; it must be a ChatConfig.")
-        self.config = config if config is not None else ChatConfig(**options)
-        self.telemetry = Telemetry()
+        self.config: ChatConfig = config if config is not None else ChatConfig(**options)
+        self.telemetry: Telemetry = Telemetry()
         self._dead_letters: deque[DeadLetter] = deque(maxlen=self.config.dead_letter_limit)
         self._engine: Engine | None = None
         self._stopping: asyncio.Task[None] | None = None

@@ -25,7 +25,7 @@ class ChatError(Exception):
     summary: ClassVar[str] = "The root of the tree; never raised itself."
 
     def __init__(self, reason: str = "", *, retry_after: float | None = None) -> None:
-        self.reason = reason or type(self).summary
+        self.reason: str = reason or type(self).summary
         self.retry_after = retry_after
         super().__init__(self.reason)
 

@@ -32,7 +32,7 @@ from typing import Any, TypeAlias
 
 from chatx.errors import ConfigError
 
-logger = logging.getLogger("chatx")
+logger: logging.Logger = logging.getLogger("chatx")
 
 PREFIX = "chatx."
 

@@ -29,7 +29,7 @@ from chatx.adapters.threads import AdapterThreads
 from chatx.errors import AdapterError, Blocked, ChatError, ConfigError, Unauthorized
 from chatx.telemetry import Telemetry
 
-logger = logging.getLogger("chatx")
+logger: logging.Logger = logging.getLogger("chatx")
 
 
 class AdapterFailure(Exception):
@@ -103,7 +103,7 @@ class Boundary:
     """
 
     def __init__(self, timeout_ms: int, telemetry: Telemetry) -> None:
-        self.timeout_s = timeout_ms / 1000
+        self.timeout_s: float = timeout_ms / 1000
         self._telemetry = telemetry
         self._running: set[asyncio.Future[Any]] = set()
         self._threads: AdapterThreads | None = None
@@ -232,7 +232,7 @@ class Guard:
         self._role = role
         self._ask = getattr(adapter, method)
         self._refusal = refusal
-        self.awaits = is_async(self._ask)
+        self.awaits: bool = is_async(self._ask)
 
     def ask(self, *args: str) -> None:
         """Ask a plain adapter.

@@ -20,8 +20,8 @@ class History:
 
     def __init__(self, size: int, position: Position) -> None:
         self._ring: deque[Message] = deque(maxlen=size)
-        self.epoch = position.epoch
-        self.offset = position.offset
+        self.epoch: str = position.epoch
+        self.offset: int = position.offset
 
     @property
     def position(self) -> Position:

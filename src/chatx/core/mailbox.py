@@ -77,8 +77,8 @@ class Mailbox:
         self.wake: Callable[[], None] | None = None
         self.error: ChatError | None = None
         self.lost_presence: set[str] = set()
-        self.unread = 0
-        self.size = 0
+        self.unread: int = 0
+        self.size: int = 0
 
     def put(self, batch: Batch, turn: int) -> bool:
         """Take a batch that was published in the given turn. Return False where the mailbox is closed now."""

@@ -28,7 +28,7 @@ class PlainStep:
     __slots__ = ("run",)
 
     def __init__(self, run: Callable[[Draft], Draft]) -> None:
-        self.run = run
+        self.run: Callable[[Draft], Draft] = run
 
 
 class AwaitingStep:
@@ -37,7 +37,7 @@ class AwaitingStep:
     __slots__ = ("run",)
 
     def __init__(self, run: Callable[[Draft], Awaitable[Draft]]) -> None:
-        self.run = run
+        self.run: Callable[[Draft], Awaitable[Draft]] = run
 
 
 Step: TypeAlias = PlainStep | AwaitingStep
@@ -56,7 +56,7 @@ class Chain:
         self._steps = tuple(steps)
         self._check = check
         self._plain = tuple(step.run for step in steps if isinstance(step, PlainStep))
-        self.awaits = len(self._plain) < len(steps)
+        self.awaits: bool = len(self._plain) < len(steps)
 
     def run(self, draft: Draft) -> Draft:
         """Take a draft through a chain in which nothing awaits."""

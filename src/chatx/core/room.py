@@ -45,12 +45,12 @@ class Room:
     __slots__ = ("admitted", "fanout", "history", "plain", "presence", "room_id")
 
     def __init__(self, room_id: str, position: Position, history_size: int) -> None:
-        self.room_id = room_id
-        self.history = History(history_size, position)
-        self.presence = Presence()
-        self.fanout = Fanout()
+        self.room_id: str = room_id
+        self.history: History = History(history_size, position)
+        self.presence: Presence = Presence()
+        self.fanout: Fanout = Fanout()
         self.plain: dict[str, str] = {}
-        self.admitted = 0
+        self.admitted: int = 0
 
     @property
     def idle(self) -> bool:

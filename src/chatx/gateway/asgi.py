@@ -34,7 +34,7 @@ from chatx.runtime.engine import Engine
 if TYPE_CHECKING:
     from chatx.chat import Chat
 
-logger = logging.getLogger("chatx")
+logger: logging.Logger = logging.getLogger("chatx")
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]

@@ -46,7 +46,7 @@ class Hub:
 
     def __init__(self, process: RoomProcess, turn: Turn, on_empty: Callable[[Hub], None]) -> None:
         self.process = process
-        self.topic = room_topic(process.room_id)
+        self.topic: str = room_topic(process.room_id)
         self._turn = turn
         self._on_empty = on_empty
         self._members: dict[Member, None] = {}

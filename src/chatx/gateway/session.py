@@ -29,7 +29,7 @@ from chatx.runtime.catchup import CatchUp
 from chatx.runtime.engine import Engine
 from chatx.runtime.process import RoomProcess
 
-logger = logging.getLogger("chatx")
+logger: logging.Logger = logging.getLogger("chatx")
 
 PENDING_PUSHES = 64
 """Pushes of one connection under way at a time."""
@@ -84,9 +84,9 @@ class Membership:
 
     def __init__(self, session: Session, process: RoomProcess, topic: str, ref: str) -> None:
         self._session = session
-        self.process = process
-        self.topic = topic
-        self.ref = ref
+        self.process: RoomProcess = process
+        self.topic: str = topic
+        self.ref: str = ref
         self.hub: Hub | None = None  # until it has caught up
 
     @property
@@ -123,7 +123,7 @@ class Session:
         self._memberships: dict[str, Membership] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._ended = False
-        self.last_seen = self._engine.loop.time()
+        self.last_seen: float = self._engine.loop.time()
 
     @property
     def busy(self) -> bool:

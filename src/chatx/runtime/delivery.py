@@ -30,7 +30,7 @@ from chatx.core.message import Message
 from chatx.errors import ChatError
 from chatx.telemetry import Telemetry
 
-logger = logging.getLogger("chatx")
+logger: logging.Logger = logging.getLogger("chatx")
 
 CONCURRENT = 8
 """Retries and notifications under way at a time, at most."""
@@ -103,12 +103,12 @@ class Delivery:
         self._retry_base_ms = config.delivery_retry_base_ms
         self._on_dead_letter = config.on_dead_letter
         self._dead_letters = dead_letters
-        self.enabled = config.persistence is not None or config.notifier is not None
-        self.limit = config.delivery_queue_limit
-        self.size = 0
-        self.delivered = 0
-        self.retried = 0
-        self.dead = 0
+        self.enabled: bool = config.persistence is not None or config.notifier is not None
+        self.limit: int = config.delivery_queue_limit
+        self.size: int = 0
+        self.delivered: int = 0
+        self.retried: int = 0
+        self.dead: int = 0
         self._reserved = 0
         self._parcels: dict[str, int] = {}  # message id -> parcels it still has
         self._live: set[_Parcel] = set()

@@ -23,7 +23,7 @@ from chatx.runtime.storage import Storage
 from chatx.runtime.turn import BURST, Turn
 from chatx.telemetry import Telemetry
 
-logger = logging.getLogger("chatx")
+logger: logging.Logger = logging.getLogger("chatx")
 
 EXPIRED_AT_ONCE = 20_000
 """Token buckets and idempotency keys let go of in one sweep, at most; the rest go in the next."""
@@ -60,18 +60,18 @@ class Engine:
     ) -> None:
         self.config = config
         self.telemetry = telemetry
-        self.loop = asyncio.get_running_loop()
-        self.turn = Turn(self.loop)
-        self.boundary = Boundary(config.adapter_timeout_ms, telemetry)
-        self.storage = Storage(config.persistence, self.boundary)
-        self.delivery = Delivery(
+        self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
+        self.turn: Turn = Turn(self.loop)
+        self.boundary: Boundary = Boundary(config.adapter_timeout_ms, telemetry)
+        self.storage: Storage = Storage(config.persistence, self.boundary)
+        self.delivery: Delivery = Delivery(
             config=config,
             boundary=self.boundary,
             telemetry=telemetry,
             loop=self.loop,
             dead_letters=dead_letters,
         )
-        self.rooms = Rooms(
+        self.rooms: Rooms = Rooms(
             loop=self.loop,
             turn=self.turn,
             telemetry=telemetry,
@@ -81,7 +81,7 @@ class Engine:
             delivery=self.delivery,
             room_class=room_class,
         )
-        self.sending = Sending(
+        self.sending: Sending = Sending(
             config=config,
             boundary=self.boundary,
             telemetry=telemetry,
@@ -91,7 +91,7 @@ class Engine:
         )
         self._auth = guard_of(config, self.boundary, "auth")
         self.consumers: dict[Consumes, None] = {}
-        self.open = True
+        self.open: bool = True
         self._sending = 0
         self._quiet = asyncio.Event()
         self._sweep_s = min(1.0, max(0.01, config.room_idle_ms / 4000))

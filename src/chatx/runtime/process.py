@@ -23,7 +23,7 @@ from chatx.errors import ChatError, RoomUnavailable, SubscriberFailed
 from chatx.runtime.turn import Turn
 from chatx.telemetry import Telemetry
 
-logger = logging.getLogger("chatx")
+logger: logging.Logger = logging.getLogger("chatx")
 
 T = TypeVar("T")
 
@@ -63,10 +63,10 @@ class RoomProcess:
         telemetry: Telemetry,
         keeper: Keeper,
     ) -> None:
-        self.room_id = room.room_id
-        self.room = room
-        self.crashes = 0
-        self.chain_s = 0.05
+        self.room_id: str = room.room_id
+        self.room: Room = room
+        self.crashes: int = 0
+        self.chain_s: float = 0.05
         self._loop = loop
         self._turn = turn
         self._telemetry = telemetry

@@ -56,7 +56,7 @@ class Rooms:
         self._rooms: dict[str, RoomProcess] = {}
         self._idle: OrderedDict[RoomProcess, float] = OrderedDict()
         self._between: dict[str, _Between] = {}
-        self.closed_by_crashes = 0
+        self.closed_by_crashes: int = 0
 
     def __len__(self) -> int:
         """Return how many rooms there are."""

@@ -89,11 +89,11 @@ class Sending:
         self._now = loop.time
         self._loop = loop
         self._ids = MessageIds()
-        self.buckets = TokenBuckets(config.rate_limit)
-        self.window = IdempotencyWindow()
+        self.buckets: TokenBuckets = TokenBuckets(config.rate_limit)
+        self.window: IdempotencyWindow = IdempotencyWindow()
         self._under_way: dict[tuple[str, str, str], list[asyncio.Future[Message]]] = {}
-        self.sent = 0
-        self.duplicates = 0
+        self.sent: int = 0
+        self.duplicates: int = 0
         self.refused: dict[str, int] = {}
         self._auth = guard_of(config, boundary, "auth")
         self._moderation = guard_of(config, boundary, "moderation")

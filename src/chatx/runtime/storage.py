@@ -16,7 +16,7 @@ from chatx.core.message import Message, Position
 from chatx.errors import ChatError
 from chatx.runtime.ids import new_epoch
 
-logger = logging.getLogger("chatx")
+logger: logging.Logger = logging.getLogger("chatx")
 
 
 class Storage:
@@ -30,7 +30,7 @@ class Storage:
         self._persistence = persistence
         self._boundary = boundary
         self._name = adapter_name(persistence) if persistence is not None else ""
-        self.serves_history = hasattr(persistence, "load_messages")
+        self.serves_history: bool = hasattr(persistence, "load_messages")
         self._marks = hasattr(persistence, "mark_open")
 
     async def open(self, room_id: str) -> Position:

@@ -18,7 +18,7 @@ from chatx.runtime.consumer import Consumer
 from chatx.runtime.engine import Engine
 from chatx.runtime.process import RoomProcess
 
-logger = logging.getLogger("chatx")
+logger: logging.Logger = logging.getLogger("chatx")
 
 
 class Subscription(Consumer):

@@ -43,13 +43,13 @@ class Turn:
     __slots__ = ("_handle", "_resumed", "_touched", "loop", "number", "published")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.loop = loop
+        self.loop: asyncio.AbstractEventLoop = loop
         self._touched: dict[Flushes, None] = {}
         self._handle: asyncio.Handle | None = None
         # Readers to be resumed when this turn has ended; None unless the loop itself is ending it.
         self._resumed: list[Waits] | None = None
-        self.number = 0
-        self.published = 0
+        self.number: int = 0
+        self.published: int = 0
 
     def touch(self, what: Flushes) -> None:
         """Flush this when the turn ends."""
