@@ -81,7 +81,7 @@ class Chat:
         engine = self._engine
         if engine is None:
             return
-        if self._stopping is None:
+        if self._stopping is None or self._stopping.done():
             self._stopping = asyncio.get_running_loop().create_task(self._stop(engine), name="chatx stop")
         await asyncio.shield(self._stopping)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from chatx import Chat, DeadLetter, Message, RoomOverloaded
@@ -239,7 +239,6 @@ steps = st.lists(
     limit=st.integers(1, 20),
     drain_ms=st.sampled_from([1, 400, 3000]),
 )
-@settings(max_examples=60)
 def test_what_was_accepted_is_saved_or_a_dead_letter_under_every_schedule(
     script: list[str], steps: list[tuple[str, Any]], retries: int, batch: int, limit: int, drain_ms: int
 ) -> None:

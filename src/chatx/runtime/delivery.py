@@ -181,8 +181,8 @@ class Delivery:
         """Forget whether the room's stored history has holes, as its life ends."""
         self._holes.discard(room_id)
 
-    async def stop(self, deadline: float) -> None:
-        """Deliver what is left until the deadline (loop time); what is left then is a dead letter."""
+    async def drain(self, deadline: float) -> None:
+        """Deliver what is left, until the deadline (loop time). `close` follows."""
         self._stopping = True
         self._full_batch.set()
         self._drained.clear()
@@ -191,6 +191,9 @@ class Delivery:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(left):
                     await self._drained.wait()
+
+    async def close(self) -> None:
+        """End; what was not delivered is a dead letter. Twice is harmless."""
         tasks = set(self._tasks)
         for task in tasks:
             task.cancel()

@@ -213,10 +213,13 @@ class Engine:
             # What comes out of its middlewares from here on is refused: nobody would deliver it.
             self.sending.close()
             self.turn.end()
-            await self.delivery.stop(deadline)
+            await self.delivery.drain(deadline)
+            await self.delivery.close()
             await self._conclude(deadline)
         finally:
+            # Also where this is cancelled, as it is when a loop is shut down.
             self.sending.close()
+            await self.delivery.close()
             self._end()
             left = max(0.1, min(1.0, deadline - self.loop.time()))
             await self.rooms.close()
@@ -243,11 +246,13 @@ class Engine:
 
     def _end(self) -> None:
         self._sweeper.cancel()
+        self.turn.end()
         error: ChatError = Closed("The chat was stopped.")
-        for process in self.rooms:
-            process.close(error)
+        # The readers first: no end of a single subscription is to be told where everything ends.
         for consumer in list(self.consumers):
             consumer.end(error)
+        for process in self.rooms:
+            process.close(error)
         self.turn.end()
 
     def _sweep(self) -> None:
