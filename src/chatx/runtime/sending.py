@@ -261,11 +261,9 @@ class Sending:
         if middleware == "rate_limit":
             return PlainStep(self._take_token)
         if middleware == "auth":
-            auth = self._auth
-            return None if auth is None else _guard_step(auth, lambda draft: (draft.user_id, draft.room_id, "send"))
+            return None if self._auth is None else _auth_step(self._auth)
         if middleware == "moderation":
-            moderation = self._moderation
-            return None if moderation is None else _guard_step(moderation, lambda draft: (draft.content,))
+            return None if self._moderation is None else _moderation_step(self._moderation)
         return self._user_step(middleware)
 
     def _user_step(self, middleware: Callable[[Draft], Any]) -> Step:
@@ -362,20 +360,32 @@ def guard_of(config: ChatConfig, boundary: Boundary, role: str) -> Guard | None:
     return None if config.moderation is None else Guard(boundary, role, config.moderation, "check", Blocked)
 
 
-def _guard_step(guard: Guard, question: Callable[[Draft], tuple[str, ...]]) -> Step:
-    if not guard.awaits:
+def _auth_step(auth: Guard) -> Step:
+    ask, ask_awaiting = auth.ask, auth.ask_awaiting
 
-        def run(draft: Draft) -> Draft:
-            guard.ask(*question(draft))
-            return draft
-
-        return PlainStep(run)
-
-    async def run_awaiting(draft: Draft) -> Draft:
-        await guard.ask_awaiting(*question(draft))
+    def run(draft: Draft) -> Draft:
+        ask(draft.user_id, draft.room_id, "send")
         return draft
 
-    return AwaitingStep(run_awaiting)
+    async def run_awaiting(draft: Draft) -> Draft:
+        await ask_awaiting(draft.user_id, draft.room_id, "send")
+        return draft
+
+    return AwaitingStep(run_awaiting) if auth.awaits else PlainStep(run)
+
+
+def _moderation_step(moderation: Guard) -> Step:
+    ask, ask_awaiting = moderation.ask, moderation.ask_awaiting
+
+    def run(draft: Draft) -> Draft:
+        ask(draft.content)
+        return draft
+
+    async def run_awaiting(draft: Draft) -> Draft:
+        await ask_awaiting(draft.content)
+        return draft
+
+    return AwaitingStep(run_awaiting) if moderation.awaits else PlainStep(run)
 
 
 def _middleware_failed(name: str) -> AdapterError:
