@@ -108,6 +108,24 @@ async def test_a_stop_that_did_not_save_everything_begins_a_new_stream(store: Op
         assert message.epoch != first[0].epoch
 
 
+async def test_a_proof_that_cannot_be_withdrawn_is_not_built_on(store: Open) -> None:
+    class CannotMark(SQLitePersistence):
+        def mark_open(self, room_id: str, epoch: str, /) -> None:
+            raise OSError("read-only")
+
+    async with running(store()) as chat:
+        first = await send(chat, 3)
+    async with running(store(CannotMark)) as chat:
+        second = await send(chat, 1)
+        assert second[0].epoch != first[0].epoch
+        await saved(chat)
+        # A crash now: the old proof stands in the file, but it is not the newest stream's.
+        async with running(store()) as after_the_crash:
+            third = await send(after_the_crash, 1)
+            assert len({each.epoch for each in first + second + third}) == 3
+            assert await after_the_crash.history("general") == first + second + third
+
+
 async def test_a_room_forgotten_while_the_chat_runs_goes_on_too(store: Open) -> None:
     forgotten = asyncio.Event()
     async with running(store(), room_idle_ms=1) as chat:

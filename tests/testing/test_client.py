@@ -57,6 +57,22 @@ async def test_what_was_sent_before_arrives_without_any_wait() -> None:
 
 
 @virtual
+async def test_what_is_published_in_the_turn_of_the_deadline_arrives() -> None:
+    loop = asyncio.get_running_loop()
+    async with Chat() as chat, ChatClient(chat, "alice") as alice:
+        await alice.join("general")
+        sending = chat.send_message("general", "bob", "just in time")
+
+        def send_now() -> None:
+            # A send in which nothing awaits needs no task.
+            with pytest.raises(StopIteration):
+                sending.send(None)
+
+        loop.call_at(1.0, send_now)
+        await alice.expect_message("just in time", within=1.0)
+
+
+@virtual
 async def test_a_failed_expectation_shows_what_did_arrive() -> None:
     async with Chat() as chat, ChatClient(chat, "alice") as alice:
         await alice.join("general")
@@ -158,6 +174,21 @@ async def test_leaving_ends_membership_subscription_and_what_is_unread() -> None
 
 
 @virtual
+async def test_leaving_forgets_what_has_arrived_from_the_room() -> None:
+    async with Chat() as chat, ChatClient(chat, "alice") as alice:
+        await alice.join("general", presence=True)
+        await alice.join("other")
+        await chat.send_message("general", "bob", "not taken")
+        await chat.send_message("other", "bob", "taken")
+        await alice.expect_message("taken")
+        await alice.expect_presence("general", {"alice"})
+        await alice.leave("general")
+        await alice.expect_nothing()
+        with pytest.raises(AssertionError, match="was told nothing"):
+            await alice.expect_presence("general", {"alice"})
+
+
+@virtual
 async def test_leaving_the_block_leaves_every_room() -> None:
     async with Chat() as chat:
         with pytest.raises(LookupError):
@@ -216,7 +247,11 @@ async def test_the_end_of_a_connection_can_be_expected() -> None:
         with pytest.raises(AssertionError, match="expected the connection to end with 'closed' within 1 s"):
             await bob.expect_end("closed")
         await chat.stop()
+        began = asyncio.get_running_loop().time()
         await bob.expect_end("closed")
+        assert asyncio.get_running_loop().time() == began
+        with pytest.raises(AssertionError, match=r"expected nothing for 1 s\.\nThe connection ended with closed"):
+            await bob.expect_nothing()
 
 
 @virtual

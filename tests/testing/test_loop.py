@@ -66,6 +66,21 @@ async def test_time_stands_still_while_there_is_something_to_do() -> None:
 
 
 @virtual
+async def test_what_can_be_read_now_comes_before_any_timer() -> None:
+    loop = asyncio.get_running_loop()
+    reading, writing = os.pipe()
+    os.write(writing, b"x")
+    readable = loop.create_future()
+    loop.add_reader(reading, readable.set_result, None)
+    loop.call_later(5, lambda: None)
+    await readable
+    assert loop.time() == 0
+    loop.remove_reader(reading)
+    os.close(reading)
+    os.close(writing)
+
+
+@virtual
 async def test_a_cancelled_timer_does_not_move_the_clock() -> None:
     loop = asyncio.get_running_loop()
     loop.call_later(5, lambda: None).cancel()

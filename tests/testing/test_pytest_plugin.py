@@ -66,7 +66,7 @@ class Blocks:
 
 def test_stops(chatx_run, chatx_chat):
     async def main():
-        one, two = chatx_chat(persistence=Saves()), chatx_chat()
+        one, two = chatx_chat(persistence=Saves()), chatx_chat(persistence=Saves())
         await one.start()
         await two.start()
         await one.send_message("general", "alice", "hello")

@@ -76,19 +76,14 @@ class SQLitePersistence:
         self._path = os.fspath(path)
         self._lock = threading.Lock()
         self._db: sqlite3.Connection | None = None
-        db: sqlite3.Connection | None = None
         try:
             # Explicit transactions, one at a time: the lock keeps the threads of the engine apart.
-            db = sqlite3.connect(self._path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
-            db.execute("PRAGMA journal_mode=WAL")
-            db.execute("PRAGMA synchronous=NORMAL")
-            self._db = db
+            self._db = sqlite3.connect(self._path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=NORMAL")
             self._make_tables()
-        except (sqlite3.Error, ConfigError) as error:
-            if db is not None:
-                db.close()
-            if isinstance(error, ConfigError):
-                raise
+        except sqlite3.Error as error:
+            self.close()
             raise ConfigError(
                 f"SQLitePersistence cannot use {self._path!r}: {error}; "
                 "give a SQLite database, or a new file in a folder that exists and can be written."
@@ -191,7 +186,7 @@ class SQLitePersistence:
         with self._transaction() as db:
             # Lives of the room in which nothing was said would otherwise add up for ever.
             db.execute(
-                """DELETE FROM chatx_streams AS s WHERE room_id = ? AND epoch <> ? AND closed_at IS NULL AND NOT EXISTS
+                """DELETE FROM chatx_streams AS s WHERE room_id = ? AND epoch <> ? AND NOT EXISTS
                 (SELECT 1 FROM chatx_messages AS m WHERE m.room_id = s.room_id AND m.rank = s.rank)""",
                 (room_id, epoch),
             )
@@ -229,6 +224,7 @@ class SQLitePersistence:
                 db.execute("INSERT INTO chatx_schema VALUES (?)", (SCHEMA_VERSION,))
             (version,) = db.execute("SELECT max(version) FROM chatx_schema").fetchone()
         if version != SCHEMA_VERSION:
+            self.close()
             raise ConfigError(
                 f"The tables in {self._path!r} have version {version}, and this version of chatx reads "
                 f"{SCHEMA_VERSION}; use the chatx that made them, or another file."

@@ -166,7 +166,7 @@ class ChatClient:
         Raises:
             AssertionError: It did not end, or for another reason.
         """
-        await self._read(within, until_end=True)
+        await self._read(within)
         if self._ended is None or self._ended.code != code:
             raise self._failure(f"expected the connection to end with {code!r} within {within:g} s")
         return self._ended
@@ -177,17 +177,13 @@ class ChatClient:
         events, self._arrived = self._arrived, []
         return events
 
-    async def _read(self, within: float, *, until_end: bool = False) -> None:
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + within
+    async def _read(self, within: float) -> None:
+        deadline = asyncio.get_running_loop().time() + within
         while await self._next(deadline):
             pass
-        # An ended connection has nothing more to tell, but the time passes all the same.
-        if not until_end and (left := deadline - loop.time()) > 0:
-            await asyncio.sleep(left)
 
     async def _next(self, deadline: float) -> bool:
-        """Let one event arrive; return whether one did before the deadline."""
+        """Let one event arrive; return whether one did before the deadline and the connection's end."""
         if self._ended is not None:
             return False
         try:
@@ -195,7 +191,7 @@ class ChatClient:
                 async with asyncio.timeout_at(deadline):
                     event = await anext(self.connection)
             except TimeoutError:
-                # What this very turn brought is there all the same.
+                # What was published in the very turn of the deadline is there all the same.
                 if not self.connection.unread:
                     return False
                 event = await anext(self.connection)
