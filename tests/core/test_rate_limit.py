@@ -101,7 +101,7 @@ def test_sending_lets_go_of_the_idle_without_a_sweep() -> None:
     for number in range(1000):
         buckets.acquire("r", str(number), 0.0)
     for number in range(1000):
-        buckets.acquire("r", "busy", 1.0 + number)
+        buckets.acquire("r", f"other {number}", 10.0 + 10 * number)
     assert len(buckets) == 1
 
 
