@@ -165,3 +165,53 @@ async def test_without_adapters_to_deliver_to_the_delivery_bound_never_refuses()
         for _ in range(100):
             await chat.send_message("room", "alice", "hello")
         assert chat.statistics().delivery_waiting == 0
+
+
+class OpensWhenTold:
+    """Persistence that serves history and takes its time to say where a room stands."""
+
+    def __init__(self) -> None:
+        self.told = asyncio.Event()
+
+    async def save_message(self, message: Message) -> None:
+        pass
+
+    async def load_messages(
+        self, room_id: str, *, after: object = None, before: object = None, limit: int
+    ) -> list[Message]:
+        return []
+
+    async def last_position(self, room_id: str) -> None:
+        await self.told.wait()
+
+
+@virtual
+async def test_sends_that_wait_for_a_room_to_be_opened_are_bounded_and_keep_their_order() -> None:
+    persistence = OpensWhenTold()
+    async with Chat(persistence=persistence, room_queue_limit=8, middlewares=()) as chat:
+        sends = [asyncio.create_task(chat.send_message("r", "a", str(number))) for number in range(8)]
+        await asyncio.sleep(0.1)
+        with pytest.raises(RoomOverloaded) as refused:
+            await chat.send_message("r", "b", "one too many")
+        assert refused.value.retry_after
+        persistence.told.set()
+        assert [message.offset for message in await asyncio.gather(*sends)] == list(range(1, 9))
+
+
+@virtual
+async def test_repeats_that_wait_for_the_first_send_of_their_key_are_bounded() -> None:
+    go = asyncio.Event()
+
+    async def stall(draft: Draft) -> Draft:
+        await go.wait()
+        return draft
+
+    async with Chat(room_queue_limit=4, middlewares=(stall,)) as chat:
+        sends = [asyncio.create_task(chat.send_message("r", "a", "once", idempotency_key="k")) for _ in range(5)]
+        await asyncio.sleep(0.1)
+        with pytest.raises(RoomOverloaded):
+            await chat.send_message("r", "a", "once", idempotency_key="k")
+        go.set()
+        sent = await asyncio.gather(*sends)
+        assert [message.duplicate for message in sent] == [False, True, True, True, True]
+        assert {message.offset for message in sent} == {1}

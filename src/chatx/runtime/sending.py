@@ -162,6 +162,8 @@ class Sending:
             )
 
     async def _send_awaiting(self, draft: Draft, key: str | None) -> Message:
+        if self._rooms.waiting(draft.room_id) >= self._queue_limit:
+            raise self._too_many_wait(self._queue_limit, 1.0)
         process = await self._rooms.opened(draft.room_id)
         if process.room.admitted >= self._queue_limit or self._delivery.full:
             raise self._overloaded(process)
@@ -199,6 +201,8 @@ class Sending:
     async def _send_once(self, draft: Draft, key: str) -> Message:
         scope = (draft.room_id, draft.user_id, key)
         while (waiting := self._under_way.get(scope)) is not None:
+            if len(waiting) >= self._queue_limit:
+                raise self._too_many_wait(len(waiting), 1.0)
             outcome = self._loop.create_future()
             waiting.append(outcome)
             try:
@@ -322,10 +326,10 @@ class Sending:
                 f"{self._delivery.limit} messages wait for delivery already; send again later.",
                 retry_after=self._delivery.retry_after,
             )
-        return RoomOverloaded(
-            f"{process.room.admitted} messages wait in this room already; send again later.",
-            retry_after=max(process.chain_s, 0.01),
-        )
+        return self._too_many_wait(process.room.admitted, max(process.chain_s, 0.01))
+
+    def _too_many_wait(self, count: int, retry_after: float) -> RoomOverloaded:
+        return RoomOverloaded(f"{count} messages wait in this room already; send again later.", retry_after=retry_after)
 
     def _watch_queue(self, process: RoomProcess) -> None:
         size = process.room.admitted
