@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import math
 import os
+import sys
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
@@ -82,7 +82,9 @@ class ChatConfig:
             """Refuse unknown options with an error that names them; the rest is the dataclass's own."""
             for name in options:
                 if name not in _OPTIONS:
-                    raise ConfigError(f"There is no option {name} (value {options[name]!r}){_did_you_mean(name)}.")
+                    raise ConfigError(
+                        f"There is no option {name} (value {_shown(options[name])}){_did_you_mean(name)}."
+                    )
             return object.__new__(cls)
 
     def __post_init__(self) -> None:
@@ -93,17 +95,19 @@ class ChatConfig:
         _check_rate_limit(self.rate_limit)
         if self.cluster_strategy not in STRATEGIES:
             raise ConfigError(
-                f"cluster_strategy is {self.cluster_strategy!r}; it must be one of {', '.join(STRATEGIES)}."
+                f"cluster_strategy is {_shown(self.cluster_strategy)}; it must be one of {', '.join(STRATEGIES)}."
             )
         if self.cluster_strategy != "local":
             raise ConfigError(
-                f"cluster_strategy is {self.cluster_strategy!r}, which this version does not have yet; use 'local'."
+                f"cluster_strategy is '{self.cluster_strategy}', which this version does not have yet; use 'local'."
             )
         _check_adapters(self)
         object.__setattr__(self, "middlewares", _checked_middlewares(self.middlewares))
         if self.on_dead_letter is not None:
             if not callable(self.on_dead_letter):
-                raise ConfigError(f"on_dead_letter is {self.on_dead_letter!r}; it must be a callable of one argument.")
+                raise ConfigError(
+                    f"on_dead_letter is {_shown(self.on_dead_letter)}; it must be a callable of one argument."
+                )
             check_arguments("on_dead_letter", self.on_dead_letter, "dead_letter")
 
     @classmethod
@@ -124,7 +128,7 @@ class ChatConfig:
         unknown = [name for name in options if name not in _OPTIONS]
         if unknown:
             raise ConfigError(
-                f"There is no option {unknown[0]} (value {options[unknown[0]]!r}){_did_you_mean(unknown[0])}."
+                f"There is no option {unknown[0]} (value {_shown(options[unknown[0]])}){_did_you_mean(unknown[0])}."
             )
         for name in ("persistence", "notifier", "moderation", "auth", "on_dead_letter"):
             if name in options:
@@ -153,6 +157,15 @@ class ChatConfig:
 _OPTIONS = frozenset(option.name for option in fields(ChatConfig))
 
 
+def _shown(value: object) -> str:
+    """Return a value for an error: short, and also where it has no text, as a number of 5,000 digits."""
+    try:
+        text = repr(value)
+    except Exception:
+        return f"a value of type {type(value).__name__}"
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
 def _did_you_mean(name: str) -> str:
     import difflib
 
@@ -164,17 +177,20 @@ def _check_number(name: str, value: object, metadata: Mapping[str, Any]) -> None
     least = metadata["least"]
     # bool is an int in Python, and True messages is a mistake.
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= _MOST:
-        raise ConfigError(f"{name} is {value!r}; it must be a whole number of {metadata['unit']}, at least {least}.")
+        raise ConfigError(
+            f"{name} is {_shown(value)}; it must be a whole number of {metadata['unit']}, "
+            f"at least {least} and at most {_MOST}."
+        )
 
 
 def _check_rate_limit(value: object) -> None:
     if not isinstance(value, RateLimit):
-        raise ConfigError(f"rate_limit is {value!r}; it must be RateLimit(messages_per_sec=..., burst=...).")
+        raise ConfigError(f"rate_limit is {_shown(value)}; it must be RateLimit(messages_per_sec=..., burst=...).")
     rate, burst = value.messages_per_sec, value.burst
-    if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not rate > 0 or not math.isfinite(rate):
-        raise ConfigError(f"rate_limit.messages_per_sec is {rate!r}; it must be a finite number above 0.")
+    if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate <= sys.float_info.max:
+        raise ConfigError(f"rate_limit.messages_per_sec is {_shown(rate)}; it must be a finite number above 0.")
     if isinstance(burst, bool) or not isinstance(burst, int) or burst < 1:
-        raise ConfigError(f"rate_limit.burst is {burst!r}; it must be a whole number of at least 1.")
+        raise ConfigError(f"rate_limit.burst is {_shown(burst)}; it must be a whole number of at least 1.")
 
 
 def _check_adapters(config: ChatConfig) -> None:
@@ -206,15 +222,17 @@ def _check_persistence(persistence: object) -> None:
 
 def _checked_middlewares(value: object) -> tuple[str | Middleware, ...]:
     if not isinstance(value, (tuple, list)):
-        raise ConfigError(f"middlewares is {value!r}; it must be a tuple of {', '.join(BUILT_IN)} and callables.")
+        raise ConfigError(f"middlewares is {_shown(value)}; it must be a tuple of {', '.join(BUILT_IN)} and callables.")
     for each in value:
         if isinstance(each, str):
             if each not in BUILT_IN:
-                raise ConfigError(f"There is no middleware {each!r}; there are {', '.join(BUILT_IN)}, or a callable.")
+                raise ConfigError(
+                    f"There is no middleware {_shown(each)}; there are {', '.join(BUILT_IN)}, or a callable."
+                )
             if value.count(each) > 1:
-                raise ConfigError(f"The middleware {each!r} is there twice; name it once.")
+                raise ConfigError(f"The middleware {_shown(each)} is there twice; name it once.")
         elif not callable(each) or inspect.isclass(each):
-            raise ConfigError(f"The middleware {each!r} is not a callable of one draft; give a function.")
+            raise ConfigError(f"The middleware {_shown(each)} is not a callable of one draft; give a function.")
         else:
             check_arguments(f"The middleware {_import_name(each)}", each, "draft")
     return tuple(value)
@@ -226,7 +244,8 @@ def _from_file(path: Path) -> dict[str, Any]:
             content = tomllib.load(file)
     except OSError as error:
         raise ConfigError(f"The configuration {path} cannot be read: {error.strerror}.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    # Not TOML, not UTF-8, a number of too many digits, tables too deep.
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"The configuration {path} is not valid TOML: {error}.") from None
     tool = content.get("tool")
     found = tool.get("chatx") if isinstance(tool, dict) and "chatx" in tool else content.get("chatx")
@@ -242,7 +261,7 @@ def _from_env(env: Mapping[str, str]) -> dict[str, Any]:
             continue
         name = variable.removeprefix("CHATX_").lower()
         if name not in _OPTIONS:
-            raise ConfigError(f"{variable} ({text!r}) sets no option{_did_you_mean(name)}.")
+            raise ConfigError(f"{variable} ({_shown(text)}) sets no option{_did_you_mean(name)}.")
         options[name] = _env_value(variable, name, text)
     return options
 
@@ -253,9 +272,12 @@ def _env_value(variable: str, name: str, text: str) -> Any:
     if name in ("persistence", "notifier", "moderation", "auth", "on_dead_letter", "cluster_strategy"):
         return text
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        raise ConfigError(f"{variable} is {text!r}; it must be a TOML value, such as a whole number.") from None
+        read = tomllib.loads(f"value = {text}")
+        if len(read) > 1:  # more lines than one
+            raise ValueError
+        return read["value"]
+    except (ValueError, RecursionError):
+        raise ConfigError(f"{variable} is {_shown(text)}; it must be a TOML value, such as a whole number.") from None
 
 
 def _rate_limit_of(value: object) -> object:
@@ -265,28 +287,30 @@ def _rate_limit_of(value: object) -> object:
     if unknown:
         name = min(unknown)
         raise ConfigError(
-            f"There is no option rate_limit.{name} (value {value[name]!r}); there are messages_per_sec and burst."
+            f"There is no option rate_limit.{name} (value {_shown(value[name])}); there are messages_per_sec and burst."
         )
     return RateLimit(**value)
 
 
 def _imported(option: str, value: object) -> Any:
     if not isinstance(value, str) or value.count(":") != 1:
-        raise ConfigError(f"{option} is {value!r}; it must be an import string 'package.module:name'.")
+        raise ConfigError(f"{option} is {_shown(value)}; it must be an import string 'package.module:name'.")
     module_name, name = value.split(":")
     try:
         found: Any = importlib.import_module(module_name)
         for part in name.split("."):
             found = getattr(found, part)
-    # Importing runs the user's module, which may raise anything.
-    except Exception as error:
-        raise ConfigError(f"{option} is {value!r}, which cannot be imported: {error!r}.") from error
+    # Importing runs the user's module, which may raise anything, or exit as a script does.
+    except (Exception, SystemExit) as error:
+        raise ConfigError(f"{option} is {_shown(value)}, which cannot be imported: {error!r}.") from error
     if not inspect.isclass(found):
         return found
     try:
         return found()
     except Exception as error:
-        raise ConfigError(f"{option} is {value!r}; calling the class without arguments raised {error!r}.") from error
+        raise ConfigError(
+            f"{option} is {_shown(value)}; calling the class without arguments raised {error!r}."
+        ) from error
 
 
 def _imported_middlewares(value: object) -> object:

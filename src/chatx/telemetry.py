@@ -80,7 +80,7 @@ class Telemetry:
             ConfigError: There is no such event, or the handler is not callable.
         """
         name = event.removeprefix(PREFIX) if isinstance(event, str) else event
-        if name not in EVENTS:
+        if not isinstance(name, str) or name not in EVENTS:
             raise ConfigError(f"There is no telemetry event {event!r}; there are {', '.join(sorted(EVENTS))}.")
         if not callable(handler):
             raise ConfigError(f"The handler for {event} is {handler!r}; give a plain function of three arguments.")
