@@ -15,7 +15,8 @@ const CLOCK_SLACK_MS = 30_000;
 export class Outbox {
   /**
    * Entries `{key, text, userId, state, error, writtenAt, sentAt, held, twin}`: `state` is queued, sending or failed;
-   * `sentAt` is null while the outcome is not in doubt; `held` says that it has waited for a connection.
+   * `sentAt` is null while the outcome is not in doubt; `held` says that it has waited, for a connection or
+   * behind others: its author no longer expects it back in the composer.
    */
   entries = [];
 
@@ -55,7 +56,7 @@ export class Outbox {
       error: null,
       writtenAt: Date.now(),
       sentAt: null,
-      held: !this.#open,
+      held: !this.#open || this.entries.some(({ state }) => state !== "failed"),
       twin: null,
     });
     this.#onChange();
