@@ -271,6 +271,19 @@ def test_an_interrupted_flush_is_finished_exactly_once(failures: int, place: int
         assert drained(subscriber) == [message(offset) for offset in range(1, sent + 2)]
 
 
+def test_a_rebuilt_one_still_owes_what_was_pending() -> None:
+    fanout = Fanout()
+    reader = mailbox_subscriber()
+    fanout.add(reader)
+    fanout.publish(message(1))
+    fanout = fanout.rebuilt()
+    assert fanout.finish() == ([], [])
+    assert fanout.pending
+    fanout.publish(message(2))
+    fanout.flush(0)
+    assert drained(reader) == [message(1), message(2)]
+
+
 class BrokenFanout(Fanout):
     """Fails inside a fan-out, between two callbacks, as code of ours with a defect would."""
 

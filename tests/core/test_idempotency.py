@@ -56,6 +56,15 @@ def test_a_busy_room_stays_within_its_bound_and_a_quiet_one_is_let_go_of() -> No
     assert len(window) == 0
 
 
+def test_a_room_that_is_never_quiet_lets_go_of_its_old_keys_without_a_sweep() -> None:
+    window = IdempotencyWindow()
+    for number in range(1000):
+        window.record(f"old {number}", message(number), 0.0)
+    for number in range(1000):
+        window.record(f"new {number}", message(number), WINDOW_S + number / 1000)
+        assert len(window) == max(1000 - (number + 1), number + 1)
+
+
 def test_many_rooms_are_let_go_of_too() -> None:
     window = IdempotencyWindow()
     for number in range(5000):

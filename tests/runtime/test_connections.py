@@ -492,6 +492,26 @@ async def test_drop_oldest_tells_of_each_room_and_of_ends() -> None:
 
 
 @virtual
+async def test_presence_that_was_lost_with_its_subscription_is_not_made_good() -> None:
+    async with unlimited(mailbox_size=1) as chat, chat.connect("bob", overflow="drop_oldest") as connection:
+        await connection.subscribe("a", presence=True)
+        await connection.subscribe("b")
+        assert isinstance(await anext(connection), PresenceState)
+        for number in range(3):
+            await chat.join("a", f"user {number}")
+            await turns()
+        await close_by_crashes(chat, "a")
+        await chat.join("a", "somebody else")
+        message = await chat.send_message("b", "alice", "hi")
+        ended, last = [await anext(connection) for _ in range(2)]
+        assert isinstance(ended, SubscriptionEnded)
+        assert last == message
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1):
+                await anext(connection)
+
+
+@virtual
 async def test_a_lone_sender_that_waits_as_told_succeeds() -> None:
     async with Chat(rate_limit=RateLimit(3, 2)) as chat, chat.connect("alice") as connection:
         refusals = 0

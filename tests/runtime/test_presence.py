@@ -167,6 +167,42 @@ async def test_presence_is_replayable_after_drop_oldest_lost_some_of_it() -> Non
 
 
 @virtual
+async def test_each_room_whose_presence_was_lost_is_made_good() -> None:
+    async with unlimited(mailbox_size=1) as chat, chat.connect("bob", overflow="drop_oldest") as connection:
+        watchers = {room_id: Watcher() for room_id in ("a", "b")}
+        for room_id in watchers:
+            await connection.subscribe(room_id, presence=True)
+        for number in range(4):
+            for room_id in watchers:
+                await chat.join(room_id, f"user {number}")
+                await turns()
+        for event in await events_of(connection):
+            watchers[event.room_id].take(event)
+        for room_id, watcher in watchers.items():
+            assert watcher.presences == await chat.presence(room_id)
+            assert len(watcher.presences) == 4
+
+
+@virtual
+async def test_a_newcomer_who_is_thrown_out_at_once_is_told_of_consistently() -> None:
+    """What a watcher does when it is told of a change may change presence again, before a state is handed out."""
+    async with unlimited() as chat:
+        mallory = await chat.connect("mallory").__aenter__()
+
+        def throws_out(event: Event) -> None:
+            if isinstance(event, PresenceDiff) and "mallory" in event.joins:
+                mallory.close()
+
+        async with chat.subscribe_callback("general", throws_out, presence=True):
+            await mallory.join("general")
+            late = Watcher()
+            async with chat.subscribe("general", presence=True) as subscription:
+                for event in await events_of(subscription):
+                    late.take(event)
+                assert late.presences == {}
+
+
+@virtual
 async def test_a_lost_presence_of_an_ended_subscription_is_not_made_good() -> None:
     async with unlimited(mailbox_size=1) as chat, chat.connect("bob", overflow="drop_oldest") as connection:
         await connection.subscribe("general", presence=True)

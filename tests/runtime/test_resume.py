@@ -203,6 +203,38 @@ async def test_what_is_published_while_persistence_is_read_is_neither_missed_nor
 
 
 @virtual
+async def test_a_room_is_not_forgotten_while_a_reader_waits_for_what_it_missed() -> None:
+    store = Store()
+    async with unlimited(history_size=4, persistence=store, room_idle_ms=1000) as chat:
+        messages = await send(chat, 10)
+        await asyncio.sleep(0.5)
+        store.slow_s = 4.0  # longer than the room may be idle
+        async with chat.subscribe("general", after=messages[0]) as subscription:
+            assert asyncio.get_running_loop().time() < 9
+            messages += await send(chat, 1)
+            assert [await anext(subscription) for _ in messages[1:]] == messages[1:]
+        store.slow_s = 0.0
+        await asyncio.sleep(5)
+        assert chat.statistics().rooms == 0
+
+
+@virtual
+async def test_a_resume_that_grows_too_long_while_it_reads_is_a_gap() -> None:
+    store = Store()
+    async with unlimited(history_size=2, persistence=store, resume_max_messages=12) as chat:
+        messages = await send(chat, 10)
+        await asyncio.sleep(10)
+        store.slow_s = 1.0
+        opening = asyncio.ensure_future(chat.subscribe("general", after=messages[0]).__aenter__())
+        await asyncio.sleep(0.5)
+        await send(chat, 5)
+        async with asyncio.timeout(30):
+            subscription = await opening
+        assert await anext(subscription) == Gap("general", "too_many", messages[0].epoch, 15, 14)
+        subscription.close()
+
+
+@virtual
 async def test_a_hole_in_what_is_stored_is_a_gap_in_its_place() -> None:
     store = Store()
     store.loses = {3, 4, 9}

@@ -28,7 +28,8 @@ from chatx import (
     Unauthorized,
 )
 from chatx.core.fanout import Fanout, Subscriber
-from chatx.core.message import EVENT_BYTES, Event
+from chatx.core.message import EVENT_BYTES, Event, Presences
+from chatx.core.presence import Presence
 from chatx.testing import VirtualLoop, run_virtual
 from tests.virtual import virtual
 
@@ -288,6 +289,15 @@ async def test_closing_ends_a_pending_iteration_and_is_harmless_twice() -> None:
 
 
 @virtual
+async def test_closing_in_the_middle_of_a_batch_ends_the_iteration() -> None:
+    async with unlimited() as chat, chat.subscribe("general") as subscription:
+        first, *_ = await send(chat, 3)
+        assert await anext(subscription) == first
+        subscription.close()
+        assert await read_all(subscription) == ([], None)
+
+
+@virtual
 async def test_a_subscription_must_be_open_and_opens_once() -> None:
     async with unlimited() as chat:
         subscription = chat.subscribe("general")
@@ -474,6 +484,29 @@ class Broken(Fanout):
         return fresh
 
 
+class FailsToTell(Presence):
+    """Fails when its changes are told."""
+
+    def take_diff(self) -> tuple[Presences, Presences]:
+        raise ValueError("a defect")
+
+    def rebuilt(self) -> Presence:
+        return Presence()
+
+
+@virtual
+async def test_a_room_that_fails_at_the_end_of_a_turn_still_brings_what_was_pending() -> None:
+    async with unlimited() as chat, chat.subscribe("general") as subscription:
+        process = chat.engine.rooms.find("general")
+        assert process is not None
+        process.room.presence = FailsToTell()
+        await chat.join("general", "alice")
+        (message,) = await send(chat, 1)
+        assert await anext(subscription) == message
+        assert asyncio.get_running_loop().time() == 0
+        assert chat.statistics().room_crashes == 1
+
+
 # Callbacks.
 
 
@@ -560,6 +593,24 @@ async def test_a_callback_that_raises_while_it_catches_up_is_out(error: BaseExce
         await chat.subscribe_callback("general", fails, after=(messages[0].epoch, 0), on_closed=ended.append)
         assert called == messages[:2]
         assert [each.code for each in ended] == ["subscriber_failed"]
+        assert chat.statistics().subscriptions == 0
+
+
+@virtual
+async def test_a_callback_that_closes_its_subscription_and_raises_is_told_of_no_end() -> None:
+    async with unlimited() as chat:
+        messages = await send(chat, 2)
+        ended: list[ChatError] = []
+
+        def fails(_: Event) -> None:
+            subscription.close()
+            raise ValueError("mine")
+
+        for after in (None, messages[0]):
+            subscription = chat.subscribe_callback("general", fails, after=after, on_closed=ended.append)
+            await subscription
+            await send(chat, 1)
+        assert ended == []
         assert chat.statistics().subscriptions == 0
 
 

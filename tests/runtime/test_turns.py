@@ -53,6 +53,7 @@ async def test_a_single_send_never_yields() -> None:
 @virtual
 async def test_a_send_gives_way_after_a_burst_and_begins_to_count_anew() -> None:
     async with unlimited() as chat:
+        assert BURST == 64
         for _ in range(3):
             for _ in range(BURST - 1):
                 assert driven(chat.send_message("general", "alice", "hi"))[0] == 0

@@ -148,6 +148,10 @@ class Connection(Consumer):
         if held is not None:
             held[0].detach(held[1])
 
+    def _watched(self, room_id: str) -> RoomProcess | None:
+        process, subscriber = self._subscribed.get(room_id, (None, None))
+        return process if subscriber is not None and subscriber.presence else None
+
     def _forget(self, room_id: str) -> None:
         if self._mailbox is not None:
             self._mailbox.purge(room_id)
@@ -159,5 +163,4 @@ class Connection(Consumer):
         mailbox = self._mailbox
         if mailbox is None or mailbox.error is not None or self._engine is None:
             return
-        mailbox.lost_presence.discard(room_id)
         mailbox.put(Batch.of([SubscriptionEnded(room_id, error.code, error.reason)]), self._engine.turn.number)

@@ -11,6 +11,7 @@ from chatx.core.mailbox import Mailbox, OverflowPolicy
 from chatx.core.message import Event
 from chatx.errors import ChatError, Closed, ConfigError
 from chatx.runtime.engine import Engine
+from chatx.runtime.process import RoomProcess
 from chatx.runtime.wakeup import Wakeup
 
 POLICIES = ("disconnect", "drop_oldest")
@@ -80,7 +81,7 @@ class Consumer:
     def _recover_presence(self, mailbox: Mailbox) -> bool:
         """Put a fresh state for each room whose presence events were dropped; return whether to look again."""
         room_id = next(iter(mailbox.lost_presence))
-        process = self._engine.rooms.find(room_id) if self._engine is not None else None
+        process = self._watched(room_id)
         if process is not None:
             process.settle()
             # What the flush brought is told before the state, but for the presence that the state tells.
@@ -89,6 +90,10 @@ class Consumer:
             self._backlog.append(process.room.state())
         mailbox.lost_presence.discard(room_id)
         return True
+
+    def _watched(self, room_id: str) -> RoomProcess | None:
+        """Return the room if its presence is read here, else None: it may have ended since."""
+        raise NotImplementedError
 
     def _open_mailbox(self, engine: Engine) -> Mailbox:
         config = engine.config

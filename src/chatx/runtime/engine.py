@@ -174,13 +174,12 @@ class Engine:
         Without `settle` nothing pending is flushed, so that many who come in one turn are one change of presence; it is
         for who reads through a subscriber that is there already.
         """
-        while True:
-            process = await self.room(room_id)
+        process = await self.room(room_id)
+        # Reading from persistence takes time, in which an idle room would be forgotten.
+        with process.held():
             caught_up = await catch_up(process, self.storage, after, self.config.resume_max_messages, settle=settle)
-            self.check_open()
-            # Reading from persistence takes time, in which an idle room may have been forgotten.
-            if self.rooms.find(room_id) is process:
-                return process, caught_up
+        self.check_open()
+        return process, caught_up
 
     async def history(self, room_id: str, before: object, limit: int) -> list[Message]:
         """Return the newest messages ahead of a place; errors as `Chat.history`."""

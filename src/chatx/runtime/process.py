@@ -13,7 +13,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
 from chatx.core.fanout import Subscriber
@@ -75,6 +76,7 @@ class RoomProcess:
         self._error: RoomUnavailable | None = None
         self._lanes: dict[str, deque[asyncio.Future[None]]] = {}
         self._refs = 0
+        self._holders = 0  # who is about to use it, and must find it here
 
     def publish(self, draft: Draft, message_id: str, now_ms: int) -> Message:
         """Sequence a draft and fan it out.
@@ -151,6 +153,22 @@ class RoomProcess:
         """Add a subscriber, who gets what is published from now on."""
         self.settle()
         self._contained(lambda room: room.fanout.add(subscriber))
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing holds the room: nothing in it, and nobody who is about to use it."""
+        return not self._holders and self.room.idle
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep the room from being forgotten for as long as the block takes."""
+        self._holders += 1
+        try:
+            yield
+        finally:
+            self._holders -= 1
+            if self.idle:
+                self._keeper.idle(self)
 
     def settle(self) -> None:
         """Flush until nothing is pending: what a flush calls may publish in turn."""

@@ -124,7 +124,7 @@ class Rooms:
             if now - self._idle[process] < self._idle_s:
                 return
             del self._idle[process]
-            if not process.room.idle:
+            if not process.idle:
                 continue
             if self._delivery.waiting(process.room_id):
                 self.idle(process)

@@ -82,6 +82,9 @@ class Subscription(Consumer):
         """End it; the same as `close`, for code that expects to await."""
         self.close()
 
+    def _watched(self, room_id: str) -> RoomProcess | None:
+        return self._process
+
 
 class CallbackSubscription:
     """A room's events, each given to a plain function at once; opened and closed like a `Subscription`."""
