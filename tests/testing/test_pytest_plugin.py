@@ -127,10 +127,11 @@ def test_leaks(chatx_run, chatx_chat):
 
 def test_a_thread_that_outlives_the_chat_fails_the_test(pytest_with: Callable[[str], pytest.RunResult]) -> None:
     result = pytest_with("""
-go = threading.Event()
+begun, go = threading.Event(), threading.Event()
 
 class Hangs:
     def save_message(self, message):
+        begun.set()
         go.wait()
 
 def test_leaks(chatx_chat):
@@ -138,6 +139,8 @@ def test_leaks(chatx_chat):
         chat = chatx_chat(persistence=Hangs(), drain_timeout_ms=1, delivery_tick_ms=1)
         async with chat:
             await chat.send_message("general", "alice", "hello")
+            while not begun.is_set():
+                await asyncio.sleep(0.001)
 
     asyncio.run(main())
 
