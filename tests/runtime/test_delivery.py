@@ -237,7 +237,8 @@ steps = st.lists(
     retries=st.integers(0, 3),
     batch=st.integers(1, 5),
     limit=st.integers(1, 20),
-    drain_ms=st.sampled_from([1, 400, 3000]),
+    # Not where a call can end in the very moment of the deadline: then nobody can know its outcome.
+    drain_ms=st.sampled_from([1, 407, 2973]),
 )
 def test_what_was_accepted_is_saved_or_a_dead_letter_under_every_schedule(
     script: list[str], steps: list[tuple[str, Any]], retries: int, batch: int, limit: int, drain_ms: int

@@ -131,6 +131,17 @@ async def test_many_idle_rooms_are_forgotten_though_one_is_held() -> None:
         assert chat.statistics().token_buckets == 0
 
 
+@virtual
+async def test_a_busy_room_does_not_keep_others_from_being_forgotten() -> None:
+    async with Chat() as chat:
+        for room in ("busy", "quiet"):
+            await chat.send_message(room, "alice", "hello")
+        for _ in range(8):
+            await asyncio.sleep(10)
+            await chat.send_message("busy", "alice", "hello")
+        assert rooms(chat) == 1
+
+
 # Persistence that knows where the stream stood
 
 
