@@ -184,22 +184,30 @@ async def test_each_room_whose_presence_was_lost_is_made_good() -> None:
 
 
 @virtual
-async def test_a_newcomer_who_is_thrown_out_at_once_is_told_of_consistently() -> None:
-    """What a watcher does when it is told of a change may change presence again, before a state is handed out."""
+async def test_what_watchers_change_when_they_are_told_comes_before_a_state_is_handed_out() -> None:
     async with unlimited() as chat:
-        mallory = await chat.connect("mallory").__aenter__()
+        chain = [await chat.connect(f"user {number}").__aenter__() for number in range(4)]
+        for connection in chain[1:]:
+            await connection.join("general")
+        await turns()
 
         def throws_out(event: Event) -> None:
-            if isinstance(event, PresenceDiff) and "mallory" in event.joins:
-                mallory.close()
+            """The first who comes is thrown out, and each who goes takes the next along."""
+            if isinstance(event, PresenceDiff):
+                for place, connection in enumerate(chain):
+                    if connection.user_id in event.leaves:
+                        chain[min(place + 1, 3)].close()
+                if "user 0" in event.joins:
+                    chain[0].close()
 
         async with chat.subscribe_callback("general", throws_out, presence=True):
-            await mallory.join("general")
-            late = Watcher()
+            await chain[0].join("general")
+            watcher = Watcher()
             async with chat.subscribe("general", presence=True) as subscription:
                 for event in await events_of(subscription):
-                    late.take(event)
-                assert late.presences == {}
+                    watcher.take(event)
+                assert watcher.presences == {}
+                assert watcher.diffs == []
 
 
 @virtual

@@ -263,17 +263,19 @@ async def test_persistence_that_cannot_be_read_is_a_gap() -> None:
 @virtual
 async def test_cancelling_a_resume_that_reads_persistence_leaves_nothing() -> None:
     store = Store()
-    async with unlimited(history_size=2, persistence=store) as chat:
+    async with unlimited(history_size=2, persistence=store, room_idle_ms=1000) as chat:
         messages = await send(chat, 10)
-        await asyncio.sleep(10)
-        store.slow_s = 1.0
-        opening = asyncio.ensure_future(chat.subscribe("general", after=messages[0]).__aenter__())
         await asyncio.sleep(0.5)
+        store.slow_s = 4.0
+        opening = asyncio.ensure_future(chat.subscribe("general", after=messages[0]).__aenter__())
+        await asyncio.sleep(3)
         opening.cancel()
         with pytest.raises(asyncio.CancelledError):
             await opening
         statistics = chat.statistics()
-        assert (statistics.subscriptions, statistics.connections) == (0, 0)
+        assert (statistics.subscriptions, statistics.connections, statistics.rooms) == (0, 0, 1)
+        await asyncio.sleep(5)
+        assert chat.statistics().rooms == 0
 
 
 @dataclass
