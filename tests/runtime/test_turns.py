@@ -1,12 +1,13 @@
 """A single send does not yield; a tight loop of sends starves nobody."""
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 import pytest
 
-from chatx import Chat, ChatError, InvalidMessage, Message, RateLimit, RateLimited
+from chatx import Chat, ChatError, Event, InvalidMessage, Message, RateLimit, RateLimited
 from chatx.runtime.turn import BURST
 from tests.virtual import virtual
 
@@ -175,3 +176,36 @@ async def test_a_chat_that_is_refusing_still_says_why() -> None:
             except ChatError as refusal:
                 codes.append(refusal.code)
         assert codes == ["rate_limited"] * (2 * BURST - 1)
+
+
+def uvloop_loop() -> asyncio.AbstractEventLoop:
+    uvloop = pytest.importorskip("uvloop")
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return loop
+
+
+@pytest.mark.parametrize("debug", [False, True])
+@pytest.mark.parametrize("factory", [asyncio.SelectorEventLoop, uvloop_loop])
+def test_readers_keep_up_on_real_loops_too(factory: Callable[[], asyncio.AbstractEventLoop], debug: bool) -> None:
+    """Readers are resumed in a way of our own, which must suit every loop; one is cancelled while it waits."""
+
+    async def main() -> None:
+        async with unlimited(mailbox_size=4) as chat:
+
+            async def read(room_id: str, count: int) -> list[Event]:
+                async with chat.subscribe(room_id) as subscription:
+                    return [await anext(subscription) for _ in range(count)]
+
+            readers = [asyncio.create_task(read("general", 300)) for _ in range(5)]
+            cancelled = [asyncio.create_task(read("general", 1)), asyncio.create_task(read("quiet", 1))]
+            await asyncio.sleep(0)
+            cancelled[1].cancel()
+            messages = [await chat.send_message("general", "alice", str(number)) for number in range(300)]
+            cancelled[0].cancel()
+            assert await asyncio.gather(*readers) == [messages] * 5
+            ended = await asyncio.gather(*cancelled, return_exceptions=True)
+            assert ended[0] == messages[:1]
+            assert isinstance(ended[1], asyncio.CancelledError)
+
+    with asyncio.Runner(debug=debug, loop_factory=factory) as runner:
+        runner.run(main())
