@@ -8,7 +8,7 @@ export PYTHON
 .PHONY: demo test check bench clean
 
 # The chat page on http://localhost:4000; `make demo ARGS="--port 4001"` passes options on.
-demo: .venv/.gateway
+demo: .venv/.fastapi
 	@$(BIN)/chatx demo $(ARGS)
 
 # Everything on the main Python, the fast tests on each other one; `make test LONG=1` looks longer for counterexamples.
@@ -34,5 +34,5 @@ bench: .venv/.dev
 clean:
 	rm -rf .venv .venv-3.* .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis dist
 
-.venv/.gateway .venv/.dev: .venv/.%: $(INPUTS)
+.venv/.fastapi .venv/.dev: .venv/.%: $(INPUTS)
 	@tools/venv .venv "$$(tools/pythons | head -n 1 | cut -d ' ' -f 2-)" $*

@@ -225,7 +225,7 @@ def test_a_missing_extra_is_named_with_how_to_install_it(
     assert main(["demo"]) == 1
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert "pip install 'chatx-engine[gateway]'" in printed.err
+    assert "pip install 'chatx-engine[fastapi]'" in printed.err
     assert missing in printed.err
 
 

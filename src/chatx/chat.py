@@ -25,6 +25,7 @@ from chatx.telemetry import Telemetry
 if TYPE_CHECKING:
     from chatx.gateway.asgi import ChatApp
     from chatx.gateway.handshake import Authenticate
+    from chatx.integrations.starlette import LiveResponse
 
 
 class Chat:
@@ -272,6 +273,27 @@ class Chat:
         from chatx.gateway.asgi import ChatApp
 
         return ChatApp(self, authenticate=authenticate, **options)
+
+    def live(self, room_id: str, render: Callable[[Event], str], *, user_id: str, history: int = 50) -> LiveResponse:
+        """Return a Starlette response that pushes a room as HTML, by server-sent events, to one reader.
+
+        The reader is in the room while the stream is open. `chatx.integrations.starlette` has the events of the
+        stream, and `snapshot` for the page that it begins with; `chatx.integrations.html` has a `render`.
+
+        Args:
+            room_id: The room; begun if it is not there.
+            render: `render(event)` → the HTML of a `Message`, a `Gap` or a `PresenceState`, or "" for what is not
+                shown. Plain; called once for each reader. Escaping is its business.
+            user_id: Who reads; the auth adapter is asked for `join` and `subscribe`. A refusal is the response.
+            history: How many messages a reader without a place gets, at most; at least 1.
+
+        Raises:
+            ConfigError: `render` cannot be called so, or `history` is out of range.
+        """
+        # A façade like `asgi`: whoever does not use it needs no Starlette.
+        from chatx.integrations.starlette import LiveResponse
+
+        return LiveResponse(self, room_id, render, user_id=user_id, history=history)
 
     @property
     def engine(self) -> Engine:

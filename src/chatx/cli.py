@@ -11,10 +11,14 @@ import socket
 import sys
 from collections.abc import Sequence
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from chatx import __version__
 from chatx.config import ChatConfig
 from chatx.errors import ChatError
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
 
 DEMO_HELP = """
 examples:
@@ -90,7 +94,7 @@ def _demo(options: argparse.Namespace) -> int:
     except ModuleNotFoundError as error:
         return _fail(
             f"chatx demo needs {error.name}, which is not installed; install the extra: "
-            "pip install 'chatx-engine[gateway]'.",
+            "pip install 'chatx-engine[fastapi]'.",
             1,
         )
     try:
@@ -110,7 +114,7 @@ def _demo(options: argparse.Namespace) -> int:
             each.close()
 
 
-def _serve(uvicorn: ModuleType, app: object, sockets: list[socket.socket], options: argparse.Namespace) -> int:
+def _serve(uvicorn: ModuleType, app: Starlette, sockets: list[socket.socket], options: argparse.Namespace) -> int:
     shown = "localhost" if options.host in ("0.0.0.0", "127.0.0.1", "::", "::1") else options.host
     print(f"chatx demo: open http://{shown}:{options.port} in two tabs; stop it with Ctrl+C", flush=True)
     config = uvicorn.Config(
@@ -122,6 +126,14 @@ def _serve(uvicorn: ModuleType, app: object, sockets: list[socket.socket], optio
         timeout_graceful_shutdown=5,
     )
     server = uvicorn.Server(config)
+    shut_down = server.shutdown
+
+    async def stop_first(*arguments: object) -> None:
+        # uvicorn waits for every response to end, and a live page's does when the chat stops.
+        await app.state.chat.stop()
+        await shut_down(*arguments)
+
+    server.shutdown = stop_first
     # uvicorn raises each signal again once it has stopped; the default of this one would be a death by signal.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

@@ -1,38 +1,52 @@
-"""The demo as an ASGI application: one page, its files, and the socket."""
+"""The demo as a FastAPI application: a channel page over a WebSocket, and a live page that the server renders.
+
+People name themselves: it is a demo, and there is nothing to protect. The channel page says its name in the address of
+its socket, so that two tabs can be two people; the live page keeps it in a cookie. An application asks its own session
+in `_name_in_socket` and `_name_in_cookie`, and changes nothing else.
+"""
 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import AsyncIterator
+import uuid
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
+from functools import partial
 from pathlib import Path
+from string import Template
+from urllib.parse import parse_qs, quote, unquote, urlencode
 
-from starlette.applications import Starlette
-from starlette.middleware import Middleware
-from starlette.requests import Request
-from starlette.responses import FileResponse, Response
-from starlette.routing import Mount, Route
-from starlette.staticfiles import StaticFiles
+from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
+from fastapi.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chatx.adapters.sqlite import SQLitePersistence
 from chatx.chat import Chat
-from chatx.errors import Blocked
+from chatx.core.message import Event
+from chatx.core.validation import valid_id
+from chatx.errors import Blocked, ChatError
 from chatx.gateway.handshake import Handshake
+from chatx.integrations import html
+from chatx.integrations.starlette import SCRIPT, http_status, snapshot
 
-PAGE = Path(__file__).parent / "page"
+HERE = Path(__file__).parent
+PAGE = HERE / "page"
+NAME_PAGE = Template((HERE / "name.html").read_text(encoding="utf-8"))
+LIVE_PAGE = Template((HERE / "live.html").read_text(encoding="utf-8"))
+
+COOKIE = "chatx_name"
+FORM_BYTES = 262_144
 
 HEADERS = [
     (
         b"content-security-policy",
-        (
-            b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
-            b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-        ),
+        b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+        b"base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
     ),
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
-    # The page is small and changes with the version: always ask whether it still is the newest.
+    # The pages are small and change with the version: always ask whether it still is the newest.
     (b"cache-control", b"no-cache"),
 ]
 
@@ -48,10 +62,8 @@ class NoShouting:
         return True
 
 
-def demo_app(store: str) -> Starlette:
-    """Return the demo, with its messages in the SQLite file `store`; it runs once.
-
-    People name themselves: it is a demo, and there is nothing to protect. An application asks its own session.
+def demo_app(store: str) -> FastAPI:
+    """Return the demo, with its messages in the SQLite file `store`; it runs once. Its chat is `app.state.chat`.
 
     Raises:
         ConfigError: The file cannot be used.
@@ -60,33 +72,146 @@ def demo_app(store: str) -> Starlette:
     chat = Chat(persistence=persistence, moderation=NoShouting())
 
     @asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         with closing(persistence):
             async with chat:
                 yield
 
-    return Starlette(
-        routes=[
-            Route("/", _page),
-            Mount("/static", StaticFiles(directory=PAGE)),
-            Mount("/socket", chat.asgi(authenticate=_named_by_itself)),
-        ],
-        middleware=[Middleware(_Headers)],
-        lifespan=lifespan,
+    app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app.state.chat = chat
+    app.add_middleware(_Headers)
+    app.mount("/socket", chat.asgi(authenticate=_name_in_socket))
+    app.mount("/static", StaticFiles(directory=PAGE))
+
+    @app.get("/")
+    def channel_page() -> FileResponse:
+        return FileResponse(PAGE / "index.html")
+
+    @app.get("/live.js")
+    def live_script() -> FileResponse:
+        return FileResponse(SCRIPT)
+
+    @app.get("/live")
+    async def live_page(request: Request, room: str = "general") -> Response:
+        name = _name_in_cookie(request)
+        return await _live_page(chat, name, room) if name else _name_page("", room)
+
+    @app.get("/live/events")
+    async def live_events(request: Request, room: str = "general") -> Response:
+        name = _name_in_cookie(request)
+        return chat.live(room, _renders_for(name), user_id=name) if name else Response(status_code=403)
+
+    @app.post("/live")
+    async def live_message(request: Request, room: str = "general") -> Response:
+        name, form = _name_in_cookie(request), await _form(request)
+        if not name:
+            return _name_page("", room, "You have left. Pick a name to write again.", 403)
+        content = form.get("content", "")
+        try:
+            await chat.send_message(room, name, content, idempotency_key=form.get("key"))
+        except ChatError as error:
+            return await _live_page(chat, name, room, error, content)
+        return RedirectResponse(_live_address(room), 303)
+
+    @app.post("/live/name")
+    async def live_name(request: Request) -> Response:
+        form = await _form(request)
+        name, room = _shown(form.get("name", "")), _shown(form.get("room", ""))
+        try:
+            valid_id(name, "Your name")
+            valid_id(room, "The room")
+        except ChatError as error:
+            return _name_page(name, room, error.reason, http_status(error))
+        response = RedirectResponse(_live_address(room), 303)
+        # Lax: another site can link here, but a form of its own comes without the name.
+        response.set_cookie(COOKIE, quote(name, safe=""), path="/live", httponly=True, samesite="lax")
+        return response
+
+    @app.post("/live/leave")
+    def live_leave() -> Response:
+        response = RedirectResponse("/live", 303)
+        response.delete_cookie(COOKIE, path="/live", httponly=True, samesite="lax")
+        return response
+
+    return app
+
+
+async def _live_page(chat: Chat, name: str, room: str, error: ChatError | None = None, draft: str = "") -> HTMLResponse:
+    try:
+        shown = await snapshot(chat, room, _renders_for(name), user_id=name)
+    except ChatError as problem:
+        return _name_page(name, room, problem.reason, http_status(problem))
+    page = LIVE_PAGE.substitute(
+        room=html.text(room),
+        query=html.text(urlencode({"room": room})),
+        me=html.text(name),
+        messages=shown.messages,
+        people=shown.people,
+        after=html.text(shown.after),
+        notice=_notice(error, draft) if error is not None else "",
+        draft=html.text(draft),
+        key=uuid.uuid4().hex,
     )
+    return HTMLResponse(page, http_status(error) if error is not None else 200, {"cache-control": "no-store"})
 
 
-async def _page(request: Request) -> Response:
-    return FileResponse(PAGE / "index.html")
+def _name_page(name: str, room: str, problem: str = "", status: int = 200) -> HTMLResponse:
+    query = html.text(urlencode({"room": room}))
+    page = NAME_PAGE.substitute(name=html.text(name), room=html.text(room), query=query, problem=html.text(problem))
+    return HTMLResponse(page, status, {"cache-control": "no-store"})
 
 
-def _named_by_itself(handshake: Handshake) -> str | None:
+def _notice(error: ChatError, draft: str) -> str:
+    """Say in a person's words why a message was refused."""
+    words = {
+        "blocked": f"This message was not let through by the room's moderation. {error.reason}",
+        "rate_limited": "You are sending faster than this room allows.",
+        "message_too_large": f"This message is too long ({len(draft.encode()):,} bytes). Please shorten it.",
+        "room_overloaded": "The room is very busy right now.",
+    }.get(error.code, error.reason)
+    wait = (
+        "Your text is still here." if error.retry_after is None else "Your text is still here; try again in a moment."
+    )
+    return f'<div class="notice-body"><p class="notice-words">{html.text(words)}</p><p>{wait}</p></div>'
+
+
+def _renders_for(name: str) -> Callable[[Event], str]:
+    return partial(html.render, me=name)
+
+
+def _live_address(room: str) -> str:
+    return f"/live?{urlencode({'room': room})}"
+
+
+def _shown(name: str) -> str:
     # Names are shown to people: two that look alike must be one.
-    return unicodedata.normalize("NFKC", handshake.params.get("user_id", "")).strip() or None
+    return unicodedata.normalize("NFKC", name).strip()
+
+
+def _name_in_socket(handshake: Handshake) -> str | None:
+    return _shown(handshake.params.get("user_id", "")) or None
+
+
+def _name_in_cookie(request: Request) -> str:
+    return _shown(unquote(request.cookies.get(COOKIE, "")))
+
+
+async def _form(request: Request) -> dict[str, str]:
+    """Return the fields of a form; a line break in them is one newline, as it was typed."""
+    body = b""
+    async for part in request.stream():
+        body += part
+        if len(body) > FORM_BYTES:
+            raise HTTPException(413)
+    try:
+        fields = parse_qs(body.decode("ascii"), keep_blank_values=True, max_num_fields=10, errors="strict")
+    except ValueError:
+        raise HTTPException(400) from None
+    return {name: values[0].replace("\r\n", "\n") for name, values in fields.items()}
 
 
 class _Headers:
-    """Adds the security headers to every HTTP response."""
+    """Adds the security headers to every HTTP response that does not have its own."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -94,7 +219,8 @@ class _Headers:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), *HEADERS]
+                own = {name for name, _ in message["headers"]}
+                message["headers"] = [*message["headers"], *(each for each in HEADERS if each[0] not in own)]
             await send(message)
 
         await self._app(scope, receive, send_with_headers if scope["type"] == "http" else send)

@@ -1,0 +1,1 @@
+"""chatx in web frameworks; each module needs the framework that it is named for."""
