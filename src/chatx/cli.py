@@ -128,10 +128,10 @@ def _serve(uvicorn: ModuleType, app: Starlette, sockets: list[socket.socket], op
     server = uvicorn.Server(config)
     shut_down = server.shutdown
 
-    async def stop_first(*arguments: object) -> None:
+    async def stop_first(sockets: list[socket.socket] | None = None) -> None:
         # uvicorn waits for every response to end, and a live page's does when the chat stops.
         await app.state.chat.stop()
-        await shut_down(*arguments)
+        await shut_down(sockets)
 
     server.shutdown = stop_first
     # uvicorn raises each signal again once it has stopped; the default of this one would be a death by signal.

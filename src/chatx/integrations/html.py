@@ -52,7 +52,7 @@ def _message(message: Message, me: str) -> str:
         f'<header class="message-head">'
         f'<bdi class="message-author" data-tint="{_tint(message.user_id)}">{text(message.user_id)}</bdi>'
         f"{_you(own)} "
-        f'<time class="message-time" datetime="{at:%Y-%m-%dT%H:%M:%S}Z">{at:%H:%M} UTC</time>'
+        f'<time class="message-time" datetime="{at:%Y-%m-%dT%H:%M:%S}Z">{at:%Y-%m-%d %H:%M} UTC</time>'
         f"</header>"
         f'<p class="message-text" dir="auto">{text(message.content)}</p>'
         f"</article>"

@@ -26,6 +26,7 @@ const form = part("form");
 const notice = part("notice");
 
 const clock = new Intl.DateTimeFormat(undefined, { hour: "numeric", minute: "2-digit" });
+const dated = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short", hour: "numeric", minute: "2-digit" });
 const moment = new Intl.DateTimeFormat(undefined, { dateStyle: "full", timeStyle: "medium" });
 
 let place = root.dataset.after;
@@ -74,13 +75,14 @@ function append(html) {
 function dress() {
   for (const time of messages.querySelectorAll("time:not([title])")) {
     const at = new Date(time.dateTime);
-    time.textContent = clock.format(at);
     time.title = moment.format(at);
     const message = time.closest("[data-message-id]");
     const before = message.previousElementSibling;
     const since = before?.querySelector("time")?.dateTime;
     const together = before?.dataset.userId === message.dataset.userId && at - new Date(since) < GROUP_MS;
     if (together) message.classList.remove("lead");
+    const today = at.toDateString() === new Date().toDateString();
+    time.textContent = (today || together ? clock : dated).format(at);
   }
 }
 
