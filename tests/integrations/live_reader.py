@@ -105,7 +105,8 @@ def parsed(text: str) -> list[Pushed]:
     Source: HTML Living Standard, 9.2.6, but for comments and `retry`, which make no event.
     """
     found = []
-    name, place, data = "", "", []
+    name, place = "", ""
+    data: list[str] = []
     for line in text.replace("\r\n", "\n").replace("\r", "\n").split("\n"):
         field, _, value = line.partition(":")
         value = value.removeprefix(" ")

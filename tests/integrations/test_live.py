@@ -193,7 +193,7 @@ async def test_a_reader_that_comes_back_gets_what_it_missed_and_nothing_twice(wa
         first.disconnect()
         await gone(first, chat)
         await say(chat, "three", "four")
-        back = {"last_event_id": place} if way == "header" else {"query": f"after={place}"}
+        back: dict[str, Any] = {"last_event_id": place} if way == "header" else {"query": f"after={place}"}
         second = await opened(chat, **back)
         await say(chat, "five")
 
@@ -302,6 +302,26 @@ async def test_what_is_said_while_the_newest_messages_are_read_is_there_once() -
             shown = each.named("reset")[-1].data + "".join(each.messages)
             assert shown == "onetwothree"
             each.disconnect()
+        await gone(reader, chat)
+
+
+@pytest.mark.parametrize("place", [None, "elsewhere:1"])
+@virtual
+async def test_what_is_said_while_the_response_begins_is_there_once(place: str | None) -> None:
+    async with running() as chat:
+        await say(chat, "one")
+        reader = Reader(chat.live("a", plain, user_id="ada"), last_event_id=place)
+        reader.stall()
+        await settle()
+        # In the room's history and in the reader's mailbox.
+        await say(chat, "two")
+        reader.flow()
+        await settle()
+        await say(chat, "three")
+
+        assert reader.named("reset")[-1].data == "onetwo"
+        assert reader.messages == ["three"]
+        reader.disconnect()
         await gone(reader, chat)
 
 
