@@ -112,6 +112,7 @@ SIGNATURES = {
     "history": (Chat.history, "(self, room_id, *, before=None, limit=50)"),
     "statistics": (Chat.statistics, "(self)"),
     "asgi": (Chat.asgi, "(self, *, authenticate, **options)"),
+    "live": (Chat.live, "(self, room_id, render, *, user_id, history=50)"),
     "Connection.join": (Connection.join, "(self, room_id)"),
     "Connection.leave": (Connection.leave, "(self, room_id)"),
     "Connection.subscribe": (Connection.subscribe, "(self, room_id, *, after=None, presence=False)"),
@@ -159,7 +160,7 @@ def test_a_chat_has_no_other_public_names_than_these() -> None:
     assert public == {
         *("config", "telemetry", "engine", "dead_letters"),
         *("start", "stop", "lifespan", "join", "leave", "send_message", "subscribe", "subscribe_callback", "connect"),
-        *("presence", "history", "statistics", "asgi"),
+        *("presence", "history", "statistics", "asgi", "live"),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -9,22 +10,27 @@ from pathlib import Path
 from typing import TypeAlias
 
 import pytest
-from playwright.sync_api import Browser, Dialog, Page, expect, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Dialog, Page, expect, sync_playwright
 
 from tests.process import Demo, demo
 
-pytestmark = [pytest.mark.browser, pytest.mark.slow]
+pytestmark = [pytest.mark.browser, pytest.mark.process]
+
+PICTURE = Path(__file__).parents[2] / "docs" / "live.png"
+
+# What Chromium itself logs while there is no server; pages cannot prevent it.
+NO_SERVER = re.compile(r"net::ERR_(CONNECTION_REFUSED|CONNECTION_RESET|EMPTY_RESPONSE|INCOMPLETE_CHUNKED_ENCODING)")
 
 NewPage: TypeAlias = Callable[..., Page]
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.fail("There is no chromium on the PATH; these tests drive it. On Debian: apt-get install chromium")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=shutil.which("chromium"),
-            args=["--no-sandbox"],
-        )
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
         yield browser
         browser.close()
 
@@ -45,6 +51,10 @@ def new_page(browser: Browser) -> Iterator[NewPage]:
         failures.append(f"dialog: {dialog.message}")
         dialog.dismiss()
 
+    def logged(line: ConsoleMessage) -> None:
+        if line.type in ("error", "warning") and not NO_SERVER.search(line.text):
+            failures.append(f"{line.type}: {line.text}")
+
     def new(**options: object) -> Page:
         context = browser.new_context(**options)  # type: ignore[arg-type]
         contexts.append(context)
@@ -52,7 +62,7 @@ def new_page(browser: Browser) -> Iterator[NewPage]:
         page.set_default_timeout(15_000)
         page.on("pageerror", lambda error: failures.append(str(error)))
         page.on("dialog", dismissed)
-        page.on("console", lambda line: failures.append(line.text) if "Content Security" in line.text else None)
+        page.on("console", logged)
         return page
 
     yield new
@@ -251,3 +261,45 @@ def test_a_run_of_one_persons_messages_stands_together(served: Demo, new_page: N
 
     assert ada.locator("[data-message-id].lead").count() == 1
     expect(ada.locator("[data-message-id] time").first).to_have_text(re.compile(r"^\d{1,2}:\d\d"))
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_fits_a_phone_and_can_be_used_by_keyboard_alone(served: Demo, new_page: NewPage, scheme: str) -> None:
+    ada = new_page(viewport={"width": 390, "height": 720}, color_scheme=scheme)
+    ada.goto(f"{served.url}/live")
+    ada.keyboard.type("Ada")
+    ada.keyboard.press("Enter")
+    connected(ada)
+    expect(ada.locator("#content")).to_be_focused()
+    ada.keyboard.type("word" * 100)
+    ada.keyboard.press("Shift+Enter")
+    ada.keyboard.type("and a second line")
+    ada.keyboard.press("Enter")
+    expect(ada.locator("[data-message-id]")).to_have_count(1)
+
+    assert texts(ada) == ["word" * 100 + "\nand a second line"]
+    expect(ada.locator("#content")).to_be_focused()
+    assert ada.evaluate("document.documentElement.scrollWidth <= innerWidth && scrollY === 0")
+    expect(ada.get_by_role("button", name="Send")).to_be_in_viewport()
+
+
+def test_a_picture_of_the_page_is_taken(served: Demo, new_page: NewPage, tmp_path: Path) -> None:
+    ada = connected(enter_live(new_page(viewport={"width": 1120, "height": 700}, device_scale_factor=2), served, "Ada"))
+    grace = enter_channel(new_page(), served, "Grace")
+    linus = connected(enter_live(new_page(), served, "Linus"))
+    talk = [
+        (ada, say_live, "This page comes from the server, and so does every message on it."),
+        (grace, say_channel, "I am on the channel page, over a WebSocket."),
+        (grace, say_channel, "The room is the same one."),
+        (linus, say_live, "And it works without JavaScript?"),
+        (ada, say_live, "It does. You load it anew to see what is new, and you write in a plain form."),
+    ]
+    for number, (page, say, text) in enumerate(talk, 1):
+        say(page, text)
+        expect(ada.locator("[data-message-id]")).to_have_count(number)
+    eventually(ada, people, ["Ada", "Grace", "Linus"])
+    target = PICTURE if os.environ.get("WRITE_SCREENSHOTS") == "1" else tmp_path / "live.png"
+    ada.screenshot(path=target)
+
+    picture = target.read_bytes()
+    assert (int.from_bytes(picture[16:20]), int.from_bytes(picture[20:24])) == (2240, 1400)

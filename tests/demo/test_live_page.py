@@ -106,7 +106,7 @@ def test_a_form_that_is_sent_twice_is_one_message(ada: TestClient) -> None:
 def test_a_blocked_message_is_still_in_the_field_with_the_reason_above_it(ada: TestClient) -> None:
     page = ada.post("/live?room=general", data={"content": "STOP THAT </TEXTAREA> NOW", "key": "k"})
 
-    assert page.status_code == 422
+    assert (page.status_code, page.history) == (200, [])
     assert notice(page.text).startswith("This message was not let through by the room's moderation. No shouting")
     assert "Your text is still here." in notice(page.text)
     assert draft(page.text) == "STOP THAT </TEXTAREA> NOW"
@@ -116,16 +116,14 @@ def test_a_blocked_message_is_still_in_the_field_with_the_reason_above_it(ada: T
 def test_a_message_that_is_too_long_says_how_long_it_is(ada: TestClient) -> None:
     page = ada.post("/live?room=general", data={"content": "é" * 2500, "key": "k"})
 
-    assert page.status_code == 413
     assert "too long (5,000 bytes)" in notice(page.text)
     assert draft(page.text) == "é" * 2500
 
 
 def test_who_sends_too_fast_is_asked_to_wait(ada: TestClient) -> None:
     pages = [ada.post("/live?room=general", data={"content": "again", "key": f"k{each}"}) for each in range(40)]
-    page = next(each for each in pages if each.status_code != 200)
+    page = next(each for each in pages if not each.history)
 
-    assert page.status_code == 429
     assert "faster than this room allows" in notice(page.text)
     assert "try again in a moment" in notice(page.text)
 
@@ -133,8 +131,8 @@ def test_who_sends_too_fast_is_asked_to_wait(ada: TestClient) -> None:
 def test_an_empty_message_is_refused_with_words(ada: TestClient) -> None:
     page = ada.post("/live?room=general", data={"content": "", "key": "k"})
 
-    assert page.status_code == 400
     assert notice(page.text)
+    assert texts(page.text) == []
 
 
 def test_who_has_left_is_asked_for_a_name_and_sends_nothing(ada: TestClient) -> None:

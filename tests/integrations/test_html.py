@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import chatx.demo.app
 from chatx import Gap, Message, PresenceDiff, PresenceMeta, PresenceState
+from chatx.demo.app import PAGE
 from chatx.integrations.html import PEOPLE_LIMIT, render, text
 
 ANYTHING = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
@@ -115,7 +114,7 @@ def test_the_time_is_utc_and_machine_readable() -> None:
 
 def test_a_person_has_the_same_colour_on_both_pages_of_the_demo() -> None:
     """The channel page computes it in JavaScript; this is that function's arithmetic, if it is still written so."""
-    script = (Path(chatx.demo.app.PAGE) / "log.js").read_text(encoding="utf-8")
+    script = (PAGE / "log.js").read_text(encoding="utf-8")
     assert "hash = (hash * 31 + character.codePointAt(0)) % 65_521" in script
     assert "let hash = 7;" in script
     assert "const TINTS = 8;" in script

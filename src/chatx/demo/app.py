@@ -152,7 +152,8 @@ async def _live_page(chat: Chat, name: str, room: str, error: ChatError | None =
         draft=html.text(draft),
         key=uuid.uuid4().hex,
     )
-    return HTMLResponse(page, http_status(error) if error is not None else 200, {"cache-control": "no-store"})
+    # A form that is shown again is a page like any other; a browser would log another status as a failure of the page.
+    return HTMLResponse(page, headers={"cache-control": "no-store"})
 
 
 def _name_page(name: str, room: str, problem: str = "", status: int = 200) -> HTMLResponse:

@@ -2,12 +2,12 @@
  * Keeps a page that the server has rendered up to date, and sends its form without loading it anew.
  *
  * It looks for one element with `data-live`, the address of the stream, and `data-after`, the place that the page leads
- * up to; and inside that, each of them optional but the first:
+ * up to; and inside that, where `data-live-messages` must be and the others may:
  *
  *   data-live-messages   takes the HTML of messages and gaps
  *   data-live-people     takes the HTML of who is here
  *   data-live-status     gets `data-state` (connecting, connected, waiting) and its words
- *   data-live-form       the form that sends: a text field `content` and a hidden `key`
+ *   data-live-form       the form that sends: a text field `content` and a hidden `key`; it needs the next one too
  *   data-live-notice     shows why a message was refused: the same element of the page that answered the form
  *
  * What the stream brings is HTML that the server has escaped. Without this script the page works as it was loaded.
