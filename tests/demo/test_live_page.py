@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import socket
+import time
 from collections.abc import Iterator
 from html import unescape
 from pathlib import Path
@@ -12,6 +14,7 @@ from fastapi.testclient import TestClient
 
 from chatx.demo.app import COOKIE, FORM_BYTES, demo_app
 from chatx.integrations.starlette import SCRIPT
+from tests.process import demo
 
 
 @pytest.fixture
@@ -183,3 +186,22 @@ def test_every_file_that_the_pages_name_is_served(ada: TestClient) -> None:
 def test_the_pages_of_the_demo_lead_to_each_other(ada: TestClient) -> None:
     assert 'href="/live"' in ada.get("/").text
     assert 'href="/?room=tea"' in ada.get("/live?room=tea").text
+
+
+@pytest.mark.process
+def test_a_demo_that_is_stopped_ends_its_streams_and_does_not_wait_for_readers(tmp_path: Path) -> None:
+    with demo(tmp_path / "demo.db") as served, socket.create_connection(("localhost", served.port), 10) as reader:
+        reader.sendall(f"GET /live/events HTTP/1.1\r\nHost: localhost\r\nCookie: {COOKIE}=Ada\r\n\r\n".encode())
+        stream = b""
+        while b"event: people" not in stream:
+            stream += reader.recv(4096)
+        began = time.monotonic()
+        status, output = served.stop()
+        # uvicorn would give its readers 5 s and then cut them off, and say so.
+        assert time.monotonic() - began < 4
+        while part := reader.recv(4096):
+            stream += part
+
+    assert (status, "ERROR" in output) == (0, False)
+    assert stream.startswith(b"HTTP/1.1 200 OK")
+    assert stream.endswith(b"\r\n0\r\n\r\n")
