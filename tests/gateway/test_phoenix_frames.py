@@ -204,7 +204,7 @@ def test_v2_any_other_binary_message_is_malformed(data: bytes) -> None:
 
 
 @both
-@pytest.mark.parametrize("depth", [2_000, 30_000])
+@pytest.mark.parametrize("depth", [30_000, 32_000])  # how deep is too deep differs between Pythons
 def test_deep_nesting_is_malformed(version: Version, depth: int) -> None:
     text = raw_frame(version, None, "1", "t", "e", {"x": 1}).replace('{"x":1}', "[" * depth + "]" * depth)
     with pytest.raises(MalformedFrame, match="nested too deeply"):
