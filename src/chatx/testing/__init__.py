@@ -3,13 +3,16 @@
 from chatx.testing.client import ChatClient
 from chatx.testing.contracts import check_auth, check_moderation, check_notifier, check_persistence
 from chatx.testing.loop import VirtualLoop, run_virtual
+from chatx.testing.seeded import SeededLoop, run_seeded
 
 __all__ = [
     "ChatClient",
+    "SeededLoop",
     "VirtualLoop",
     "check_auth",
     "check_moderation",
     "check_notifier",
     "check_persistence",
+    "run_seeded",
     "run_virtual",
 ]
