@@ -1,9 +1,9 @@
 """An event loop that runs what is ready in an order drawn from a seed: another seed, another interleaving.
 
-What asyncio promises, it keeps: callbacks that one and the same callback (one step of a task) hands to `call_soon` run in
-the order they were handed in, and none of them waits for more than one round of the loop. What is drawn is the order
-among those of different origin, among timers due at the same time, and among files that are ready. asyncio runs the first
-of these in order too, but that order is only an accident of which origin ran first, and a race in code that counts on it.
+Callbacks that one callback (one step of a task) hands to `call_soon` run in the order they were handed in, as asyncio
+has it, and none waits for more than one round of the loop. Drawn is the order among those of different origin, among
+timers due at the same time, and among files that are ready. asyncio runs the first of these in order too; but which
+origin ran first is mostly chance there (a network, a clock), and that chance is what this loop explores.
 """
 
 from __future__ import annotations
