@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import os
 import random
+import threading
 
 import pytest
 from hypothesis import given
@@ -160,11 +161,19 @@ def test_files_and_threads_are_waited_for() -> None:
 
     async def main() -> bytes:
         loop = asyncio.get_running_loop()
-        readable = asyncio.Event()
+        readable, written = asyncio.Event(), asyncio.Event()
         loop.add_reader(reading, readable.set)
-        await asyncio.to_thread(os.write, writing, b"x")
+
+        def write() -> None:
+            os.write(writing, b"x")
+            loop.call_soon_threadsafe(written.set)
+
+        thread = threading.Thread(target=write)
+        thread.start()
         await readable.wait()
+        await written.wait()
         loop.remove_reader(reading)
+        thread.join()
         return os.read(reading, 10)
 
     try:
