@@ -280,9 +280,7 @@ class World:
             self.note(who, "is refused", content, error.code)
             if error.code == "room_overloaded":
                 # It may have waited for the room to be opened, and others came meanwhile.
-                # While it is being opened, members and readers who wait for it count too.
-                waiting = self.chat.engine.rooms.waiting(room_id) if self.chat.statistics().running else 0
-                others = max(others, room.in_flight - 1, waiting)
+                others = max(others, room.in_flight - 1)
                 promise(others >= self.queue_limit, "overloaded with so few in flight:", others, self.queue_limit)
             return None
         finally:

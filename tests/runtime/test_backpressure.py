@@ -215,3 +215,23 @@ async def test_repeats_that_wait_for_the_first_send_of_their_key_are_bounded() -
         sent = await asyncio.gather(*sends)
         assert [message.duplicate for message in sent] == [False, True, True, True, True]
         assert {message.offset for message in sent} == {1}
+
+
+@virtual
+async def test_readers_who_wait_for_a_room_to_be_opened_leave_its_bound_to_the_sends() -> None:
+    persistence = OpensWhenTold()
+    async with Chat(persistence=persistence, room_queue_limit=2, middlewares=()) as chat:
+        readers = [asyncio.create_task(_read_one(chat)) for _ in range(5)]
+        await asyncio.sleep(0.1)
+        send = asyncio.create_task(chat.send_message("r", "a", "hello"))
+        await asyncio.sleep(0.1)
+        persistence.told.set()
+        assert (await send).offset == 1
+        assert await asyncio.gather(*readers) == ["hello"] * 5
+
+
+async def _read_one(chat: Chat) -> str:
+    async with chat.subscribe("r") as subscription:
+        event = await anext(subscription)
+        assert isinstance(event, Message)
+        return event.content

@@ -79,11 +79,6 @@ class Rooms:
             return process
         return self._begin(room_id, Position(new_epoch(), 0))
 
-    def waiting(self, room_id: str) -> int:
-        """Return how many wait for the room to be opened."""
-        between = self._between.get(room_id)
-        return len(between.places) if between is not None else 0
-
     async def opened(self, room_id: str) -> RoomProcess:
         """Return the room, begun if need be.
 

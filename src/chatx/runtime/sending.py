@@ -91,6 +91,7 @@ class Sending:
         self._ids = MessageIds()
         self.buckets: TokenBuckets = TokenBuckets(config.rate_limit)
         self.window: IdempotencyWindow = IdempotencyWindow()
+        self._waiting: dict[str, int] = {}  # room id -> sends that wait for the room to be opened
         self._under_way: dict[tuple[str, str, str], list[asyncio.Future[Message]]] = {}
         self.sent: int = 0
         self.duplicates: int = 0
@@ -162,9 +163,7 @@ class Sending:
             )
 
     async def _send_awaiting(self, draft: Draft, key: str | None) -> Message:
-        if self._rooms.waiting(draft.room_id) >= self._queue_limit:
-            raise self._too_many_wait(self._queue_limit, 1.0)
-        process = await self._rooms.opened(draft.room_id)
+        process = await self._opened(draft.room_id)
         if process.room.admitted >= self._queue_limit or self._delivery.full:
             raise self._overloaded(process)
         pair = (draft.room_id, draft.user_id)
@@ -197,6 +196,19 @@ class Sending:
             process.chain_s += ((self._now() - began) - process.chain_s) / 8
             if process.room.idle:
                 self._rooms.idle(process)
+
+    async def _opened(self, room_id: str) -> RoomProcess:
+        """Return the room; the sends that wait for it count against its bound, like those it has admitted."""
+        waiting = self._waiting.get(room_id, 0)
+        if waiting >= self._queue_limit:
+            raise self._too_many_wait(waiting, 1.0)
+        self._waiting[room_id] = waiting + 1
+        try:
+            return await self._rooms.opened(room_id)
+        finally:
+            self._waiting[room_id] -= 1
+            if not self._waiting[room_id]:
+                del self._waiting[room_id]
 
     async def _send_once(self, draft: Draft, key: str) -> Message:
         scope = (draft.room_id, draft.user_id, key)
