@@ -53,7 +53,7 @@ def test_people_sign_in_and_chat() -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "reason"), [("see https://example.org", "Links are not allowed"), ("a" * 1001, "1,?000")]
+    "content, reason", [("see https://example.org", "Links are not allowed"), ("a" * 1001, "1,?000")]
 )
 def test_a_refused_message_comes_back_with_the_reason(content: str, reason: str) -> None:
     with TestClient(_application(), cookies={"name": "ada"}) as client:
