@@ -8,8 +8,8 @@ and logged. Handlers run on the hot path: they must be quick and must not block.
 |---|---|---|---|
 | `message_sent` | a send was accepted | `bytes`, `duration_ms` | `room_id`, `user_id`, `message_id`, `offset` |
 | `broadcast` | a message was fanned out, recipients or none | `recipients` | `room_id`, `message_id`, `offset` |
-| `room_join` | a membership began | `members` | `room_id`, `user_id` |
-| `room_leave` | a membership ended | `members` | `room_id`, `user_id` |
+| `room_join` | a user came in: their first membership began | `members` | `room_id`, `user_id` |
+| `room_leave` | a user left: their last membership ended | `members` | `room_id`, `user_id` |
 | `queue_size` | a room's admitted messages grew to a power of two | `size`, `limit` | `queue`, `room_id` |
 | `queue_overflow` | a send was refused because a queue is full | `size`, `limit` | `queue`, `room_id`, `user_id` |
 | `rate_limit_hit` | a send was refused for its rate | `retry_after_ms` | `room_id`, `user_id` |
