@@ -237,7 +237,6 @@ steps = st.lists(
     retries=st.integers(0, 3),
     batch=st.integers(1, 5),
     limit=st.integers(1, 20),
-    # Not where a call can end in the very moment of the deadline: then nobody can know its outcome.
     drain_ms=st.sampled_from([1, 407, 2973]),
 )
 def test_what_was_accepted_is_saved_or_a_dead_letter_under_every_schedule(
@@ -276,6 +275,7 @@ def test_what_was_accepted_is_saved_or_a_dead_letter_under_every_schedule(
     run_virtual(main())
     saved = [each.id for each in persistence.saved]
     dead = [each.message.id for each in chat.dead_letters]
+    stopped = {each.message.id for each in chat.dead_letters if each.reason == "stopped"}
     everything = {each.id for each in accepted}
     assert set(saved) | set(dead) == everything
     assert len(set(dead)) == len(dead)
@@ -283,7 +283,12 @@ def test_what_was_accepted_is_saved_or_a_dead_letter_under_every_schedule(
     for message in accepted:
         tried = sum(each.id == message.id for each in persistence.attempts)
         assert tried <= retries + 1
-        if message.id not in persistence.answers_lost:
+        if message.id in persistence.answers_lost:
+            continue
+        if message.id in stopped:
+            # The stop cut off a call under way: it may have saved the message, and nobody can know.
+            assert saved.count(message.id) <= 1
+        else:
             assert saved.count(message.id) + dead.count(message.id) == 1
     for room in range(3):
         firsts = dict.fromkeys(each.offset for each in persistence.attempts if each.room_id == f"room {room}")
