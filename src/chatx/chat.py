@@ -160,6 +160,8 @@ class Chat:
         """
         engine = self._engine
         if engine is None or not engine.open:
+            # Whoever tries again at once must not keep the loop from the stop, or from the next start.
+            await asyncio.sleep(0)
             engine = self._running()
         return await engine.send(room_id, user_id, content, idempotency_key)
 

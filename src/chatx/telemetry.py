@@ -26,6 +26,7 @@ and logged. Handlers run on the hot path: they must be quick and must not block.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
@@ -97,7 +98,8 @@ class Telemetry:
         for entry in self._handlers.get(event, ()):
             try:
                 entry[1](entry[0], measurements, metadata)
-            except Exception:
+            # A handler that asks a cancelled future for its result must not cancel the sender, nor stop a timer.
+            except (Exception, asyncio.CancelledError):
                 self._detach(event, entry)
                 logger.exception("A telemetry handler for %s raised and was detached.", event)
 

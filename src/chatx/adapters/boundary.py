@@ -26,7 +26,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, NoReturn
 
 from chatx.adapters.threads import AdapterThreads
-from chatx.errors import AdapterError, Blocked, ChatError, ConfigError, Unauthorized
+from chatx.errors import AdapterError, Blocked, ChatError, Closed, ConfigError, Unauthorized
 from chatx.telemetry import Telemetry
 
 logger: logging.Logger = logging.getLogger("chatx")
@@ -198,6 +198,8 @@ class Boundary:
                 begun = not self._threads.withdraw(future)
             self.failed(name, "timeout", f"no answer within {self.timeout_s} s", future if begun else None)
         if future.cancelled():
+            if self._closed:
+                raise AdapterFailure("stopped", "The chat was stopped before the adapter answered.")
             self.failed(name, "raised", "it raised CancelledError")
         error = future.exception()
         if error is None:
@@ -260,7 +262,9 @@ class Guard:
             raise
         except ChatError as error:
             raise self._failed("raised", error) from None
-        except AdapterFailure:
+        except AdapterFailure as failure:
+            if failure.failure == "stopped":
+                raise Closed("The chat was stopped before the adapter answered.") from None
             raise self._refused() from None
         if answer is not True:
             raise self._no(answer)

@@ -60,6 +60,7 @@ class AdapterThreads:
         ended = asyncio.get_running_loop().create_future()
         with self._wake:
             self._closed = True
+            self._calls.clear()  # what no thread has begun is not begun any more
             self._ended = ended
             self._wake.notify_all()
             if not self._alive:

@@ -189,15 +189,18 @@ class AsgiSocket:
         self._drained = asyncio.Event()
         self._drained.set()
         self._close: tuple[int, str] | None = None
+        self._slow = False
 
     def write(self, frames: list[str]) -> None:
         """Send these text messages; over the bound close as slow instead."""
         if self._close is not None:
             return
+        waiting = self._size
         self._size += sum(map(_bytes, frames))
-        if self._size > self._limit_bytes and self._frames:
+        if waiting and self._size > self._limit_bytes:
             # What it has not taken is dropped: it comes back and resumes from the last message it did take.
             self._frames.clear()
+            self._slow = True
             self.close(CLOSE_TRY_LATER, "too slow: resume from the last message")
             return
         self._frames.extend(frames)
@@ -223,6 +226,8 @@ class AsgiSocket:
                 self._wake.clear()
                 frames, self._frames = self._frames, []
                 for frame in frames:
+                    if self._slow:
+                        break
                     async with asyncio.timeout(WRITE_STALL_S):
                         await self._send({"type": "websocket.send", "text": frame})
                     self._size -= _bytes(frame)

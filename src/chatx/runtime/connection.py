@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
@@ -72,7 +73,7 @@ class Connection(Consumer):
     async def leave(self, room_id: str) -> None:
         """End this connection's membership, if there is one."""
         self._open_engine()
-        self._leave(room_id)
+        self._leave(valid_id(room_id, "room_id"))
 
     async def subscribe(self, room_id: str, *, after: object = None, presence: bool = False) -> None:
         """Read the room's events here too; a room that is read already stays as it is.
@@ -113,11 +114,14 @@ class Connection(Consumer):
     async def unsubscribe(self, room_id: str) -> None:
         """Stop reading the room; what is unread of it is dropped."""
         self._open_engine()
+        valid_id(room_id, "room_id")
         self._unsubscribe(room_id)
         self._forget(room_id)
 
     async def send_message(self, room_id: str, content: str | bytes, *, idempotency_key: str | None = None) -> Message:
         """Send a message as this connection's user; errors as `Chat.send_message`."""
+        if self._closed or self._engine is None or not self._engine.open:
+            await asyncio.sleep(0)  # as in `Chat.send_message`
         return await self._open_engine().send(room_id, self.user_id, content, idempotency_key)
 
     def close(self) -> None:

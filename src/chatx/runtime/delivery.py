@@ -32,6 +32,9 @@ from chatx.telemetry import Telemetry
 
 logger: logging.Logger = logging.getLogger("chatx")
 
+PARCELS = 4
+"""Deliveries in memory, as a multiple of `delivery_queue_limit`; the other recipients of a message wait in it."""
+
 CONCURRENT = 8
 """Retries and notifications under way at a time, at most."""
 
@@ -192,8 +195,8 @@ class Delivery:
                 async with asyncio.timeout(left):
                     await self._drained.wait()
 
-    async def close(self) -> None:
-        """End; what was not delivered is a dead letter. Twice is harmless."""
+    async def close(self, deadline: float) -> None:
+        """End; what was not delivered is a dead letter. Handlers have until the deadline. Twice is harmless."""
         tasks = set(self._tasks)
         for task in tasks:
             task.cancel()
@@ -202,8 +205,13 @@ class Delivery:
         left_over = sorted(self._live, key=lambda parcel: parcel.message.id)
         for parcel in left_over:
             self._give_up(parcel, "stopped")
-        while self._telling:
-            await asyncio.wait(self._telling)
+        if self._telling:
+            _, hung = await asyncio.wait(self._telling, timeout=max(0.1, deadline - self._loop.time()))
+            for telling in hung:
+                telling.cancel()
+            if hung:
+                logger.error("%d calls of on_dead_letter did not end in time.", len(hung))
+                await asyncio.wait(hung)
 
     async def _send_batches(self) -> None:
         while True:
@@ -280,9 +288,15 @@ class Delivery:
             elif len(parcel.users) == 1:
                 await self._attempt([parcel], self._notifier.notify, parcel.users[0], message)
             else:
-                for user_id in parcel.users:
+                # A message has two parcels at most until here, so there is always room for some of these.
+                space = max(0, PARCELS * self.limit - len(self._live))
+                now, parcel.users = parcel.users[:space], parcel.users[space:]
+                for user_id in now:
                     self._schedule(self._parcel(message, "notifier", (user_id,)), 0.0)
-                self._done(parcel)
+                if parcel.users:
+                    self._schedule(parcel, self._tick_s)
+                else:
+                    self._done(parcel)
         except Exception:
             logger.exception("The delivery worker failed; the message is tried again.")
             self._schedule(parcel, self._tick_s)

@@ -13,7 +13,7 @@ from chatx.config import ChatConfig
 from chatx.core.message import Draft, Message, Position
 from chatx.core.room import Room
 from chatx.core.validation import valid_id
-from chatx.errors import ChatError, Closed, InvalidMessage
+from chatx.errors import AdapterError, ChatError, Closed, InvalidMessage
 from chatx.runtime.catchup import CatchUp, catch_up, position_of
 from chatx.runtime.delivery import DeadLetter, Delivery
 from chatx.runtime.process import RoomProcess
@@ -200,7 +200,12 @@ class Engine:
         if not missing or not self.storage.serves_history:
             return newest
         place = Position(newest[0].epoch, newest[0].offset) if newest else place
-        older = await self.storage.load(room_id, before=place, limit=missing)
+        try:
+            older = await self.storage.load(room_id, before=place, limit=missing, strict=True)
+        except AdapterError:
+            self.check_open()
+            raise
+        self.check_open()
         return older + newest
 
     async def stop(self) -> None:
@@ -213,12 +218,12 @@ class Engine:
             self.sending.close()
             self.turn.end()
             await self.delivery.drain(deadline)
-            await self.delivery.close()
+            await self.delivery.close(deadline)
             await self._conclude(deadline)
         finally:
             # Also where this is cancelled, as it is when a loop is shut down.
             self.sending.close()
-            await self.delivery.close()
+            await self.delivery.close(deadline)
             self._end()
             left = max(0.1, min(1.0, deadline - self.loop.time()))
             await self.rooms.close()

@@ -178,10 +178,14 @@ class RoomProcess:
     def replay(self, subscriber: Subscriber, events: list[Event]) -> None:
         """Give a callback that was just added what came before; if it raises, it is out."""
         callback = subscriber.callback
+        # What is published meanwhile, by the callback itself, comes after what was missed.
+        rest = deque(events)
+        subscriber.callback = rest.append
         try:
-            for event in events:
-                if callback is not None and subscriber in self.room.fanout.subscribers:
-                    callback(event)
+            while rest and callback is not None and subscriber in self.room.fanout.subscribers:
+                callback(rest.popleft())
+            if subscriber in self.room.fanout.subscribers:
+                subscriber.callback = callback
         except BaseException as error:
             self.room.fanout.remove(subscriber)
             if isinstance(error, (KeyboardInterrupt, SystemExit)):

@@ -127,6 +127,8 @@ class Rooms:
             self._remove(process)
             if self._storage.serves_history:
                 self._between_lives(process.room_id, process)
+            else:
+                self._delivery.forget(process.room_id)
             if self._telemetry.watched("room_forgotten"):
                 self._telemetry.emit("room_forgotten", {}, {"room_id": process.room_id})
 

@@ -298,7 +298,9 @@ class Sending:
         async def run_awaiting(draft: Draft) -> Draft:
             try:
                 return await boundary.awaiting(name, middleware, draft)  # type: ignore[no-any-return]  # checked after
-            except AdapterFailure:
+            except AdapterFailure as failure:
+                if failure.failure == "stopped":
+                    raise Closed("The chat was stopped before the middleware answered.") from None
                 raise _middleware_failed(name) from None
 
         return AwaitingStep(run_awaiting)

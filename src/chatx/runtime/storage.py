@@ -13,7 +13,7 @@ from typing import Any
 
 from chatx.adapters.boundary import AdapterFailure, Boundary, adapter_name
 from chatx.core.message import Message, Position
-from chatx.errors import ChatError
+from chatx.errors import AdapterError, ChatError
 from chatx.runtime.ids import new_epoch
 
 logger: logging.Logger = logging.getLogger("chatx")
@@ -48,16 +48,23 @@ class Storage:
             await self._marked("mark_closed", room_id, position.epoch, position.offset)
 
     async def load(
-        self, room_id: str, *, after: Position | None = None, before: Position | None = None, limit: int
+        self,
+        room_id: str,
+        *,
+        after: Position | None = None,
+        before: Position | None = None,
+        limit: int,
+        strict: bool = False,
     ) -> list[Message]:
-        """Return stored messages in order; none where they cannot be read."""
+        """Return stored messages in order; none where they cannot be read, or `AdapterError` if `strict`."""
         answer = await self._call("load_messages", room_id, after=after, before=before, limit=limit)
-        if answer is None:
-            return []
-        if not isinstance(answer, Sequence) or not all(isinstance(each, Message) for each in answer):
+        if isinstance(answer, Sequence) and all(isinstance(each, Message) for each in answer):
+            return list(answer[:limit])
+        if answer is not None:
             logger.error("The adapter %s answered load_messages with %r, not messages.", self._name, type(answer))
-            return []
-        return list(answer[:limit])
+        if strict:
+            raise AdapterError(f"The persistence adapter {self._name} could not be read; try again later.")
+        return []
 
     async def _call(self, method: str, *args: Any, **kwargs: Any) -> Any:
         try:

@@ -53,6 +53,8 @@ class Subscription(Consumer):
             raise Closed("A subscription is opened once; subscribe again for another.")
         engine = self._running()
         process, caught_up = await _reader(engine, self._room_id, self._after, self._user_id)
+        if self._closed or self._subscriber is not None:
+            raise Closed("The subscription was closed, or opened elsewhere, while it was being opened.")
         mailbox = self._open_mailbox(engine)
         self._process = process
         self._subscriber = Subscriber(self._presence, mailbox=mailbox, on_closed=self.end)
@@ -123,6 +125,8 @@ class CallbackSubscription:
             raise Closed("A subscription is opened once; subscribe again for another.")
         engine = self._running()
         process, caught_up = await _reader(engine, self._room_id, self._after, self._user_id)
+        if self._closed or self._subscriber is not None:
+            raise Closed("The subscription was closed, or opened elsewhere, while it was being opened.")
         self._process = process
         self._subscriber = Subscriber(self._presence, callback=self._callback, on_closed=self._ended)
         process.attach(self._subscriber)
