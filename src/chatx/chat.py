@@ -243,7 +243,7 @@ class Chat:
     async def history(
         self, room_id: str, *, before: Message | tuple[str, int] | None = None, limit: int = 50
     ) -> list[Message]:
-        """Return a room's newest messages, or the newest ahead of a place, oldest first; at most `limit`.
+        """Return a room's newest messages, or the newest ahead of a place, oldest first; at most `limit`, 1 to 10,000.
 
         What memory no longer has comes from persistence where that serves history.
 

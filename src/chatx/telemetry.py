@@ -27,6 +27,7 @@ and logged. Handlers run on the hot path: they must be quick and must not block.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
@@ -83,7 +84,7 @@ class Telemetry:
         name = event.removeprefix(PREFIX) if isinstance(event, str) else event
         if not isinstance(name, str) or name not in EVENTS:
             raise ConfigError(f"There is no telemetry event {event!r}; there are {', '.join(sorted(EVENTS))}.")
-        if not callable(handler):
+        if not callable(handler) or inspect.iscoroutinefunction(handler):
             raise ConfigError(f"The handler for {event} is {handler!r}; give a plain function of three arguments.")
         entry = (event, handler)
         self._handlers[name] = (*self._handlers.get(name, ()), entry)

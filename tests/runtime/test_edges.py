@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from chatx import AdapterError, Chat, ChatError, Closed, InvalidMessage, Message
+from chatx import AdapterError, Chat, ChatError, Closed, ConfigError, InvalidMessage, Message
 from chatx.core.message import Event
 from chatx.gateway.asgi import AsgiSocket
 from tests.virtual import virtual
@@ -238,3 +238,21 @@ async def test_a_socket_that_is_too_slow_gets_no_more_frames_but_its_close() -> 
     await writer
     assert [event["type"] for event in sent] == ["websocket.send", "websocket.close"]
     assert sent[-1]["code"] == 1013
+
+
+@virtual
+async def test_the_limit_of_a_history_has_a_bound_that_the_error_names() -> None:
+    wrong: Any
+    async with Chat() as chat:
+        assert await chat.history("r", limit=10_000) == []
+        for wrong in (10_001, 2**64, 0, -1, True, "5", 1.5):
+            with pytest.raises(InvalidMessage, match="10000"):
+                await chat.history("r", limit=wrong)
+
+
+async def test_an_async_telemetry_handler_is_refused_as_nobody_would_await_it() -> None:
+    async def handler(event: str, measurements: Any, metadata: Any) -> None:
+        pass
+
+    with pytest.raises(ConfigError, match="plain function"):
+        Chat().telemetry.attach("broadcast", handler)

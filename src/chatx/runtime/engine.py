@@ -29,6 +29,10 @@ EXPIRED_AT_ONCE = 20_000
 """Token buckets and idempotency keys let go of in one sweep, at most; the rest go in the next."""
 
 
+HISTORY_AT_ONCE = 10_000
+"""The most messages that one call of `Chat.history` returns."""
+
+
 class Consumes(Protocol):
     """Whoever reads a mailbox of this chat."""
 
@@ -185,8 +189,8 @@ class Engine:
         """Return the newest messages ahead of a place; errors as `Chat.history`."""
         self.check_open()
         valid_id(room_id, "room_id")
-        if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
-            raise InvalidMessage(f"limit is {limit!r}; give a whole number of messages of at least 1.")
+        if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= HISTORY_AT_ONCE:
+            raise InvalidMessage(f"limit is {limit!r}; give a whole number of messages from 1 to {HISTORY_AT_ONCE}.")
         place = position_of(before)
         process = self.rooms.find(room_id)
         newest: list[Message] = []
