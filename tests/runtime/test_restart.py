@@ -302,7 +302,7 @@ async def test_a_killed_server_leaves_all_it_saved_and_its_stream_is_not_continu
     async with running(store()) as chat:
         (message,) = await send(chat, 1)
         assert message.epoch != epoch
-        *stored, newest = await chat.history("general", limit=10**6)
+        *stored, newest = await chat.history("general", limit=10_000)
         assert newest == message
         assert [(each.epoch, each.offset) for each in stored] == [(epoch, n) for n in range(1, len(stored) + 1)]
         assert len(stored) >= offset
