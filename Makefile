@@ -5,7 +5,7 @@ CODE := $(wildcard src tests tools examples benchmarks)
 INPUTS := pyproject.toml constraints.txt tools/venv
 export PYTHON
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check docs bench clean
 
 # The chat page on http://localhost:4000; `make demo ARGS="--port 4001"` passes options on.
 demo: .venv/.fastapi
@@ -27,12 +27,16 @@ check: .venv/.dev
 	PATH="$(CURDIR)/$(BIN):$$PATH" pyright --ignoreexternal --verifytypes chatx
 	$(BIN)/python tools/check_tree.py
 
+# The pages and the reference as a site, in build/site; a warning is an error.
+docs: .venv/.dev
+	$(BIN)/sphinx-build --quiet --fail-on-warning -b html -d build/doctrees docs build/site
+
 bench: .venv/.dev
 	@command -v erlc >/dev/null || tools/apt-install "the benchmarks compare with Erlang" erlang-base
 	$(BIN)/python -m benchmarks $(ARGS)
 
 clean:
-	rm -rf .venv .venv-3.* .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis dist
+	rm -rf .venv .venv-3.* .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist
 
 .venv/.fastapi .venv/.dev: .venv/.%: $(INPUTS)
 	@tools/venv .venv "$$(tools/pythons | head -n 1 | cut -d ' ' -f 2-)" $*

@@ -165,3 +165,4 @@ ERRORS: dict[str, type[ChatError]] = {
         AlreadyStarted,
     )
 }
+"""Every error that is raised, by its code."""

@@ -60,6 +60,7 @@ EVENTS = frozenset(
 )
 
 Handler: TypeAlias = Callable[[str, Mapping[str, float], Mapping[str, Any]], object]
+"""`handler(event, measurements, metadata)`, a plain function; what it returns is ignored."""
 
 
 class Telemetry:

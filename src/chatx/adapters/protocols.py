@@ -15,6 +15,7 @@ from typing import Literal, Protocol, TypeAlias
 from chatx.core.message import Message
 
 Action: TypeAlias = Literal["join", "subscribe", "send"]
+"""What a user asks to do in a room."""
 
 
 class Auth(Protocol):
@@ -50,6 +51,7 @@ class SavesBatches(Protocol):
 
 
 Persistence: TypeAlias = SavesEach | SavesBatches
+"""Saves messages; may also be `ServesHistory` and `MarksStreams`."""
 
 
 class ServesHistory(Protocol):

@@ -90,6 +90,7 @@ class PresenceMeta(Struct, frozen=True, gc=False):
 
 
 Presences: TypeAlias = dict[str, list[PresenceMeta]]
+"""User id to that user's memberships, none of them empty."""
 
 
 class PresenceState(Struct, frozen=True):
@@ -133,6 +134,7 @@ class SubscriptionEnded(Struct, frozen=True, gc=False):
 
 
 Event: TypeAlias = Message | Gap | PresenceState | PresenceDiff | SubscriptionEnded
+"""What a subscription or a connection yields; the last of them on connections only."""
 
 # What an event that is not a message weighs against a mailbox's byte bound: its own size without its strings.
 EVENT_BYTES = 128

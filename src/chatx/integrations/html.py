@@ -16,7 +16,7 @@ PEOPLE_LIMIT = 200
 """People shown by name; the number of the others follows."""
 
 TINTS: Final = 8
-"""How many colours people are told apart by: `data-tint` is 0 to 7, and always the same for a user."""
+"""How many colours tell people apart; `data-tint` is 0 to 7, and always the same for a user."""
 
 
 def render(event: Event, *, me: str = "") -> str:

@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from chatx.chat import Chat
 
 Render: TypeAlias = Callable[[Event], str]
+"""Returns the HTML of a `Message`, a `Gap` or a `PresenceState`, or "" for what is not shown."""
 
 SCRIPT = Path(__file__).with_name("live.js")
 """The script for the page, to be served as it is; its first comment says what it looks for there."""
@@ -85,6 +86,7 @@ HTTP_STATUS = {
     "blocked": 422,
     "rate_limited": 429,
 }
+"""The status of a refusal by its code; every other one is 503."""
 
 
 def http_status(error: ChatError) -> int:

@@ -1,0 +1,110 @@
+"""How Sphinx makes the site: `make docs`. The navigation is read from `index.md`, which is also a page of its own."""
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from sphinx.pycode import ModuleAnalyzer
+from sphinx.util import logging
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "src"))
+
+from chatx import __version__  # noqa: E402  # the package beside these pages, not another one that is installed
+
+logger = logging.getLogger(__name__)
+
+project = "chatx"
+author = "the chatx contributors"
+version = release = __version__
+extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "myst_parser"]
+root_doc = "index"
+nitpicky = True
+# A default role's text is code of any kind; `_resolved` makes a link of it where it names something.
+default_role = "py:obj"
+nitpick_ignore_regex = [
+    # What other packages document themselves. Inventories of theirs would have to be downloaded.
+    ("py:.*", r"(asyncio|collections|contextlib|msgspec|os|pathlib|sqlite3|starlette|types|typing)\b.*"),
+    # Type variables, and what the annotations of private bases name.
+    ("py:.*", r"(chatx\.[\w.]+\.)?[ET]"),
+]
+
+# The same anchors as a forge makes of the headings, so that one link works in both.
+myst_heading_anchors = 4
+
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
+autodoc_default_options = {"members": True}
+autoclass_content = "both"
+python_maximum_signature_line_length = 88
+python_use_unqualified_type_names = True
+toc_object_entries_show_parents = "hide"
+
+html_theme = "furo"
+html_title = f"chatx {release}"
+html_static_path = ["_static"]
+html_css_files = ["chatx.css"]
+html_copy_source = False
+html_show_sphinx = False
+html_show_copyright = False
+html_theme_options = {
+    "light_css_variables": {"color-brand-primary": "#0f5f6b", "color-brand-content": "#0b6674"},
+    "dark_css_variables": {"color-brand-primary": "#63c7d4", "color-brand-content": "#63c7d4"},
+}
+
+_SECTION = re.compile(r"^## (?P<caption>.+)\n(?P<body>(?:(?!## ).*\n)+)", re.MULTILINE)
+_PAGE = re.compile(r"^\* \[[^\]]+\]\((?P<page>[\w/-]+)\.(?:md|rst)\)", re.MULTILINE)
+
+
+def navigation(text: str) -> str:
+    """Return hidden tables of contents: each section of the index with the pages that its list names first."""
+    toctrees = []
+    for section in _SECTION.finditer(text):
+        pages = "\n".join(found["page"] for found in _PAGE.finditer(section["body"]))
+        toctrees.append(f"```{{toctree}}\n:hidden:\n:caption: {section['caption']}\n\n{pages}\n```\n")
+    return "\n".join(toctrees)
+
+
+def _with_navigation(app: Any, name: str, source: list[str]) -> None:
+    if name == root_doc:
+        source[0] += f"\n{navigation(source[0])}"
+
+
+def _documented(app: Any, what: str, name: str, thing: object, options: Any, lines: list[str]) -> None:
+    """Give a constant the docstring that it has in its own module, where `chatx` only exports it."""
+    if what != "data":
+        return
+    home, _, short = name.rpartition(".")
+    exporting = sorted(each for each in sys.modules if each.startswith("chatx.")) if home == "chatx" else [home]
+    for module in exporting:
+        if found := ModuleAnalyzer.for_module(module).find_attr_docs().get(("", short)):
+            lines[:] = found
+            return
+    # Its type's docstring would stand there instead.
+    logger.warning("%s has no docstring; write one below it", name)
+
+
+def _resolved(app: Any, env: Any, node: Any, contnode: nodes.Node) -> nodes.Node | None:
+    """Link a name that its module writes shorter than the reference does; leave other code in backticks as code."""
+    if node.get("refdomain") != "py":
+        return None
+    domain = env.get_domain("py")
+    target = node["reftarget"]
+    short = target.rpartition(".")[2] if target.startswith("chatx.") else target
+    if re.match(r"[A-Z]", short):
+        ends = f".{short}"
+        found = [name for name, entry in domain.objects.items() if name.endswith(ends) and not entry.aliased]
+        if len(found) == 1:
+            return domain.resolve_xref(env, node["refdoc"], app.builder, node["reftype"], found[0], node, contnode)
+    return contnode if node["reftype"] == "obj" and not node.get("refexplicit") else None
+
+
+def setup(app: Any) -> dict[str, bool]:
+    """Connect the above."""
+    app.connect("source-read", _with_navigation)
+    app.connect("autodoc-process-docstring", _documented)
+    app.connect("missing-reference", _resolved)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
