@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from docutils import nodes
+from sphinx import addnodes
 from sphinx.pycode import ModuleAnalyzer
 from sphinx.util import logging
 
@@ -22,6 +23,8 @@ version = release = __version__
 extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "myst_parser"]
 root_doc = "index"
 nitpicky = True
+# Quotation marks in a docstring are code more often than speech.
+smartquotes = False
 # A default role's text is code of any kind; `_resolved` makes a link of it where it names something.
 default_role = "py:obj"
 nitpick_ignore_regex = [
@@ -34,8 +37,11 @@ nitpick_ignore_regex = [
 # The same anchors as a forge makes of the headings, so that one link works in both.
 myst_heading_anchors = 4
 
+# The type of an attribute is in its class's signature.
+napoleon_attr_annotations = False
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
+# As it is written: the value of a default may be this machine's environment.
 autodoc_preserve_defaults = True
 autodoc_default_options = {"members": True}
 autoclass_content = "both"
@@ -44,6 +50,7 @@ python_use_unqualified_type_names = True
 toc_object_entries_show_parents = "hide"
 
 html_theme = "furo"
+pygments_dark_style = "github-dark"
 html_title = f"chatx {release}"
 html_static_path = ["_static"]
 html_css_files = ["chatx.css"]
@@ -51,8 +58,8 @@ html_copy_source = False
 html_show_sphinx = False
 html_show_copyright = False
 html_theme_options = {
-    "light_css_variables": {"color-brand-primary": "#0f5f6b", "color-brand-content": "#0b6674"},
-    "dark_css_variables": {"color-brand-primary": "#63c7d4", "color-brand-content": "#63c7d4"},
+    "light_css_variables": {"color-brand-primary": "#1d6b52", "color-brand-content": "#1d6b52"},
+    "dark_css_variables": {"color-brand-primary": "#74cfa8", "color-brand-content": "#74cfa8"},
 }
 
 _SECTION = re.compile(r"^## (?P<caption>.+)\n(?P<body>(?:(?!## ).*\n)+)", re.MULTILINE)
@@ -64,6 +71,8 @@ def navigation(text: str) -> str:
     toctrees = []
     for section in _SECTION.finditer(text):
         pages = "\n".join(found["page"] for found in _PAGE.finditer(section["body"]))
+        if section["caption"] == "Reference":
+            pages += "\nAll names <genindex>"
         toctrees.append(f"```{{toctree}}\n:hidden:\n:caption: {section['caption']}\n\n{pages}\n```\n")
     return "\n".join(toctrees)
 
@@ -83,7 +92,8 @@ def _documented(app: Any, what: str, name: str, thing: object, options: Any, lin
         if found := ModuleAnalyzer.for_module(module).find_attr_docs().get(("", short)):
             lines[:] = found
             return
-    # Its type's docstring would stand there instead.
+    # What stands there now is its type's.
+    lines.clear()
     logger.warning("%s has no docstring; write one below it", name)
 
 
@@ -102,9 +112,27 @@ def _resolved(app: Any, env: Any, node: Any, contnode: nodes.Node) -> nodes.Node
     return contnode if node["reftype"] == "obj" and not node.get("refexplicit") else None
 
 
+def _source_linked_back(app: Any, doctree: nodes.document) -> None:
+    """Give names that `chatx` does not export the anchors that their module's source page leads back to.
+
+    That page knows one place for a whole module: where its first name is documented, which is as one of `chatx`.
+    """
+    for signature in doctree.findall(addnodes.desc_signature):
+        if signature.get("module") == "chatx.adapters.protocols":
+            signature["ids"].append(f"chatx.{signature['fullname']}")
+
+
+def _sources_known(app: Any, env: Any) -> None:
+    """Keep modules without source, such as that of a plain `dict`, off the list of source pages."""
+    for module in [name for name, entry in env._viewcode_modules.items() if not entry]:
+        del env._viewcode_modules[module]
+
+
 def setup(app: Any) -> dict[str, bool]:
     """Connect the above."""
     app.connect("source-read", _with_navigation)
     app.connect("autodoc-process-docstring", _documented)
+    app.connect("doctree-read", _source_linked_back)
+    app.connect("env-updated", _sources_known)
     app.connect("missing-reference", _resolved)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

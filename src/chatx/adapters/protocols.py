@@ -51,7 +51,7 @@ class SavesBatches(Protocol):
 
 
 Persistence: TypeAlias = SavesEach | SavesBatches
-"""Saves messages; may also be `ServesHistory` and `MarksStreams`."""
+"""Saves messages as `SavesEach` or `SavesBatches`; may also be `ServesHistory` and `MarksStreams`."""
 
 
 class ServesHistory(Protocol):

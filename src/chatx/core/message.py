@@ -134,7 +134,7 @@ class SubscriptionEnded(Struct, frozen=True, gc=False):
 
 
 Event: TypeAlias = Message | Gap | PresenceState | PresenceDiff | SubscriptionEnded
-"""What a subscription or a connection yields; the last of them on connections only."""
+"""What a reader gets: `Message`, `Gap`, `PresenceState`, `PresenceDiff`; on a connection also `SubscriptionEnded`."""
 
 # What an event that is not a message weighs against a mailbox's byte bound: its own size without its strings.
 EVENT_BYTES = 128
