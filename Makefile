@@ -14,6 +14,7 @@ demo: .venv/.fastapi
 # Everything on the main Python, the fast tests on each other one; `make test LONG=1` looks longer for counterexamples.
 test: check
 	@tools/chromium
+	@tools/npm
 	@rm -f .coverage .coverage.*
 	TEST_LONG=$(LONG) $(BIN)/coverage run -m pytest $(if $(LONG),--timeout=1800)
 	@$(BIN)/coverage combine -q && $(BIN)/coverage report
@@ -36,7 +37,8 @@ bench: .venv/.dev
 	$(BIN)/python -m benchmarks $(ARGS)
 
 clean:
-	rm -rf .venv .venv-3.* .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist
+	rm -rf .venv .venv-3.* .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist \
+	    tests/npm/node_modules
 
 .venv/.fastapi .venv/.dev: .venv/.%: $(INPUTS)
 	@tools/venv .venv "$$(tools/pythons | head -n 1 | cut -d ' ' -f 2-)" $*
