@@ -1,0 +1,55 @@
+"""Chromium, a running demo and people who visit it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, sync_playwright
+
+from tests.demo.browsing import CHROMIUM_OPTIONS, Channel, Live, Screen, Visitors
+from tests.process import Demo, demo
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Chromium. Not for longer than a module: its event loop would be in the way of asynchronous tests."""
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.fail("There is no chromium on the PATH; these tests drive it. On Debian: apt-get install chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_OPTIONS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
+    with demo(tmp_path_factory.mktemp("demo") / "demo.db") as running:
+        yield running
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Demo]:
+    """A demo that the test may stop."""
+    with demo(tmp_path / "demo.db") as running:
+        yield running
+
+
+@pytest.fixture
+def visitors(request: pytest.FixtureRequest, browser: Browser) -> Iterator[Visitors]:
+    """People at the module's demo, or at the test's own where it has one."""
+    wanted = "server" if "server" in request.fixturenames else "shared_server"
+    visitors = Visitors(browser, request.getfixturevalue(wanted))
+    yield visitors
+    visitors.close()
+    assert visitors.errors == []
+
+
+@pytest.fixture(params=[Channel, Live], ids=["channel", "live"])
+def kind(request: pytest.FixtureRequest) -> type[Screen]:
+    """Each of the two pages."""
+    kind: type[Screen] = request.param
+    return kind
