@@ -1,4 +1,7 @@
-"""The demo's two pages as people use them in Chromium: the same words for both, so that one test can ask both."""
+"""The demo's two pages as people use them in Chromium: the same words for both, so that one test can ask both.
+
+`wait_for` sees a change at once; `expect` looks again after 100 ms and then ever later, so it comes second here.
+"""
 
 from __future__ import annotations
 
@@ -65,10 +68,10 @@ class Screen(ABC):
     def join(self, name: str) -> None:
         """Go in by the form."""
         self.page.get_by_label("Your name").fill(name)
-        self.page.get_by_role("button", name="Join the room").click()
+        self.page.get_by_label("Your name").press("Enter")
 
     def connected(self) -> None:
-        expect(self.locate(self.status)).to_have_attribute("data-state", "connected", timeout=COMES_BACK_MS)
+        self.locate(f"{self.status}[data-state=connected]").wait_for(timeout=COMES_BACK_MS)
 
     def write(self, text: str) -> None:
         """Write a text and press Enter, whatever becomes of it."""
@@ -78,10 +81,11 @@ class Screen(ABC):
     def say(self, text: str) -> None:
         """Write a text that is taken."""
         self.write(text)
-        expect(self.locate(self.composer)).to_have_value("")
+        self.locate(f"{self.composer}:placeholder-shown").wait_for()
 
     def shows(self, *texts: str) -> None:
         """Check that these are the messages on screen, in this order."""
+        self.messages.nth(len(texts) - 1).wait_for(timeout=COMES_BACK_MS)
         expect(self.messages.locator(".message-text")).to_have_text(list(texts), timeout=COMES_BACK_MS)
 
     def places(self) -> list[str]:
@@ -91,6 +95,7 @@ class Screen(ABC):
 
     def people(self, *names: str) -> None:
         """Check that these are the people who are here; each page shows its reader first."""
+        self.locate(".person").nth(len(names) - 1).wait_for(state="attached")
         expect(self.locate(".person")).to_have_count(len(names))
         for name in names:
             expect(self.page.get_by_text(name, exact=True).and_(self.locate(".person-name"))).to_have_count(1)

@@ -1,4 +1,4 @@
-"""What the channel page alone does, in Chromium: what it holds back and sends by itself, its form, its panel of people."""
+"""What the channel page alone does, in Chromium: what it holds back and sends by itself, its form, its people."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def test_a_name_or_a_room_that_is_none_is_asked_for_again_with_the_reason(
 ) -> None:
     page = client.post("/live/name", data={"name": name, "room": room})
 
-    assert page.status_code == 400
+    assert (page.status_code, page.history) == (200, [])
     assert re.search(r'role="alert">[^<]+</p>', page.text)
     assert field(page.text, "name") == name.strip()
 

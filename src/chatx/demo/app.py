@@ -121,19 +121,22 @@ def demo_app(store: str) -> FastAPI:
             valid_id(name, "Your name")
             valid_id(room, "The room")
         except ChatError as error:
-            return _name_page(name, room, error.reason, http_status(error))
+            return _name_page(name, room, error.reason)
         response = RedirectResponse(_live_address(room), 303)
         # Lax: another site can link here, but a form of its own comes without the name.
         response.set_cookie(COOKIE, quote(name, safe=""), path="/live", httponly=True, samesite="lax")
         return response
 
     @app.post("/live/leave")
-    def live_leave() -> Response:
-        response = RedirectResponse("/live", 303)
+    def live_leave(room: str = "general") -> Response:
+        response = RedirectResponse(_live_address(room), 303)
         response.delete_cookie(COOKIE, path="/live", httponly=True, samesite="lax")
         return response
 
     return app
+
+
+# A form that is shown again is a page like any other, with status 200: a browser would log another one as a failure.
 
 
 async def _live_page(chat: Chat, name: str, room: str, error: ChatError | None = None, draft: str = "") -> HTMLResponse:
@@ -152,7 +155,6 @@ async def _live_page(chat: Chat, name: str, room: str, error: ChatError | None =
         draft=html.text(draft),
         key=uuid.uuid4().hex,
     )
-    # A form that is shown again is a page like any other; a browser would log another status as a failure of the page.
     return HTMLResponse(page, headers={"cache-control": "no-store"})
 
 
