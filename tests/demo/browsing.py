@@ -73,6 +73,9 @@ class Screen(ABC):
     def connected(self) -> None:
         self.locate(f"{self.status}[data-state=connected]").wait_for(timeout=COMES_BACK_MS)
 
+    def disconnected(self) -> None:
+        self.locate(f"{self.status}:not([data-state=connected])").wait_for()
+
     def write(self, text: str) -> None:
         """Write a text and press Enter, whatever becomes of it."""
         self.locate(self.composer).fill(text)
@@ -81,7 +84,15 @@ class Screen(ABC):
     def say(self, text: str) -> None:
         """Write a text that is taken."""
         self.write(text)
+        self.taken()
+
+    def taken(self) -> None:
+        """Wait until the composer is free for the next text."""
         self.locate(f"{self.composer}:placeholder-shown").wait_for()
+
+    def told(self, words: str) -> None:
+        """Wait until the page says why the last message was refused."""
+        self.locate(self.notice).filter(has_text=words).wait_for()
 
     def shows(self, *texts: str) -> None:
         """Check that these are the messages on screen, in this order."""
@@ -96,6 +107,7 @@ class Screen(ABC):
     def people(self, *names: str) -> None:
         """Check that these are the people who are here; each page shows its reader first."""
         self.locate(".person").nth(len(names) - 1).wait_for(state="attached")
+        self.locate(".person").nth(len(names)).wait_for(state="detached")
         expect(self.locate(".person")).to_have_count(len(names))
         for name in names:
             expect(self.page.get_by_text(name, exact=True).and_(self.locate(".person-name"))).to_have_count(1)
@@ -123,7 +135,7 @@ class Channel(Screen):
 
     def begin_offline(self, text: str) -> None:
         self.write(text)
-        expect(self.locate("#messages [data-pending]")).to_contain_text("Will be sent once connected")
+        self.locate("#messages [data-pending]").filter(has_text="Will be sent once connected").last.wait_for()
 
     def finish_offline(self, text: str) -> None:
         """Nothing: it goes out by itself."""
@@ -139,7 +151,7 @@ class Live(Screen):
 
     def begin_offline(self, text: str) -> None:
         self.write(text)
-        expect(self.locate(self.notice)).to_contain_text("The server cannot be reached. Your text is still here")
+        self.told("The server cannot be reached. Your text is still here")
         expect(self.locate(self.composer)).to_have_value(text)
 
     def finish_offline(self, text: str) -> None:

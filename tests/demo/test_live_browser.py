@@ -23,7 +23,7 @@ def test_the_page_works_without_scripts_but_for_the_pushing(visitors: Visitors) 
 
     ada.locate("#content").fill("STOP SHOUTING AT ME")
     ada.page.get_by_role("button", name="Send").click()
-    expect(ada.locate(ada.notice)).to_contain_text("No shouting, please")
+    ada.told("No shouting, please")
     expect(ada.locate("#content")).to_have_value("STOP SHOUTING AT ME")
     ada.locate("#content").fill("two\nlines")
     ada.page.get_by_role("button", name="Send").click()
@@ -63,8 +63,8 @@ def test_who_writes_too_fast_is_asked_to_wait_and_keeps_the_text(visitors: Visit
         }"""
     )
 
-    expect(ada.locate(ada.notice)).to_contain_text("You are sending faster than this room allows")
-    expect(ada.locate(ada.notice)).to_contain_text("Your text is still here; try again in a moment.")
+    ada.told("You are sending faster than this room allows")
+    ada.told("Your text is still here; try again in a moment.")
     expect(ada.locate("#content")).to_have_value("me too")
 
 
