@@ -42,7 +42,9 @@ def findings(screen: Screen, axe: str) -> list[str]:
             """Promise.allSettled(document.getAnimations()
                 .filter(each => each.effect.getComputedTiming().endTime !== Infinity).map(each => each.finished))"""
         )
-        result: dict[str, Any] = screen.page.evaluate("axe.run(document, { resultTypes: ['violations'] })")
+        # Dark differs from light in its colours only.
+        asked = {} if scheme == "light" else {"runOnly": ["cat.color"]}
+        result: dict[str, Any] = screen.page.evaluate("options => axe.run(document, options)", asked)
         found += [
             f"{scheme}: {each['impact']} {each['id']}: {node['target']} {node['failureSummary']}"
             for each in result["violations"]
@@ -70,7 +72,6 @@ def test_axe_is_asked_for_what_it_would_find(visitors: Visitors, axe: str) -> No
     rules = sorted(each.partition(": [")[0] for each in findings(screen, axe))
     assert rules == [
         "dark: serious color-contrast",
-        "dark: serious svg-img-alt",
         "light: serious color-contrast",
         "light: serious svg-img-alt",
     ]
