@@ -44,8 +44,10 @@ def test_a_name_and_a_room_are_asked_for_in_words(visitors: Visitors) -> None:
 def test_people_are_behind_a_button_on_a_phone(visitors: Visitors) -> None:
     ada = visitors.join(Channel, "Ada", **PHONE)
     expect(ada.locate("#people")).to_be_hidden()
+    expect(ada.locate("#people-toggle")).to_have_text("1 here")
     ada.page.tap("#people-toggle")
 
+    expect(ada.locate("#people-count")).to_have_text("1")
     expect(ada.locate("#people [data-user-id=Ada]")).to_be_in_viewport()
     ada.page.keyboard.press("Escape")
     expect(ada.locate("#people")).to_be_hidden()
