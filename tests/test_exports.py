@@ -29,6 +29,7 @@ NAMES = [
     "Draft",
     "Event",
     "Gap",
+    "Identity",
     "InvalidMessage",
     "MarksStreams",
     "Message",

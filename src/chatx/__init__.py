@@ -46,6 +46,7 @@ from chatx.errors import (
     Unauthorized,
     UnmatchedTopic,
 )
+from chatx.gateway.handshake import Identity
 from chatx.runtime.connection import Connection
 from chatx.runtime.delivery import DeadLetter
 from chatx.runtime.statistics import Statistics
@@ -69,6 +70,7 @@ __all__ = [
     "Draft",
     "Event",
     "Gap",
+    "Identity",
     "InvalidMessage",
     "MarksStreams",
     "Message",

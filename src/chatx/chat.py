@@ -268,7 +268,7 @@ class Chat:
         """Return an ASGI application that speaks the wire protocol, to be mounted; see `chatx.gateway.asgi`.
 
         Args:
-            authenticate: `authenticate(handshake)` → the user id, or None to refuse; plain or async.
+            authenticate: `authenticate(handshake)` → the user id or an `Identity`, or None to refuse; plain or async.
             options: As in `chatx.gateway.asgi.ChatApp`.
         """
         # The façade's one step up: whoever does not serve sockets does not load the gateway.

@@ -21,6 +21,7 @@ MODULES = (
 
 SINGLE = (
     "chatx.gateway.asgi.ChatApp",
+    "chatx.gateway.handshake.Answer",
     "chatx.gateway.handshake.Authenticate",
     "chatx.gateway.handshake.Handshake",
     "chatx.telemetry.Handler",

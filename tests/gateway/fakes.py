@@ -12,6 +12,7 @@ from chatx.core.message import Draft
 from chatx.core.room import Room
 from chatx.gateway.asgi import ChatApp
 from chatx.gateway.frames import Version
+from chatx.gateway.handshake import Identity
 from chatx.gateway.phoenix import PhoenixProtocol
 from chatx.gateway.session import Hubs, Session
 from chatx.runtime.engine import Engine
@@ -52,11 +53,12 @@ class FakeSocket:
 class Client:
     """One client of a session: it writes frames and reads what the socket was given."""
 
-    def __init__(self, hubs: Hubs, user_id: str, version: Version = 2) -> None:
+    def __init__(self, hubs: Hubs, user: str | Identity, version: Version = 2) -> None:
+        identity = user if isinstance(user, Identity) else Identity(user)
         self.version: Version = version
-        self.user_id = user_id
+        self.user_id = identity.user_id
         self.socket = FakeSocket()
-        self.session = Session(hubs, user_id, PhoenixProtocol(version), self.socket)
+        self.session = Session(hubs, identity, PhoenixProtocol(version), self.socket)
         self._refs = 0
         self._join_refs: dict[str, str] = {}
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from chatx.gateway.handshake import BEARER, chosen_subprotocol, handshake_of, origin_allowed
+from chatx.errors import ChatError
+from chatx.gateway.handshake import BEARER, Identity, chosen_subprotocol, handshake_of, identity_of, origin_allowed
 
 
 def scope_of(
@@ -181,3 +182,56 @@ def test_of_very_many_params_the_first_hundred_are_read() -> None:
     handshake = handshake_of(scope_of(query="&".join(f"p{number}=1" for number in range(5000))))
 
     assert list(handshake.params) == [f"p{number}" for number in range(100)]
+
+
+# Identities
+
+
+@pytest.mark.parametrize(
+    "rooms, allowed, refused",
+    [
+        (None, ["a", "team-1"], []),
+        ((), [], ["a", ""]),
+        (("a", "b"), ["a", "b"], ["ab", "A", "c"]),
+        (("team-*",), ["team-", "team-1", "team-*"], ["team", "Team-1", "a-team-1"]),
+        (("*",), ["a", "team-1"], []),
+        (("a*b",), ["a*b"], ["ab", "axb"]),
+    ],
+)
+def test_an_identity_may_join_the_rooms_that_it_names(
+    rooms: tuple[str, ...] | None, allowed: list[str], refused: list[str]
+) -> None:
+    identity = Identity("ada", rooms=rooms)
+    assert [room for room in allowed + refused if identity.may_join(room)] == allowed
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"user_id": ""},
+        {"user_id": "a\u202eb"},
+        {"user_id": 7},
+        {"expires_at": float("nan")},  # which is never in the past
+        {"expires_at": float("inf")},
+        {"expires_at": 10**400},
+        {"expires_at": True},
+        {"expires_at": "tomorrow"},
+        {"rooms": "general"},  # would be seven rooms of one letter
+        {"rooms": ["general"]},
+        {"rooms": (7,)},
+    ],
+)
+def test_an_identity_with_a_field_that_is_none_is_refused_when_it_is_built(fields: dict[str, Any]) -> None:
+    with pytest.raises(ChatError):
+        Identity(**{"user_id": "ada", **fields})
+
+
+def test_an_answer_is_an_identity_a_user_id_or_a_refusal() -> None:
+    identity = Identity("ada", rooms=("a",))
+    assert identity_of(identity) is identity
+    assert identity_of("ada") == Identity("ada")
+    assert identity_of(None) is None
+    assert identity_of(False) is None
+    for answer in (True, 7, b"ada", "", ["ada"]):
+        with pytest.raises(ChatError):
+            identity_of(answer)

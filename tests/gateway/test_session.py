@@ -14,6 +14,7 @@ from chatx.core.message import Draft, PresenceDiff
 from chatx.core.rate_limit import RateLimit
 from chatx.errors import ERRORS, ChatError, RoomUnavailable
 from chatx.gateway.frames import Version
+from chatx.gateway.handshake import Identity
 from chatx.gateway.session import PENDING_PUSHES, REPLAYED_AT_ONCE, Hubs
 from chatx.runtime.process import RESTARTS
 from tests.gateway.fakes import Client, chatx_tasks, crashing_engine, settle
@@ -175,6 +176,29 @@ async def test_a_join_with_a_position_that_is_none_is_refused(params: dict[str, 
 
         assert (status, response["code"], response["retryable"]) == ("error", "invalid_message", False)
         assert await chat.presence("a") == {}
+
+
+@virtual
+async def test_a_room_that_the_identity_does_not_name_is_refused_just_as_the_auth_adapter_refuses() -> None:
+    asked: list[str] = []
+
+    class Picky:
+        def authorize(self, user_id: str, room_id: str, action: str) -> bool:
+            asked.append(room_id)
+            return room_id != "forbidden"
+
+    async with Chat(auth=Picky()) as chat:
+        client = Client(Hubs(chat.engine), Identity("ada", rooms=("team-*", "forbidden")))
+        await client.join("room:team-1")
+        asked.clear()
+        named = await refusal(client, client.ask("room:forbidden"))
+        unnamed = await refusal(client, client.ask("room:other"))
+
+        assert named[1]["code"] == "unauthorized"
+        assert unnamed == named
+        assert asked == ["forbidden"]
+        assert chat.statistics().rooms == 1
+        client.session.end()
 
 
 async def refusal(client: Client, ref: str) -> tuple[str, dict[str, Any]]:

@@ -23,10 +23,17 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from chatx.adapters.boundary import AdapterFailure, check_arguments, is_async
-from chatx.core.validation import valid_id
 from chatx.errors import ChatError, Closed, ConfigError
 from chatx.gateway.frames import Version, negotiate
-from chatx.gateway.handshake import Authenticate, Handshake, chosen_subprotocol, handshake_of, origin_allowed
+from chatx.gateway.handshake import (
+    Authenticate,
+    Handshake,
+    Identity,
+    chosen_subprotocol,
+    handshake_of,
+    identity_of,
+    origin_allowed,
+)
 from chatx.gateway.phoenix import PhoenixProtocol
 from chatx.gateway.session import Hubs, Session
 from chatx.runtime.engine import Engine
@@ -54,7 +61,7 @@ class ChatApp:
 
     Args:
         chat: The chat; it need not run yet.
-        authenticate: `authenticate(handshake)` → the user id, or None to refuse; plain or async.
+        authenticate: `authenticate(handshake)` → the user id or an `Identity`, or None to refuse; plain or async.
         origins: Origins besides the page's own that may connect, such as `https://example.org`; `*` is all.
         idle_timeout_s: Seconds of silence after which a socket is closed.
 
@@ -108,22 +115,22 @@ class ChatApp:
             return
         try:
             engine = self._chat.engine
-            user_id = await self._user(engine, handshake)
+            identity = await self._identity(engine, handshake)
         except Closed:
             await send({"type": "websocket.accept", "subprotocol": chosen_subprotocol(handshake)})
             await send({"type": "websocket.close", "code": CLOSE_TRY_LATER, "reason": "not running"})
             return
-        if user_id is None:
+        if identity is None:
             await _refuse(send, "authenticate said no")
             return
         await send({"type": "websocket.accept", "subprotocol": chosen_subprotocol(handshake)})
-        await self._serve(engine, user_id, version, receive, send)
+        await self._serve(engine, identity, version, receive, send)
 
-    async def _serve(self, engine: Engine, user_id: str, version: Version, receive: Receive, send: Send) -> None:
+    async def _serve(self, engine: Engine, identity: Identity, version: Version, receive: Receive, send: Send) -> None:
         if self._hubs is None or self._hubs.engine is not engine:
             self._hubs = Hubs(engine)
         socket = AsgiSocket(send, engine.config.mailbox_bytes)
-        session = Session(self._hubs, user_id, PhoenixProtocol(version), socket)
+        session = Session(self._hubs, identity, PhoenixProtocol(version), socket)
         client = _Client(engine, socket, session)
         engine.consumers[client] = None
         reader = asyncio.create_task(self._read(session, receive), name="chatx socket reader")
@@ -157,19 +164,17 @@ class ChatApp:
             if session.busy:
                 await session.wait_idle()
 
-    async def _user(self, engine: Engine, handshake: Handshake) -> str | None:
+    async def _identity(self, engine: Engine, handshake: Handshake) -> Identity | None:
         boundary = engine.boundary
         try:
             if is_async(self._authenticate):
-                user_id = await boundary.awaiting("authenticate", self._authenticate, handshake)
+                answer = await boundary.awaiting("authenticate", self._authenticate, handshake)
             else:
-                user_id = boundary.plain("authenticate", self._authenticate, handshake)
+                answer = boundary.plain("authenticate", self._authenticate, handshake)
             engine.check_open()
-            if user_id is None or user_id is False:
-                return None
-            if inspect.iscoroutine(user_id):
-                user_id.close()
-            return valid_id(user_id, "the user id that authenticate returned")
+            if inspect.iscoroutine(answer):
+                answer.close()
+            return identity_of(answer)
         except Closed:
             raise
         except (ChatError, AdapterFailure) as error:

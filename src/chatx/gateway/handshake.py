@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import base64
 import binascii
+import math
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeAlias
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from msgspec import Struct
+
+from chatx.core.validation import valid_id
+from chatx.errors import ConfigError
 
 BEARER = "base64url.bearer.phx."
 """The subprotocol in which phoenix.js carries its `authToken`; it is never echoed."""
@@ -40,8 +44,57 @@ class Handshake(Struct, frozen=True):
     scope: Mapping[str, Any]
 
 
-Authenticate: TypeAlias = Callable[[Handshake], "str | Awaitable[str | None] | None"]
-"""Returns the user's id, or None to refuse; plain or async."""
+class Identity(Struct, frozen=True):
+    """Who opened a socket, until when, and for which rooms; `authenticate` may return one instead of a user id.
+
+    Attributes:
+        user_id: The user.
+        expires_at: Unix time in seconds after which the socket is closed, or None: it does not expire.
+        rooms: The rooms that may be joined, each an id or a `prefix*`; None is all. The auth adapter is asked as well.
+
+    Raises:
+        InvalidMessage: The user id is not valid.
+        ConfigError: `expires_at` is no finite number, or `rooms` is no tuple of texts.
+    """
+
+    user_id: str
+    expires_at: float | None = None
+    rooms: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        """Check every field: one that was passed over would let somebody in for too long, or into too much."""
+        valid_id(self.user_id, "the user id that authenticate returned")
+        at = self.expires_at
+        if at is not None and (isinstance(at, bool) or not isinstance(at, (int, float)) or not _finite(at)):
+            raise ConfigError("Identity.expires_at is no finite number; give seconds of Unix time, or None.")
+        if self.rooms is not None and not (
+            isinstance(self.rooms, tuple) and all(isinstance(each, str) for each in self.rooms)
+        ):
+            raise ConfigError("Identity.rooms is no tuple of texts; give ('general', 'team-*'), or None for all rooms.")
+
+    def may_join(self, room_id: str) -> bool:
+        """Return whether the room is among `rooms`."""
+        return self.rooms is None or any(
+            room_id.startswith(each[:-1]) if each.endswith("*") else room_id == each for each in self.rooms
+        )
+
+
+Answer: TypeAlias = "Identity | str | None"
+"""What `authenticate` says: who it is, or None to refuse."""
+
+Authenticate: TypeAlias = Callable[[Handshake], "Answer | Awaitable[Answer]"]
+"""Returns an `Identity` or the user's id, or None to refuse; plain or async."""
+
+
+def identity_of(answer: object) -> Identity | None:
+    """Return the identity that an answer of `authenticate` stands for, or None where it refuses.
+
+    Raises:
+        InvalidMessage: It is neither an `Identity`, a valid user id, None nor False.
+    """
+    if answer is None or answer is False:
+        return None
+    return answer if isinstance(answer, Identity) else Identity(answer)  # type: ignore[arg-type]  # it is checked there
 
 
 def handshake_of(scope: Mapping[str, Any]) -> Handshake:
@@ -99,6 +152,13 @@ def _token(subprotocols: tuple[str, ...]) -> str | None:
             except (binascii.Error, ValueError):
                 return None
     return None
+
+
+def _finite(number: float) -> bool:
+    try:
+        return math.isfinite(number)
+    except OverflowError:  # an int beyond every float
+        return False
 
 
 def _port(address: SplitResult, secure: bool) -> int:

@@ -19,9 +19,11 @@ from collections.abc import Coroutine, Sequence
 from typing import Any, Protocol
 
 from chatx.core.message import Draft, Event, Message, Position
-from chatx.errors import ChatError, InvalidMessage, RoomUnavailable
+from chatx.core.validation import valid_id
+from chatx.errors import ChatError, InvalidMessage, RoomUnavailable, Unauthorized
 from chatx.gateway.actions import Action, Close, Join, Leave, Push, Send, Superseded
 from chatx.gateway.frames import Version
+from chatx.gateway.handshake import Identity
 from chatx.gateway.hub import Hub, encode_event, message_payload
 from chatx.gateway.payloads import History, NewMessage, Resume, error_response, parse
 from chatx.gateway.phoenix import PhoenixProtocol
@@ -107,16 +109,18 @@ class Session:
     """One connected client.
 
     Attributes:
-        user_id: Who it is.
+        identity: Who it is, until when, and for which rooms.
+        user_id: The user's id.
         version: The protocol version of its frames.
         socket: Where its frames go.
         last_seen: When it last sent anything, in loop time.
     """
 
-    def __init__(self, hubs: Hubs, user_id: str, protocol: PhoenixProtocol, socket: Socket) -> None:
+    def __init__(self, hubs: Hubs, identity: Identity, protocol: PhoenixProtocol, socket: Socket) -> None:
         self._hubs = hubs
         self._engine = hubs.engine
-        self.user_id = user_id
+        self.identity = identity
+        self.user_id: str = identity.user_id
         self.version: Version = protocol.version
         self.socket = socket
         self._protocol = protocol
@@ -233,6 +237,8 @@ class Session:
         try:
             after = parse(join.payload, Resume).position
             position = Position(after.epoch, after.offset) if after is not None else None
+            if not self.identity.may_join(valid_id(join.room_id, "room_id")):
+                raise Unauthorized
             await self._engine.enter(join.room_id, self.user_id, "join")
             await self._engine.authorize(self.user_id, join.room_id, "subscribe")
             process, caught_up = await self._engine.reader(join.room_id, position, settle=False)
