@@ -35,6 +35,9 @@ NUMBERS = {
     "drain_timeout_ms": 10000,
     "room_idle_ms": 60000,
     "resume_max_messages": 10000,
+    "max_connections_per_user": 10,
+    "max_connections_per_address": 0,
+    "max_joins_per_connection": 100,
     "dead_letter_limit": 1000,
 }
 """Every option that is a whole number, and its default."""
@@ -54,8 +57,16 @@ OBJECTS = {
 MOST = 2**53 - 1
 
 
+FROM_ZERO = {
+    "delivery_max_retries",
+    "max_connections_per_user",
+    "max_connections_per_address",
+    "max_joins_per_connection",
+}
+
+
 def least(name: str) -> int:
-    return 0 if name == "delivery_max_retries" else 1
+    return 0 if name in FROM_ZERO else 1
 
 
 def test_these_are_the_options_and_their_defaults() -> None:
@@ -87,7 +98,7 @@ def test_any_other_value_is_refused_with_the_options_name_the_value_and_the_boun
         assert repr(value) in text
 
 
-@pytest.mark.parametrize("name", [name for name in NUMBERS if name != "delivery_max_retries"])
+@pytest.mark.parametrize("name", [name for name in NUMBERS if name not in FROM_ZERO])
 def test_zero_is_below_the_bound_of_queues_sizes_and_times(name: str) -> None:
     with pytest.raises(ConfigError, match=f"{name} is 0; .* at least 1"):
         build(**{name: 0})

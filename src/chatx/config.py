@@ -73,6 +73,13 @@ class ChatConfig:
     drain_timeout_ms: int = _number(10000, "ms", "bound of the drain when the chat stops")
     room_idle_ms: int = _number(60000, "ms", "after which a room that nothing holds is forgotten")
     resume_max_messages: int = _number(10000, "messages", "the most a resume replays")
+    max_connections_per_user: int = _number(
+        10, "sockets", "of one user on one gateway; 0 is no bound, as in the two below", least=0
+    )
+    max_connections_per_address: int = _number(
+        0, "sockets", "of one network address, an IPv6 /64 counting as one", least=0
+    )
+    max_joins_per_connection: int = _number(100, "rooms", "joined by one socket at a time", least=0)
     dead_letter_limit: int = _number(1000, "messages", "given-up deliveries kept for inspection; the oldest goes")
     on_dead_letter: Callable[[Any], object] | None = _object(None, "called with each DeadLetter; plain or async")
 

@@ -13,7 +13,6 @@ from chatx.core.room import Room
 from chatx.gateway.asgi import ChatApp
 from chatx.gateway.frames import Version
 from chatx.gateway.handshake import Identity
-from chatx.gateway.phoenix import PhoenixProtocol
 from chatx.gateway.session import Hubs, Session
 from chatx.runtime.engine import Engine
 from chatx.telemetry import Telemetry
@@ -58,7 +57,7 @@ class Client:
         self.version: Version = version
         self.user_id = identity.user_id
         self.socket = FakeSocket()
-        self.session = Session(hubs, identity, PhoenixProtocol(version), self.socket)
+        self.session = Session(hubs, identity, hubs.protocol(version), self.socket)
         self._refs = 0
         self._join_refs: dict[str, str] = {}
 
@@ -159,6 +158,8 @@ class FakeServer:
         headers: dict[str, str] | None = None,
         subprotocols: tuple[str, ...] = (),
         kind: str = "websocket",
+        client: str | None = None,
+        extensions: tuple[str, ...] = (),
     ) -> None:
         self.scope: dict[str, Any] = {
             "type": kind,
@@ -167,6 +168,8 @@ class FakeServer:
             "query_string": query.encode(),
             "headers": [(name.encode(), value.encode("latin-1")) for name, value in (headers or {}).items()],
             "subprotocols": list(subprotocols),
+            "client": (client, 50_000) if client is not None else None,
+            "extensions": {extension: {} for extension in extensions},
         }
         self.sent: list[MutableMapping[str, Any]] = []
         self.send_error: Exception | None = None

@@ -7,7 +7,8 @@ A client connects to `/socket/websocket?vsn=2.0.0`. The application that mounts 
 
 Rules:
 1. A handshake is refused with 403 for a foreign origin, an unknown version, or where `authenticate` says no, fails or
-   hangs; and closed with 1013, to come back later, where the chat is not running.
+   hangs; with 429 or 503 at a bound of `Admission`, or 403 where the server can send no other status; and closed with
+   1013, to come back later, where the chat is not running.
 2. What waits to be written to a socket is bounded by `mailbox_bytes`; over it the socket is closed as slow, with 1013.
    The client comes back and resumes where it stood. `await send()` does not push back on every server, so the bytes
    are counted here.
@@ -17,24 +18,22 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from chatx.adapters.boundary import AdapterFailure, check_arguments, is_async
+from chatx.adapters.boundary import check_arguments
 from chatx.errors import ChatError, Closed, ConfigError
+from chatx.gateway.admission import Full, Place
 from chatx.gateway.frames import Version, negotiate
 from chatx.gateway.handshake import (
     Authenticate,
-    Handshake,
     Identity,
     chosen_subprotocol,
     handshake_of,
-    identity_of,
     origin_allowed,
 )
-from chatx.gateway.phoenix import PhoenixProtocol
+from chatx.gateway.identify import identify
 from chatx.gateway.session import Hubs, Session
 from chatx.runtime.engine import Engine
 
@@ -84,7 +83,7 @@ class ChatApp:
             if origin != "*" and "://" not in origin:
                 raise ConfigError(f"The origin {origin!r} is none; write it as 'https://example.org', or '*' for all.")
         self._chat = chat
-        self._authenticate: Callable[[Handshake], Any] = authenticate
+        self._authenticate = authenticate
         self._origins = tuple(origins)
         self._idle_timeout_s = idle_timeout_s
         self._hubs: Hubs | None = None
@@ -100,37 +99,60 @@ class ChatApp:
             raise ConfigError("Mount this application; run the chat with chat.lifespan in the outer application.")
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
-        handshake = handshake_of(scope)
         await receive()  # websocket.connect
+        try:
+            engine = self._chat.engine
+        except Closed:
+            await _later(scope, send)
+            return
+        hubs = self._hubs_of(engine)
+        address = scope.get("client")
+        try:
+            place = hubs.admission.begin(address[0] if address else None)
+        except Full as full:
+            await _refuse(scope, send, full.reason, full.status)
+            return
+        try:
+            await self._handshake(scope, receive, send, hubs, place)
+        except Full as full:
+            await _refuse(scope, send, full.reason, full.status)
+        finally:
+            place.end()
+
+    async def _handshake(self, scope: Scope, receive: Receive, send: Send, hubs: Hubs, place: Place) -> None:
+        handshake = handshake_of(scope)
         if not scope["path"].endswith("/websocket"):
-            await _refuse(send, "there is no socket at this path; it ends in /websocket")
+            await _refuse(scope, send, "there is no socket at this path; it ends in /websocket")
             return
         if not origin_allowed(handshake, self._origins):
-            await _refuse(send, f"origin {handshake.headers.get('origin')!r} is not allowed")
+            await _refuse(scope, send, f"origin {handshake.headers.get('origin')!r} is not allowed")
             return
         try:
             version = negotiate(handshake.params.get("vsn"))
         except ValueError as error:
-            await _refuse(send, str(error))
+            await _refuse(scope, send, str(error))
             return
         try:
-            engine = self._chat.engine
-            identity = await self._identity(engine, handshake)
+            identity = await identify(hubs.engine, self._authenticate, handshake)
         except Closed:
-            await send({"type": "websocket.accept", "subprotocol": chosen_subprotocol(handshake)})
-            await send({"type": "websocket.close", "code": CLOSE_TRY_LATER, "reason": "not running"})
+            await _later(scope, send)
             return
         if identity is None:
-            await _refuse(send, "authenticate said no")
+            await _refuse(scope, send, "authenticate said no")
             return
+        place.admit(identity.user_id)
         await send({"type": "websocket.accept", "subprotocol": chosen_subprotocol(handshake)})
-        await self._serve(engine, identity, version, receive, send)
+        await self._serve(hubs, identity, version, receive, send)
 
-    async def _serve(self, engine: Engine, identity: Identity, version: Version, receive: Receive, send: Send) -> None:
+    def _hubs_of(self, engine: Engine) -> Hubs:
         if self._hubs is None or self._hubs.engine is not engine:
             self._hubs = Hubs(engine)
+        return self._hubs
+
+    async def _serve(self, hubs: Hubs, identity: Identity, version: Version, receive: Receive, send: Send) -> None:
+        engine = hubs.engine
         socket = AsgiSocket(send, engine.config.mailbox_bytes)
-        session = Session(self._hubs, identity, PhoenixProtocol(version), socket)
+        session = Session(hubs, identity, hubs.protocol(version), socket)
         client = _Client(engine, socket, session)
         engine.consumers[client] = None
         reader = asyncio.create_task(self._read(session, receive), name="chatx socket reader")
@@ -163,23 +185,6 @@ class ChatApp:
             session.receive(text if text is not None else message["bytes"])
             if session.busy:
                 await session.wait_idle()
-
-    async def _identity(self, engine: Engine, handshake: Handshake) -> Identity | None:
-        boundary = engine.boundary
-        try:
-            if is_async(self._authenticate):
-                answer = await boundary.awaiting("authenticate", self._authenticate, handshake)
-            else:
-                answer = boundary.plain("authenticate", self._authenticate, handshake)
-            engine.check_open()
-            if inspect.iscoroutine(answer):
-                answer.close()
-            return identity_of(answer)
-        except Closed:
-            raise
-        except (ChatError, AdapterFailure) as error:
-            logger.warning("A handshake was refused: %s", error)
-            return None
 
 
 class AsgiSocket:
@@ -277,10 +282,19 @@ def _bytes(frame: str) -> int:
     return len(frame) if frame.isascii() else len(frame.encode())
 
 
-async def _refuse(send: Send, reason: str) -> None:
+async def _refuse(scope: Scope, send: Send, reason: str, status: int = 403) -> None:
     logger.info("A handshake was refused: %s", reason)
+    if status != 403 and "websocket.http.response" in (scope.get("extensions") or {}):
+        await send({"type": "websocket.http.response.start", "status": status, "headers": [(b"retry-after", b"5")]})
+        await send({"type": "websocket.http.response.body", "body": b""})
+        return
     # A close before the accept is an HTTP 403.
     await send({"type": "websocket.close", "code": 1008, "reason": "refused"})
+
+
+async def _later(scope: Scope, send: Send) -> None:
+    await send({"type": "websocket.accept", "subprotocol": chosen_subprotocol(handshake_of(scope))})
+    await send({"type": "websocket.close", "code": CLOSE_TRY_LATER, "reason": "not running"})
 
 
 async def _plain(send: Send, status: int, body: bytes) -> None:

@@ -14,19 +14,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import time
 from collections.abc import Coroutine, Sequence
 from typing import Any, Protocol
 
 from chatx.core.message import Draft, Event, Message, Position
+from chatx.core.rate_limit import RateLimit, TokenBuckets
 from chatx.core.validation import valid_id
-from chatx.errors import ChatError, InvalidMessage, RoomUnavailable, Unauthorized
+from chatx.errors import ChatError, InvalidMessage, RateLimited, RoomUnavailable, Unauthorized
 from chatx.gateway.actions import Action, Close, Join, Leave, Push, Send, Superseded
+from chatx.gateway.admission import Admission
 from chatx.gateway.frames import Version
 from chatx.gateway.handshake import Identity
 from chatx.gateway.hub import Hub, encode_event, message_payload
 from chatx.gateway.payloads import History, NewMessage, Resume, error_response, parse
-from chatx.gateway.phoenix import PhoenixProtocol
+from chatx.gateway.phoenix import MAX_JOINS, PhoenixProtocol
 from chatx.runtime.catchup import CatchUp
 from chatx.runtime.engine import Engine
 from chatx.runtime.process import RoomProcess
@@ -38,6 +41,13 @@ PENDING_PUSHES = 64
 
 REPLAYED_AT_ONCE = 64
 """Missed messages written before the client must have taken them."""
+
+JOIN_BURSTS = 5
+"""Times that a socket may join as many rooms as it may have, at once. phoenix.js tries a refused join again after 1, 2,
+5 and then every 10 s: were all of them refused, that is four times within 8 s."""
+
+JOIN_SECONDS = 10
+"""Seconds in which it may do so once more; the pause of phoenix.js between two tries."""
 
 
 class Socket(Protocol):
@@ -57,11 +67,33 @@ class Socket(Protocol):
 
 
 class Hubs:
-    """The hubs of one engine, by room."""
+    """The hubs of one engine, by room, and what else the sockets of one gateway share.
+
+    Attributes:
+        engine: The running chat.
+        admission: How many sockets there are.
+        joins: A token bucket for each connection, for its joins and its new tokens.
+    """
 
     def __init__(self, engine: Engine) -> None:
+        config = engine.config
         self.engine = engine
+        self.admission: Admission = Admission(
+            per_user=config.max_connections_per_user, per_address=config.max_connections_per_address
+        )
+        most = max(config.max_joins_per_connection, MAX_JOINS)
+        self.joins: TokenBuckets = TokenBuckets(RateLimit(most / JOIN_SECONDS, JOIN_BURSTS * most))
         self._hubs: dict[RoomProcess, Hub] = {}
+        self._connections = 0
+
+    def protocol(self, version: Version) -> PhoenixProtocol:
+        """Return the protocol of a new connection, with the configured bound of joins."""
+        return PhoenixProtocol(version, max_joins=self.engine.config.max_joins_per_connection or sys.maxsize)
+
+    def number(self) -> str:
+        """Return a name for a new connection that no other has."""
+        self._connections += 1
+        return str(self._connections)
 
     def __contains__(self, process: RoomProcess) -> bool:
         """Return whether the room has a hub."""
@@ -124,6 +156,7 @@ class Session:
         self.version: Version = protocol.version
         self.socket = socket
         self._protocol = protocol
+        self._number = hubs.number()
         self._memberships: dict[str, Membership] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._ended = False
@@ -170,7 +203,7 @@ class Session:
                 case Push():
                     self._push(action)
                 case Join():
-                    self._start(self._join(action))
+                    self._ask_to_join(action)
                 case Leave():
                     self._leave(action.topic)
                     self._carry_out(self._protocol.left(action))
@@ -232,6 +265,15 @@ class Session:
 
     def _refuse(self, push: Push, error: ChatError) -> None:
         self._carry_out(self._protocol.reply(push, "error", error_response(error)))
+
+    def _ask_to_join(self, join: Join) -> None:
+        wait = self._hubs.joins.acquire(self._number, "", self._engine.loop.time())
+        if wait:
+            # Before the auth adapter is asked: a flood of joins is not to become one of its queries.
+            error = RateLimited("Too many joins in too short a time on this connection.", retry_after=wait)
+            self._carry_out(self._protocol.join_error(join, error_response(error)))
+        else:
+            self._start(self._join(join))
 
     async def _join(self, join: Join) -> None:
         try:

@@ -1,0 +1,144 @@
+"""How many sockets may be open, and opening: of one user, of one address, and handshakes at a time.
+
+Rules:
+1. Each handshake holds one `Place` from its first byte to the end of its socket; `Place.end` gives back all of it,
+   once, however the socket ended. What is counted is forgotten at zero.
+2. At a bound `Full` is raised, before anything else is asked or made.
+3. A shell answers `Full` by refusing the handshake with its `status`, and never by opening the socket and closing it:
+   an open socket sets the backoff of phoenix.js back to its first step, and the client would be here again after 10 ms.
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv6Address, ip_address
+
+PENDING_HANDSHAKES = 1024
+"""Handshakes under way at a time: begun, and not yet answered."""
+
+TOO_MANY_REQUESTS = 429
+UNAVAILABLE = 503
+
+
+class Full(Exception):
+    """A bound is reached.
+
+    Attributes:
+        status: The HTTP status of the refusal.
+        reason: Which bound, and how to raise it; for the log.
+    """
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.reason = reason
+
+
+class Admission:
+    """Counts the sockets of one gateway.
+
+    Args:
+        per_user: Open sockets of one user, at most; 0 is no bound.
+        per_address: Sockets of one address, open or opening, at most; 0 is no bound. The addresses of one IPv6 /64
+            count as one, since a single machine usually has all of them.
+        pending: Handshakes under way, at most; at least 1.
+    """
+
+    def __init__(self, *, per_user: int, per_address: int, pending: int = PENDING_HANDSHAKES) -> None:
+        self._per_user = per_user
+        self._per_address = per_address
+        self._pending_limit = pending
+        self._users: dict[str, int] = {}
+        self._addresses: dict[str, int] = {}
+        self._pending = 0
+
+    def __len__(self) -> int:
+        """Return how many things are counted: handshakes under way, users, addresses."""
+        return self._pending + len(self._users) + len(self._addresses)
+
+    def begin(self, address: str | None) -> Place:
+        """Count a handshake from an address; None is one that has none, such as that of a Unix socket.
+
+        Raises:
+            Full: Too many are under way, or too many sockets are of this address.
+        """
+        if self._pending >= self._pending_limit:
+            raise Full(UNAVAILABLE, f"{self._pending} handshakes are under way, which is the bound; they come back.")
+        key = _network(address) if address is not None and self._per_address else None
+        if key is not None:
+            if self._addresses.get(key, 0) >= self._per_address:
+                raise Full(
+                    TOO_MANY_REQUESTS,
+                    f"the address {key} has {self._per_address} sockets already; "
+                    "raise max_connections_per_address if it is a proxy of many users.",
+                )
+            self._addresses[key] = self._addresses.get(key, 0) + 1
+        self._pending += 1
+        return Place(self, key)
+
+    def _admit(self, user_id: str) -> None:
+        if not self._per_user:
+            return
+        held = self._users.get(user_id, 0)
+        if held >= self._per_user:
+            raise Full(
+                TOO_MANY_REQUESTS,
+                f"the user {user_id!r} has {held} sockets already; raise max_connections_per_user if that is too few.",
+            )
+        self._users[user_id] = held + 1
+
+    def _release(self, user_id: str | None, address: str | None) -> None:
+        if user_id is None:
+            self._pending -= 1
+        elif self._per_user:
+            _less(self._users, user_id)
+        if address is not None:
+            _less(self._addresses, address)
+
+
+class Place:
+    """What one handshake, and then its socket, is counted as."""
+
+    __slots__ = ("_address", "_admission", "_user_id")
+
+    def __init__(self, admission: Admission, address: str | None) -> None:
+        self._admission: Admission | None = admission
+        self._address = address
+        self._user_id: str | None = None
+
+    def admit(self, user_id: str) -> None:
+        """Count it as a socket of this user; the handshake is no longer under way.
+
+        Raises:
+            Full: The user has too many; `end` is still the caller's to call.
+            RuntimeError: It was admitted, or has ended.
+        """
+        if self._admission is None or self._user_id is not None:
+            raise RuntimeError("A place is admitted once, before it ends.")
+        self._admission._admit(user_id)
+        self._admission._pending -= 1
+        self._user_id = user_id
+
+    def end(self) -> None:
+        """Give it back; twice is harmless."""
+        admission, self._admission = self._admission, None
+        if admission is not None:
+            admission._release(self._user_id, self._address)
+
+
+def _less(counts: dict[str, int], key: str) -> None:
+    counts[key] -= 1
+    if not counts[key]:
+        del counts[key]
+
+
+def _network(address: str) -> str:
+    """Return what an address counts as; any text that is none counts as itself."""
+    try:
+        parsed = ip_address(address.partition("%")[0])
+    except ValueError:
+        return address[:64]
+    if not isinstance(parsed, IPv6Address):
+        return str(parsed)
+    if parsed.ipv4_mapped is not None:
+        return str(parsed.ipv4_mapped)
+    return f"{IPv6Address(int(parsed) >> 64 << 64)}/64"

@@ -1,0 +1,240 @@
+"""The defaults, attacked: what a hostile client does, and what it costs everybody else."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from chatx.chat import Chat
+from chatx.core.rate_limit import RateLimit
+from chatx.gateway.admission import PENDING_HANDSHAKES
+from chatx.gateway.asgi import ChatApp
+from chatx.gateway.handshake import Handshake
+from chatx.gateway.session import Hubs
+from tests.gateway.fakes import Client, FakeServer, chatx_tasks, settle
+from tests.virtual import virtual
+
+UNLIMITED = RateLimit(messages_per_sec=1e6, burst=10**6)
+
+
+def by_name(handshake: Handshake) -> str | None:
+    return handshake.params.get("user")
+
+
+@asynccontextmanager
+async def running(chat: Chat | None = None, **options: Any) -> AsyncIterator[tuple[Chat, ChatApp]]:
+    async with chat or Chat(rate_limit=UNLIMITED) as chat:
+        yield chat, chat.asgi(**{"authenticate": by_name, **options})
+        statistics = chat.statistics()
+        assert (statistics.members, statistics.subscriptions, statistics.connections) == (0, 0, 0)
+    assert chatx_tasks() == []
+
+
+async def connected(app: ChatApp, user: str = "ada", **options: Any) -> FakeServer:
+    server = FakeServer(app, query=f"vsn=2.0.0&user={user}", **options)
+    await settle()
+    return server
+
+
+async def ended(*servers: FakeServer) -> None:
+    for server in servers:
+        server.disconnect()
+    await settle()
+    assert all(server.task.done() for server in servers)
+
+
+def status(server: FakeServer) -> int:
+    """Return the HTTP status of a refused handshake."""
+    (first, *rest) = server.sent
+    if first["type"] == "websocket.close":
+        assert not rest
+        return 403
+    assert [each["type"] for each in server.sent] == ["websocket.http.response.start", "websocket.http.response.body"]
+    answered: int = first["status"]
+    return answered
+
+
+# Connections
+
+
+@virtual
+async def test_a_user_with_too_many_sockets_is_refused_and_may_come_back_when_one_is_gone() -> None:
+    async with running(Chat(max_connections_per_user=3)) as (_, app):
+        held = [await connected(app) for _ in range(3)]
+        refused = await connected(app)
+        other = await connected(app, "bob")
+
+        assert all(server.accepted for server in [*held, other])
+        assert status(refused) == 403
+        assert refused.task.done()
+        await ended(held.pop())
+        held.append(await connected(app))
+        assert held[-1].accepted
+        await ended(*held, other)
+        await chat_stopped(app)
+
+
+async def chat_stopped(app: ChatApp) -> None:
+    """Stop the chat, and check that nothing of its sockets is counted."""
+    hubs = app._hubs
+    await app._chat.stop()
+    await settle()
+    assert hubs is not None
+    assert len(hubs.admission) == 0
+    await app._chat.start()
+
+
+@virtual
+async def test_an_address_with_too_many_sockets_is_refused() -> None:
+    async with running(Chat(max_connections_per_address=2)) as (_, app):
+        held = [await connected(app, f"user{number}", client="192.0.2.1") for number in range(2)]
+        refused = await connected(app, "late", client="192.0.2.1", extensions=("websocket.http.response",))
+        other = await connected(app, "late", client="192.0.2.2")
+
+        assert status(refused) == 429
+        assert other.accepted
+        await ended(*held, other)
+        await chat_stopped(app)
+
+
+@virtual
+async def test_ten_sockets_a_user_are_the_default_and_no_address_has_a_bound() -> None:
+    async with running() as (_, app):
+        servers = [await connected(app, client="192.0.2.1") for _ in range(11)]
+        others = [await connected(app, f"user{number}", client="192.0.2.1") for number in range(100)]
+
+        assert [server.accepted for server in servers] == [True] * 10 + [False]
+        assert all(server.accepted for server in others)
+        await ended(*servers[:10], *others)
+        await chat_stopped(app)
+
+
+@virtual
+async def test_handshakes_that_hang_fill_no_more_than_their_bound_and_each_gives_its_place_back() -> None:
+    asked = 0
+
+    async def hangs(handshake: Handshake) -> str | None:
+        nonlocal asked
+        asked += 1
+        if handshake.params["user"] != "honest":
+            await asyncio.Event().wait()
+        return "honest"
+
+    async with running(authenticate=hangs) as (_, app):
+        flood = [FakeServer(app, query="vsn=2.0.0&user=evil") for _ in range(PENDING_HANDSHAKES + 50)]
+        await settle()
+        beyond = await connected(app, "honest", extensions=("websocket.http.response",))
+
+        assert asked == PENDING_HANDSHAKES
+        assert [server.task.done() for server in flood].count(True) == 50
+        assert status(beyond) == 503
+        await asyncio.sleep(6)  # past adapter_timeout_ms
+        assert all(server.task.done() for server in flood)
+        honest = await connected(app, "honest")
+        assert honest.accepted
+        await ended(honest)
+        await chat_stopped(app)
+
+
+@pytest.mark.parametrize("stage", ["authenticating", "accepting", "open"])
+@virtual
+async def test_a_connection_that_is_cut_at_any_stage_gives_its_place_back(stage: str) -> None:
+    async def slowly(handshake: Handshake) -> str:
+        await asyncio.sleep(1)
+        return "ada"
+
+    async with running(authenticate=slowly) as (_, app):
+        server = FakeServer(app)
+        await settle()
+        if stage == "accepting":
+            server.stall()
+        if stage != "authenticating":
+            await asyncio.sleep(2)
+        server.task.cancel()
+        await asyncio.gather(server.task, return_exceptions=True)
+        await chat_stopped(app)
+
+
+# Joins
+
+
+class CountingAuth:
+    def __init__(self, answer: bool) -> None:
+        self.calls = 0
+        self._answer = answer
+
+    def authorize(self, user_id: str, room_id: str, action: str) -> bool:
+        self.calls += 1
+        return self._answer
+
+
+@virtual
+async def test_as_many_rooms_as_a_socket_may_have_can_be_joined_at_once_and_not_one_more() -> None:
+    async with Chat() as chat:
+        client = Client(Hubs(chat.engine), "ada")
+        refs = [client.ask(f"room:r{number}") for number in range(101)]
+        await settle()
+
+        assert [client.reply(ref)[0] for ref in refs] == ["ok"] * 100 + ["error"]
+        assert client.reply(refs[100])[1]["code"] == "too_many_joins"
+        client.session.end()
+
+
+@pytest.mark.parametrize("most", [1, 3, 0])
+@virtual
+async def test_the_bound_of_joins_is_an_option_and_zero_is_none(most: int) -> None:
+    async with Chat(max_joins_per_connection=most) as chat:
+        client = Client(Hubs(chat.engine), "ada")
+        refs = [client.ask(f"room:r{number}") for number in range(150)]
+        await settle()
+
+        assert [client.reply(ref)[0] for ref in refs].count("ok") == (most or 150)
+        client.session.end()
+
+
+@virtual
+async def test_a_client_that_tries_every_refused_join_again_as_phoenix_js_does_is_never_too_fast() -> None:
+    auth = CountingAuth(False)
+    async with Chat(auth=auth) as chat:
+        client = Client(Hubs(chat.engine), "ada")
+        pauses = [1, 2, 5] + [10] * 20
+        for pause in pauses:
+            refs = [client.ask(f"room:r{number}") for number in range(100)]
+            await settle()
+            assert {client.reply(ref)[1]["code"] for ref in refs} == {"unauthorized"}
+            client.forget()
+            await asyncio.sleep(pause)
+        assert auth.calls == 100 * len(pauses)
+        client.session.end()
+
+
+@virtual
+async def test_a_flood_of_joins_is_refused_before_anybody_is_asked_and_may_go_on_later() -> None:
+    auth = CountingAuth(False)
+    async with Chat(auth=auth) as chat:
+        hubs = Hubs(chat.engine)
+        client, other = Client(hubs, "ada"), Client(hubs, "ada")
+        refs = [client.ask(f"room:r{number % 50}") for number in range(2000)]
+        await settle()
+
+        codes = [client.reply(ref)[1]["code"] for ref in refs]
+        assert auth.calls == codes.count("unauthorized") == 500
+        assert codes.count("rate_limited") == 1500
+        wait = client.reply(refs[-1])[1]["retry_after_ms"]
+        assert 0 < wait <= 1000
+        ref = other.ask("room:a")
+        await settle()
+        assert other.reply(ref)[1]["code"] == "unauthorized"  # a bucket of its own
+        assert chat.statistics().rooms == 0
+        assert chatx_tasks() == []
+        client.forget()
+        await asyncio.sleep(wait / 1000)
+        ref = client.ask("room:a")
+        await settle()
+        assert client.reply(ref)[1]["code"] == "unauthorized"
+        client.session.end()
+        other.session.end()
