@@ -43,6 +43,7 @@ NAMES = [
     "PresenceState",
     "RateLimit",
     "RateLimited",
+    "Revoked",
     "RoomOverloaded",
     "RoomUnavailable",
     "ServesHistory",
@@ -111,6 +112,7 @@ SIGNATURES = {
     "connect": (Chat.connect, "(self, user_id, *, overflow='disconnect')"),
     "presence": (Chat.presence, "(self, room_id)"),
     "history": (Chat.history, "(self, room_id, *, before=None, limit=50)"),
+    "revoke": (Chat.revoke, "(self, user_id)"),
     "statistics": (Chat.statistics, "(self)"),
     "asgi": (Chat.asgi, "(self, *, authenticate, **options)"),
     "live": (Chat.live, "(self, room_id, render, *, user_id, history=50)"),
@@ -161,7 +163,7 @@ def test_a_chat_has_no_other_public_names_than_these() -> None:
     assert public == {
         *("config", "telemetry", "engine", "dead_letters"),
         *("start", "stop", "lifespan", "join", "leave", "send_message", "subscribe", "subscribe_callback", "connect"),
-        *("presence", "history", "statistics", "asgi", "live"),
+        *("presence", "history", "revoke", "statistics", "asgi", "live"),
     }
 
 
@@ -200,6 +202,7 @@ CODES = {
     "invalid_message": False,
     "message_too_large": False,
     "unauthorized": False,
+    "revoked": False,
     "blocked": False,
     "rate_limited": True,
     "room_overloaded": True,

@@ -230,6 +230,19 @@ class Chat:
         """Connect as a user: one mailbox for all the rooms of one client; see `Connection`."""
         return Connection(self._running, user_id, overflow=overflow)
 
+    async def revoke(self, user_id: str) -> int:
+        """Cut everything off that a user holds here, at once, and return how many things that was.
+
+        Sockets are closed with 4003, connections and subscriptions of the user end with `Revoked`, without what they
+        have not read, and memberships end. Forbid the user first, in `authenticate` and the auth adapter: clients come
+        back, and what they may then is what those say. What is under way and has not been allowed yet is refused.
+
+        Raises:
+            InvalidMessage: The user id is not valid.
+            Closed: The chat is not running.
+        """
+        return self.engine.revoke(user_id)
+
     async def presence(self, room_id: str) -> Presences:
         """Return who is in a room: user id to that user's memberships. A room that is not there is empty.
 

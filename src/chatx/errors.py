@@ -62,6 +62,13 @@ class Unauthorized(ChatError):
     summary = "This user may not do this in this room."
 
 
+class Revoked(ChatError):
+    """`Chat.revoke` cut this user's sessions off; whether they may come back is for the application to say."""
+
+    code = "revoked"
+    summary = "This user's sessions were cut off by the application."
+
+
 class Blocked(ChatError):
     """Moderation said no. A moderation adapter raises it itself to give a reason of its own."""
 
@@ -152,6 +159,7 @@ ERRORS: dict[str, type[ChatError]] = {
         InvalidMessage,
         MessageTooLarge,
         Unauthorized,
+        Revoked,
         Blocked,
         RateLimited,
         RoomOverloaded,

@@ -30,7 +30,10 @@ SINGLE = (
 
 INTERNAL = {
     "chatx.Chat.engine",
+    "chatx.CallbackSubscription.cut",
+    "chatx.Connection.cut",
     "chatx.Connection.end",
+    "chatx.Subscription.cut",
     "chatx.Subscription.end",
     "chatx.adapters.sqlite.SCHEMA_VERSION",
     "chatx.testing.pytest_plugin.ChatFactory",

@@ -144,6 +144,6 @@ def test_counts_are_those_of_a_plain_list_and_nothing_is_left_at_the_end(seed: i
                 held.pop(draw.randrange(len(held)))[0].end()
             case _:
                 pass
-    for place, *_ in [*pending, *held]:
-        place.end()
+    for left in [each[0] for each in pending] + [each[0] for each in held]:
+        left.end()
     assert len(counts) == 0

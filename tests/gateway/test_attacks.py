@@ -238,3 +238,82 @@ async def test_a_flood_of_joins_is_refused_before_anybody_is_asked_and_may_go_on
         assert client.reply(ref)[1]["code"] == "unauthorized"
         client.session.end()
         other.session.end()
+
+
+# Revocation
+
+
+@virtual
+async def test_a_revoked_user_loses_every_socket_and_cannot_come_back_while_authenticate_refuses() -> None:
+    banned: set[str] = set()
+
+    def authenticate(handshake: Handshake) -> str | None:
+        user = handshake.params["user"]
+        return None if user in banned else user
+
+    async with running(authenticate=authenticate) as (chat, app):
+        eves = [await joined(app, "eve") for _ in range(3)]
+        bob = await joined(app, "bob")
+        banned.add("eve")
+        assert await chat.revoke("eve") == 3
+        assert set(await chat.presence("a")) == {"bob"}
+        await chat.send_message("a", "bob", "secret")
+        await settle()
+
+        assert [server.closed for server in eves] == [4003] * 3
+        assert all(server.task.done() for server in eves)
+        assert all(contents(server) == [] for server in eves)
+        assert contents(bob) == ["secret"]
+        assert not (await connected(app, "eve")).accepted
+        banned.clear()
+        await ended(await joined(app, "eve"), bob)
+        await chat_stopped(app)
+
+
+@pytest.mark.parametrize("stage", ["authenticating", "accepting"])
+@virtual
+async def test_a_user_who_is_revoked_during_the_handshake_does_not_get_in(stage: str) -> None:
+    async def slowly(handshake: Handshake) -> str:
+        await asyncio.sleep(1)
+        return "eve"
+
+    async with running(authenticate=slowly) as (chat, app):
+        server = FakeServer(app)
+        server.text("own", "room:a", "phx_join")
+        await settle()
+        if stage == "accepting":
+            server.stall()
+            await asyncio.sleep(2)
+        await chat.revoke("eve")
+        server.flow()
+        await asyncio.sleep(2)
+
+        assert server.task.done()
+        assert server.closed == (4003 if stage == "accepting" else 1008)
+        assert server.received == []
+        assert chat.statistics().members == 0
+
+
+@virtual
+async def test_a_revoked_user_whose_socket_takes_nothing_is_out_of_the_room_at_once() -> None:
+    async with running() as (chat, app):
+        server = await joined(app, "eve")
+        server.stall()
+        await chat.send_message("a", "bob", "hi")
+        await settle()
+        await chat.revoke("eve")
+        assert await chat.presence("a") == {}
+        await asyncio.sleep(25)
+        assert server.task.done()
+
+
+async def joined(app: ChatApp, user: str, room: str = "a") -> FakeServer:
+    server = FakeServer(app, query=f"vsn=2.0.0&user={user}")
+    ref = server.text("own", f"room:{room}", "phx_join")
+    await settle()
+    assert server.reply(ref)[0] == "ok"
+    return server
+
+
+def contents(server: FakeServer) -> list[str]:
+    return [each.payload["content"] for each in server.received if each.event == "new_message"]

@@ -22,19 +22,21 @@ import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from msgspec.structs import replace
+
 from chatx.adapters.boundary import check_arguments
 from chatx.errors import ChatError, Closed, ConfigError
 from chatx.gateway.admission import Full, Place
-from chatx.gateway.frames import Version, negotiate
+from chatx.gateway.frames import negotiate
 from chatx.gateway.handshake import (
     Authenticate,
-    Identity,
+    Handshake,
     chosen_subprotocol,
     handshake_of,
     origin_allowed,
 )
 from chatx.gateway.identify import identify
-from chatx.gateway.session import Hubs, Session
+from chatx.gateway.session import CLOSE_GOING_AWAY, CLOSE_REVOKED, IDLE_TIMEOUT_S, AskAgain, Hubs, Session
 from chatx.runtime.engine import Engine
 
 if TYPE_CHECKING:
@@ -46,7 +48,6 @@ Scope: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-CLOSE_GOING_AWAY = 1001
 CLOSE_TRY_LATER = 1013
 CLOSE_RESTART = 1012
 """Codes that tell phoenix.js to come back; 1000 would stop it for good."""
@@ -74,7 +75,7 @@ class ChatApp:
         *,
         authenticate: Authenticate,
         origins: tuple[str, ...] = (),
-        idle_timeout_s: float = 60.0,
+        idle_timeout_s: float = IDLE_TIMEOUT_S,
     ) -> None:
         if not callable(authenticate):
             raise ConfigError(f"authenticate is {authenticate!r}; give a function of one handshake.")
@@ -141,46 +142,56 @@ class ChatApp:
             await _refuse(scope, send, "authenticate said no")
             return
         place.admit(identity.user_id)
-        await send({"type": "websocket.accept", "subprotocol": chosen_subprotocol(handshake)})
-        await self._serve(hubs, identity, version, receive, send)
+        socket = AsgiSocket(send, hubs.engine.config.mailbox_bytes)
+        session = Session(
+            hubs,
+            identity,
+            hubs.protocol(version),
+            socket,
+            idle_timeout_s=self._idle_timeout_s,
+            ask_again=self._asking_again(hubs.engine, handshake),
+        )
+        accept = {"type": "websocket.accept", "subprotocol": chosen_subprotocol(handshake)}
+        await self._serve(session, _Client(hubs.engine, socket, session), accept, receive, send)
+
+    def _asking_again(self, engine: Engine, handshake: Handshake) -> AskAgain:
+        return lambda token: identify(engine, self._authenticate, replace(handshake, token=token))
 
     def _hubs_of(self, engine: Engine) -> Hubs:
         if self._hubs is None or self._hubs.engine is not engine:
             self._hubs = Hubs(engine)
         return self._hubs
 
-    async def _serve(self, hubs: Hubs, identity: Identity, version: Version, receive: Receive, send: Send) -> None:
-        engine = hubs.engine
-        socket = AsgiSocket(send, engine.config.mailbox_bytes)
-        session = Session(hubs, identity, hubs.protocol(version), socket)
-        client = _Client(engine, socket, session)
+    async def _serve(
+        self, session: Session, client: _Client, accept: dict[str, Any], receive: Receive, send: Send
+    ) -> None:
+        engine, socket = client.engine, client.socket
+        # Before anything is awaited: whoever is let in is found by a stop and by `Chat.revoke`.
         engine.consumers[client] = None
-        reader = asyncio.create_task(self._read(session, receive), name="chatx socket reader")
-        writer = asyncio.create_task(socket.run(), name="chatx socket writer")
+        tasks: list[asyncio.Task[None]] = []
         try:
+            await send(accept)
+            reader = asyncio.create_task(self._read(session, receive), name="chatx socket reader")
+            writer = asyncio.create_task(socket.run(), name="chatx socket writer")
+            tasks += (reader, writer)
             # Whichever ends first ends both: the client went away, or the socket was closed from here.
-            done, _ = await asyncio.wait((reader, writer), return_when=asyncio.FIRST_COMPLETED)
-            if writer not in done and not reader.result():
-                await asyncio.wait((writer,), timeout=WRITE_STALL_S)
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if reader.done():
+                reader.result()
         finally:
             session.end()
             engine.consumers.pop(client, None)
             socket.close(CLOSE_GOING_AWAY, "")
-            for task in (reader, writer):
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(reader, writer, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _read(self, session: Session, receive: Receive) -> bool:
-        """Read until the end; return whether it was the client that went."""
+    async def _read(self, session: Session, receive: Receive) -> None:
+        """Read until the client goes."""
         while True:
-            try:
-                async with asyncio.timeout(self._idle_timeout_s):
-                    message = await receive()
-            except TimeoutError:
-                session.socket.close(CLOSE_GOING_AWAY, "silent for too long")
-                return False
+            message = await receive()
             if message["type"] == "websocket.disconnect":
-                return True
+                return
             text = message.get("text")
             session.receive(text if text is not None else message["bytes"])
             if session.busy:
@@ -259,23 +270,30 @@ class AsgiSocket:
 
 
 class _Client:
-    """A session as the engine sees it when it stops."""
+    """A session as the engine sees it when it stops, or when the user is revoked."""
 
     def __init__(self, engine: Engine, socket: AsgiSocket, session: Session) -> None:
-        self._engine = engine
-        self._socket = socket
+        self.engine = engine
+        self.socket = socket
+        self.user_id = session.user_id
         self._session = session
 
     @property
     def unread(self) -> int:
         """How many frames wait to be written."""
-        return len(self._socket._frames)
+        return len(self.socket._frames)
 
     def end(self, error: ChatError) -> None:
         """The chat stops: the client comes back, to whatever takes its place."""
-        self._socket.close(CLOSE_RESTART, "restarting")
-        self._session.end()
-        self._engine.consumers.pop(self, None)
+        self._cut(CLOSE_RESTART, "restarting")
+
+    def cut(self, error: ChatError) -> None:
+        """The user is revoked."""
+        self._cut(CLOSE_REVOKED, "revoked")
+
+    def _cut(self, code: int, reason: str) -> None:
+        self._session.cut(code, reason)
+        self.engine.consumers.pop(self, None)
 
 
 def _bytes(frame: str) -> int:

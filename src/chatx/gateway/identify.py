@@ -21,6 +21,7 @@ async def identify(engine: Engine, authenticate: Authenticate, handshake: Handsh
         Closed: The chat is not running any more.
     """
     boundary = engine.boundary
+    since = engine.revocations
     try:
         if is_async(authenticate):
             answer = await boundary.awaiting("authenticate", authenticate, handshake)  # type: ignore[arg-type]
@@ -30,6 +31,9 @@ async def identify(engine: Engine, authenticate: Authenticate, handshake: Handsh
         if inspect.iscoroutine(answer):
             answer.close()
         identity = identity_of(answer)
+        if identity is not None:
+            # What was answered may be older than the revocation.
+            engine.check_not_revoked(identity.user_id, since)
         # It would be closed as soon as it is open, and phoenix.js comes back at once from where it has been open.
         if identity is not None and identity.expires_at is not None and identity.expires_at <= time.time():
             logger.info("A handshake was refused: the identity of %r has expired.", identity.user_id)

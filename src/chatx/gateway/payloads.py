@@ -83,6 +83,16 @@ class History(Struct, frozen=True, gc=False):
     before: StreamPosition | None = None
 
 
+class AccessToken(Struct, frozen=True, gc=False):
+    """The payload of `access_token`: a token for the time after the present one's.
+
+    Attributes:
+        token: 1 to 8,192 characters.
+    """
+
+    token: Annotated[str, Meta(min_length=1, max_length=8192)]
+
+
 class ErrorResponse(Struct, frozen=True, gc=False):
     """The response of an error reply.
 

@@ -8,16 +8,18 @@ Rules:
 2. Nothing is written to a topic before its join's reply. On a resume the missed messages follow the reply, before
    anything newer; a long resume is written at the pace at which the client reads.
 3. At most `PENDING_PUSHES` pushes wait at a time; the shell stops reading while `busy`.
+4. A session ends by itself, and closes its socket, when the client is silent for too long or its identity expires.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import sys
 import time
-from collections.abc import Coroutine, Sequence
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, Protocol, TypeAlias
 
 from chatx.core.message import Draft, Event, Message, Position
 from chatx.core.rate_limit import RateLimit, TokenBuckets
@@ -25,16 +27,28 @@ from chatx.core.validation import valid_id
 from chatx.errors import ChatError, InvalidMessage, RateLimited, RoomUnavailable, Unauthorized
 from chatx.gateway.actions import Action, Close, Join, Leave, Push, Send, Superseded
 from chatx.gateway.admission import Admission
+from chatx.gateway.expiry import Wheel
 from chatx.gateway.frames import Version
 from chatx.gateway.handshake import Identity
 from chatx.gateway.hub import Hub, encode_event, message_payload
-from chatx.gateway.payloads import History, NewMessage, Resume, error_response, parse
+from chatx.gateway.payloads import AccessToken, History, NewMessage, Resume, error_response, parse
 from chatx.gateway.phoenix import MAX_JOINS, PhoenixProtocol
 from chatx.runtime.catchup import CatchUp
 from chatx.runtime.engine import Engine
 from chatx.runtime.process import RoomProcess
 
 logger: logging.Logger = logging.getLogger("chatx")
+
+CLOSE_GOING_AWAY = 1001
+CLOSE_EXPIRED = 4001
+CLOSE_REVOKED = 4003
+"""Codes that tell phoenix.js to come back; 1000 would stop it for good."""
+
+IDLE_TIMEOUT_S = 60.0
+"""Seconds of silence after which a socket is closed; clients send a heartbeat every 30 s."""
+
+AskAgain: TypeAlias = Callable[[str], Awaitable[Identity | None]]
+"""Returns who a new token is for, or None to refuse; raises `Closed` where the chat is not running any more."""
 
 PENDING_PUSHES = 64
 """Pushes of one connection under way at a time."""
@@ -73,6 +87,7 @@ class Hubs:
         engine: The running chat.
         admission: How many sockets there are.
         joins: A token bucket for each connection, for its joins and its new tokens.
+        wheel: The deadlines of its sessions.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -83,6 +98,7 @@ class Hubs:
         )
         most = max(config.max_joins_per_connection, MAX_JOINS)
         self.joins: TokenBuckets = TokenBuckets(RateLimit(most / JOIN_SECONDS, JOIN_BURSTS * most))
+        self.wheel: Wheel = Wheel(engine.loop)
         self._hubs: dict[RoomProcess, Hub] = {}
         self._connections = 0
 
@@ -146,9 +162,26 @@ class Session:
         version: The protocol version of its frames.
         socket: Where its frames go.
         last_seen: When it last sent anything, in loop time.
+
+    Args:
+        hubs: What the sockets of the gateway share.
+        identity: Who it is.
+        protocol: Of this connection alone.
+        socket: Of this connection alone.
+        idle_timeout_s: Seconds of silence after which it ends.
+        ask_again: Who asks about a new token; with None, or an identity that does not expire, there is no event for it.
     """
 
-    def __init__(self, hubs: Hubs, identity: Identity, protocol: PhoenixProtocol, socket: Socket) -> None:
+    def __init__(
+        self,
+        hubs: Hubs,
+        identity: Identity,
+        protocol: PhoenixProtocol,
+        socket: Socket,
+        *,
+        idle_timeout_s: float = IDLE_TIMEOUT_S,
+        ask_again: AskAgain | None = None,
+    ) -> None:
         self._hubs = hubs
         self._engine = hubs.engine
         self.identity = identity
@@ -161,6 +194,13 @@ class Session:
         self._tasks: set[asyncio.Task[None]] = set()
         self._ended = False
         self.last_seen: float = self._engine.loop.time()
+        self._idle_timeout_s = idle_timeout_s
+        # It keeps the handshake in memory, which a socket that does not expire has no use for.
+        self._ask_again = ask_again if identity.expires_at is not None else None
+        self._tokens = 0  # how many came, and which of them is in force
+        self._token = 0
+        self._expires = self._expiry(identity)
+        hubs.wheel.watch(self, self._deadline())
 
     @property
     def busy(self) -> bool:
@@ -182,10 +222,39 @@ class Session:
         if self._ended:
             return
         self._ended = True
+        self._hubs.wheel.forget(self)
         for task in self._tasks:
             task.cancel()
         for topic in list(self._memberships):
             self._leave(topic)
+
+    def due(self, now: float) -> float | None:
+        """End it where its time is over; return when to ask again."""
+        if self._ended:
+            return None
+        if self._expires <= now:
+            self.cut(CLOSE_EXPIRED, "the token has expired: come back with a new one")
+            return None
+        if self.busy:
+            # It is the shell that does not read meanwhile.
+            self.last_seen = now
+        if self.last_seen + self._idle_timeout_s <= now:
+            self.cut(CLOSE_GOING_AWAY, "silent for too long")
+            return None
+        return self._deadline()
+
+    def cut(self, code: int, reason: str) -> None:
+        """Close the socket from this side, and end."""
+        self.socket.close(code, reason)
+        self.end()
+
+    def _deadline(self) -> float:
+        return min(self._expires, self.last_seen + self._idle_timeout_s)
+
+    def _expiry(self, identity: Identity) -> float:
+        if identity.expires_at is None:
+            return math.inf
+        return self._engine.loop.time() + identity.expires_at - time.time()
 
     def failed(self, membership: Membership) -> None:
         """Tell the client that the room ended its membership; it joins again by itself."""
@@ -219,6 +288,8 @@ class Session:
                 self._new_message(push, parse(push.payload, NewMessage))
             elif push.event == "history":
                 self._start(self._history(push, parse(push.payload, History)))
+            elif push.event == "access_token" and self._ask_again is not None:
+                self._new_token(push, parse(push.payload, AccessToken).token, self._ask_again)
             else:
                 raise InvalidMessage(
                     f"There is no event {push.event[:64]!r} on a room's topic; there are new_message and history."
@@ -252,6 +323,32 @@ class Session:
         messages = [message_payload(message) for message in found[-wanted.limit :]]
         self._carry_out(self._protocol.reply(push, "ok", {"messages": messages, "more": more}))
 
+    def _new_token(self, push: Push, token: str, ask_again: AskAgain) -> None:
+        wait = self._hubs.joins.acquire(self._number, "", self._engine.loop.time())
+        if wait:
+            raise RateLimited("Too many new tokens in too short a time on this connection.", retry_after=wait)
+        self._tokens += 1
+        self._start(self._renew(push, token, self._tokens, ask_again))
+
+    async def _renew(self, push: Push, token: str, number: int, ask_again: AskAgain) -> None:
+        try:
+            identity = await ask_again(token)
+            if identity is None or identity.user_id != self.user_id:
+                raise Unauthorized("The token is not valid, or is not this user's; the present one stays in force.")
+        except ChatError as error:
+            self._refuse(push, error)
+            return
+        # An answer that a later token's has overtaken is about a token that is out of force.
+        if number > self._token:
+            self._token = number
+            self.identity = identity
+            self._expires = self._expiry(identity)
+            self._hubs.wheel.watch(self, self._deadline())
+        self._carry_out(self._protocol.reply(push, "ok", {"expires_at": self.identity.expires_at}))
+        for membership in list(self._memberships.values()):
+            if not self.identity.may_join(membership.process.room_id):
+                self.failed(membership)
+
     def _sent(self, push: Push, message: Message) -> None:
         response: dict[str, str | int | bool] = {
             "id": message.id,
@@ -284,6 +381,8 @@ class Session:
             await self._engine.enter(join.room_id, self.user_id, "join")
             await self._engine.authorize(self.user_id, join.room_id, "subscribe")
             process, caught_up = await self._engine.reader(join.room_id, position, settle=False)
+            if not self.identity.may_join(join.room_id):  # a new token came meanwhile
+                raise Unauthorized
             ref = process.join(self.user_id, time.time_ns() // 1_000_000)
         except ChatError as error:
             self._carry_out(self._protocol.join_error(join, error_response(error)))

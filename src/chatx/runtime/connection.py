@@ -28,9 +28,10 @@ class Connection(Consumer):
     """
 
     def __init__(self, engine: Callable[[], Engine], user_id: str, *, overflow: OverflowPolicy) -> None:
-        super().__init__(overflow)
+        super().__init__(overflow, user_id)
         self._running = engine
-        self.user_id = user_id
+        self.user_id: str = user_id
+        self._revoked: ChatError | None = None
         self._joined: dict[str, tuple[RoomProcess, str]] = {}
         self._subscribed: dict[str, tuple[RoomProcess, Subscriber]] = {}
 
@@ -124,9 +125,18 @@ class Connection(Consumer):
             await asyncio.sleep(0)  # as in `Chat.send_message`
         return await self._open_engine().send(room_id, self.user_id, content, idempotency_key)
 
+    def cut(self, error: ChatError) -> None:
+        """End it, and leave every room."""
+        self._revoked = error
+        self._leave_all()
+        super().cut(error)
+
     def close(self) -> None:
         """Leave every room and end every subscription, at once; twice is harmless, and it never raises."""
         self._close_mailbox()
+        self._leave_all()
+
+    def _leave_all(self) -> None:
         for room_id in list(self._subscribed):
             self._unsubscribe(room_id)
         for room_id in list(self._joined):
@@ -137,6 +147,8 @@ class Connection(Consumer):
         self.close()
 
     def _open_engine(self) -> Engine:
+        if self._revoked is not None:
+            raise self._revoked.again()
         if self._engine is None or self._closed:
             raise Closed("The connection is not open: use it inside `async with chat.connect(...)`.")
         self._engine.check_open()

@@ -22,11 +22,15 @@ class Consumer:
 
     Iterating drains what is there without yielding; it waits only when there is nothing. Cancelling a pending `anext`
     loses nothing: an event is taken only when it is returned.
+
+    Attributes:
+        user_id: Whose it is, or None: trusted code's.
     """
 
-    def __init__(self, overflow: OverflowPolicy) -> None:
+    def __init__(self, overflow: OverflowPolicy, user_id: str | None) -> None:
         if overflow not in POLICIES:
             raise ConfigError(f"overflow is {overflow!r}; it must be one of {', '.join(POLICIES)}.")
+        self.user_id: str | None = user_id
         self._overflow: OverflowPolicy = overflow
         self._engine: Engine | None = None
         self._mailbox: Mailbox | None = None
@@ -110,6 +114,15 @@ class Consumer:
             self._mailbox.close(error)
         if self._engine is not None:
             self._engine.consumers.pop(self, None)
+
+    def cut(self, error: ChatError) -> None:
+        """End it from the engine's side with this error, and without what is unread: the user was revoked."""
+        self._taken = iter(())
+        self._backlog.clear()
+        if self._mailbox is not None:
+            for _ in iter(self._mailbox.take, ()):
+                pass
+        self.end(error)
 
     def _close_mailbox(self) -> None:
         self._closed = True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
+from collections import OrderedDict, deque
 from typing import Protocol
 
 from chatx.adapters.boundary import Boundary
@@ -13,7 +13,7 @@ from chatx.config import ChatConfig
 from chatx.core.message import Draft, Message, Position
 from chatx.core.room import Room
 from chatx.core.validation import valid_id
-from chatx.errors import AdapterError, ChatError, Closed, InvalidMessage
+from chatx.errors import AdapterError, ChatError, Closed, InvalidMessage, Revoked
 from chatx.runtime.catchup import CatchUp, catch_up, position_of
 from chatx.runtime.delivery import DeadLetter, Delivery
 from chatx.runtime.process import RoomProcess
@@ -32,8 +32,24 @@ EXPIRED_AT_ONCE = 20_000
 HISTORY_AT_ONCE = 10_000
 """The most messages that one call of `Chat.history` returns."""
 
+REVOKED_KEPT = 10_000
+"""Revoked users remembered, for what was under way when they were revoked; it all ends within some adapter timeouts."""
 
-class Consumes(Protocol):
+
+class Revocable(Protocol):
+    """What a user holds and loses when revoked."""
+
+    @property
+    def user_id(self) -> str | None:
+        """Whose it is, or None: trusted code's."""
+        ...
+
+    def cut(self, error: ChatError) -> None:
+        """The user is revoked: end it at once, with all that it has joined. Must not raise."""
+        ...
+
+
+class Consumes(Revocable, Protocol):
     """Whoever reads a mailbox of this chat."""
 
     @property
@@ -52,6 +68,8 @@ class Engine:
     Attributes:
         open: Whether it takes new work.
         consumers: Who reads a mailbox; told when the chat stops.
+        callbacks: Subscriptions of users that have no mailbox.
+        revocations: How often a user was revoked; see `check_not_revoked`.
     """
 
     def __init__(
@@ -95,6 +113,9 @@ class Engine:
         )
         self._auth = guard_of(config, self.boundary, "auth")
         self.consumers: dict[Consumes, None] = {}
+        self.callbacks: dict[Revocable, None] = {}
+        self.revocations: int = 0
+        self._revoked: OrderedDict[str, int] = OrderedDict()
         self.open: bool = True
         self._sending = 0
         self._quiet = asyncio.Event()
@@ -156,6 +177,7 @@ class Engine:
         Raises:
             InvalidMessage: An id is not valid.
             Unauthorized: The user may not.
+            Revoked: The user was revoked meanwhile.
             AdapterError: The auth adapter failed.
             RoomUnavailable: The room has crashed too often just now.
             Closed: The chat is not running.
@@ -163,8 +185,34 @@ class Engine:
         self.check_open()
         valid_id(room_id, "room_id")
         valid_id(user_id, "user_id")
+        since = self.revocations
         await self.authorize(user_id, room_id, action)
-        return await self.room(room_id)
+        process = await self.room(room_id)
+        self.check_not_revoked(user_id, since)
+        return process
+
+    def revoke(self, user_id: str) -> int:
+        """Cut what this user holds, and return how many things that was; takes time in proportion to all there are."""
+        self.check_open()
+        valid_id(user_id, "user_id")
+        self.revocations += 1
+        self._revoked[user_id] = self.revocations
+        self._revoked.move_to_end(user_id)
+        if len(self._revoked) > REVOKED_KEPT:
+            self._revoked.popitem(last=False)
+        error = Revoked()
+        held = [each for each in (*self.consumers, *self.callbacks) if each.user_id == user_id]
+        for each in held:
+            each.cut(error)
+        return len(held) + sum(process.leave_plain(user_id) for process in self.rooms)
+
+    def check_not_revoked(self, user_id: str, since: int) -> None:
+        """Raise `Revoked` if the user was revoked since `revocations` was this.
+
+        Whoever awaits before the user holds something notes the number first: what was allowed then is not any more.
+        """
+        if self._revoked.get(user_id, 0) > since:
+            raise Revoked
 
     async def room(self, room_id: str) -> RoomProcess:
         """Return the room, begun if need be; the caller holds on to it before it awaits anything."""

@@ -198,6 +198,12 @@ class RoomProcess:
         self.room.fanout.remove(subscriber)
         self._turn.touch(self)
 
+    def expel(self, subscriber: Subscriber, error: ChatError) -> None:
+        """Remove a subscriber and tell it why, without what is pending for it."""
+        self.room.fanout.remove(subscriber)
+        self._turn.touch(self)
+        self._end(subscriber, error)
+
     def check(self) -> None:
         """Raise `RoomUnavailable` if the room is closed."""
         if self._error is not None:

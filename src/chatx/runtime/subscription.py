@@ -34,12 +34,11 @@ class Subscription(Consumer):
         user_id: str | None,
         overflow: OverflowPolicy,
     ) -> None:
-        super().__init__(overflow)
+        super().__init__(overflow, user_id)
         self._running = engine
         self._room_id = room_id
         self._after = after
         self._presence = presence
-        self._user_id = user_id
         self._process: RoomProcess | None = None
         self._subscriber: Subscriber | None = None
 
@@ -52,7 +51,7 @@ class Subscription(Consumer):
         if self._closed or self._subscriber is not None:
             raise Closed("A subscription is opened once; subscribe again for another.")
         engine = self._running()
-        process, caught_up = await _reader(engine, self._room_id, self._after, self._user_id)
+        process, caught_up = await _reader(engine, self._room_id, self._after, self.user_id)
         if self._closed or self._subscriber is not None:
             raise Closed("The subscription was closed, or opened elsewhere, while it was being opened.")
         mailbox = self._open_mailbox(engine)
@@ -84,6 +83,12 @@ class Subscription(Consumer):
         """End it; the same as `close`, for code that expects to await."""
         self.close()
 
+    def cut(self, error: ChatError) -> None:
+        """End it, and leave the room."""
+        if self._process is not None and self._subscriber is not None:
+            self._process.expel(self._subscriber, error)
+        super().cut(error)
+
     def _watched(self, room_id: str) -> RoomProcess | None:
         return self._process
 
@@ -109,8 +114,9 @@ class CallbackSubscription:
         self._callback = callback
         self._after = after
         self._presence = presence
-        self._user_id = user_id
+        self.user_id: str | None = user_id
         self._on_closed = on_closed
+        self._engine: Engine | None = None
         self._process: RoomProcess | None = None
         self._subscriber: Subscriber | None = None
         self._closed = False
@@ -124,12 +130,15 @@ class CallbackSubscription:
         if self._closed or self._subscriber is not None:
             raise Closed("A subscription is opened once; subscribe again for another.")
         engine = self._running()
-        process, caught_up = await _reader(engine, self._room_id, self._after, self._user_id)
+        process, caught_up = await _reader(engine, self._room_id, self._after, self.user_id)
         if self._closed or self._subscriber is not None:
             raise Closed("The subscription was closed, or opened elsewhere, while it was being opened.")
         self._process = process
         self._subscriber = Subscriber(self._presence, callback=self._callback, on_closed=self._ended)
         process.attach(self._subscriber)
+        if self.user_id is not None and not self._closed:
+            self._engine = engine
+            engine.callbacks[self] = None
         first: list[Event] = [process.room.state()] if self._presence else []
         process.replay(self._subscriber, first + caught_up.events)
         return self
@@ -143,6 +152,7 @@ class CallbackSubscription:
     def close(self) -> None:
         """End it, at once; twice is harmless, and it never raises."""
         self._closed = True
+        self._unregister()
         if self._process is not None and self._subscriber is not None:
             self._process.detach(self._subscriber)
 
@@ -150,7 +160,17 @@ class CallbackSubscription:
         """End it; the same as `close`, for code that expects to await."""
         self.close()
 
+    def cut(self, error: ChatError) -> None:
+        """End it from the engine's side: the user was revoked."""
+        if self._process is not None and self._subscriber is not None:
+            self._process.expel(self._subscriber, error)
+
+    def _unregister(self) -> None:
+        if self._engine is not None:
+            self._engine.callbacks.pop(self, None)
+
     def _ended(self, error: ChatError) -> None:
+        self._unregister()
         if not self._closed and self._on_closed is not None:
             self._on_closed(error)
         self._closed = True
@@ -159,7 +179,11 @@ class CallbackSubscription:
 async def _reader(engine: Engine, room_id: str, after: object, user_id: str | None) -> tuple[RoomProcess, CatchUp]:
     position: Position | None = position_of(after)
     valid_id(room_id, "room_id")
-    if user_id is not None:
-        valid_id(user_id, "user_id")
-        await engine.authorize(user_id, room_id, "subscribe")
-    return await engine.reader(room_id, position)
+    if user_id is None:
+        return await engine.reader(room_id, position)
+    valid_id(user_id, "user_id")
+    since = engine.revocations
+    await engine.authorize(user_id, room_id, "subscribe")
+    reader = await engine.reader(room_id, position)
+    engine.check_not_revoked(user_id, since)
+    return reader
