@@ -317,3 +317,226 @@ async def joined(app: ChatApp, user: str, room: str = "a") -> FakeServer:
 
 def contents(server: FakeServer) -> list[str]:
     return [each.payload["content"] for each in server.received if each.event == "new_message"]
+
+
+# Origins
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"origin": "https://evil.example", "host": "chat.example", "cookie": "session=1"},
+        {"origin": "http://chat.example.evil.example", "host": "chat.example", "cookie": "session=1"},
+        {"origin": "http://chat.example:81", "host": "chat.example", "cookie": "session=1"},
+        {"origin": "https://chat.example", "host": "chat.example"},  # another scheme is another origin
+        {"origin": "http://localhost:3000", "host": "localhost:4000", "cookie": "session=1"},
+        {"origin": "http://127.0.0.1", "host": "localhost"},
+        {"origin": "null", "host": "chat.example"},
+        {"origin": "", "host": "chat.example"},
+        {"origin": "http://[", "host": "chat.example"},
+        {"host": "chat.example", "cookie": "session=1"},  # none, but cookies
+    ],
+)
+@virtual
+async def test_a_foreign_page_gets_no_socket_and_authenticate_is_not_asked(headers: dict[str, str]) -> None:
+    asked: list[Handshake] = []
+
+    def authenticate(handshake: Handshake) -> str:
+        asked.append(handshake)
+        return "ada"
+
+    async with running(authenticate=authenticate) as (_, app):
+        server = FakeServer(app, headers=headers)
+        await settle()
+        assert status(server) == 403
+        assert asked == []
+        await chat_stopped(app)
+
+
+# Handshakes that are large
+
+
+@virtual
+async def test_a_flood_of_parameters_is_read_up_to_a_bound_and_repeated_headers_do_not_add_up() -> None:
+    seen: list[Handshake] = []
+
+    def authenticate(handshake: Handshake) -> str:
+        seen.append(handshake)
+        return "ada"
+
+    async with running(authenticate=authenticate) as (_, app):
+        flood = "&".join(f"p{number}={'%41' * 10}" for number in range(50_000))
+        server = FakeServer(app, query="vsn=2.0.0&" + flood)
+        await settle()
+        assert len(seen[0].params) == 100
+        await ended(server)
+
+
+# Messages
+
+
+DEEP = 50_000
+SURROGATE = '"\\ud800"'
+BOMBS: dict[str, str | bytes] = {
+    "nested arrays": "[" * DEEP + "]" * DEEP,
+    "nested arrays in the payload": '[null,"1","room:a","new_message",' + "[" * 20_000 + "]" * 20_000 + "]",
+    "nested objects in the payload": '[null,"1","room:a","new_message",' + '{"a":' * 8000 + "1" + "}" * 8000 + "]",
+    "nested objects that do not end": '[null,"1","room:a","new_message",' + '{"a":' * 8000,
+    "a huge number": '[null,"1","room:a","new_message",{"content":' + "9" * 60_000 + "}]",
+    "a huge exponent": '[null,"1","room:a","new_message",{"content":1e999999999}]',
+    "a huge number as a ref": "[null," + "9" * 60_000 + ',"room:a","new_message",{}]',
+    "a float as a ref": '[null,1e308,"room:a","new_message",{}]',
+    "NaN": '[null,"1","room:a","new_message",NaN]',
+    "Infinity": '[null,"1","room:a","new_message",{"content":Infinity}]',
+    "invalid UTF-8": b"\x00\x01\x01\x06\x0b" + b"1" + b"1" + b"room:\xff" + b"new_message" + b"\xff" * 10,
+    "a lone surrogate, escaped": f'[null,"1","room:a","new_message",{{"content":{SURROGATE}}}]',
+    "a lone surrogate as a topic": f'[null,"1",{SURROGATE},"phx_join",{{}}]',
+    "a lone surrogate as text": '[null,"1","room:a","new_message",{"content":"\ud800"}]',
+    "duplicate keys": '[null,"1","room:a","new_message",{"content":1,"content":2,"content":[]}]',
+    "a duplicate key that hides a bad one": '[null,"1","room:a","new_message",{"content":"x","content":7}]',
+    "no array": "{}",
+    "nothing": "",
+    "a null byte": "\x00",
+    "a byte order mark": "\ufeff[]",
+    "too few elements": '[null,"1"]',
+    "binary that ends early": b"\x00\xff\xff\xff\xff",
+    "binary of no kind": b"\x07\x00\x00\x00\x00",
+    "an empty binary": b"",
+    "Phoenix's separator of long-polled messages": "\n" * 60_000,
+    "attachments that never come": '51-["message",{"_placeholder":true,"num":0}]',
+    "a prototype": '[null,"1","room:a","new_message",{"__proto__":{"content":"x"},"constructor":1}]',
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS.values(), ids=BOMBS)
+@virtual
+async def test_no_message_harms_anybody_but_its_sender(bomb: str | bytes, caplog: pytest.LogCaptureFixture) -> None:
+    async with running() as (chat, app):
+        evil, bystander = await joined(app, "evil"), await joined(app, "bystander")
+        before = len(evil.sent)
+        if isinstance(bomb, bytes):
+            evil.binary(bomb)
+        else:
+            evil._inbox.put_nowait({"type": "websocket.receive", "text": bomb})
+        await settle()
+        await chat.send_message("a", "bob", "after")
+        await settle()
+
+        answers = [each for each in evil.received[before - 1 :] if each.event == "phx_reply"]
+        assert evil.closed in (1007, 1009) or [each.payload["status"] for each in answers] == ["error"]
+        assert contents(bystander) == ["after"]
+        assert bystander.closed is None
+        assert [each for each in caplog.records if each.levelname == "ERROR"] == []
+        await ended(evil, bystander)
+
+
+@pytest.mark.parametrize("binary", [False, True])
+@virtual
+async def test_a_message_over_64_kib_closes_its_socket_and_one_of_64_kib_is_read(binary: bool) -> None:
+    async with running() as (_, app):
+        for size, code in [(65_536, 1007), (65_537, 1009), (5_000_000, 1009)]:
+            server = await joined(app, "ada")
+            text = "x" * (size - 4) + "\U0001f600"  # in bytes, not in characters
+            if binary:
+                server.binary(b"\x01" * size)
+            else:
+                server._inbox.put_nowait({"type": "websocket.receive", "text": text})
+            await settle()
+            assert server.closed == code
+            await ended(server)
+
+
+# Refusals that tell nothing
+
+
+@virtual
+async def test_a_room_that_is_absent_and_one_that_is_forbidden_are_refused_alike_and_nothing_is_made() -> None:
+    class Members:
+        def __init__(self) -> None:
+            self.calls: list[tuple[str, str]] = []
+
+        def authorize(self, user_id: str, room_id: str, action: str) -> bool:
+            self.calls.append((room_id, action))
+            return user_id == "bob"
+
+    auth = Members()
+    async with running(Chat(auth=auth)) as (chat, app):
+        async with chat.connect("bob") as bob:
+            await bob.join("secret")
+            await bob.send_message("secret", "hi")
+            eve = await connected(app, "eve")
+            auth.calls.clear()
+            replies = []
+            for room, params in [("secret", {}), ("absent", {}), ("secret", {"epoch": "e", "offset": 1})]:
+                ref = eve.text("own", f"room:{room}", "phx_join", params)
+                await settle()
+                replies.append(eve.reply(ref))
+            assert replies[0][0] == "error"
+            assert replies[0] == replies[1] == replies[2]
+            assert auth.calls == [("secret", "join"), ("absent", "join"), ("secret", "join")]
+            assert chat.statistics().rooms == 1
+            for event in ("new_message", "history", "access_token", "phx_whatever"):
+                answers = []
+                for room in ("secret", "absent"):
+                    ref = eve.text(None, f"room:{room}", event, {"content": "x"})
+                    await settle()
+                    answers.append(eve.reply(ref))
+                assert answers[0] == answers[1]
+            await ended(eve)
+
+
+@virtual
+async def test_permission_is_asked_anew_at_each_join_and_each_resume() -> None:
+    allowed = {"ada"}
+
+    class Live:
+        def authorize(self, user_id: str, room_id: str, action: str) -> bool:
+            return user_id in allowed
+
+    async with running(Chat(auth=Live(), rate_limit=UNLIMITED)) as (chat, app):
+        server = await joined(app, "ada")
+        allowed.add("bob")
+        message = await chat.send_message("a", "bob", "one")
+        await chat.send_message("a", "bob", "two")
+        await ended(server)
+        allowed.discard("ada")
+        again = await connected(app, "ada")
+        place = {"epoch": message.epoch, "offset": message.offset}
+        refs = [again.text("own", "room:a", "phx_join", params) for params in ({}, place)]
+        await settle()
+
+        assert [again.reply(ref)[1]["code"] for ref in refs] == ["unauthorized"] * 2
+        assert contents(again) == []
+        await ended(again)
+
+
+# Slow readers
+
+
+@virtual
+async def test_slow_readers_hold_no_more_than_their_bound_and_slow_nobody_down() -> None:
+    async with running(Chat(rate_limit=UNLIMITED, mailbox_bytes=100_000)) as (chat, app):
+        slow = [await joined(app, f"slow{number}") for number in range(20)]
+        quick = await joined(app, "quick")
+        for server in slow:
+            server.stall()
+        most = 0
+        for number in range(300):
+            await chat.send_message("a", "bob", f"{number:03}" + "x" * 1000)
+            await settle()
+            most = max(most, sum(len(text) for each in chat.engine.consumers for text in waiting(each)))
+
+        assert [content[:3] for content in contents(quick)] == [f"{number:03}" for number in range(300)]
+        assert 20 * 50_000 < most <= 20 * 100_000
+        for server in slow:
+            server.flow()
+        await settle()
+        assert {server.closed for server in slow} == {1013}
+        assert set(await chat.presence("a")) == {"quick"}
+        await ended(quick)
+        await chat_stopped(app)
+
+
+def waiting(client: Any) -> list[str]:
+    frames: list[str] = client.socket._frames
+    return frames

@@ -1,0 +1,91 @@
+"""What a WebSocket's frames may cost before they are a message: for a server of our own, which sees the frames.
+
+Rules:
+1. A message is counted over all its fragments, and by the length that a frame's header announces: nothing that is over a
+   bound is waited for, and nothing is kept of it.
+2. Empty fragments count. 500,000 fragments of two bytes are one megabyte on the wire, and were 31 in one server.
+
+Source of the terms: RFC 6455, sections 5.4 and 5.5.
+"""
+
+from __future__ import annotations
+
+from chatx.gateway.phoenix import CLOSE_POLICY, CLOSE_TOO_LARGE, MAX_FRAME_BYTES
+
+MAX_FRAGMENTS = 128
+"""Frames of one message, the first and the last included."""
+
+CONTROL_FRAMES_PER_S = 10.0
+CONTROL_FRAMES_BURST = 20
+"""Pings and pongs of one socket. A browser sends none by itself, other clients one in some seconds."""
+
+
+class Excess(Exception):
+    """A bound was passed.
+
+    Attributes:
+        code: The close code.
+        reason: For the close frame; at most 123 bytes, and nothing of the peer's in it.
+    """
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.reason = reason
+
+
+class MessageBound:
+    """Counts the frames of the message that is being received on one socket.
+
+    Args:
+        max_bytes: Of a whole message, unmasked.
+        max_fragments: Of a whole message.
+    """
+
+    __slots__ = ("_fragments", "_max_bytes", "_max_fragments", "_size")
+
+    def __init__(self, max_bytes: int = MAX_FRAME_BYTES, max_fragments: int = MAX_FRAGMENTS) -> None:
+        self._max_bytes = max_bytes
+        self._max_fragments = max_fragments
+        self._size = 0
+        self._fragments = 0
+
+    def add(self, size: int, *, final: bool) -> None:
+        """Count a data frame as soon as its header is read.
+
+        Args:
+            size: The length that it announces.
+            final: Whether it ends its message.
+
+        Raises:
+            Excess: The message is too large, or in too many pieces. The socket is to be closed.
+        """
+        self._size += size
+        self._fragments += 1
+        if self._size > self._max_bytes:
+            raise Excess(CLOSE_TOO_LARGE, f"message of more than {self._max_bytes} bytes")
+        if self._fragments > self._max_fragments:
+            raise Excess(CLOSE_POLICY, f"message of more than {self._max_fragments} fragments")
+        if final:
+            self._size = self._fragments = 0
+
+
+class ControlFrameRate:
+    """The control frames of one socket: a token bucket. Times are seconds of one monotonic clock."""
+
+    __slots__ = ("_at", "_missing")
+
+    def __init__(self) -> None:
+        self._missing = 0.0
+        self._at = 0.0
+
+    def add(self, now: float) -> None:
+        """Count one ping or pong.
+
+        Raises:
+            Excess: They come too fast. The socket is to be closed.
+        """
+        missing = max(0.0, self._missing - (now - self._at) * CONTROL_FRAMES_PER_S) + 1
+        if missing > CONTROL_FRAMES_BURST:
+            raise Excess(CLOSE_POLICY, f"more than {CONTROL_FRAMES_PER_S:g} control frames a second")
+        self._missing, self._at = missing, now
