@@ -460,29 +460,28 @@ async def test_a_room_that_is_absent_and_one_that_is_forbidden_are_refused_alike
             return user_id == "bob"
 
     auth = Members()
-    async with running(Chat(auth=auth)) as (chat, app):
-        async with chat.connect("bob") as bob:
-            await bob.join("secret")
-            await bob.send_message("secret", "hi")
-            eve = await connected(app, "eve")
-            auth.calls.clear()
-            replies = []
-            for room, params in [("secret", {}), ("absent", {}), ("secret", {"epoch": "e", "offset": 1})]:
-                ref = eve.text("own", f"room:{room}", "phx_join", params)
+    async with running(Chat(auth=auth)) as (chat, app), chat.connect("bob") as bob:
+        await bob.join("secret")
+        await bob.send_message("secret", "hi")
+        eve = await connected(app, "eve")
+        auth.calls.clear()
+        replies = []
+        for room, params in [("secret", {}), ("absent", {}), ("secret", {"epoch": "e", "offset": 1})]:
+            ref = eve.text("own", f"room:{room}", "phx_join", params)
+            await settle()
+            replies.append(eve.reply(ref))
+        assert replies[0][0] == "error"
+        assert replies[0] == replies[1] == replies[2]
+        assert auth.calls == [("secret", "join"), ("absent", "join"), ("secret", "join")]
+        assert chat.statistics().rooms == 1
+        for event in ("new_message", "history", "access_token", "phx_whatever"):
+            answers = []
+            for room in ("secret", "absent"):
+                ref = eve.text(None, f"room:{room}", event, {"content": "x"})
                 await settle()
-                replies.append(eve.reply(ref))
-            assert replies[0][0] == "error"
-            assert replies[0] == replies[1] == replies[2]
-            assert auth.calls == [("secret", "join"), ("absent", "join"), ("secret", "join")]
-            assert chat.statistics().rooms == 1
-            for event in ("new_message", "history", "access_token", "phx_whatever"):
-                answers = []
-                for room in ("secret", "absent"):
-                    ref = eve.text(None, f"room:{room}", event, {"content": "x"})
-                    await settle()
-                    answers.append(eve.reply(ref))
-                assert answers[0] == answers[1]
-            await ended(eve)
+                answers.append(eve.reply(ref))
+            assert answers[0] == answers[1]
+        await ended(eve)
 
 
 @virtual

@@ -24,7 +24,7 @@ def test_a_message_may_have_its_bytes_in_one_frame_or_in_many_and_not_one_more()
             for number in range(fragments):
                 last = number == fragments - 1
                 bound.add(MAX_FRAME_BYTES // fragments, final=last)
-        for number in range(fragments - 1):
+        for _ in range(fragments - 1):
             bound.add(MAX_FRAME_BYTES // fragments, final=False)
         with pytest.raises(Excess) as excess:
             bound.add(MAX_FRAME_BYTES // fragments + 1, final=True)

@@ -1,8 +1,8 @@
 """What a WebSocket's frames may cost before they are a message: for a server of our own, which sees the frames.
 
 Rules:
-1. A message is counted over all its fragments, and by the length that a frame's header announces: nothing that is over a
-   bound is waited for, and nothing is kept of it.
+1. A message is counted over all its fragments, and by the length that a frame's header announces: nothing that is over
+   a bound is waited for, and nothing is kept of it.
 2. Empty fragments count. 500,000 fragments of two bytes are one megabyte on the wire, and were 31 in one server.
 
 Source of the terms: RFC 6455, sections 5.4 and 5.5.
