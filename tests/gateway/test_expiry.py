@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 
 import pytest
@@ -84,6 +85,19 @@ async def test_a_deadline_in_the_past_is_due_at_once() -> None:
     late = Deadline(wheel, 3)
     await asyncio.sleep(0.001)
     assert late.fired == [100]
+
+
+@virtual
+async def test_deadlines_far_ahead_take_no_slot_each_and_one_without_end_is_asked_now_and_then() -> None:
+    wheel = Wheel(asyncio.get_running_loop())
+    endless = Deadline(wheel, math.inf)
+    for _ in range(5):
+        for hour in range(1000):
+            wheel.forget(Deadline(wheel, 3600.0 * hour + 100))
+        await asyncio.sleep(100)
+    assert endless.asked <= 1 + 500 / FARTHEST_S
+    assert len(wheel._slots) <= 2
+    assert len(wheel._ticks) <= 2
 
 
 @virtual

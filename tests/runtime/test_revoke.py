@@ -60,6 +60,7 @@ async def test_subscriptions_of_the_user_end_and_those_of_trusted_code_and_of_ot
         ):
             await chat.send_message("a", "bob", "secret")
             assert await chat.revoke("eve") == 1
+            assert chat.statistics().subscriptions == 2
             await chat.send_message("a", "bob", "more")
 
             with pytest.raises(Revoked):
