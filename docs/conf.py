@@ -113,13 +113,15 @@ def _resolved(app: Any, env: Any, node: Any, contnode: nodes.Node) -> nodes.Node
 
 
 def _source_linked_back(app: Any, doctree: nodes.document) -> None:
-    """Give names that `chatx` does not export the anchors that their module's source page leads back to.
+    """Give names the anchors that their module's source page leads back to.
 
-    That page knows one place for a whole module: where its first name is documented, which is as one of `chatx`.
+    That page knows one place for a whole module, that of its first name: as one of `chatx`, or in the module itself.
     """
     for signature in doctree.findall(addnodes.desc_signature):
         if signature.get("module") == "chatx.adapters.protocols":
             signature["ids"].append(f"chatx.{signature['fullname']}")
+        elif signature.get("module") == "chatx" and signature["fullname"].partition(".")[0] == "Identity":
+            signature["ids"].append(f"chatx.gateway.handshake.{signature['fullname']}")
 
 
 def _sources_known(app: Any, env: Any) -> None:
