@@ -159,7 +159,6 @@ class FakeServer:
         subprotocols: tuple[str, ...] = (),
         kind: str = "websocket",
         client: str | None = None,
-        extensions: tuple[str, ...] = (),
     ) -> None:
         self.scope: dict[str, Any] = {
             "type": kind,
@@ -169,7 +168,6 @@ class FakeServer:
             "headers": [(name.encode(), value.encode("latin-1")) for name, value in (headers or {}).items()],
             "subprotocols": list(subprotocols),
             "client": (client, 50_000) if client is not None else None,
-            "extensions": {extension: {} for extension in extensions},
         }
         self.sent: list[MutableMapping[str, Any]] = []
         self.send_error: Exception | None = None

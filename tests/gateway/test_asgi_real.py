@@ -6,6 +6,7 @@ import asyncio
 import signal
 import socket
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
@@ -18,6 +19,7 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 
+from chatx import Identity
 from chatx.chat import Chat
 from chatx.core.rate_limit import RateLimit
 from chatx.gateway.handshake import Handshake
@@ -93,6 +95,37 @@ async def test_a_refused_handshake_is_a_403() -> None:
                 async with real_client(port, "ada", **options):
                     pass
             assert refused.value.response.status_code == 403
+
+
+async def test_at_a_bound_a_handshake_is_refused_and_a_place_that_is_given_back_can_be_had(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    chat = Chat(max_connections_per_user=1, max_connections_per_address=2)
+    async with served(starlette_app(chat)) as port:
+        async with real_client(port, "ada"), real_client(port, "bob"):
+            for user in ("ada", "carol"):
+                with pytest.raises(InvalidStatus) as refused:
+                    async with real_client(port, user):
+                        pass
+                assert refused.value.response.status_code == 403
+        await until(lambda: not chatx_tasks())
+        async with real_client(port, "ada") as client:
+            assert (await client.ask("room:a", "phx_join"))["offset"] == 0
+    assert capfd.readouterr().err == ""
+
+
+async def test_a_revoked_user_and_an_expired_token_each_have_their_close_code() -> None:
+    def authenticate(handshake: Handshake) -> Identity:
+        user = handshake.params["user_id"]
+        return Identity(user, expires_at=time.time() + 1 if user == "ada" else None)
+
+    chat = Chat()
+    app = Starlette(routes=[Mount("/socket", chat.asgi(authenticate=authenticate))], lifespan=chat.lifespan)
+    async with served(app) as port, real_client(port, "ada") as expiring, real_client(port, "eve") as revoked:
+        await revoked.ask("room:a", "phx_join")
+        assert await chat.revoke("eve") == 1
+        await asyncio.gather(expiring.connection.wait_closed(), revoked.connection.wait_closed())
+        assert (expiring.connection.close_code, revoked.connection.close_code) == (4001, 4003)
 
 
 async def test_the_token_arrives_and_only_phoenix_is_echoed() -> None:

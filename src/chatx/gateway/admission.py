@@ -4,8 +4,9 @@ Rules:
 1. Each handshake holds one `Place` from its first byte to the end of its socket; `Place.end` gives back all of it,
    once, however the socket ended. What is counted is forgotten at zero.
 2. At a bound `Full` is raised, before anything else is asked or made.
-3. A shell answers `Full` by refusing the handshake with its `status`, and never by opening the socket and closing it:
-   an open socket sets the backoff of phoenix.js back to its first step, and the client would be here again after 10 ms.
+3. A shell answers `Full` by refusing the handshake, with its `status` where it can, and never by opening the socket and
+   closing it: an open socket sets the backoff of phoenix.js back to its first step, and the client would be here again
+   after 10 ms.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ class Full(Exception):
     """A bound is reached.
 
     Attributes:
-        status: The HTTP status of the refusal.
+        status: The HTTP status that says so.
         reason: Which bound, and how to raise it; for the log.
     """
 

@@ -6,9 +6,8 @@ A client connects to `/socket/websocket?vsn=2.0.0`. The application that mounts 
 `chat.lifespan` or on its own.
 
 Rules:
-1. A handshake is refused with 403 for a foreign origin, an unknown version, or where `authenticate` says no, fails or
-   hangs; with 429 or 503 at a bound of `Admission`, or 403 where the server can send no other status; and closed with
-   1013, to come back later, where the chat is not running.
+1. A handshake is refused with 403 for a foreign origin, an unknown version, at a bound of `Admission`, or where
+   `authenticate` says no, fails or hangs; and closed with 1013, to come back later, where the chat is not running.
 2. What waits to be written to a socket is bounded by `mailbox_bytes`; over it the socket is closed as slow, with 1013.
    The client comes back and resumes where it stood. `await send()` does not push back on every server, so the bytes
    are counted here.
@@ -111,27 +110,27 @@ class ChatApp:
         try:
             place = hubs.admission.begin(address[0] if address else None)
         except Full as full:
-            await _refuse(scope, send, full.reason, full.status)
+            await _refuse(send, full.reason)
             return
         try:
             await self._handshake(scope, receive, send, hubs, place)
         except Full as full:
-            await _refuse(scope, send, full.reason, full.status)
+            await _refuse(send, full.reason)
         finally:
             place.end()
 
     async def _handshake(self, scope: Scope, receive: Receive, send: Send, hubs: Hubs, place: Place) -> None:
         handshake = handshake_of(scope)
         if not scope["path"].endswith("/websocket"):
-            await _refuse(scope, send, "there is no socket at this path; it ends in /websocket")
+            await _refuse(send, "there is no socket at this path; it ends in /websocket")
             return
         if not origin_allowed(handshake, self._origins):
-            await _refuse(scope, send, f"origin {handshake.headers.get('origin')!r} is not allowed")
+            await _refuse(send, f"origin {handshake.headers.get('origin')!r} is not allowed")
             return
         try:
             version = negotiate(handshake.params.get("vsn"))
         except ValueError as error:
-            await _refuse(scope, send, str(error))
+            await _refuse(send, str(error))
             return
         try:
             identity = await identify(hubs.engine, self._authenticate, handshake)
@@ -139,7 +138,7 @@ class ChatApp:
             await _later(scope, send)
             return
         if identity is None:
-            await _refuse(scope, send, "authenticate said no")
+            await _refuse(send, "authenticate said no")
             return
         place.admit(identity.user_id)
         socket = AsgiSocket(send, hubs.engine.config.mailbox_bytes)
@@ -300,13 +299,10 @@ def _bytes(frame: str) -> int:
     return len(frame) if frame.isascii() else len(frame.encode())
 
 
-async def _refuse(scope: Scope, send: Send, reason: str, status: int = 403) -> None:
+async def _refuse(send: Send, reason: str) -> None:
     logger.info("A handshake was refused: %s", reason)
-    if status != 403 and "websocket.http.response" in (scope.get("extensions") or {}):
-        await send({"type": "websocket.http.response.start", "status": status, "headers": [(b"retry-after", b"5")]})
-        await send({"type": "websocket.http.response.body", "body": b""})
-        return
-    # A close before the accept is an HTTP 403.
+    # A close before the accept is an HTTP 403. Another status would need an extension, at whose every use uvicorn 0.54
+    # logs an error: a flood of handshakes would be one of the log.
     await send({"type": "websocket.close", "code": 1008, "reason": "refused"})
 
 
