@@ -184,7 +184,7 @@ class Session:
     ) -> None:
         self._hubs = hubs
         self._engine = hubs.engine
-        self.identity = identity
+        self.identity: Identity = identity
         self.user_id: str = identity.user_id
         self.version: Version = protocol.version
         self.socket = socket
