@@ -138,6 +138,18 @@ async def test_a_new_token_that_never_expires_is_the_last() -> None:
         await settle()
 
 
+@virtual
+async def test_a_time_that_is_absurdly_far_ahead_is_a_time_like_any_other() -> None:
+    async with Chat() as chat:
+        app = chat.asgi(authenticate=lambda handshake: Identity("ada", expires_at=10**300))
+        server = await joined(app, "x")
+        assert await renewed(server, "y") == ("ok", {"expires_at": 1e300})
+        await beats(server, 200)
+        assert server.closed is None
+        server.disconnect()
+        await settle()
+
+
 @pytest.mark.parametrize("token", ["nonsense", "bob/1000/", "ada/-5/"])
 @virtual
 async def test_a_token_that_is_not_valid_or_anothers_is_refused_and_the_present_one_stays(token: str) -> None:

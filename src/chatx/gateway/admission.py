@@ -69,7 +69,7 @@ class Admission:
             if self._addresses.get(key, 0) >= self._per_address:
                 raise Full(
                     TOO_MANY_REQUESTS,
-                    f"the address {key} has {self._per_address} sockets already; "
+                    f"the address {key!r} has {self._per_address} sockets already; "
                     "raise max_connections_per_address if it is a proxy of many users.",
                 )
             self._addresses[key] = self._addresses.get(key, 0) + 1

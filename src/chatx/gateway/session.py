@@ -344,7 +344,9 @@ class Session:
             self.identity = identity
             self._expires = self._expiry(identity)
             self._hubs.wheel.watch(self, self._deadline())
-        self._carry_out(self._protocol.reply(push, "ok", {"expires_at": self.identity.expires_at}))
+        until = self.identity.expires_at
+        # An int may be larger than JSON can hold here; a float never is.
+        self._carry_out(self._protocol.reply(push, "ok", {"expires_at": None if until is None else float(until)}))
         for membership in list(self._memberships.values()):
             if not self.identity.may_join(membership.process.room_id):
                 self.failed(membership)
