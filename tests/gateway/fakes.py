@@ -14,6 +14,7 @@ from chatx.gateway.asgi import ChatApp
 from chatx.gateway.frames import Version
 from chatx.gateway.handshake import Identity
 from chatx.gateway.session import Hubs, Session
+from chatx.gateway.socket import Batch
 from chatx.runtime.engine import Engine
 from chatx.telemetry import Telemetry
 from tests.gateway.phoenix_peer import Received, raw_frame, read
@@ -35,9 +36,12 @@ class FakeSocket:
     def flow(self) -> None:
         self._flowing.set()
 
-    def write(self, frames: list[str]) -> None:
+    direct = None
+    unread = 0
+
+    def write(self, batch: Batch) -> None:
         if self.closed is None:
-            self.frames.extend(frames)
+            self.frames.extend(batch.texts)
 
     async def drained(self) -> None:
         self.drains += 1

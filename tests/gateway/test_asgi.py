@@ -15,6 +15,7 @@ from chatx.errors import ConfigError, Unauthorized
 from chatx.gateway.asgi import WRITE_STALL_S, AsgiSocket, ChatApp
 from chatx.gateway.handshake import Handshake
 from chatx.gateway.session import PENDING_PUSHES
+from chatx.gateway.socket import Batch
 from tests.gateway.fakes import FakeServer, chatx_tasks, settle
 from tests.virtual import virtual
 
@@ -462,15 +463,15 @@ async def test_what_was_written_goes_before_the_close_and_what_comes_after_it_go
 
     socket = AsgiSocket(send, 1000)
     writer = asyncio.create_task(socket.run())
-    socket.write(["one", "two"])
+    socket.write(Batch(["one", "two"]))
     await asyncio.sleep(0.5)
-    socket.write(["three"])
+    socket.write(Batch(["three"]))
     drained = asyncio.create_task(socket.drained())
     await asyncio.sleep(2)
     assert not drained.done()
     socket.close(1012, "first")
     socket.close(1001, "second")
-    socket.write(["never"])
+    socket.write(Batch(["never"]))
     await writer
 
     assert sent == ["one", "two", "three", 1012]
@@ -483,7 +484,7 @@ async def test_waiting_for_a_socket_to_drain_ends_with_the_socket() -> None:
         raise OSError("gone")
 
     socket = AsgiSocket(send, 1000)
-    socket.write(["one"])
+    socket.write(Batch(["one"]))
     await socket.run()
     await asyncio.wait_for(socket.drained(), 1)
 

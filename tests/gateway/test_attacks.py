@@ -73,12 +73,12 @@ async def test_a_user_with_too_many_sockets_is_refused_and_may_come_back_when_on
 
 async def chat_stopped(app: ChatApp) -> None:
     """Stop the chat, and check that nothing of its sockets is counted."""
-    hubs = app._hubs
-    await app._chat.stop()
+    hubs = app._entrance._hubs
+    await app._entrance._chat.stop()
     await settle()
     assert hubs is not None
     assert len(hubs.admission) == 0
-    await app._chat.start()
+    await app._entrance._chat.start()
 
 
 @virtual

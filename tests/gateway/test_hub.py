@@ -14,6 +14,7 @@ from chatx.chat import Chat
 from chatx.core.rate_limit import RateLimit
 from chatx.gateway.frames import Version
 from chatx.gateway.session import Hubs
+from chatx.gateway.socket import Batch
 from tests.gateway.fakes import Client, settle
 from tests.virtual import virtual
 
@@ -182,9 +183,9 @@ async def test_what_a_turn_publishes_is_one_write_per_socket() -> None:
         writes: list[int] = []
         write = client.socket.write
 
-        def counted(frames: list[str]) -> None:
-            writes.append(len(frames))
-            write(frames)
+        def counted(batch: Batch) -> None:
+            writes.append(len(batch.texts))
+            write(batch)
 
         client.socket.write = counted  # type: ignore[method-assign]
         for number in range(10):

@@ -9,6 +9,7 @@ import pytest
 from chatx import AdapterError, Chat, ChatError, Closed, ConfigError, InvalidMessage, Message
 from chatx.core.message import Event
 from chatx.gateway.asgi import AsgiSocket
+from chatx.gateway.socket import Batch
 from tests.virtual import virtual
 
 
@@ -229,9 +230,9 @@ async def test_a_socket_that_is_too_slow_gets_no_more_frames_but_its_close() -> 
 
     socket = AsgiSocket(send, 100)
     writer = asyncio.create_task(socket.run())
-    socket.write(["x" * 30] * 3)
+    socket.write(Batch(["x" * 30] * 3))
     await asyncio.sleep(0)
-    socket.write(["y" * 30])  # over the bound, with the three still to be taken
+    socket.write(Batch(["y" * 30]))  # over the bound, with the three still to be taken
     for _ in range(2):
         takes.release()
         await asyncio.sleep(0)

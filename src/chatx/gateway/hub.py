@@ -1,7 +1,7 @@
 """One room's fan-out to sockets: encoded once for each version, written once a turn.
 
 A hub is one subscriber of its room. What the room publishes within a turn of the event loop goes to each member as one
-list of frames when the turn ends.
+batch when the turn ends.
 
 Rules:
 1. A member gets what is published after it was added, in order, and nothing twice: adding and removing first flush
@@ -11,7 +11,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from chatx.core.fanout import Subscriber
@@ -20,6 +20,7 @@ from chatx.errors import ChatError
 from chatx.gateway.frames import Version, encode_broadcast
 from chatx.gateway.payloads import presence_diff, presence_state
 from chatx.gateway.phoenix import room_topic
+from chatx.gateway.socket import Batch, Socket, fan_out
 from chatx.runtime.process import RoomProcess
 from chatx.runtime.turn import Turn
 
@@ -32,8 +33,9 @@ class Member(Protocol):
         """The version its frames are in."""
         ...
 
-    def deliver(self, frames: list[str]) -> None:
-        """Write these frames to it, in order. The list is shared; must not block nor raise."""
+    @property
+    def socket(self) -> Socket:
+        """Where its frames go."""
         ...
 
     def end(self, error: ChatError) -> None:
@@ -51,6 +53,8 @@ class Hub:
         self._on_empty = on_empty
         self._members: dict[Member, None] = {}
         self._newcomers: dict[Member, None] = {}
+        # The sockets of those who are no newcomers; None when it must be made anew.
+        self._sockets: dict[Version, list[Socket]] | None = None
         self._pending: list[Event] = []
         self._subscriber = Subscriber(True, callback=self._take, on_closed=self._ended)
         process.attach(self._subscriber)
@@ -64,6 +68,7 @@ class Hub:
         self._send_pending()
         self._members[member] = None
         self._newcomers[member] = None
+        self._sockets = None
         self._turn.touch(self)
 
     def remove(self, member: Member) -> None:
@@ -73,6 +78,7 @@ class Hub:
         self._send_pending()
         del self._members[member]
         self._newcomers.pop(member, None)
+        self._sockets = None
         if not self._members:
             self.process.detach(self._subscriber)
             self._on_empty(self)
@@ -85,12 +91,10 @@ class Hub:
         self._send_pending()
         newcomers, self._newcomers = self._newcomers, {}
         if newcomers:
+            self._sockets = None
             payload = presence_state(self.process.room.presence.snapshot())
-            for version in {member.version for member in newcomers}:
-                frames = [encode_broadcast(version, self.topic, "presence_state", payload)]
-                for member in newcomers:
-                    if member.version == version:
-                        member.deliver(frames)
+            for version, sockets in _by_version(newcomers).items():
+                fan_out(sockets, Batch([encode_broadcast(version, self.topic, "presence_state", payload)]))
 
     def _take(self, event: Event) -> None:
         self._pending.append(event)
@@ -100,27 +104,35 @@ class Hub:
         pending, self._pending = self._pending, []
         if not pending:
             return
-        everything: dict[Version, list[str]] = {}
-        messages: dict[Version, list[str]] = {}
-        for member in list(self._members):
-            newcomer = member in self._newcomers
-            frames_by_version = messages if newcomer else everything
-            frames = frames_by_version.get(member.version)
-            if frames is None:
-                frames = frames_by_version[member.version] = [
-                    encode_event(member.version, self.topic, event)
-                    for event in pending
-                    if isinstance(event, Message) or (not newcomer and isinstance(event, PresenceDiff))
-                ]
-            if frames:
-                member.deliver(frames)
+        if self._sockets is None:
+            self._sockets = _by_version(member for member in self._members if member not in self._newcomers)
+        for version, sockets in self._sockets.items():
+            fan_out(sockets, self._batch(version, pending))
+        if self._newcomers:
+            messages: list[Event] = [event for event in pending if isinstance(event, Message)]
+            if messages:
+                for version, sockets in _by_version(self._newcomers).items():
+                    fan_out(sockets, self._batch(version, messages))
+
+    def _batch(self, version: Version, events: list[Event]) -> Batch:
+        return Batch(
+            [encode_event(version, self.topic, event) for event in events if isinstance(event, (Message, PresenceDiff))]
+        )
 
     def _ended(self, error: ChatError) -> None:
         self._send_pending()
         members, self._members, self._newcomers = self._members, {}, {}
+        self._sockets = None
         self._on_empty(self)
         for member in members:
             member.end(error)
+
+
+def _by_version(members: Iterable[Member]) -> dict[Version, list[Socket]]:
+    sockets: dict[Version, list[Socket]] = {}
+    for member in members:
+        sockets.setdefault(member.version, []).append(member.socket)
+    return sockets
 
 
 def encode_event(version: Version, topic: str, event: Event) -> str:

@@ -19,7 +19,7 @@ import math
 import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 from chatx.core.message import Draft, Event, Message, Position
 from chatx.core.rate_limit import RateLimit, TokenBuckets
@@ -33,6 +33,7 @@ from chatx.gateway.handshake import Identity
 from chatx.gateway.hub import Hub, encode_event, message_payload
 from chatx.gateway.payloads import AccessToken, History, NewMessage, Resume, error_response, parse
 from chatx.gateway.phoenix import MAX_JOINS, PhoenixProtocol
+from chatx.gateway.socket import Batch, Socket
 from chatx.runtime.catchup import CatchUp
 from chatx.runtime.engine import Engine
 from chatx.runtime.process import RoomProcess
@@ -62,22 +63,6 @@ JOIN_BURSTS = 5
 
 JOIN_SECONDS = 10
 """Seconds in which it may do so once more; the pause of phoenix.js between two tries."""
-
-
-class Socket(Protocol):
-    """A WebSocket as a session writes to it; nothing here blocks or raises."""
-
-    def write(self, frames: list[str]) -> None:
-        """Send these text messages, in order. Over the bound the socket closes itself as slow."""
-        ...
-
-    async def drained(self) -> None:
-        """Wait until what was written is on its way; returns at once when the socket is closed."""
-        ...
-
-    def close(self, code: int, reason: str) -> None:
-        """Close it, after what was written."""
-        ...
 
 
 class Hubs:
@@ -144,9 +129,10 @@ class Membership:
         """The version its frames are in."""
         return self._session.version
 
-    def deliver(self, frames: list[str]) -> None:
-        """Write frames to the session's socket."""
-        self._session.socket.write(frames)
+    @property
+    def socket(self) -> Socket:
+        """Where its frames go."""
+        return self._session.socket
 
     def end(self, error: ChatError) -> None:
         """The room ended it."""
@@ -183,7 +169,7 @@ class Session:
         ask_again: AskAgain | None = None,
     ) -> None:
         self._hubs = hubs
-        self._engine = hubs.engine
+        self.engine: Engine = hubs.engine
         self.identity: Identity = identity
         self.user_id: str = identity.user_id
         self.version: Version = protocol.version
@@ -193,7 +179,7 @@ class Session:
         self._memberships: dict[str, Membership] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._ended = False
-        self.last_seen: float = self._engine.loop.time()
+        self.last_seen: float = self.engine.loop.time()
         self._idle_timeout_s = idle_timeout_s
         # It keeps the handshake in memory, which a socket that does not expire has no use for.
         self._ask_again = ask_again if identity.expires_at is not None else None
@@ -214,7 +200,7 @@ class Session:
 
     def receive(self, data: str | bytes) -> None:
         """Take one whole WebSocket message: `str` for text, `bytes` for binary. No input raises."""
-        self.last_seen = self._engine.loop.time()
+        self.last_seen = self.engine.loop.time()
         self._carry_out(self._protocol.receive(data))
 
     def end(self) -> None:
@@ -254,7 +240,7 @@ class Session:
     def _expiry(self, identity: Identity) -> float:
         if identity.expires_at is None:
             return math.inf
-        return self._engine.loop.time() + identity.expires_at - time.time()
+        return self.engine.loop.time() + identity.expires_at - time.time()
 
     def failed(self, membership: Membership) -> None:
         """Tell the client that the room ended its membership; it joins again by itself."""
@@ -268,7 +254,7 @@ class Session:
                 return
             match action:
                 case Send():
-                    self.socket.write([action.text])
+                    self.socket.write(Batch([action.text]))
                 case Push():
                     self._push(action)
                 case Join():
@@ -298,7 +284,7 @@ class Session:
             self._refuse(push, error)
 
     def _new_message(self, push: Push, message: NewMessage) -> None:
-        sent = self._engine.send_at_once(push.room_id, self.user_id, message.content, message.key)
+        sent = self.engine.send_at_once(push.room_id, self.user_id, message.content, message.key)
         if isinstance(sent, Draft):
             self._start(self._send(push, sent, message.key))
         else:
@@ -306,7 +292,7 @@ class Session:
 
     async def _send(self, push: Push, draft: Draft, key: str | None) -> None:
         try:
-            message = await self._engine.send_draft(draft, key)
+            message = await self.engine.send_draft(draft, key)
         except ChatError as error:
             self._refuse(push, error)
         else:
@@ -315,7 +301,7 @@ class Session:
     async def _history(self, push: Push, wanted: History) -> None:
         before = (wanted.before.epoch, wanted.before.offset) if wanted.before is not None else None
         try:
-            found = await self._engine.history(push.room_id, before, wanted.limit + 1)
+            found = await self.engine.history(push.room_id, before, wanted.limit + 1)
         except ChatError as error:
             self._refuse(push, error)
             return
@@ -324,7 +310,7 @@ class Session:
         self._carry_out(self._protocol.reply(push, "ok", {"messages": messages, "more": more}))
 
     def _new_token(self, push: Push, token: str, ask_again: AskAgain) -> None:
-        wait = self._hubs.joins.acquire(self._number, "", self._engine.loop.time())
+        wait = self._hubs.joins.acquire(self._number, "", self.engine.loop.time())
         if wait:
             raise RateLimited("Too many new tokens in too short a time on this connection.", retry_after=wait)
         self._tokens += 1
@@ -366,7 +352,7 @@ class Session:
         self._carry_out(self._protocol.reply(push, "error", error_response(error)))
 
     def _ask_to_join(self, join: Join) -> None:
-        wait = self._hubs.joins.acquire(self._number, "", self._engine.loop.time())
+        wait = self._hubs.joins.acquire(self._number, "", self.engine.loop.time())
         if wait:
             # Before the auth adapter is asked: a flood of joins is not to become one of its queries.
             error = RateLimited("Too many joins in too short a time on this connection.", retry_after=wait)
@@ -380,9 +366,9 @@ class Session:
             position = Position(after.epoch, after.offset) if after is not None else None
             if not self.identity.may_join(valid_id(join.room_id, "room_id")):
                 raise Unauthorized
-            await self._engine.enter(join.room_id, self.user_id, "join")
-            await self._engine.authorize(self.user_id, join.room_id, "subscribe")
-            process, caught_up = await self._engine.reader(join.room_id, position, settle=False)
+            await self.engine.enter(join.room_id, self.user_id, "join")
+            await self.engine.authorize(self.user_id, join.room_id, "subscribe")
+            process, caught_up = await self.engine.reader(join.room_id, position, settle=False)
             if not self.identity.may_join(join.room_id):  # a new token came meanwhile
                 raise Unauthorized
             ref = process.join(self.user_id, time.time_ns() // 1_000_000)
@@ -411,7 +397,7 @@ class Session:
                 self._write_events(membership, caught_up.events[start : start + REPLAYED_AT_ONCE])
                 await self.socket.drained()
             try:
-                process, caught_up = await self._engine.reader(room_id, caught_up.head, settle=False)
+                process, caught_up = await self.engine.reader(room_id, caught_up.head, settle=False)
             except ChatError:
                 self.failed(membership)
                 return
@@ -447,7 +433,7 @@ class Session:
 
     def _write_events(self, membership: Membership, events: Sequence[Event]) -> None:
         if events:
-            self.socket.write([encode_event(self.version, membership.topic, event) for event in events])
+            self.socket.write(Batch([encode_event(self.version, membership.topic, event) for event in events]))
 
     def _leave(self, topic: str) -> None:
         membership = self._memberships.pop(topic, None)
@@ -458,7 +444,7 @@ class Session:
         membership.process.leave(self.user_id, membership.ref)
 
     def _start(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        task = self._engine.loop.create_task(coroutine, name="chatx session")
+        task = self.engine.loop.create_task(coroutine, name="chatx session")
         self._tasks.add(task)
         task.add_done_callback(self._finished)
 

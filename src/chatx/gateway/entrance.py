@@ -1,0 +1,169 @@
+"""The way in, the same for every shell: what a handshake must show before there is a session.
+
+Rules:
+1. `Refused` is an answer of HTTP, `Closed` says that the chat is not running; nothing else is raised, and what a place
+   was counted for is given back by whoever holds it.
+2. Whoever is let in is known to the engine from the same step on, so that a stop and `Chat.revoke` find it.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from chatx.adapters.boundary import check_arguments
+from chatx.errors import ChatError, Closed, ConfigError
+from chatx.gateway.admission import Full, Place
+from chatx.gateway.frames import Version, negotiate
+from chatx.gateway.handshake import Authenticate, Handshake, Identity, origin_allowed
+from chatx.gateway.identify import identify
+from chatx.gateway.session import CLOSE_REVOKED, Hubs, Session
+from chatx.gateway.socket import Socket
+
+if TYPE_CHECKING:
+    from chatx.chat import Chat
+
+logger: logging.Logger = logging.getLogger("chatx")
+
+CLOSE_RESTART = 1012
+CLOSE_TRY_LATER = 1013
+"""Codes that tell phoenix.js to come back; 1000 would stop it for good."""
+
+
+class Refused(Exception):
+    """A handshake is refused.
+
+    Attributes:
+        status: The HTTP status of the answer.
+        reason: For the log; the client is not told.
+    """
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.reason = reason
+
+
+class Entrance:
+    """Lets clients in to one chat.
+
+    Args:
+        chat: The chat; it need not run yet.
+        authenticate: `authenticate(handshake)` → the user id or an `Identity`, or None to refuse; plain or async.
+        origins: Origins besides the page's own that may connect, such as `https://example.org`; `*` is all.
+        idle_timeout_s: Seconds of silence after which a socket is closed.
+
+    Raises:
+        ConfigError: `authenticate` cannot be called so, or an origin is not one.
+    """
+
+    def __init__(self, chat: Chat, authenticate: Authenticate, origins: tuple[str, ...], idle_timeout_s: float) -> None:
+        if not callable(authenticate):
+            raise ConfigError(f"authenticate is {authenticate!r}; give a function of one handshake.")
+        check_arguments("authenticate", authenticate, "handshake")
+        for origin in origins:
+            if origin != "*" and "://" not in origin:
+                raise ConfigError(f"The origin {origin!r} is none; write it as 'https://example.org', or '*' for all.")
+        self._chat = chat
+        self._authenticate = authenticate
+        self._origins = tuple(origins)
+        self._idle_timeout_s = idle_timeout_s
+        self._hubs: Hubs | None = None
+
+    def begin(self, address: str | None) -> tuple[Hubs, Place]:
+        """Count a handshake from this address; end the place when its socket has ended.
+
+        Raises:
+            Closed: The chat is not running.
+            Refused: Too many handshakes or sockets.
+        """
+        engine = self._chat.engine
+        if self._hubs is None or self._hubs.engine is not engine:
+            self._hubs = Hubs(engine)
+        try:
+            return self._hubs, self._hubs.admission.begin(address)
+        except Full as full:
+            raise Refused(full.status, full.reason) from full
+
+    async def admit(self, hubs: Hubs, place: Place, handshake: Handshake, path: str) -> tuple[Version, Identity]:
+        """Return the protocol version and who it is.
+
+        Raises:
+            Closed: The chat is not running any more.
+            Refused: The path, the origin, the version, `authenticate` or a bound says no.
+        """
+        if not path.endswith("/websocket"):
+            raise Refused(403, "there is no socket at this path; it ends in /websocket")
+        if not origin_allowed(handshake, self._origins):
+            raise Refused(403, f"origin {handshake.headers.get('origin')!r} is not allowed")
+        try:
+            version = negotiate(handshake.params.get("vsn"))
+        except ValueError as error:
+            raise Refused(403, str(error)) from error
+        identity = await identify(hubs.engine, self._authenticate, handshake)
+        if identity is None:
+            raise Refused(403, "authenticate said no")
+        try:
+            place.admit(identity.user_id)
+        except Full as full:
+            raise Refused(full.status, full.reason) from full
+        return version, identity
+
+    def open(self, hubs: Hubs, version: Version, identity: Identity, handshake: Handshake, socket: Socket) -> Client:
+        """Return the client that begins on this socket."""
+        engine = hubs.engine
+        session = Session(
+            hubs,
+            identity,
+            hubs.protocol(version),
+            socket,
+            idle_timeout_s=self._idle_timeout_s,
+            ask_again=(
+                (lambda token: identify(engine, self._authenticate, replace(handshake, token=token)))
+                if identity.expires_at is not None  # it keeps the handshake in memory
+                else None
+            ),
+        )
+        return Client(session)
+
+
+class Client:
+    """A session as the engine knows it: ended when the chat stops, cut when the user is revoked.
+
+    Attributes:
+        session: The session.
+        user_id: Whose it is.
+    """
+
+    __slots__ = ("_engine", "session", "user_id")
+
+    def __init__(self, session: Session) -> None:
+        self.session: Session = session
+        self.user_id: str = session.user_id
+        self._engine = session.engine
+        self._engine.consumers[self] = None
+
+    @property
+    def unread(self) -> int:
+        """How many writes wait for the client."""
+        return self.session.socket.unread
+
+    def end(self, error: ChatError) -> None:
+        """The chat stops: the client comes back, to whatever takes its place."""
+        self.session.cut(CLOSE_RESTART, "restarting")
+        self.forget()
+
+    def cut(self, error: ChatError) -> None:
+        """The user is revoked."""
+        self.session.cut(CLOSE_REVOKED, "revoked")
+        self.forget()
+
+    def forget(self) -> None:
+        """End the session, its socket being closed or about to be; twice is harmless."""
+        self.session.end()
+        self._engine.consumers.pop(self, None)
+
+
+__all__ = ["CLOSE_RESTART", "CLOSE_TRY_LATER", "Client", "Closed", "Entrance", "Refused"]

@@ -1,0 +1,99 @@
+"""What a session writes, and what it writes to: batches of text messages, shared by all sockets that get the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+_TEXT = 0x81
+"""First byte of a text message in one frame: FIN and opcode 1."""
+
+
+class Batch:
+    """Whole text messages, in order; shared, so never changed.
+
+    Attributes:
+        texts: The messages.
+    """
+
+    __slots__ = ("_size", "_wire", "texts")
+
+    def __init__(self, texts: list[str]) -> None:
+        self.texts: list[str] = texts
+        self._wire: bytes | None = None
+        self._size: int | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes of UTF-8 in all messages."""
+        if self._size is None:
+            self._size = sum(len(text) if text.isascii() else len(text.encode()) for text in self.texts)
+        return self._size
+
+    @property
+    def wire(self) -> bytes:
+        """The messages as a server's WebSocket frames, joined: one write, however many there are.
+
+        A server's frames are not masked, so they are the same bytes for every socket. Source: RFC 6455, section 5.2.
+        """
+        if self._wire is None:
+            parts: list[bytes] = []
+            for text in self.texts:
+                payload = text.encode()
+                parts += (_header(len(payload)), payload)
+            self._wire = b"".join(parts)
+        return self._wire
+
+
+class Socket(Protocol):
+    """A WebSocket as a session writes to it; nothing here blocks, and only `direct` may raise."""
+
+    @property
+    def direct(self) -> Callable[[bytes], object] | None:
+        """Takes a batch's `wire` where nothing waits before it; None where `write` must be asked.
+
+        It may raise when the connection has just gone, of which its own shell will hear.
+        """
+        ...
+
+    @property
+    def unread(self) -> int:
+        """How many writes wait for the client to take what is before them."""
+        ...
+
+    def write(self, batch: Batch) -> None:
+        """Send these messages, in order. Over the bound the socket closes itself as slow."""
+        ...
+
+    async def drained(self) -> None:
+        """Wait until what was written is on its way; returns at once when the socket is closed."""
+        ...
+
+    def close(self, code: int, reason: str) -> None:
+        """Close it, after what was written; the first call stands."""
+        ...
+
+
+def fan_out(sockets: Iterable[Socket], batch: Batch) -> None:
+    """Write a batch to each socket. This loop is what a delivery costs, so it calls as little as it can."""
+    wire: bytes | None = None
+    for socket in sockets:
+        direct = socket.direct
+        if direct is None:
+            socket.write(batch)
+            continue
+        if wire is None:
+            wire = batch.wire
+        try:
+            direct(wire)
+        except Exception:
+            # The connection is gone, which transports tell by exceptions of several kinds before they tell its end.
+            socket.close(1001, "")
+
+
+def _header(length: int) -> bytes:
+    if length < 126:
+        return bytes((_TEXT, length))
+    if length < 65_536:
+        return bytes((_TEXT, 126)) + length.to_bytes(2)
+    return bytes((_TEXT, 127)) + length.to_bytes(8)
