@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from chatx.adapters.boundary import check_arguments
-from chatx.errors import ChatError, Closed, ConfigError
+from chatx.errors import ChatError, ConfigError
 from chatx.gateway.admission import Full, Place
 from chatx.gateway.frames import Version, negotiate
 from chatx.gateway.handshake import Authenticate, Handshake, Identity, origin_allowed
@@ -120,11 +120,7 @@ class Entrance:
             hubs.protocol(version),
             socket,
             idle_timeout_s=self._idle_timeout_s,
-            ask_again=(
-                (lambda token: identify(engine, self._authenticate, replace(handshake, token=token)))
-                if identity.expires_at is not None  # it keeps the handshake in memory
-                else None
-            ),
+            ask_again=lambda token: identify(engine, self._authenticate, replace(handshake, token=token)),
         )
         return Client(session)
 
@@ -164,6 +160,3 @@ class Client:
         """End the session, its socket being closed or about to be; twice is harmless."""
         self.session.end()
         self._engine.consumers.pop(self, None)
-
-
-__all__ = ["CLOSE_RESTART", "CLOSE_TRY_LATER", "Client", "Closed", "Entrance", "Refused"]

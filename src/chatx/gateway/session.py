@@ -198,6 +198,10 @@ class Session:
         while self.busy and not self._ended:
             await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
 
+    def seen(self) -> None:
+        """Note that the client is there, though it said nothing to the chat: a ping, for one."""
+        self.last_seen = self.engine.loop.time()
+
     def receive(self, data: str | bytes) -> None:
         """Take one whole WebSocket message: `str` for text, `bytes` for binary. No input raises."""
         self.last_seen = self.engine.loop.time()

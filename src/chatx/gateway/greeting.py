@@ -1,0 +1,190 @@
+"""The first bytes of a connection to the native server: a request's head, read within bounds and then handed on.
+
+A request to upgrade goes through the `Entrance` and becomes a `Stream`; any other goes to the application beside the
+socket. The head is bounded in bytes, lines and time before anything looks into it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import unquote
+
+from websockets.http11 import Request
+
+from chatx.errors import Closed
+from chatx.gateway.entrance import Refused
+from chatx.gateway.handshake import chosen_subprotocol, handshake_of
+from chatx.gateway.http import HttpExchange
+from chatx.gateway.stream import Stream, wire_protocol
+
+if TYPE_CHECKING:
+    from chatx.gateway.websocket import NativeServer
+
+logger: logging.Logger = logging.getLogger("chatx")
+
+HEAD_S = 5.0
+"""Seconds in which a request's head must have come."""
+
+HEAD_BYTES = 8192
+HEAD_LINES = 64
+
+_UPGRADE = re.compile(rb"\r\nupgrade:[ \t]*websocket[ \t]*\r\n", re.IGNORECASE)
+
+
+class Greeting(asyncio.Protocol):
+    """A connection until it is known what it is for."""
+
+    def __init__(self, server: NativeServer) -> None:
+        self._server = server
+        self._head = b""
+        self._transport: asyncio.Transport | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin to wait for a head."""
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's are, but for their class
+        if self._server.full:
+            self._answer(HTTPStatus.SERVICE_UNAVAILABLE, "Too many connections are being opened. Come back.")
+            return
+        self._server.greetings.add(self)
+        self._timer = asyncio.get_running_loop().call_later(HEAD_S, self._late)
+
+    def data_received(self, data: bytes) -> None:
+        """Collect the head."""
+        if self._task is not None or self._transport is None or self._transport.is_closing():
+            self._head += data[: HEAD_BYTES + 1]
+            if self._task is not None and len(self._head) > HEAD_BYTES:
+                self.abort()  # it writes on before it is let in
+            return
+        self._head += data
+        end = self._head.find(b"\r\n\r\n")
+        if end < 0 and len(self._head) <= HEAD_BYTES:
+            return
+        if end < 0 or end > HEAD_BYTES or self._head.count(b"\r\n", 0, end) > HEAD_LINES:
+            self._answer(
+                HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+                f"A head has at most {HEAD_BYTES} bytes and {HEAD_LINES} headers.",
+            )
+            return
+        head, rest = self._head[: end + 4], self._head[end + 4 :]
+        self._head = b""
+        if _UPGRADE.search(head):
+            self._upgrade(self._transport, head, rest)
+        else:
+            self._finish()
+            exchange = HttpExchange(self._transport, self._server.http, self._server.scope_of)
+            self._server.exchanges.add(exchange)
+            exchange.on_lost = self._server.exchanges.discard
+            self._transport.set_protocol(exchange)
+            exchange.data_received(head + rest)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """It went before it was served."""
+        if self._task is not None:
+            self._task.cancel()
+        self._finish()
+
+    def abort(self) -> None:
+        """End the connection now."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _late(self) -> None:
+        if self._task is None:
+            self._answer(HTTPStatus.REQUEST_TIMEOUT, f"The head of a request must come within {HEAD_S:g} s.")
+
+    def _finish(self) -> None:
+        self._server.greetings.discard(self)
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _answer(self, status: HTTPStatus, text: str) -> None:
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        self._finish()
+        body = (text + "\n").encode()
+        transport.write(
+            f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: text/plain; charset=utf-8\r\n"
+            f"Content-Length: {len(body)}\r\nRetry-After: 5\r\nConnection: close\r\n\r\n".encode()
+            + body
+        )
+        transport.close()
+
+    def _upgrade(self, transport: asyncio.Transport, head: bytes, rest: bytes) -> None:
+        if self._server.draining:
+            self._answer(HTTPStatus.SERVICE_UNAVAILABLE, "This server is going away. Come back.")
+            return
+        protocol = wire_protocol(opened=False)
+        protocol.receive_data(head)
+        events = protocol.events_received()
+        if protocol.handshake_exc is not None or not events or not isinstance(events[0], Request):
+            self._answer(HTTPStatus.BAD_REQUEST, "This is no request to open a WebSocket.")
+            return
+        request = events[0]
+        response = protocol.accept(request)
+        if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
+            protocol.send_response(response)
+            self._finish()
+            transport.write(b"".join(protocol.data_to_send()))
+            transport.close()
+            return
+        headers = [
+            (name.lower().encode("latin-1", "replace"), value.encode("latin-1", "replace"))
+            for name, value in request.headers.raw_items()
+        ]
+        scope = self._server.scope_of(transport, request.path, headers, "websocket")
+        subprotocol = chosen_subprotocol(handshake_of(scope))
+        if subprotocol is not None:
+            response.headers["Sec-WebSocket-Protocol"] = subprotocol
+        protocol.send_response(response)
+        accept = b"".join(protocol.data_to_send())
+        self._head = rest
+        self._task = asyncio.get_running_loop().create_task(
+            self._admit(transport, scope, accept), name="chatx handshake"
+        )
+
+    async def _admit(self, transport: asyncio.Transport, scope: Mapping[str, Any], accept: bytes) -> None:
+        server = self._server
+        place = None
+        try:
+            client = scope["client"]
+            hubs, place = server.entrance.begin(client[0] if client else None)
+            handshake = handshake_of(scope)
+            if not scope["path"].startswith(server.path + "/"):
+                raise Refused(HTTPStatus.NOT_FOUND, "there is no socket at this path")
+            version, identity = await server.entrance.admit(hubs, place, handshake, scope["path"])
+            if transport.is_closing():
+                return
+            stream = Stream(transport, hubs.engine.config.mailbox_bytes, server.lost)
+            served = server.entrance.open(hubs, version, identity, handshake, stream)
+            server.streams[stream] = (served, place)
+            place = None
+            self._finish()
+            transport.set_protocol(stream)
+            transport.write(accept)
+            rest, self._head = self._head, b""
+            stream.begin(served.session, rest)
+        except Refused as refused:
+            logger.info("A handshake was refused: %s", refused.reason)
+            self._answer(HTTPStatus(refused.status), "refused")
+        except Closed:
+            self._answer(HTTPStatus.SERVICE_UNAVAILABLE, "The chat is not running. Come back.")
+        except Exception:
+            logger.exception("A handshake failed.")
+            self._answer(HTTPStatus.INTERNAL_SERVER_ERROR, "failed")
+        finally:
+            if place is not None:
+                place.end()
+
+
+def path_of(target: str) -> tuple[str, str]:
+    """Return the path and the query of a request's target, the path unquoted."""
+    path, _, query = target.partition("?")
+    return unquote(path), query

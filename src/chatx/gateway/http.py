@@ -1,0 +1,144 @@
+"""One HTTP request to the native server, answered by an ASGI application: health, metrics, a list of rooms.
+
+It is no general web server: one request for each connection, which ends with the answer, and a body of at most
+`BODY_BYTES`. h11 reads and writes HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, TypeAlias
+
+import h11
+
+logger: logging.Logger = logging.getLogger("chatx")
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+AsgiApp: TypeAlias = Callable[[Any, Any, Any], Awaitable[None]]
+ScopeOf: TypeAlias = Callable[[asyncio.Transport, str, list[tuple[bytes, bytes]], str], dict[str, Any]]
+
+BODY_BYTES = 262_144
+EXCHANGE_S = 60.0
+"""Seconds in which a request must have come and been answered."""
+
+
+class HttpExchange(asyncio.Protocol):
+    """A connection with one request.
+
+    Args:
+        transport: The connection.
+        app: Who answers.
+        scope_of: Makes the ASGI scope.
+    """
+
+    def __init__(self, transport: asyncio.Transport, app: AsgiApp, scope_of: ScopeOf) -> None:
+        self._transport = transport
+        self._app = app
+        self._scope_of = scope_of
+        self._http = h11.Connection(h11.SERVER)
+        self._request: h11.Request | None = None
+        self._body = bytearray()
+        self._read = False
+        self._gone = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._timer = asyncio.get_running_loop().call_later(EXCHANGE_S, transport.abort)
+        self.on_lost: Callable[[HttpExchange], object] | None = None
+
+    def data_received(self, data: bytes) -> None:
+        """Read the request; when it is whole, have it answered."""
+        if self._task is not None:
+            return  # there is one request
+        try:
+            self._http.receive_data(data)
+            while True:
+                event = self._http.next_event()
+                if isinstance(event, h11.Request):
+                    self._request = event
+                    if self._http.they_are_waiting_for_100_continue:
+                        self._write(h11.InformationalResponse(status_code=100, headers=[]))
+                elif isinstance(event, h11.Data):
+                    self._body += event.data
+                    if len(self._body) > BODY_BYTES:
+                        self._refuse(413, f"A body has at most {BODY_BYTES} bytes.")
+                        return
+                elif isinstance(event, h11.EndOfMessage):
+                    break
+                else:
+                    return
+        except h11.RemoteProtocolError as error:
+            self._refuse(error.error_status_hint, "This is no HTTP request that is understood here.")
+            return
+        self._task = asyncio.get_running_loop().create_task(self._answer(), name="chatx http")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone."""
+        self._timer.cancel()
+        self._gone.set()
+        if self._task is not None:
+            self._task.cancel()
+        if self.on_lost is not None:
+            self.on_lost(self)
+
+    def abort(self) -> None:
+        """End the connection now."""
+        self._transport.abort()
+
+    async def _answer(self) -> None:
+        request = self._request
+        assert request is not None
+        headers = [(bytes(name), bytes(value)) for name, value in request.headers]
+        scope = self._scope_of(self._transport, request.target.decode("latin-1"), headers, "http")
+        scope["method"] = request.method.decode("latin-1").upper()
+        try:
+            await self._app(scope, self._receive, self._send)
+            if self._http.our_state is h11.SEND_RESPONSE:
+                raise RuntimeError("the application gave no answer")
+        except Exception:
+            logger.exception("A request to %s failed.", scope["path"])
+            if self._http.our_state is h11.SEND_RESPONSE:
+                self._refuse(500, "It failed here; the log says why.")
+        if not self._transport.is_closing():
+            self._transport.close()
+
+    async def _receive(self) -> dict[str, Any]:
+        if not self._read:
+            self._read = True
+            return {"type": "http.request", "body": bytes(self._body), "more_body": False}
+        await self._gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def _send(self, message: MutableMapping[str, Any]) -> None:
+        if self._transport.is_closing():
+            raise OSError("the client is gone")
+        if message["type"] == "http.response.start":
+            headers = [*message.get("headers", ()), (b"connection", b"close")]
+            self._write(h11.Response(status_code=message["status"], headers=headers))
+            return
+        head = self._request is not None and self._request.method == b"HEAD"
+        body = message.get("body", b"")
+        if body and not head:
+            self._write(h11.Data(data=body))
+        if not message.get("more_body", False):
+            self._write(h11.EndOfMessage())
+
+    def _write(self, event: h11.Event) -> None:
+        data = self._http.send(event)
+        if data and not self._transport.is_closing():
+            self._transport.write(data)
+
+    def _refuse(self, status: int, text: str) -> None:
+        body = (text + "\n").encode()
+        if self._http.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            headers = [
+                (b"content-type", b"text/plain; charset=utf-8"),
+                (b"content-length", str(len(body)).encode()),
+                (b"connection", b"close"),
+            ]
+            self._write(h11.Response(status_code=status, headers=headers))
+            self._write(h11.Data(data=body))
+            self._write(h11.EndOfMessage())
+        self._transport.close()

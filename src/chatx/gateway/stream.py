@@ -1,0 +1,350 @@
+"""One WebSocket over a transport of the event loop, for the native server.
+
+The websockets library's protocol reads the frames, answers pings and closes as RFC 6455 says; what goes to many sockets
+is framed once, by `Batch.wire`, and written past it.
+
+Rules:
+1. While the transport takes what it is given, `direct` is its own `write`. From `pause_writing` to `resume_writing` the
+   frames wait here, in order and bounded by `mailbox_bytes`; over the bound, or when nothing moves for
+   `WRITE_STALL_S`, they are dropped and the socket is closed as slow, with 1013.
+2. A peer is read no further while its session is busy. Input is parsed in pieces, so one read makes few frames.
+3. Whatever closes it, the transport is gone `CLOSE_S` later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import cast
+
+from websockets.frames import Frame, Opcode
+from websockets.protocol import OPEN
+from websockets.server import ServerProtocol
+
+from chatx.gateway.limits import ControlFrameRate, Excess, MessageBound
+from chatx.gateway.phoenix import CLOSE_MALFORMED, MAX_FRAME_BYTES
+from chatx.gateway.session import CLOSE_GOING_AWAY, Session
+from chatx.gateway.socket import Batch
+
+WRITE_STALL_S = 10.0
+"""Seconds in which a peer must take something of what waits for it."""
+
+CLOSE_S = 5.0
+"""Seconds between a close frame and the end of the connection, at most."""
+
+CLOSE_SLOW = 1013
+
+_PIECE = 8192
+"""Bytes of input parsed before what they say is done."""
+
+_logger = logging.getLogger("chatx.websocket")
+# It tells each opening and each close, without saying whose.
+_logger.setLevel(logging.WARNING)
+
+
+def wire_protocol(*, opened: bool) -> ServerProtocol:
+    """Return the library's side of a connection, before or after its handshake.
+
+    The one that reads a handshake keeps its request for as long as it lives, so an open socket gets a new one.
+    """
+    if opened:
+        return ServerProtocol(state=OPEN, max_size=MAX_FRAME_BYTES, logger=_logger)
+    return ServerProtocol(max_size=MAX_FRAME_BYTES, logger=_logger)
+
+
+class Stream(asyncio.Protocol):
+    """A WebSocket after its handshake. A session writes to it as to any socket.
+
+    Args:
+        transport: The connection; the response to the handshake is written already.
+        limit_bytes: Of what may wait here.
+        on_lost: Called once, with the stream, when the connection is gone.
+    """
+
+    __slots__ = (
+        "_backlog",
+        "_closing",
+        "_control",
+        "_drained",
+        "_frames",
+        "_limit_bytes",
+        "_lost",
+        "_message",
+        "_on_lost",
+        "_parts",
+        "_paused",
+        "_protocol",
+        "_session",
+        "_size",
+        "_text",
+        "_timer",
+        "_transport",
+        "_unparsed",
+        "direct",
+    )
+
+    def __init__(self, transport: asyncio.Transport, limit_bytes: int, on_lost: Callable[[Stream], object]) -> None:
+        self._transport = transport
+        self._limit_bytes = limit_bytes
+        self._on_lost = on_lost
+        self._protocol = wire_protocol(opened=True)
+        self._session: Session | None = None
+        self.direct: Callable[[bytes], object] | None = transport.write
+        # Out:
+        self._backlog: list[bytes] | None = None
+        self._size = 0
+        self._paused = False
+        self._closing: tuple[int, str] | None = None
+        self._lost = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._drained: asyncio.Future[None] | None = None
+        # In; None while there is nothing of it, since most sockets are idle:
+        self._message = MessageBound()
+        self._control: ControlFrameRate | None = None
+        self._parts: list[bytes] | None = None
+        self._text = True
+        self._frames: deque[Frame] | None = None
+        self._unparsed = b""
+
+    def begin(self, session: Session, data: bytes) -> None:
+        """Serve a session; `data` is what followed the handshake already."""
+        self._session = session
+        if data:
+            self.data_received(data)
+
+    # What the session and the hubs ask.
+
+    @property
+    def unread(self) -> int:
+        """How many writes wait for the peer to take what is before them."""
+        return len(self._backlog) if self._backlog else 0
+
+    def write(self, batch: Batch) -> None:
+        """Send these messages, in order; over the bound close as slow instead."""
+        if self._closing is None:
+            self._send(batch.wire)
+
+    async def drained(self) -> None:
+        """Wait until the transport takes more; returns at once when the socket is closed."""
+        if self._paused and self._closing is None and not self._lost:
+            if self._drained is None:
+                self._drained = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._drained)
+
+    def close(self, code: int, reason: str) -> None:
+        """Close it, after what was written; the first call stands."""
+        if self._closing is None and not self._lost:
+            self._shut(code, reason)
+            if not self._backlog:
+                self._say_goodbye()
+
+    def abort(self) -> None:
+        """End the connection now."""
+        self._shut(CLOSE_GOING_AWAY, "")
+        self._transport.abort()
+
+    # What the transport tells.
+
+    def data_received(self, data: bytes) -> None:
+        """Take what was read."""
+        if self._frames is not None:
+            self._unparsed += data
+        else:
+            self._parse(data)
+
+    def eof_received(self) -> bool:
+        """The peer sends no more: the connection is over, half-open ones are not kept."""
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone."""
+        self._lost = True
+        self._shut(CLOSE_GOING_AWAY, "")
+        if self._timer is not None:
+            self._timer.cancel()
+        self._backlog = None
+        session, self._session = self._session, None
+        if session is not None:
+            session.end()
+        self._on_lost(self)
+
+    def pause_writing(self) -> None:
+        """The transport holds enough: what comes now waits here."""
+        self._paused = True
+        self.direct = None
+        if self._closing is None:
+            self._timer = asyncio.get_running_loop().call_later(WRITE_STALL_S, self._slow)
+
+    def resume_writing(self) -> None:
+        """The peer took what the transport held."""
+        self._paused = False
+        backlog, self._backlog = self._backlog, None
+        self._size = 0
+        if self._closing is None and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if backlog:
+            # It may pause again within this write.
+            self._transport.write(b"".join(backlog))
+        if self._closing is not None:
+            self._say_goodbye()
+        elif not self._paused:
+            self.direct = self._transport.write
+            self._release()
+
+    # Out.
+
+    def _send(self, data: bytes) -> None:
+        if self._lost or self._transport.is_closing():
+            return
+        if not self._paused:
+            self._transport.write(data)
+            return
+        if self._backlog is None:
+            self._backlog = []
+        self._size += len(data)
+        if self._backlog and self._size > self._limit_bytes:
+            self._slow()
+            return
+        self._backlog.append(data)
+
+    def _slow(self) -> None:
+        # What it has not taken is dropped: it comes back and resumes from the last message it did take.
+        self._backlog = None
+        self._size = 0
+        if self._closing is not None:
+            self._transport.abort()
+        elif self._session is not None:
+            self._session.cut(CLOSE_SLOW, "too slow: resume from the last message")
+
+    def _shut(self, code: int, reason: str) -> None:
+        """Write nothing further from here on but the close frame."""
+        if self._closing is None:
+            self._closing = (code, reason)
+            self.direct = None
+            self._release()
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = asyncio.get_running_loop().call_later(CLOSE_S, self._transport.abort)
+
+    def _say_goodbye(self) -> None:
+        code, reason = self._closing or (CLOSE_GOING_AWAY, "")
+        if self._protocol.state is OPEN:
+            self._protocol.send_close(code, reason)
+        self._pass_on()
+        if self._frames is not None:
+            # It was not read while its session was busy; now the answer to the close is to be seen.
+            self._frames = None
+            self._unparsed = b""
+            self._transport.resume_reading()
+
+    def _pass_on(self) -> None:
+        """Write what the library wants written."""
+        for data in self._protocol.data_to_send():
+            if self._lost or self._transport.is_closing():
+                return
+            if data:
+                self._send(data) if self._closing is None else self._transport.write(data)
+            elif self._transport.can_write_eof():
+                self._transport.write_eof()
+            else:
+                self._transport.close()
+
+    def _release(self) -> None:
+        drained, self._drained = self._drained, None
+        if drained is not None and not drained.done():
+            drained.set_result(None)
+
+    # In.
+
+    def _parse(self, data: bytes) -> None:
+        for start in range(0, len(data), _PIECE):
+            if self._lost or self._transport.is_closing():
+                return
+            self._protocol.receive_data(data[start : start + _PIECE])
+            frames = deque(cast("list[Frame]", self._protocol.events_received()))
+            self._take(frames)
+            if frames:
+                self._wait(frames, data[start + _PIECE :])
+                return
+            if self._protocol.state is not OPEN and self._closing is None:
+                # The peer closed, or the library found a fault: what waits is for nobody.
+                self._backlog = None
+                self._shut(CLOSE_GOING_AWAY, "")
+                if self._session is not None:
+                    self._session.end()
+            self._pass_on()
+
+    def _take(self, frames: deque[Frame]) -> None:
+        """Do what frames say, until none is left or the session is busy."""
+        while frames:
+            session = self._session
+            if session is None:
+                frames.clear()
+            elif session.busy and self._closing is None:
+                return
+            else:
+                self._frame(frames.popleft(), session)
+
+    def _frame(self, frame: Frame, session: Session) -> None:
+        try:
+            if frame.opcode in (Opcode.PING, Opcode.PONG):
+                if self._control is None:
+                    self._control = ControlFrameRate()
+                self._control.add(session.engine.loop.time())
+                session.seen()
+            elif frame.opcode is not Opcode.CLOSE and self._closing is None:
+                self._message.add(len(frame.data), final=frame.fin)
+                self._data(frame, session)
+        except Excess as excess:
+            self._fault(session, excess.code, excess.reason)
+        except UnicodeDecodeError:
+            self._fault(session, CLOSE_MALFORMED, "text that is not UTF-8")
+
+    def _data(self, frame: Frame, session: Session) -> None:
+        if frame.opcode is not Opcode.CONT:
+            self._text = frame.opcode is Opcode.TEXT
+        if not frame.fin:
+            if self._parts is None:
+                self._parts = []
+            self._parts.append(bytes(frame.data))
+            return
+        data = bytes(frame.data)
+        if self._parts is not None:
+            data = b"".join((*self._parts, data))
+            self._parts = None
+        session.receive(data.decode() if self._text else data)
+
+    def _fault(self, session: Session, code: int, reason: str) -> None:
+        if self._closing is not None:
+            self._transport.abort()
+        else:
+            session.cut(code, reason)
+
+    def _wait(self, frames: deque[Frame], unparsed: bytes) -> None:
+        """Read no further until the session is less busy."""
+        self._frames = frames
+        self._unparsed = unparsed
+        self._transport.pause_reading()
+        self._go_on_when_idle()
+
+    def _go_on_when_idle(self) -> None:
+        if self._session is not None:
+            waiting = self._session.engine.loop.create_task(self._session.wait_idle(), name="chatx socket reader")
+            waiting.add_done_callback(lambda _: self._go_on())
+
+    def _go_on(self) -> None:
+        frames, self._frames = self._frames, None
+        unparsed, self._unparsed = self._unparsed, b""
+        if frames is None or self._lost:
+            return
+        self._take(frames)
+        if frames:
+            self._frames, self._unparsed = frames, unparsed
+            self._go_on_when_idle()
+            return
+        self._pass_on()
+        self._transport.resume_reading()
+        self._parse(unparsed)

@@ -1,0 +1,199 @@
+"""The native server: WebSockets without a web framework between a room and its sockets.
+
+    server = NativeServer(chat, authenticate=who_is_it)
+    await server.start([listening_socket])
+    ...
+    await server.drain(10.0)
+    await server.close()
+
+Clients connect to `/socket/websocket?vsn=2.0.0`. It speaks the same protocol as the ASGI application, by the same
+sessions; only the frames go from the room straight to the transports. It starts and stops no chat.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+import socket as sockets_of
+import ssl as tls
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+from chatx.errors import ConfigError
+from chatx.gateway.admission import PENDING_HANDSHAKES, Place
+from chatx.gateway.entrance import CLOSE_RESTART, Client, Entrance
+from chatx.gateway.forwarded import Proxies
+from chatx.gateway.greeting import Greeting, path_of
+from chatx.gateway.handshake import Authenticate
+from chatx.gateway.http import AsgiApp, HttpExchange, Receive, Scope, Send
+from chatx.gateway.session import IDLE_TIMEOUT_S
+from chatx.gateway.stream import Stream
+
+if TYPE_CHECKING:
+    from chatx.chat import Chat
+
+BACKLOG = 4096
+"""Connections that the kernel holds until they are accepted."""
+
+_STEP_S = 0.05
+"""Seconds between two batches of a drain, on average."""
+
+
+class NativeServer:
+    """Serves one chat on listening sockets.
+
+    Args:
+        chat: The chat; it need not run yet.
+        authenticate: `authenticate(handshake)` → the user id or an `Identity`, or None to refuse; plain or async.
+        origins: Origins besides the page's own that may connect, such as `https://example.org`; `*` is all.
+        path: Where the socket is; clients connect to `<path>/websocket`.
+        http: An ASGI application for every request that opens no WebSocket.
+        ssl: TLS, or None.
+        forwarded_allow_ips: Addresses and networks of proxies whose `X-Forwarded-For` and `-Proto` are believed.
+        idle_timeout_s: Seconds of silence after which a socket is closed.
+
+    Attributes:
+        draining: Whether new sockets are refused.
+
+    Raises:
+        ConfigError: An argument is not what it should be.
+    """
+
+    def __init__(
+        self,
+        chat: Chat,
+        *,
+        authenticate: Authenticate,
+        origins: tuple[str, ...] = (),
+        path: str = "/socket",
+        http: AsgiApp | None = None,
+        ssl: tls.SSLContext | None = None,
+        forwarded_allow_ips: tuple[str, ...] = (),
+        idle_timeout_s: float = IDLE_TIMEOUT_S,
+    ) -> None:
+        if not path.startswith("/") or path.endswith("/"):
+            raise ConfigError(f"path is {path!r}; it begins with a slash and does not end with one, as '/socket'.")
+        self.entrance: Entrance = Entrance(chat, authenticate, tuple(origins), idle_timeout_s)
+        self.path: str = path
+        self.http: AsgiApp = http if http is not None else _nothing_here
+        self.draining: bool = False
+        self.greetings: set[Greeting] = set()
+        self.exchanges: set[HttpExchange] = set()
+        self.streams: dict[Stream, tuple[Client, Place]] = {}
+        self._ssl = ssl
+        self._proxies = Proxies(tuple(forwarded_allow_ips))
+        self._servers: list[asyncio.Server] = []
+        self._empty = asyncio.Event()
+
+    @property
+    def connections(self) -> int:
+        """How many WebSockets are open."""
+        return len(self.streams)
+
+    @property
+    def full(self) -> bool:
+        """Whether as many connections as may be have not said yet what they are for."""
+        return len(self.greetings) >= PENDING_HANDSHAKES
+
+    async def start(self, sockets: Sequence[sockets_of.socket]) -> None:
+        """Serve these listening sockets, until `close`."""
+        loop = asyncio.get_running_loop()
+        for each in sockets:
+            server = await loop.create_server(lambda: Greeting(self), sock=each, ssl=self._ssl, backlog=BACKLOG)
+            self._servers.append(server)
+
+    async def drain(self, timeout_s: float) -> None:
+        """Let no one in, and send everyone away: their frames first, then a close with 1012, a batch at a time.
+
+        Half of the time is for sending them away, so that they do not all come back to the next server at once; who is
+        still there after all of it is cut off.
+        """
+        self.draining = True
+        loop = asyncio.get_running_loop()
+        ends = loop.time() + timeout_s
+        waiting = list(self.streams)
+        random.shuffle(waiting)
+        steps = max(1, min(math.ceil(len(waiting) / 50), int(timeout_s / 2 / _STEP_S)))
+        size = max(1, math.ceil(len(waiting) / steps))
+        for start in range(0, len(waiting), size):
+            for stream in waiting[start : start + size]:
+                held = self.streams.get(stream)
+                if held is not None:
+                    held[0].session.cut(CLOSE_RESTART, "restarting")
+            await asyncio.sleep(random.uniform(0.5, 1.5) * _STEP_S)
+        while self.streams and loop.time() < ends:
+            self._empty.clear()
+            try:
+                async with asyncio.timeout_at(ends):
+                    await self._empty.wait()
+            except TimeoutError:
+                break
+        for stream in list(self.streams):
+            stream.abort()
+
+    async def close(self) -> None:
+        """Listen no more, and end every connection that is left."""
+        self.draining = True
+        for server in self._servers:
+            server.close()
+        for greeting in list(self.greetings):
+            greeting.abort()
+        for exchange in list(self.exchanges):
+            exchange.abort()
+        for stream in list(self.streams):
+            stream.abort()
+        # What an abort ends is told in the loop's next rounds.
+        while self.streams:
+            self._empty.clear()
+            await self._empty.wait()
+        self._servers.clear()
+
+    def lost(self, stream: Stream) -> None:
+        """Forget a WebSocket whose connection is gone."""
+        client, place = self.streams.pop(stream)
+        client.forget()
+        place.end()
+        if not self.streams:
+            self._empty.set()
+
+    def scope_of(
+        self, transport: asyncio.Transport, target: str, headers: list[tuple[bytes, bytes]], kind: str
+    ) -> dict[str, Any]:
+        """Return the ASGI scope of a request; `kind` is `http` or `websocket`."""
+        texts = {name.decode("latin-1"): value.decode("latin-1") for name, value in headers}
+        path, query = path_of(target)
+        peer = transport.get_extra_info("peername")
+        peer_address = peer[0] if isinstance(peer, tuple) else None
+        address = self._proxies.client(peer_address, texts)
+        scheme = self._proxies.scheme(peer_address, texts, "https" if self._ssl is not None else "http")
+        if kind == "websocket":
+            scheme = "wss" if scheme == "https" else "ws"
+        server = transport.get_extra_info("sockname")
+        offered = [
+            text.strip()
+            for name, value in headers
+            if name == b"sec-websocket-protocol"
+            for text in value.decode("latin-1").split(",")
+        ]
+        return {
+            "type": kind,
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": "1.1",
+            "scheme": scheme,
+            "path": path,
+            "raw_path": target.partition("?")[0].encode("latin-1"),
+            "query_string": query.encode("latin-1"),
+            "root_path": "",
+            "headers": headers,
+            "client": (address, peer[1]) if isinstance(peer, tuple) else None,
+            "server": server[:2] if isinstance(server, tuple) else None,
+            "subprotocols": offered if kind == "websocket" else [],
+        }
+
+
+async def _nothing_here(scope: Scope, receive: Receive, send: Send) -> None:
+    headers = [(b"content-type", b"text/plain; charset=utf-8")]
+    await send({"type": "http.response.start", "status": HTTPStatus.NOT_FOUND.value, "headers": headers})
+    await send({"type": "http.response.body", "body": b"There is nothing here but a WebSocket.\n"})
