@@ -1,0 +1,61 @@
+"""Both shells on a port of their own, for tests that hold for either."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.routing import Mount
+
+from chatx.chat import Chat
+from chatx.gateway.handshake import Authenticate, Handshake
+from chatx.gateway.websocket import NativeServer
+from tests.gateway.real_client import until
+
+SHELLS = ("asgi", "native")
+
+
+def named(handshake: Handshake) -> str | None:
+    """Let in whoever says a name."""
+    return handshake.params.get("user_id")
+
+
+@asynccontextmanager
+async def served(shell: str, chat: Chat, authenticate: Authenticate = named, **options: Any) -> AsyncIterator[int]:
+    """Run the chat and serve its socket at `/socket`; the value is the port."""
+    if shell == "native":
+        async with chat, native(chat, authenticate, **options) as (_, port):
+            yield port
+        return
+    app = Starlette(routes=[Mount("/socket", chat.asgi(authenticate=authenticate, **options))], lifespan=chat.lifespan)
+    listening = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws_max_size=65_537))
+    task = asyncio.create_task(server.serve([listening]))
+    try:
+        await until(lambda: server.started)
+        yield listening.getsockname()[1]
+    finally:
+        server.should_exit = True
+        await task
+        listening.close()
+
+
+@asynccontextmanager
+async def native(
+    chat: Chat, authenticate: Authenticate = named, **options: Any
+) -> AsyncIterator[tuple[NativeServer, int]]:
+    """Serve a chat with the native server; the value is the server and its port."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    server = NativeServer(chat, authenticate=authenticate, **options)
+    await server.start([listening])
+    try:
+        yield server, listening.getsockname()[1]
+    finally:
+        await server.close()
+        assert (server.connections, len(server.greetings)) == (0, 0)
+        listening.close()

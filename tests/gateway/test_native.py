@@ -1,0 +1,349 @@
+"""The native server: what it alone must hold, from the first byte to the last, over real sockets in this loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.frames import Frame, Opcode
+
+from chatx.chat import Chat
+from chatx.core.rate_limit import RateLimit
+from chatx.errors import ConfigError
+from chatx.gateway import greeting, stream
+from chatx.gateway.forwarded import Proxies
+from chatx.gateway.session import PENDING_PUSHES
+from chatx.gateway.websocket import NativeServer
+from tests.gateway.fakes import chatx_tasks
+from tests.gateway.phoenix_peer import raw_frame
+from tests.gateway.real_client import real_client, until
+from tests.gateway.servers import named, native
+
+HANDSHAKE = (
+    b"GET /socket/websocket?vsn=2.0.0&user_id=%b HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n"
+    b"Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
+UNLIMITED = RateLimit(messages_per_sec=1e6, burst=10**6)
+
+
+@asynccontextmanager
+async def raw(port: int) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+
+
+@asynccontextmanager
+async def opened(port: int, user: bytes = b"ada") -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    async with raw(port) as (reader, writer):
+        writer.write(HANDSHAKE % user)
+        assert b" 101 " in await reader.readuntil(b"\r\n\r\n")
+        yield reader, writer
+
+
+async def answer(port: int, data: bytes) -> bytes:
+    """Return all that the server says to these bytes."""
+    async with raw(port) as (reader, writer), asyncio.timeout(10):
+        writer.write(data)
+        return await reader.read()
+
+
+def masked(opcode: Opcode, data: bytes, *, fin: bool = True) -> bytes:
+    return Frame(opcode, data, fin).serialize(mask=True)
+
+
+async def close_code(reader: asyncio.StreamReader) -> int:
+    """Return the code of the close frame that ends what the server writes."""
+    async with asyncio.timeout(10):
+        while True:
+            first, length = await reader.readexactly(2)
+            size = int.from_bytes(await reader.readexactly(2)) if length == 126 else length
+            data = await reader.readexactly(size)
+            if first == 0x88:
+                return int.from_bytes(data[:2])
+
+
+@pytest.mark.parametrize(
+    "head, status",
+    [
+        (b"GET / HTTP/1.1\r\nX: " + b"x" * greeting.HEAD_BYTES, 431),
+        (b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * (greeting.HEAD_LINES + 1) + b"\r\n", 431),
+        (b"nonsense\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nUpgrade: websocket\r\nno header\r\n\r\n", 400),
+        (b"POST /socket/websocket HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n\r\n", 405),
+        (b"GET /socket/websocket HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n", 400),
+        (HANDSHAKE.replace(b"/socket/", b"/other/") % b"ada", 404),
+        (HANDSHAKE.replace(b"vsn=2.0.0&user_id=%b", b"vsn=2.0.0"), 403),
+        (b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", 404),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 300000\r\n\r\n" + b"x" * 300_000, 413),
+    ],
+)
+async def test_a_bad_head_gets_the_status_that_says_so(head: bytes, status: int) -> None:
+    async with Chat() as chat, native(chat) as (server, port):
+        said = await answer(port, head)
+        assert said.startswith(f"HTTP/1.1 {status} ".encode())
+        assert server.connections == 0
+
+
+async def test_a_head_that_does_not_come_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(greeting, "HEAD_S", 0.05)
+    async with Chat() as chat, native(chat) as (_, port):
+        assert (await answer(port, b"GET / HT")).startswith(b"HTTP/1.1 408 ")
+
+
+async def test_connections_that_say_nothing_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chatx.gateway.websocket.PENDING_HANDSHAKES", 2)
+    async with Chat() as chat, native(chat) as (server, port):
+        async with raw(port), raw(port):
+            await until(lambda: server.full)
+            assert (await answer(port, b"")).startswith(b"HTTP/1.1 503 ")
+        await until(lambda: not server.full)
+        async with opened(port):
+            pass
+
+
+async def test_a_client_that_goes_while_it_is_asked_about_leaves_nothing() -> None:
+    asked = asyncio.Event()
+
+    async def authenticate(handshake: Any) -> str:
+        asked.set()
+        await asyncio.sleep(3600)
+        return "ada"
+
+    async with Chat(adapter_timeout_ms=3_600_000) as chat, native(chat, authenticate) as (server, port):
+        async with raw(port) as (_, writer):
+            writer.write(HANDSHAKE % b"ada")
+            await asked.wait()
+        await until(lambda: not server.greetings and not chatx_tasks())
+        assert len(server.entrance.begin(None)[0].admission) == 1  # the one that was begun here
+
+
+async def test_a_chat_that_does_not_run_is_a_503_and_so_is_a_server_that_drains() -> None:
+    chat = Chat()
+    async with native(chat) as (server, port):
+        assert (await answer(port, HANDSHAKE % b"ada")).startswith(b"HTTP/1.1 503 ")
+        await chat.start()
+        await server.drain(0.1)
+        assert (await answer(port, HANDSHAKE % b"ada")).startswith(b"HTTP/1.1 503 ")
+        assert (await answer(port, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")).startswith(b"HTTP/1.1 404 ")
+        await chat.stop()
+
+
+async def test_an_authenticate_that_fails_is_a_refusal() -> None:
+    def authenticate(handshake: Any) -> str:
+        raise LookupError("no such thing")
+
+    async with Chat() as chat, native(chat, authenticate) as (_, port):
+        assert (await answer(port, HANDSHAKE % b"ada")).startswith(b"HTTP/1.1 403 ")
+
+
+@pytest.mark.parametrize(
+    "frames, code",
+    [
+        (b"".join(masked(Opcode.PING, b"") for _ in range(100)), 1008),
+        (masked(Opcode.TEXT, b"", fin=False) + masked(Opcode.CONT, b"", fin=False) * 200, 1008),
+        (masked(Opcode.TEXT, b"x" * 40_000, fin=False) + masked(Opcode.CONT, b"x" * 40_000), 1009),
+        (masked(Opcode.TEXT, b"\xff\xfe"), 1007),
+        (masked(Opcode.TEXT, b"not json"), 1007),
+        (masked(Opcode.CONT, b"x"), 1002),
+        (Frame(Opcode.TEXT, b"[]").serialize(mask=False), 1002),
+        (bytes((0xC1, 0x80, 0, 0, 0, 0)), 1002),
+        (masked(Opcode.CLOSE, (3000).to_bytes(2)), 3000),
+    ],
+)
+async def test_frames_that_are_too_much_or_wrong_close_the_socket_and_no_other(frames: bytes, code: int) -> None:
+    async with Chat() as chat, native(chat) as (server, port), real_client(port, "bob") as bystander:
+        await bystander.ask("room:a", "phx_join")
+        async with opened(port) as (reader, writer):
+            writer.write(frames)
+            assert await close_code(reader) == code
+            writer.write(b"\x00" * 10)
+            assert await asyncio.wait_for(reader.read(), 10) == b""
+        await until(lambda: server.connections == 1)
+        await bystander.ask("room:a", "new_message", {"content": "still here"})
+
+
+async def test_a_message_in_pieces_and_frames_in_drips_are_understood() -> None:
+    async with Chat() as chat, native(chat) as (_, port), opened(port) as (reader, writer):
+        text = raw_frame(2, "1", "1", "room:a", "phx_join", {})
+        data = text.encode() if isinstance(text, str) else text
+        pieces = [data[start : start + 7] for start in range(0, len(data), 7)]
+        frames = masked(Opcode.TEXT, pieces[0], fin=False) + b"".join(
+            masked(Opcode.CONT, piece, fin=piece is pieces[-1]) for piece in pieces[1:]
+        )
+        for byte in frames:
+            writer.write(bytes((byte,)))
+            await writer.drain()
+        first, _ = await reader.readexactly(2)
+        assert first == 0x81
+        assert await chat.presence("a")
+
+
+async def test_what_follows_a_handshake_at_once_is_not_lost() -> None:
+    async with Chat() as chat, native(chat) as (_, port), raw(port) as (reader, writer):
+        text = raw_frame(2, "1", "1", "room:a", "phx_join", {})
+        writer.write(HANDSHAKE % b"ada" + masked(Opcode.TEXT, text.encode() if isinstance(text, str) else text))
+        await reader.readuntil(b"\r\n\r\n")
+        assert (await reader.readexactly(1)) == b"\x81"
+
+
+async def test_a_client_with_many_pushes_under_way_is_read_no_further_until_they_are_done() -> None:
+    going = asyncio.Event()
+
+    class Slow:
+        async def check(self, content: str) -> bool:
+            await going.wait()
+            return True
+
+    async with (
+        Chat(moderation=Slow(), rate_limit=UNLIMITED) as chat,
+        native(chat) as (server, port),
+        real_client(port, "ada") as client,
+    ):
+        await client.ask("room:a", "phx_join")
+        for number in range(300):
+            await client.push("room:a", "new_message", {"content": f"{number}"})
+        ((served, _),) = server.streams.values()
+        await until(lambda: served.session.busy)
+        beat = await client.push("phoenix", "heartbeat")
+        await asyncio.sleep(0.1)
+        assert len(served.session._tasks) == PENDING_PUSHES
+        going.set()
+        messages = await client.wait_for_messages(300)
+        assert [each["content"] for each in messages] == [f"{number}" for number in range(300)]
+        await client.wait_for(lambda each: each.event == "phx_reply" and each.ref == beat)
+
+
+async def test_a_peer_that_takes_nothing_for_long_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "WRITE_STALL_S", 0.2)
+    monkeypatch.setattr(stream, "CLOSE_S", 0.2)
+    async with Chat(rate_limit=UNLIMITED, mailbox_bytes=10**9) as chat, native(chat) as (server, port):
+        async with opened(port) as (reader, writer):
+            text = raw_frame(2, "1", "1", "room:a", "phx_join", {})
+            writer.write(masked(Opcode.TEXT, text.encode() if isinstance(text, str) else text))
+            await until(lambda: chat.statistics().rooms == 1)
+            reader._transport.pause_reading()  # type: ignore[attr-defined]
+            await asyncio.sleep(0.05)
+            for _ in range(3000):
+                await chat.send_message("a", "bob", "x" * 4000)
+            await until(lambda: server.connections == 0)
+        assert await chat.presence("a") == {}
+
+
+async def test_a_drain_lets_everything_out_before_it_sends_away() -> None:
+    async with Chat(rate_limit=UNLIMITED) as chat, native(chat) as (server, port):
+        async with real_client(port, "ada") as ada, real_client(port, "bob") as bob:
+            for client in (ada, bob):
+                await client.ask("room:a", "phx_join")
+            for number in range(100):
+                await chat.send_message("a", "eve", f"{number}")
+            await asyncio.gather(server.drain(5), ada.wait_for_messages(100), bob.wait_for_messages(100))
+            for client in (ada, bob):
+                with pytest.raises(ConnectionClosed):
+                    await client.wait_for(lambda _: False)
+                assert client.connection.close_code == 1012
+        assert server.connections == 0
+
+
+async def test_a_drain_does_not_wait_longer_than_it_may_for_whoever_does_not_answer() -> None:
+    async with Chat() as chat, native(chat) as (server, port), opened(port) as (reader, _):
+        await server.drain(0.2)
+        await until(lambda: server.connections == 0)
+        assert await close_code(reader) == 1012
+
+
+async def test_other_requests_go_to_the_application_and_its_failures_stay_there() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        body = (await receive())["body"]
+        if scope["path"] == "/fails":
+            raise LookupError("no such thing")
+        said = f"{scope['method']} {scope['path']} {scope['query_string'].decode()} {body.decode()}".encode()
+        headers = [(b"content-length", str(len(said)).encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": said})
+
+    async with Chat() as chat, native(chat, http=app) as (server, port):
+        said = await answer(port, b"POST /a%20b?c=d HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nxyz")
+        assert said.startswith(b"HTTP/1.1 200 ")
+        assert said.endswith(b"\r\n\r\nPOST /a b c=d xyz")
+        assert (await answer(port, b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\n")).endswith(b"\r\n\r\n")
+        assert (await answer(port, b"GET /fails HTTP/1.1\r\nHost: a\r\n\r\n")).startswith(b"HTTP/1.1 500 ")
+        assert (await answer(port, b"GET / HTTP/1.1\r\nHost: a\r\nBad Header: x\r\n\r\n")).startswith(b"HTTP/1.1 400 ")
+        await until(lambda: not server.exchanges)
+
+
+async def test_random_bytes_after_and_before_the_handshake_hurt_nobody() -> None:
+    rng = random.Random(5)
+    failures: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
+    async with Chat() as chat, native(chat) as (server, port), real_client(port, "bob") as bystander:
+        await bystander.ask("room:a", "phx_join")
+        for number in range(200):
+            async with raw(port) as (reader, writer):
+                noise = rng.randbytes(rng.randrange(1, 400))
+                opcodes = [rng.choice(list(Opcode)) for _ in range(5)]
+                frames = b"".join(masked(each, rng.randbytes(rng.randrange(50))) for each in opcodes)
+                writer.write(noise if number % 4 == 0 else HANDSHAKE % b"ada" + rng.choice((noise, frames)))
+                writer.write_eof()
+                async with asyncio.timeout(10):
+                    with contextlib.suppress(ConnectionError):  # it may be cut off
+                        await reader.read()
+        await until(lambda: server.connections == 1 and not server.greetings)
+        await bystander.ask("room:a", "new_message", {"content": "still here"})
+        assert failures == []
+    assert not chatx_tasks()
+
+
+async def test_an_origin_behind_a_trusted_proxy_is_the_one_that_the_proxy_tells() -> None:
+    seen: list[Any] = []
+
+    def authenticate(handshake: Any) -> str:
+        seen.append((handshake.scope["client"][0], handshake.scope["scheme"]))
+        return "ada"
+
+    headers = {"X-Forwarded-For": "198.51.100.7, 127.0.0.9", "X-Forwarded-Proto": "https"}
+    async with Chat() as chat:
+        async with native(chat, authenticate, forwarded_allow_ips=("127.0.0.0/8", "::1")) as (_, port):
+            options = {"origin": f"https://localhost:{port}", "additional_headers": headers}
+            async with real_client(port, "ada", **options):
+                pass
+        async with native(chat, authenticate) as (_, port):
+            with pytest.raises(InvalidStatus):
+                async with real_client(port, "ada", origin=f"https://localhost:{port}", additional_headers=headers):
+                    pass
+    assert seen == [("198.51.100.7", "wss")]
+
+
+def test_proxies_are_addresses_and_what_is_no_address_is_not_believed() -> None:
+    with pytest.raises(ConfigError, match="forwarded_allow_ips"):
+        Proxies(("nonsense",))
+    proxies = Proxies(("*",))
+    assert proxies.client("10.0.0.1", {"x-forwarded-for": "evil, 10.0.0.2"}) == "10.0.0.2"
+    assert proxies.client(None, {"x-forwarded-for": "10.0.0.2"}) is None
+    assert proxies.scheme("10.0.0.1", {"x-forwarded-proto": "gopher"}, "http") == "http"
+
+
+@pytest.mark.parametrize("wrong", [{"path": "socket"}, {"path": "/socket/"}, {"origins": ("nonsense",)}])
+def test_wrong_arguments_are_told_at_once(wrong: Any) -> None:
+    with pytest.raises(ConfigError):
+        NativeServer(Chat(), authenticate=named, **wrong)
+    with pytest.raises(ConfigError):
+        NativeServer(Chat(), authenticate=None)  # type: ignore[arg-type]
+
+
+async def test_over_tls_it_takes_no_plain_request() -> None:
+    async with Chat() as chat, native(chat, ssl=ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)) as (server, port):
+        said = b""
+        with contextlib.suppress(ConnectionError):
+            said = await answer(port, HANDSHAKE % b"ada")
+        assert b"HTTP" not in said
+        assert server.connections == 0
