@@ -125,7 +125,7 @@ async def test_whoever_reads_nothing_is_closed_as_slow_and_resumes_while_the_oth
                 offsets.extend(each.payload["offset"] for each in [read(2, str(text))] if each.event == "new_message")
 
         reading = asyncio.create_task(read_quickly())
-        async with real_client(port, "slow", max_queue=1, close_timeout=0.1) as slow:
+        async with real_client(port, "slow", max_queue=1, close_timeout=0.1, compression=None) as slow:
             start = await slow.ask("room:a", "phx_join")
             for number in range(1, SENT + 1):
                 await chat.send_message("a", "bob", f"{number:05}" + "x" * 4000)
