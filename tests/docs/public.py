@@ -24,6 +24,7 @@ SINGLE = (
     "chatx.gateway.handshake.Answer",
     "chatx.gateway.handshake.Authenticate",
     "chatx.gateway.handshake.Handshake",
+    "chatx.gateway.websocket.NativeServer",
     "chatx.telemetry.Handler",
 )
 """Names of other modules that the signatures of public ones need."""
@@ -36,6 +37,9 @@ INTERNAL = {
     "chatx.Subscription.cut",
     "chatx.Subscription.end",
     "chatx.adapters.sqlite.SCHEMA_VERSION",
+    "chatx.gateway.websocket.NativeServer.full",
+    "chatx.gateway.websocket.NativeServer.lost",
+    "chatx.gateway.websocket.NativeServer.scope_of",
     "chatx.testing.pytest_plugin.ChatFactory",
     "chatx.testing.pytest_plugin.T",
 }
