@@ -15,10 +15,10 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-import socket as sockets_of
-import ssl as tls
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from http import HTTPStatus
+from socket import socket
+from ssl import SSLContext
 from typing import TYPE_CHECKING, Any
 
 from chatx.errors import ConfigError
@@ -68,8 +68,8 @@ class NativeServer:
         authenticate: Authenticate,
         origins: tuple[str, ...] = (),
         path: str = "/socket",
-        http: AsgiApp | None = None,
-        ssl: tls.SSLContext | None = None,
+        http: Callable[[Any, Any, Any], Awaitable[None]] | None = None,
+        ssl: SSLContext | None = None,
         forwarded_allow_ips: tuple[str, ...] = (),
         idle_timeout_s: float = IDLE_TIMEOUT_S,
     ) -> None:
@@ -97,7 +97,7 @@ class NativeServer:
         """Whether as many connections as may be have not said yet what they are for."""
         return len(self.greetings) >= PENDING_HANDSHAKES
 
-    async def start(self, sockets: Sequence[sockets_of.socket]) -> None:
+    async def start(self, sockets: Sequence[socket]) -> None:
         """Serve these listening sockets, until `close`."""
         loop = asyncio.get_running_loop()
         for each in sockets:
