@@ -29,10 +29,9 @@ smartquotes = False
 default_role = "py:obj"
 nitpick_ignore_regex = [
     # What other packages document themselves. Inventories of theirs would have to be downloaded.
-    ("py:.*", r"(asyncio|collections|contextlib|msgspec|os|pathlib|socket|sqlite3|ssl|starlette|types|typing)\b.*"),
+    ("py:.*", r"(asyncio|collections|contextlib|msgspec|os|pathlib|socket|sqlite3|ssl|SSLContext|starlette|types|typing)\b.*"),
     # Type variables, and what the annotations of private bases name.
     ("py:.*", r"(chatx\.[\w.]+\.)?[ET]"),
-    ("py:class", "SSLContext"),
 ]
 
 # The same anchors as a forge makes of the headings, so that one link works in both.
