@@ -29,7 +29,10 @@ smartquotes = False
 default_role = "py:obj"
 nitpick_ignore_regex = [
     # What other packages document themselves. Inventories of theirs would have to be downloaded.
-    ("py:.*", r"(asyncio|collections|contextlib|msgspec|os|pathlib|socket|sqlite3|ssl|SSLContext|starlette|types|typing)\b.*"),
+    (
+        "py:.*",
+        r"(asyncio|collections|contextlib|msgspec|os|pathlib|socket|sqlite3|ssl|SSLContext|starlette|types|typing)\b.*",
+    ),
     # Type variables, and what the annotations of private bases name.
     ("py:.*", r"(chatx\.[\w.]+\.)?[ET]"),
 ]

@@ -281,6 +281,18 @@ async def test_other_requests_go_to_the_application_and_its_failures_stay_there(
         await until(lambda: not server.exchanges)
 
 
+async def test_requests_under_way_are_bounded_and_each_gives_its_place_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(greeting, "MAX_EXCHANGES", 1)
+    request = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n"
+    async with Chat() as chat, native(chat) as (server, port):
+        async with raw(port) as (_, writer):
+            writer.write(request)
+            await until(lambda: len(server.exchanges) == 1)
+            assert (await answer(port, request + b"xyz")).startswith(b"HTTP/1.1 503 ")
+        await until(lambda: not server.exchanges)
+        assert (await answer(port, request + b"xyz")).startswith(b"HTTP/1.1 404 ")
+
+
 async def test_random_bytes_after_and_before_the_handshake_hurt_nobody() -> None:
     rng = random.Random(5)
     failures: list[Any] = []

@@ -33,6 +33,9 @@ HEAD_S = 5.0
 HEAD_BYTES = 8192
 HEAD_LINES = 64
 
+MAX_EXCHANGES = 256
+"""Requests that open no WebSocket, under way at a time."""
+
 _UPGRADE = re.compile(rb"\r\nupgrade:[ \t]*websocket[ \t]*\r\n", re.IGNORECASE)
 
 
@@ -76,6 +79,8 @@ class Greeting(asyncio.Protocol):
         self._head = b""
         if _UPGRADE.search(head):
             self._upgrade(self._transport, head, rest)
+        elif len(self._server.exchanges) >= MAX_EXCHANGES:
+            self._answer(HTTPStatus.SERVICE_UNAVAILABLE, "Too many requests are under way. Come back.")
         else:
             self._finish()
             exchange = HttpExchange(self._transport, self._server.http, self._server.scope_of)

@@ -238,7 +238,8 @@ class Stream(asyncio.Protocol):
             # It was not read while its session was busy; now the answer to the close is to be seen.
             self._frames = None
             self._unparsed = b""
-            self._transport.resume_reading()
+            if not self._transport.is_closing():
+                self._transport.resume_reading()
 
     def _pass_on(self) -> None:
         """Write what the library wants written."""
