@@ -63,7 +63,7 @@ def test_each_commands_help_shows_examples_that_its_parser_takes(
         taken.append(options)
         return 0
 
-    monkeypatch.setattr(f"chatx.cli._{command}", take)
+    monkeypatch.setattr(f"chatx.cli.{command}.run", take)
 
     assert len(examples) >= 3
     assert [main([command, *example]) for example in examples] == [0] * len(examples)
@@ -218,7 +218,7 @@ def test_a_missing_extra_is_named_with_how_to_install_it(
     missing: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in list(sys.modules):
-        if name.partition(".")[0] == missing or name.startswith("chatx.demo"):
+        if name.partition(".")[0] == missing or name == "chatx.demo.app":
             monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, missing, None)
 
