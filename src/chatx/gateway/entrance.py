@@ -9,6 +9,7 @@ Rules:
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
@@ -71,6 +72,16 @@ class Entrance:
         self._origins = tuple(origins)
         self._idle_timeout_s = idle_timeout_s
         self._hubs: Hubs | None = None
+
+    @property
+    def closed(self) -> Mapping[int, int]:
+        """How many sockets were closed from this side since the chat was started, by close code."""
+        return self._hubs.closed if self._hubs is not None else {}
+
+    def drain(self) -> None:
+        """Refuse joins on the sockets that are open, until the chat is started anew."""
+        if self._hubs is not None:
+            self._hubs.draining = True
 
     def begin(self, address: str | None) -> tuple[Hubs, Place]:
         """Count a handshake from this address; end the place when its socket has ended.

@@ -114,6 +114,7 @@ class Greeting(asyncio.Protocol):
         if transport is None or transport.is_closing():
             return
         self._finish()
+        self._server.refused[status.value] += 1
         body = (text + "\n").encode()
         transport.write(
             f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: text/plain; charset=utf-8\r\n"

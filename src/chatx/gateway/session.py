@@ -18,6 +18,7 @@ import logging
 import math
 import sys
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeAlias
 
@@ -41,6 +42,7 @@ from chatx.runtime.process import RoomProcess
 logger: logging.Logger = logging.getLogger("chatx")
 
 CLOSE_GOING_AWAY = 1001
+CLOSE_INTERNAL = 1011
 CLOSE_EXPIRED = 4001
 CLOSE_REVOKED = 4003
 """Codes that tell phoenix.js to come back; 1000 would stop it for good."""
@@ -73,6 +75,8 @@ class Hubs:
         admission: How many sockets there are.
         joins: A token bucket for each connection, for its joins and its new tokens.
         wheel: The deadlines of its sessions.
+        closed: How many sockets were closed from this side, by close code.
+        draining: Whether joins are refused, since the server goes away.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -84,6 +88,8 @@ class Hubs:
         most = max(config.max_joins_per_connection, MAX_JOINS)
         self.joins: TokenBuckets = TokenBuckets(RateLimit(most / JOIN_SECONDS, JOIN_BURSTS * most))
         self.wheel: Wheel = Wheel(engine.loop)
+        self.closed: Counter[int] = Counter()
+        self.draining: bool = False
         self._hubs: dict[RoomProcess, Hub] = {}
         self._connections = 0
 
@@ -235,6 +241,8 @@ class Session:
 
     def cut(self, code: int, reason: str) -> None:
         """Close the socket from this side, and end."""
+        if not self._ended:
+            self._hubs.closed[code] += 1
         self.socket.close(code, reason)
         self.end()
 
@@ -269,8 +277,7 @@ class Session:
                 case Superseded():
                     self._leave(action.topic)
                 case Close():
-                    self.socket.close(action.code, action.reason)
-                    self.end()
+                    self.cut(action.code, action.reason)
 
     def _push(self, push: Push) -> None:
         try:
@@ -356,6 +363,10 @@ class Session:
         self._carry_out(self._protocol.reply(push, "error", error_response(error)))
 
     def _ask_to_join(self, join: Join) -> None:
+        if self._hubs.draining:
+            away = RoomUnavailable("This server is going away; the socket is about to be closed. Come back and join.")
+            self._carry_out(self._protocol.join_error(join, error_response(away)))
+            return
         wait = self._hubs.joins.acquire(self._number, "", self.engine.loop.time())
         if wait:
             # Before the auth adapter is asked: a flood of joins is not to become one of its queries.
@@ -458,8 +469,7 @@ class Session:
             return
         # A bug of ours; the client is not left waiting for an answer that never comes.
         logger.error("A session failed and is closed.", exc_info=task.exception())
-        self.socket.close(1011, "internal error")
-        self.end()
+        self.cut(CLOSE_INTERNAL, "internal error")
 
 
 def _join_response(position: Position | None, caught_up: CatchUp) -> dict[str, str | int | bool]:

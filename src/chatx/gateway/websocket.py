@@ -15,7 +15,8 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from http import HTTPStatus
 from socket import socket
 from ssl import SSLContext
@@ -56,6 +57,7 @@ class NativeServer:
 
     Attributes:
         draining: Whether new sockets are refused.
+        refused: How many connections were refused before they were served, by HTTP status.
 
     Raises:
         ConfigError: An argument is not what it should be.
@@ -79,6 +81,7 @@ class NativeServer:
         self.path: str = path
         self.http: AsgiApp = http if http is not None else _nothing_here
         self.draining: bool = False
+        self.refused: Counter[int] = Counter()
         self.greetings: set[Greeting] = set()
         self.exchanges: set[HttpExchange] = set()
         self.streams: dict[Stream, tuple[Client, Place]] = {}
@@ -91,6 +94,11 @@ class NativeServer:
     def connections(self) -> int:
         """How many WebSockets are open."""
         return len(self.streams)
+
+    @property
+    def sockets_closed(self) -> Mapping[int, int]:
+        """How many WebSockets were closed from this side since the chat was started, by close code."""
+        return self.entrance.closed
 
     @property
     def full(self) -> bool:
@@ -111,6 +119,7 @@ class NativeServer:
         still there after all of it is cut off.
         """
         self.draining = True
+        self.entrance.drain()
         loop = asyncio.get_running_loop()
         ends = loop.time() + timeout_s
         waiting = list(self.streams)

@@ -20,12 +20,7 @@ from chatx.cli import main
 from chatx.config import ChatConfig
 from tests.process import ENVIRONMENT, demo, run
 
-
-@pytest.fixture(autouse=True)
-def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in os.environ:
-        if name.startswith("CHATX_"):
-            monkeypatch.delenv(name)
+COMMANDS = ("demo", "serve", "token", "check")
 
 
 @pytest.fixture
@@ -35,7 +30,7 @@ def config(tmp_path: Path) -> Path:
     return file
 
 
-@pytest.mark.parametrize("command", [[], ["demo"], ["check"]])
+@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)])
 def test_help_is_printed_with_status_0(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main([*command, "--help"])
@@ -44,11 +39,11 @@ def test_help_is_printed_with_status_0(command: list[str], capsys: pytest.Captur
     assert ended.value.code == 0
     assert printed.out.startswith("usage: chatx")
     assert printed.err == ""
-    for named in ("demo", "check") if not command else ():
+    for named in COMMANDS if not command else ():
         assert f"    {named} " in printed.out
 
 
-@pytest.mark.parametrize("command", ["demo", "check"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_each_commands_help_shows_examples_that_its_parser_takes(
     command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
