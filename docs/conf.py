@@ -33,6 +33,7 @@ nitpick_ignore_regex = [
         "py:.*",
         r"(asyncio|collections|contextlib|msgspec|os|pathlib|socket|sqlite3|ssl|SSLContext|starlette|types|typing)\b.*",
     ),
+    ("py:.*", r"prometheus_client\b.*"),
     # Type variables, and what the annotations of private bases name.
     ("py:.*", r"(chatx\.[\w.]+\.)?[ET]"),
 ]

@@ -7,6 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from chatx import ERRORS, ChatConfig, RateLimit, Statistics, telemetry
+from chatx.gateway import operations
 from chatx.gateway.phoenix import TRANSITIONS, Input
 from tests.docs.markdown import PAGES
 
@@ -66,8 +67,13 @@ def transitions() -> str:
     )
 
 
+def server_routes() -> str:
+    """What there is beside the native server's socket, as the module's docstring has it."""
+    return "".join(f"{line}\n" for line in (operations.__doc__ or "").splitlines() if line.startswith("|"))
+
+
 TABLES: dict[str, Callable[[], str]] = {
-    table.__name__: table for table in (options, errors, events, statistics, transitions)
+    table.__name__: table for table in (options, errors, events, statistics, transitions, server_routes)
 }
 
 

@@ -21,6 +21,8 @@ GAUGES: Mapping[str, str] = {
     "rooms": "Rooms in memory.",
     "members": "Users present, summed over the rooms.",
     "subscriptions": "Subscribers, summed over the rooms; a room's sockets are one.",
+    "connections": "Open mailboxes and sockets.",
+    "room_crashes": "Crashes of the rooms in memory.",
     "unread": "Events and writes that wait for their readers.",
     "admitted": "Messages admitted and not yet sequenced.",
     "token_buckets": "Pairs of room and user whose bucket is not full.",
