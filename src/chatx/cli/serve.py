@@ -73,10 +73,11 @@ def add_to(commands: Commands) -> None:
     )
     parser.add_argument(
         "--origin",
-        action="append",
+        nargs="+",
+        action="extend",
         default=[],
         metavar="ORIGIN",
-        help="an origin besides the server's own whose pages may connect, as https://example.org; may be repeated",
+        help="origins besides the server's own whose pages may connect, as https://example.org",
     )
     parser.add_argument("--tls-cert", metavar="FILE", help="certificate chain, PEM; with --tls-key")
     parser.add_argument("--tls-key", metavar="FILE", help="its private key, PEM")

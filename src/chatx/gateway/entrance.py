@@ -105,7 +105,8 @@ class Entrance:
             Closed: The chat is not running any more.
             Refused: The path, the origin, the version, `authenticate` or a bound says no.
         """
-        if not path.endswith("/websocket"):
+        # Litestar writes a slash behind the path of what is mounted.
+        if not path.rstrip("/").endswith("/websocket"):
             raise Refused(403, "there is no socket at this path; it ends in /websocket")
         if not origin_allowed(handshake, self._origins):
             raise Refused(403, f"origin {handshake.headers.get('origin')!r} is not allowed")
