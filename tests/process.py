@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -42,16 +42,30 @@ def free_port() -> int:
 class Served:
     """A running command of `chatx` that serves a port on localhost."""
 
-    def __init__(self, command: str, port: int, *arguments: str, **environment: str) -> None:
+    def __init__(
+        self,
+        name: str,
+        port: int,
+        *arguments: str,
+        command: Sequence[str] = (sys.executable, "-m", "chatx"),
+        cwd: Path | None = None,
+        **environment: str,
+    ) -> None:
         self.port = port
         self.url = f"http://localhost:{port}"
-        self._command = [sys.executable, "-m", "chatx", command, "--port", str(port), *arguments]
+        self._command = [*command, name, "--port", str(port), *arguments]
+        self._cwd = cwd
         self._environment = ENVIRONMENT | environment
         self.process = self._started()
 
     def _started(self) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            self._command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=self._environment
+            self._command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=self._cwd,
+            env=self._environment,
         )
 
     def wait_until_it_answers(self) -> None:
@@ -104,9 +118,9 @@ def demo(store: Path) -> Iterator[Demo]:
 
 
 @contextmanager
-def serve(*arguments: str, **environment: str) -> Iterator[Served]:
-    """Run `chatx serve` on a free port."""
-    with _until_the_end(Served("serve", free_port(), *arguments, **environment)) as running:
+def serve(*arguments: str, **options: Any) -> Iterator[Served]:
+    """Run `chatx serve` on a free port; options and variables as `Served`."""
+    with _until_the_end(Served("serve", free_port(), *arguments, **options)) as running:
         yield running
 
 

@@ -293,6 +293,35 @@ def test_without_an_admin_token_the_rooms_are_shut() -> None:
             assert "CHATX_ADMIN_TOKEN" in body
 
 
+@pytest.mark.process
+async def test_adapters_of_the_configuration_are_found_in_the_current_folder(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(ADAPTERS)
+    (tmp_path / "chatx.toml").write_text('[chatx]\nauth = "mine:Auth"\nmoderation = "mine:Moderation"\n')
+    script = Path(sys.executable).parent / "chatx"
+    with serve("--insecure-user-param", "--config", "chatx.toml", cwd=tmp_path, command=[str(script)]) as server:
+        async with real_client(server.port, "ada") as ada:
+            await ada.ask("room:open", "phx_join")
+            for topic, event, payload, code in (
+                ("room:shut", "phx_join", {}, "unauthorized"),
+                ("room:open", "new_message", {"content": "spam"}, "blocked"),
+            ):
+                ref = await ada.push(topic, event, payload)
+                reply = await ada.wait_for(lambda each: each.event == "phx_reply" and each.ref == ref)  # noqa: B023
+                assert reply.payload["response"]["code"] == code
+
+
+ADAPTERS = """
+class Auth:
+    def authorize(self, user_id, room_id, action):
+        return room_id == "open"
+
+
+class Moderation:
+    def check(self, content):
+        return content != "spam"
+"""
+
+
 # TLS
 
 

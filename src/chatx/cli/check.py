@@ -6,8 +6,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
-from chatx.cli.command import command, fail
-from chatx.config import ChatConfig
+from chatx.cli.command import command, configuration, fail
 from chatx.errors import ChatError
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ def add_to(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print what is in effect."""
     try:
-        config = ChatConfig.load(options.config)
+        config = configuration(options.config)
     except ChatError as error:
         if options.json:
             print(json.dumps({"error": {"code": error.code, "reason": error.reason}}))

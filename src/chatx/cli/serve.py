@@ -6,7 +6,6 @@ import argparse
 import asyncio
 import logging
 import os
-import resource
 import signal
 import socket
 import ssl
@@ -16,11 +15,10 @@ from dataclasses import replace
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
-from chatx.cli.command import command, fail, port
+from chatx.cli.command import command, configuration, fail, port
 from chatx.cli.listening import CannotListen, listening
 from chatx.cli.logs import FORMATS, LEVELS, log_to
 from chatx.cli.store import store_of
-from chatx.config import ChatConfig
 from chatx.errors import ChatError, ConfigError
 
 if TYPE_CHECKING:
@@ -115,7 +113,7 @@ def run(options: argparse.Namespace) -> int:
     with ExitStack() as stack:
         try:
             authenticate = identity_source(os.environ.get("CHATX_SECRET", ""), insecure=options.insecure_user_param)
-            config = ChatConfig.load(options.config)
+            config = configuration(options.config)
             tls = _tls(options)
             sockets = stack.enter_context(listening(options.host, options.port))
             if options.insecure_user_param:
@@ -222,6 +220,10 @@ def _check_loopback(sockets: list[socket.socket]) -> None:
 
 def _raise_open_files() -> None:
     """Raise the soft limit of open files to the hard one: each socket is one."""
+    try:
+        import resource
+    except ModuleNotFoundError:  # there is none on Windows, and no such limit
+        return
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
