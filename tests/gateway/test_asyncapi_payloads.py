@@ -72,7 +72,7 @@ def test_a_message_that_the_schema_refuses_is_refused_and_one_it_accepts_is_well
     # Bounds that the decoder leaves to the engine.
     assert not accepted
     with pytest.raises(InvalidMessage):
-        valid_content(payload["content"], 4096)
+        valid_content(payload["content"], 65_536)
         valid_id(payload["key"], "key")
 
 
@@ -132,6 +132,23 @@ def test_whatever_refs_the_gateway_takes_the_document_knows(
         frame = dict(zip(("join_ref", "ref", "topic", "event", "payload"), frame, strict=True))
     decode(version, msgspec.json.encode(frame).decode())
     assert len(matches(frame, FROM_CLIENTS)) == ((topic == "phoenix") is (event == "heartbeat"))
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("left_out", ["ref", "topic", "event", "payload", "join_ref"])
+def test_a_frame_without_one_of_its_parts_is_none(version: Version, left_out: str) -> None:
+    fields = {"join_ref": "1", "ref": "1", "topic": "room:a", "event": "phx_leave", "payload": {}}
+    assert matches(list(fields.values()) if version == 2 else fields, FROM_CLIENTS) == ["leave"]
+    del fields[left_out]
+    frame: Any = list(fields.values()) if version == 2 else fields
+
+    if version == 1 and left_out == "join_ref":
+        decode(version, msgspec.json.encode(frame).decode())
+        assert matches(frame, FROM_CLIENTS) == ["leave"]
+        return
+    with pytest.raises(MalformedFrame):
+        decode(version, msgspec.json.encode(frame).decode())
+    assert matches(frame, FROM_CLIENTS) == []
 
 
 def test_the_types_that_clients_send_are_those_that_are_tried_here() -> None:
