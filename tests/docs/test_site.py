@@ -97,8 +97,7 @@ def test_what_is_broken_is_found(tmp_path: Path) -> None:
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     for page in ROOT.glob("*.md"):
         shutil.copy(page, tmp_path)
-    (tmp_path / "examples").mkdir()
-    shutil.copy(ROOT / "examples" / "fastapi_app.py", tmp_path / "examples")
+    shutil.copytree(ROOT / "examples", tmp_path / "examples", ignore=shutil.ignore_patterns("__pycache__"))
     docs = tmp_path / "docs"
     with (docs / "presence.md").open("a", encoding="utf-8") as prose:
         prose.write("\n[no page](no-such-page.md) and [no anchor](resume.md#no-such-anchor)\n")

@@ -24,7 +24,7 @@ from chatx.gateway.limits import CONTROL_FRAMES_PER_S, MAX_FRAGMENTS
 from chatx.gateway.messages import ANSWERS, BROADCASTS, ENDS, FROM_CLIENTS, HEARTBEAT_S, REPLIES, Example, Kind
 from chatx.gateway.phoenix import MAX_FRAME_BYTES, MAX_WAITING_FRAMES, TRANSITIONS, room_topic
 from chatx.gateway.schemas import Schema, client_frame, schemas, server_frame
-from chatx.gateway.session import IDLE_TIMEOUT_S, JOIN_BURSTS, JOIN_SECONDS
+from chatx.gateway.session import IDLE_TIMEOUT_S, JOIN_BURSTS, JOIN_SECONDS, PENDING_PUSHES
 
 _KINDS: Final = {**FROM_CLIENTS, **REPLIES, **BROADCASTS, **ENDS}
 
@@ -265,6 +265,8 @@ def _limits() -> dict[str, Any]:
         "messages_at_once": (rate.burst, "Messages of a user in a room, at once; `rate_limited`."),
         "messages_per_s": (rate.messages_per_sec, "Messages of a user in a room, after that; `rate_limited`."),
         "waiting_frames": (MAX_WAITING_FRAMES, "Frames sent to a topic while its join or leave is unanswered; 1008."),
+        "unanswered_pushes": (PENDING_PUSHES, "Pushes under way; the server reads no further meanwhile."),
+        "unread_bytes": (config.mailbox_bytes, "Bytes that the client has not taken; 1013."),
         "silence_s": (IDLE_TIMEOUT_S, "Seconds without a frame from the client; 1001."),
         "heartbeat_s": (HEARTBEAT_S, "Seconds between two heartbeats, as clients send them."),
     }
