@@ -82,6 +82,9 @@ class TestBuilt:
             assert str(ROOT) not in text
             assert str(Path.home()) + "/" not in text
 
+    def test_the_description_of_the_wire_can_be_downloaded_at_an_address_that_stays(self, site: Site) -> None:
+        assert (site.folder / "asyncapi.json").read_bytes() == (DOCS / "asyncapi.json").read_bytes()
+
     def test_the_navigation_has_the_order_of_the_index(self, site: Site) -> None:
         shown = [link for link in site.pages[site.folder / "start.html"].links if link.endswith(".html")]
         listed = [re.sub(r"\.(md|rst)$", ".html", link) for link in links(DOCS / "index.md") if link != "demo.png"]

@@ -139,7 +139,13 @@ def test_every_close_code_that_the_gateway_gives_is_in_the_table() -> None:
 
 def test_the_error_codes_are_those_of_the_table_that_a_client_can_meet() -> None:
     codes = DOCUMENT["x-error-codes"]
-    assert set(ERRORS) - set(codes) == {"config_error", "slow_consumer", "subscriber_failed", "already_started"}
+    assert set(ERRORS) - set(codes) == {
+        "config_error",
+        "revoked",
+        "slow_consumer",
+        "subscriber_failed",
+        "already_started",
+    }
     assert set(REFUSALS) < set(codes)
     for code, described in codes.items():
         kind: type[ChatError] = ERRORS[code]

@@ -16,7 +16,7 @@ from msgspec import json
 from chatx import __version__
 from chatx.config import ChatConfig
 from chatx.core.validation import ID_LIMIT
-from chatx.errors import ERRORS, AlreadyStarted, ConfigError, SlowConsumer, SubscriberFailed
+from chatx.errors import ERRORS, AlreadyStarted, ConfigError, Revoked, SlowConsumer, SubscriberFailed
 from chatx.gateway.closes import CLOSES
 from chatx.gateway.frames import VSN_PATTERN, Frame
 from chatx.gateway.handshake import BEARER
@@ -28,8 +28,10 @@ from chatx.gateway.session import IDLE_TIMEOUT_S, JOIN_BURSTS, JOIN_SECONDS, PEN
 
 _KINDS: Final = {**FROM_CLIENTS, **REPLIES, **BROADCASTS, **ENDS}
 
-_NOT_ON_THE_WIRE: Final = {AlreadyStarted.code, ConfigError.code, SlowConsumer.code, SubscriberFailed.code}
-"""Errors of the Python interface alone."""
+_NOT_ON_THE_WIRE: Final = {
+    error.code for error in (AlreadyStarted, ConfigError, Revoked, SlowConsumer, SubscriberFailed)
+}
+"""Errors of the Python interface alone; a socket has close codes instead."""
 
 _ABOUT: Final = f"""\
 Phoenix Channels, versions 2.0.0 and 1.0.0, over one WebSocket. Every text message is one frame. In version 2 a frame is

@@ -157,7 +157,10 @@ REPLIES: Final[dict[str, Kind]] = {
         _ANY_TOPIC,
         reply("error", ref("ErrorResponse")),
         [
-            *(Example("1", "2", Reply("error", refusal)) for refusal in REFUSALS.values()),
+            *(
+                Example(None if code == "unmatched_topic" else "1", "2", Reply("error", refusal))
+                for code, refusal in REFUSALS.items()
+            ),
             Example("1", "2", Reply("error", error_response(RateLimited(retry_after=0.1)))),
         ],
     ),
