@@ -21,7 +21,7 @@ from chatx.gateway.closes import CLOSES
 from chatx.gateway.frames import VSN_PATTERN, Frame
 from chatx.gateway.handshake import BEARER
 from chatx.gateway.limits import CONTROL_FRAMES_PER_S, MAX_FRAGMENTS
-from chatx.gateway.messages import ANSWERS, BROADCASTS, ENDS, FROM_CLIENTS, HEARTBEAT_S, REPLIES, Example, Kind
+from chatx.gateway.messages import ANSWERS, BROADCASTS, ENDS, FROM_CLIENTS, HEARTBEAT_S, PHOENIX, REPLIES, Example, Kind
 from chatx.gateway.phoenix import MAX_FRAME_BYTES, MAX_WAITING_FRAMES, TRANSITIONS, room_topic
 from chatx.gateway.schemas import Schema, client_frame, schemas, server_frame
 from chatx.gateway.session import IDLE_TIMEOUT_S, JOIN_BURSTS, JOIN_SECONDS, PENDING_PUSHES
@@ -193,13 +193,13 @@ def _servers() -> dict[str, Any]:
 
 
 def _messages(channel: str) -> dict[str, Schema]:
-    return {name: _ref("components", "messages", name) for name in _KINDS if _channel(name) == channel}
+    return {name: _ref("components", "messages", name) for name, kind in _KINDS.items() if _channel(kind) == channel}
 
 
 def _operations() -> dict[str, Any]:
     operations: dict[str, Any] = {}
     for name, kind in FROM_CLIENTS.items():
-        channel = _channel(name)
+        channel = _channel(kind)
         replies = [ANSWERS[name]] if channel == "phoenix" else [ANSWERS[name], "refused"]
         operations[name] = {
             "action": "receive",
@@ -233,15 +233,15 @@ def _message(name: str, kind: Kind) -> dict[str, Any]:
         "title": kind.title,
         "summary": kind.summary,
         "payload": payload,
-        "examples": [each for example in kind.examples for each in _examples(name, kind, example)],
+        "examples": [each for example in kind.examples for each in _examples(kind, example)],
     }
     if name in FROM_CLIENTS or name in REPLIES:
         message["correlationId"] = _ref("components", "correlationIds", "ref")
     return message
 
 
-def _examples(name: str, kind: Kind, example: Example) -> list[dict[str, Any]]:
-    topic = "phoenix" if _channel(name) == "phoenix" else room_topic("general")
+def _examples(kind: Kind, example: Example) -> list[dict[str, Any]]:
+    topic = "phoenix" if _channel(kind) == "phoenix" else room_topic("general")
     values = (example.join_ref, example.ref, topic, kind.event, json.decode(json.encode(example.payload)))
     fields = dict(zip(Frame.__struct_fields__, values, strict=True))
     version_1 = {field: value for field, value in fields.items() if field != "join_ref"}
@@ -275,8 +275,8 @@ def _limits() -> dict[str, Any]:
     return {name: {"default": value, "means": means} for name, (value, means) in limits.items()}
 
 
-def _channel(name: str) -> str:
-    return "phoenix" if name.startswith("heartbeat") else "room"
+def _channel(kind: Kind) -> str:
+    return "phoenix" if kind.topic is PHOENIX else "room"
 
 
 def _ref(*path: str) -> Schema:

@@ -28,7 +28,7 @@ from chatx.gateway.payloads import (
     error_response,
 )
 from chatx.gateway.phoenix import REFUSALS
-from chatx.gateway.schemas import Schema, ref, reply
+from chatx.gateway.schemas import Schema, constant, ref, reply
 
 HEARTBEAT_S: Final = 30
 """Seconds between two heartbeats of a client, as in phoenix.js."""
@@ -66,13 +66,15 @@ class Kind(NamedTuple):
     examples: list[Example]
 
 
+PHOENIX: Final[Schema] = constant("phoenix")
+"""The topic of the socket itself."""
+
 _ROOM = ref("RoomTopic")
-_PHOENIX: Schema = {"const": "phoenix"}
 _ANY_TOPIC: Schema = {"type": "string"}
 
 
 def _answer(title: str, summary: str, topic: Schema, response: str, answered: Ref, *examples: Struct) -> Kind:
-    answers = [Example(None if topic is _PHOENIX else "1", answered, Reply("ok", each)) for each in examples]
+    answers = [Example(None if topic is PHOENIX else "1", answered, Reply("ok", each)) for each in examples]
     return Kind(title, summary, "phx_reply", topic, reply("ok", ref(response)), answers)
 
 
@@ -116,7 +118,7 @@ FROM_CLIENTS: Final[dict[str, Kind]] = {
         "Heartbeat",
         f"Sent every {HEARTBEAT_S} s, joined or not, or the socket is closed with 1001.",
         "heartbeat",
-        _PHOENIX,
+        PHOENIX,
         ref("Ignored"),
         [Example(None, "6", Empty())],
     ),
@@ -149,7 +151,7 @@ REPLIES: Final[dict[str, Kind]] = {
     "tokenRenewed": _answer(
         "Token renewed", "The new token is in force.", _ROOM, "Renewed", "4", Renewed(1732525200.0)
     ),
-    "heartbeatAnswered": _answer("Heartbeat answered", "The server is there.", _PHOENIX, "Empty", "6", Empty()),
+    "heartbeatAnswered": _answer("Heartbeat answered", "The server is there.", PHOENIX, "Empty", "6", Empty()),
     "refused": Kind(
         "Refused",
         "What the client asked for was not done. `retryable` says whether to ask again, `retry_after_ms` when.",

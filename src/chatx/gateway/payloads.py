@@ -116,7 +116,7 @@ class Joined(Struct, frozen=True, gc=False):
     """
 
     epoch: str
-    offset: int
+    offset: Offset
     recovered: bool
     reason: Unrecovered | UnsetType = UNSET
 
@@ -134,7 +134,7 @@ class Sent(Struct, frozen=True, gc=False):
 
     id: str
     epoch: str
-    offset: int
+    offset: Offset
     inserted_at: int
     duplicate: Literal[True] | UnsetType = UNSET
 
@@ -158,7 +158,7 @@ class Published(Struct, frozen=True, gc=False):
     content: str
     inserted_at: int
     epoch: str
-    offset: int
+    offset: Offset
 
 
 class HistoryPage(Struct, frozen=True, gc=False):

@@ -66,6 +66,11 @@ def ref(name: str) -> Schema:
     return {"$ref": f"#/components/schemas/{name}"}
 
 
+def constant(text: str) -> Schema:
+    """Return the schema of one text."""
+    return {"type": "string", "const": text}
+
+
 def schemas() -> dict[str, Schema]:
     """Return the schemas that the others refer to, by name."""
     found = _described(*_KINDS)
@@ -104,7 +109,7 @@ def schemas() -> dict[str, Schema]:
 def reply(status: Status, response: Schema) -> Schema:
     """Return the payload of a `phx_reply` with this status and response."""
     narrowed = _described(Reply)["Reply"]
-    narrowed["properties"]["status"] = {"const": status}
+    narrowed["properties"]["status"] = constant(status)
     narrowed["properties"]["response"] = response
     return narrowed
 
@@ -152,7 +157,7 @@ def server_frame(topic: Schema, event: str, payload: Schema, *, broadcast: bool)
 
 def _fields(join_ref: Schema, ref_: Schema, topic: Schema, event: str, payload: Schema) -> dict[str, Schema]:
     """Return the fields of a frame, in their order."""
-    return dict(zip(Frame.__struct_fields__, (join_ref, ref_, topic, {"const": event}, payload), strict=True))
+    return dict(zip(Frame.__struct_fields__, (join_ref, ref_, topic, constant(event), payload), strict=True))
 
 
 def _described(*kinds: type[Struct]) -> dict[str, Schema]:
