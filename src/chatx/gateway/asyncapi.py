@@ -53,6 +53,11 @@ _SECURITY: Final[dict[str, dict[str, Any]]] = {
         "description": f"Offer `phoenix` and `{BEARER}` with the token in base64url, without padding. The second is "
         "never echoed. This is the `authToken` of phoenix.js.",
     },
+    "bearer": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "The header `Authorization`, where the application reads it, as `chatx serve` does.",
+    },
     "cookie": {
         "type": "httpApiKey",
         "in": "cookie",
@@ -65,7 +70,7 @@ _SECURITY: Final[dict[str, dict[str, Any]]] = {
         "in": "query",
         "name": "token",
         "description": "A parameter of the application's, under whatever name. Query parameters reach logs: prefer the "
-        "other two.",
+        "others.",
     },
 }
 
@@ -174,7 +179,7 @@ def _servers() -> dict[str, Any]:
             "pathname": "/socket/websocket",
             "protocol": "ws",
             "protocolVersion": "13",
-            "description": f"`chatx demo`. {refused}",
+            "description": f"`chatx serve` or `chatx demo` on this machine. {refused}",
             "security": security,
         },
         "public": {
