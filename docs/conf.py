@@ -58,6 +58,8 @@ pygments_dark_style = "github-dark"
 html_title = f"chatx {release}"
 html_static_path = ["_static"]
 html_css_files = ["chatx.css"]
+# For tools, at an address that does not change; a link on a page leads to a copy with a hash in its address.
+html_extra_path = ["asyncapi.json"]
 html_copy_source = False
 html_show_sphinx = False
 html_show_copyright = False

@@ -21,6 +21,8 @@ from chatx.config import ChatConfig
 from tests.process import ENVIRONMENT, demo, run
 
 COMMANDS = ("demo", "serve", "token", "check")
+WITHOUT_OPTIONS = ("asyncapi",)
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -30,7 +32,7 @@ def config(tmp_path: Path) -> Path:
     return file
 
 
-@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)])
+@pytest.mark.parametrize("command", [[], *([name] for name in (*COMMANDS, *WITHOUT_OPTIONS))])
 def test_help_is_printed_with_status_0(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main([*command, "--help"])
@@ -39,7 +41,7 @@ def test_help_is_printed_with_status_0(command: list[str], capsys: pytest.Captur
     assert ended.value.code == 0
     assert printed.out.startswith("usage: chatx")
     assert printed.err == ""
-    for named in COMMANDS if not command else ():
+    for named in (*COMMANDS, *WITHOUT_OPTIONS) if not command else ():
         assert f"    {named} " in printed.out
 
 
@@ -166,6 +168,29 @@ def test_check_ends_with_2_and_names_the_option_the_value_and_the_bound(
 def test_check_says_that_a_file_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", str(tmp_path / "none.toml")]) == 2
     assert "none.toml cannot be read: No such file" in capsys.readouterr().err
+
+
+# asyncapi
+
+
+def test_asyncapi_prints_the_document_that_is_in_the_documentation(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["asyncapi"]) == 0
+    printed = capsys.readouterr()
+
+    assert printed.out == (ROOT / "docs" / "asyncapi.json").read_text(encoding="utf-8")
+    assert printed.err == ""
+
+
+@pytest.mark.process
+def test_asyncapi_needs_no_extra() -> None:
+    missing = "".join(f"sys.modules[{name!r}] = None; " for name in ("starlette", "uvicorn", "websockets", "h11"))
+    code = f"import sys; {missing}from chatx.cli import main; main(['asyncapi'])"
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False, env=ENVIRONMENT
+    )
+
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert json.loads(ended.stdout)["asyncapi"] == "3.0.0"
 
 
 # demo

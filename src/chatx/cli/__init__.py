@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from chatx import __version__
-from chatx.cli import check, demo, serve, token
+from chatx.cli import asyncapi, check, demo, serve, token
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"chatx {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (demo, serve, token, check):
+    for command in (demo, serve, token, check, asyncapi):
         command.add_to(commands)
     options = parser.parse_args(arguments)
     try:

@@ -22,6 +22,8 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeAlias
 
+from msgspec import UNSET
+
 from chatx.core.message import Draft, Event, Message, Position
 from chatx.core.rate_limit import RateLimit, TokenBuckets
 from chatx.core.validation import valid_id
@@ -32,7 +34,18 @@ from chatx.gateway.expiry import Wheel
 from chatx.gateway.frames import Version
 from chatx.gateway.handshake import Identity
 from chatx.gateway.hub import Hub, encode_event, message_payload
-from chatx.gateway.payloads import AccessToken, History, NewMessage, Resume, error_response, parse
+from chatx.gateway.payloads import (
+    AccessToken,
+    History,
+    HistoryPage,
+    Joined,
+    NewMessage,
+    Renewed,
+    Resume,
+    Sent,
+    error_response,
+    parse,
+)
 from chatx.gateway.phoenix import MAX_JOINS, PhoenixProtocol
 from chatx.gateway.socket import Batch, Socket
 from chatx.runtime.catchup import CatchUp
@@ -318,7 +331,7 @@ class Session:
             return
         more = len(found) > wanted.limit
         messages = [message_payload(message) for message in found[-wanted.limit :]]
-        self._carry_out(self._protocol.reply(push, "ok", {"messages": messages, "more": more}))
+        self._carry_out(self._protocol.reply(push, "ok", HistoryPage(messages, more)))
 
     def _new_token(self, push: Push, token: str, ask_again: AskAgain) -> None:
         wait = self._hubs.joins.acquire(self._number, "", self.engine.loop.time())
@@ -343,20 +356,15 @@ class Session:
             self._hubs.wheel.watch(self, self._deadline())
         until = self.identity.expires_at
         # An int may be larger than JSON can hold here; a float never is.
-        self._carry_out(self._protocol.reply(push, "ok", {"expires_at": None if until is None else float(until)}))
+        self._carry_out(self._protocol.reply(push, "ok", Renewed(None if until is None else float(until))))
         for membership in list(self._memberships.values()):
             if not self.identity.may_join(membership.process.room_id):
                 self.failed(membership)
 
     def _sent(self, push: Push, message: Message) -> None:
-        response: dict[str, str | int | bool] = {
-            "id": message.id,
-            "epoch": message.epoch,
-            "offset": message.offset,
-            "inserted_at": message.inserted_at,
-        }
-        if message.duplicate:
-            response["duplicate"] = True
+        response = Sent(
+            message.id, message.epoch, message.offset, message.inserted_at, True if message.duplicate else UNSET
+        )
         self._carry_out(self._protocol.reply(push, "ok", response))
 
     def _refuse(self, push: Push, error: ChatError) -> None:
@@ -472,12 +480,11 @@ class Session:
         self.cut(CLOSE_INTERNAL, "internal error")
 
 
-def _join_response(position: Position | None, caught_up: CatchUp) -> dict[str, str | int | bool]:
-    response: dict[str, str | int | bool] = {
-        "epoch": caught_up.head.epoch,
-        "offset": caught_up.head.offset,
-        "recovered": position is not None and caught_up.reason is None,
-    }
-    if position is not None and caught_up.reason is not None:
-        response["reason"] = caught_up.reason
-    return response
+def _join_response(position: Position | None, caught_up: CatchUp) -> Joined:
+    reason = caught_up.reason if position is not None else None
+    return Joined(
+        caught_up.head.epoch,
+        caught_up.head.offset,
+        position is not None and reason is None,
+        UNSET if reason is None else reason,
+    )
