@@ -44,13 +44,27 @@ _logger = logging.getLogger("chatx.websocket")
 _logger.setLevel(logging.WARNING)
 
 
+class _Frames(ServerProtocol):
+    """The library's side of an open socket; what it has against a close amid a message is set aside.
+
+    A close is a control frame, and control frames may come between the fragments of a message. Source: RFC 6455,
+    section 5.4.
+    """
+
+    def recv_frame(self, frame: Frame) -> None:
+        """Take a frame that was read."""
+        if frame.opcode is Opcode.CLOSE:
+            self.current_size = None
+        super().recv_frame(frame)
+
+
 def wire_protocol(*, opened: bool) -> ServerProtocol:
     """Return the library's side of a connection, before or after its handshake.
 
     The one that reads a handshake keeps its request for as long as it lives, so an open socket gets a new one.
     """
     if opened:
-        return ServerProtocol(state=OPEN, max_size=MAX_FRAME_BYTES, logger=_logger)
+        return _Frames(state=OPEN, max_size=MAX_FRAME_BYTES, logger=_logger)
     return ServerProtocol(max_size=MAX_FRAME_BYTES, logger=_logger)
 
 
@@ -266,6 +280,8 @@ class Stream(asyncio.Protocol):
                 return
             self._protocol.receive_data(data[start : start + _PIECE])
             frames = deque(cast("list[Frame]", self._protocol.events_received()))
+            if self._protocol.state is OPEN:
+                self._pass_on()  # pongs, which are not to wait for what the messages before them ask for
             self._take(frames)
             if frames:
                 self._wait(frames, data[start + _PIECE :])
