@@ -6,8 +6,6 @@ import asyncio
 import contextlib
 import random
 import ssl
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -23,53 +21,11 @@ from chatx.gateway.session import PENDING_PUSHES
 from chatx.gateway.websocket import NativeServer
 from tests.gateway.fakes import chatx_tasks
 from tests.gateway.phoenix_peer import raw_frame
+from tests.gateway.raw_peer import HANDSHAKE, answer, close_code, masked, opened, raw
 from tests.gateway.real_client import real_client, until
 from tests.gateway.servers import named, native
 
-HANDSHAKE = (
-    b"GET /socket/websocket?vsn=2.0.0&user_id=%b HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n"
-    b"Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-)
 UNLIMITED = RateLimit(messages_per_sec=1e6, burst=10**6)
-
-
-@asynccontextmanager
-async def raw(port: int) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    try:
-        yield reader, writer
-    finally:
-        writer.close()
-
-
-@asynccontextmanager
-async def opened(port: int, user: bytes = b"ada") -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    async with raw(port) as (reader, writer):
-        writer.write(HANDSHAKE % user)
-        assert b" 101 " in await reader.readuntil(b"\r\n\r\n")
-        yield reader, writer
-
-
-async def answer(port: int, data: bytes) -> bytes:
-    """Return all that the server says to these bytes."""
-    async with raw(port) as (reader, writer), asyncio.timeout(10):
-        writer.write(data)
-        return await reader.read()
-
-
-def masked(opcode: Opcode, data: bytes, *, fin: bool = True) -> bytes:
-    return Frame(opcode, data, fin).serialize(mask=True)
-
-
-async def close_code(reader: asyncio.StreamReader) -> int:
-    """Return the code of the close frame that ends what the server writes."""
-    async with asyncio.timeout(10):
-        while True:
-            first, length = await reader.readexactly(2)
-            size = int.from_bytes(await reader.readexactly(2)) if length == 126 else length
-            data = await reader.readexactly(size)
-            if first == 0x88:
-                return int.from_bytes(data[:2])
 
 
 @pytest.mark.parametrize(

@@ -169,7 +169,8 @@ class Stream(asyncio.Protocol):
             self._parse(data)
 
     def eof_received(self) -> bool:
-        """The peer sends no more: the connection is over, half-open ones are not kept."""
+        """The peer sends no more: half-open connections are not kept."""
+        self._over()
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -248,12 +249,8 @@ class Stream(asyncio.Protocol):
         if self._protocol.state is OPEN:
             self._protocol.send_close(code, reason)
         self._pass_on()
-        if self._frames is not None:
-            # It was not read while its session was busy; now the answer to the close is to be seen.
-            self._frames = None
-            self._unparsed = b""
-            if not self._transport.is_closing():
-                self._transport.resume_reading()
+        # It was not read while its session was busy; now the answer to the close is to be seen.
+        self._go_on()
 
     def _pass_on(self) -> None:
         """Write what the library wants written."""
@@ -286,13 +283,20 @@ class Stream(asyncio.Protocol):
             if frames:
                 self._wait(frames, data[start + _PIECE :])
                 return
-            if self._protocol.state is not OPEN and self._closing is None:
-                # The peer closed, or the library found a fault: what waits is for nobody.
-                self._backlog = None
-                self._shut(CLOSE_GOING_AWAY, "")
-                if self._session is not None:
-                    self._session.end()
-            self._pass_on()
+            self._taken()
+
+    def _taken(self) -> None:
+        """Every frame that was parsed is dealt with: do what the library wants done."""
+        if self._protocol.state is not OPEN:
+            self._over()
+        self._pass_on()
+
+    def _over(self) -> None:
+        """The peer closed, is gone or broke a rule: what waits is for nobody, and nothing follows the answer."""
+        self._backlog = None
+        self._shut(CLOSE_GOING_AWAY, "")
+        if self._session is not None:
+            self._session.end()
 
     def _take(self, frames: deque[Frame]) -> None:
         """Do what frames say, until none is left or the session is busy."""
@@ -362,6 +366,7 @@ class Stream(asyncio.Protocol):
             self._frames, self._unparsed = frames, unparsed
             self._go_on_when_idle()
             return
-        self._pass_on()
-        self._transport.resume_reading()
+        self._taken()
         self._parse(unparsed)
+        if self._frames is None and not self._transport.is_closing():
+            self._transport.resume_reading()
