@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
+import socket
 import ssl
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,8 +21,9 @@ from chatx.gateway.forwarded import Proxies
 from chatx.gateway.session import PENDING_PUSHES
 from chatx.gateway.websocket import NativeServer
 from tests.gateway.fakes import chatx_tasks
+from tests.gateway.loops import on_each_loop
 from tests.gateway.phoenix_peer import raw_frame
-from tests.gateway.raw_peer import HANDSHAKE, answer, close_code, masked, opened, raw
+from tests.gateway.raw_peer import HANDSHAKE, answer, close_code, masked, opened, raw, server_tls
 from tests.gateway.real_client import real_client, until
 from tests.gateway.servers import named, native
 
@@ -249,26 +251,33 @@ async def test_requests_under_way_are_bounded_and_each_gives_its_place_back(monk
         assert (await answer(port, request + b"xyz")).startswith(b"HTTP/1.1 404 ")
 
 
-async def test_random_bytes_after_and_before_the_handshake_hurt_nobody() -> None:
-    rng = random.Random(5)
-    failures: list[Any] = []
-    asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
-    async with Chat() as chat, native(chat) as (server, port), real_client(port, "bob") as bystander:
-        await bystander.ask("room:a", "phx_join")
-        for number in range(200):
-            async with raw(port) as (reader, writer):
-                noise = rng.randbytes(rng.randrange(1, 400))
-                opcodes = [rng.choice(list(Opcode)) for _ in range(5)]
-                frames = b"".join(masked(each, rng.randbytes(rng.randrange(50))) for each in opcodes)
-                writer.write(noise if number % 4 == 0 else HANDSHAKE % b"ada" + rng.choice((noise, frames)))
-                writer.write_eof()
-                async with asyncio.timeout(10):
-                    with contextlib.suppress(ConnectionError):  # it may be cut off
-                        await reader.read()
-        await until(lambda: server.connections == 1 and not server.greetings)
-        await bystander.ask("room:a", "new_message", {"content": "still here"})
-        assert failures == []
-    assert not chatx_tasks()
+@pytest.mark.parametrize("tls", [False, True])
+@on_each_loop
+async def test_small_writes_are_not_held_back_until_others_are_acknowledged(tls: bool) -> None:
+    async with (
+        Chat() as chat,
+        native(chat, ssl=server_tls() if tls else None) as (server, port),
+        opened(port, tls=tls),
+    ):
+        (held,) = server.streams
+        ours = held._transport.get_extra_info("socket")
+        assert ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+async def test_a_unix_socket_is_served_too(tmp_path: Path) -> None:
+    path = str(tmp_path / "chat")
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(path)
+    async with Chat() as chat:
+        server = NativeServer(chat, authenticate=named)
+        await server.start([listening])
+        reader, writer = await asyncio.open_unix_connection(path)
+        writer.write(HANDSHAKE % b"ada")
+        assert (await reader.readline()).startswith(b"HTTP/1.1 101 ")
+        writer.close()
+        await until(lambda: not server.connections)
+        await server.close()
+    listening.close()
 
 
 async def test_an_origin_behind_a_trusted_proxy_is_the_one_that_the_proxy_tells() -> None:
