@@ -8,22 +8,16 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import cast
 
 import pytest
 
 from chatx.chat import Chat
 from chatx.gateway import stream
-from chatx.gateway.entrance import Client, Entrance
-from chatx.gateway.frames import Version
-from chatx.gateway.handshake import Handshake, Identity
 from chatx.gateway.limits import MessageBound
-from chatx.gateway.session import Hubs, Session
-from chatx.gateway.socket import Batch, Socket
-from chatx.runtime.engine import Engine
+from tests.gateway.echo import EchoEntrance
 from tests.gateway.fakes import chatx_tasks
 from tests.gateway.real_client import until
-from tests.gateway.servers import named, native
+from tests.gateway.servers import native
 
 pytestmark = pytest.mark.process
 
@@ -48,53 +42,9 @@ WIDE = 2**25
 """Bytes of a message, where the cases of section 9 are to be let through; their messages have up to 16 MiB."""
 
 
-class BinaryBatch(Batch):
-    """A binary message, which a session never writes."""
-
-    __slots__ = ("_data",)
-
-    def __init__(self, data: bytes) -> None:
-        super().__init__([])
-        self._data = data
-
-    @property
-    def wire(self) -> bytes:
-        size = len(self._data)
-        header = Batch(["x" * size]).wire[: -size or None]
-        return bytes((0x82,)) + header[1:] + self._data
-
-
-class Echo:
-    """A session that sends back what it receives."""
-
-    busy = False
-
-    def __init__(self, engine: Engine, socket: Socket) -> None:
-        self.engine = engine
-        self.socket = socket
-        self.user_id = "echo"
-
-    def seen(self) -> None: ...
-
-    def receive(self, data: str | bytes) -> None:
-        self.socket.write(Batch([data]) if isinstance(data, str) else BinaryBatch(data))
-
-    def cut(self, code: int, reason: str) -> None:
-        self.socket.close(code, reason)
-
-    def end(self) -> None: ...
-
-
-class EchoEntrance(Entrance):
-    """Lets clients in to an echo."""
-
-    def open(self, hubs: Hubs, version: Version, identity: Identity, handshake: Handshake, socket: Socket) -> Client:
-        return Client(cast("Session", Echo(hubs.engine, socket)))
-
-
 async def results(at_once: int, *cases: str) -> dict[str, tuple[str, str, int]]:
     async with Chat(max_connections_per_user=0, mailbox_bytes=2 * WIDE) as chat, native(chat) as (server, port):
-        server.entrance = EchoEntrance(chat, named, (), 60.0)
+        server.entrance = EchoEntrance(chat)
         url = f"ws://127.0.0.1:{port}/socket/websocket?vsn=2.0.0&user_id=autobahn"
         program = Path(__file__).with_name("autobahn.py")
         process = await asyncio.create_subprocess_exec(

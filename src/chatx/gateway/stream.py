@@ -7,7 +7,8 @@ Rules:
 1. While the transport takes what it is given, `direct` is its own `write`. From `pause_writing` to `resume_writing` the
    frames wait here, in order and bounded by `mailbox_bytes`; over the bound, or when nothing moves for
    `WRITE_STALL_S`, they are dropped and the socket is closed as slow, with 1013.
-2. A peer is read no further while its session is busy. Input is parsed in pieces, so one read makes few frames.
+2. A peer is read no further while its session is busy. A piece of input is parsed in each turn of the loop, so that a
+   flood from one peer does not hold up the others.
 3. Whatever closes it, the transport is gone `CLOSE_S` later.
 """
 
@@ -37,7 +38,7 @@ CLOSE_S = 5.0
 CLOSE_SLOW = 1013
 
 _PIECE = 8192
-"""Bytes of input parsed before what they say is done."""
+"""Bytes of input parsed in one turn of the loop."""
 
 _logger = logging.getLogger("chatx.websocket")
 # It tells each opening and each close, without saying whose.
@@ -272,18 +273,24 @@ class Stream(asyncio.Protocol):
     # In.
 
     def _parse(self, data: bytes) -> None:
-        for start in range(0, len(data), _PIECE):
-            if self._lost or self._transport.is_closing():
-                return
-            self._protocol.receive_data(data[start : start + _PIECE])
-            frames = deque(cast("list[Frame]", self._protocol.events_received()))
-            if self._protocol.state is OPEN:
-                self._pass_on()  # pongs, which are not to wait for what the messages before them ask for
-            self._take(frames)
-            if frames:
-                self._wait(frames, data[start + _PIECE :])
-                return
-            self._taken()
+        if not data or self._lost or self._transport.is_closing():
+            return
+        rest = b""
+        if len(data) > _PIECE:
+            data, rest = data[:_PIECE], data[_PIECE:]
+        self._protocol.receive_data(data)
+        frames = deque(cast("list[Frame]", self._protocol.events_received()))
+        if self._protocol.state is OPEN:
+            self._pass_on()  # pongs, which are not to wait for what the messages before them ask for
+        self._take(frames)
+        if frames:
+            self._wait(frames, rest)
+            self._go_on_when_idle()
+            return
+        self._taken()
+        if rest:
+            self._wait(frames, rest)
+            asyncio.get_running_loop().call_soon(self._go_on)
 
     def _taken(self) -> None:
         """Every frame that was parsed is dealt with: do what the library wants done."""
@@ -345,11 +352,10 @@ class Stream(asyncio.Protocol):
             session.cut(code, reason)
 
     def _wait(self, frames: deque[Frame], unparsed: bytes) -> None:
-        """Read no further until the session is less busy."""
+        """Read no further until this is done."""
         self._frames = frames
         self._unparsed = unparsed
         self._transport.pause_reading()
-        self._go_on_when_idle()
 
     def _go_on_when_idle(self) -> None:
         if self._session is not None:
