@@ -23,7 +23,7 @@ from chatx.gateway.websocket import NativeServer
 from tests.gateway.fakes import chatx_tasks
 from tests.gateway.loops import on_each_loop
 from tests.gateway.phoenix_peer import raw_frame
-from tests.gateway.raw_peer import HANDSHAKE, answer, close_code, masked, opened, raw, server_tls
+from tests.gateway.raw_peer import HANDSHAKE, answer, client_tls, close_code, masked, opened, raw, server_tls
 from tests.gateway.real_client import real_client, until
 from tests.gateway.servers import named, native
 
@@ -315,6 +315,26 @@ def test_wrong_arguments_are_told_at_once(wrong: Any) -> None:
         NativeServer(Chat(), authenticate=named, **wrong)
     with pytest.raises(ConfigError):
         NativeServer(Chat(), authenticate=None)  # type: ignore[arg-type]
+
+
+@on_each_loop
+async def test_clients_chat_over_tls_and_resume_and_pages_of_the_plain_origin_are_foreign() -> None:
+    options: dict[str, Any] = {"ssl": client_tls()}
+    async with Chat(rate_limit=UNLIMITED) as chat, native(chat, ssl=server_tls()) as (server, port):
+        async with real_client(port, "ada", **options) as ada, real_client(port, "bob", **options) as bob:
+            start = await ada.ask("room:a", "phx_join")
+            await bob.ask("room:a", "phx_join")
+            for number in range(50):
+                await ada.push("room:a", "new_message", {"content": f"{number}" + "x" * 4000})
+            assert await ada.wait_for_messages(50) == await bob.wait_for_messages(50)
+        await until(lambda: not server.connections)
+        async with real_client(port, "ada", **options) as back:
+            response = await back.ask("room:a", "phx_join", {"epoch": start["epoch"], "offset": 40})
+            assert response["recovered"] is True
+            assert [each["offset"] for each in await back.wait_for_messages(10)] == list(range(41, 51))
+        with pytest.raises(InvalidStatus):
+            async with real_client(port, "ada", origin=f"http://localhost:{port}", **options):
+                pass
 
 
 async def test_over_tls_it_takes_no_plain_request() -> None:
