@@ -165,6 +165,21 @@ async def test_what_was_written_comes_before_the_close_also_to_a_slow_reader(tls
 
 
 @on_each_loop
+async def test_what_waits_for_a_slow_reader_waits_where_it_is_counted(tls: bool) -> None:
+    async with served(tls, mailbox_bytes=10**8) as (chat, server, port), opened(port, tls=tls) as peer:
+        await joined(peer, chat)
+        sent = await stuffed(peer, chat, server)
+        (held,) = server.streams
+        peer[0]._transport.resume_reading()  # type: ignore[attr-defined]
+        most = 0
+        for _ in range(sent):
+            most = max(most, held._transport.get_write_buffer_size())
+            await next_frame(peer[0])
+        assert not held.unread
+        assert most < 2 * STEP * 4100  # one write, and what was there before
+
+
+@on_each_loop
 async def test_a_slow_reader_over_its_bound_is_told_and_cut_off(tls: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream, "CLOSE_S", 0.5)
     async with served(tls, mailbox_bytes=100_000) as (chat, server, port), opened(port, tls=tls) as peer:

@@ -108,7 +108,7 @@ class Stream(asyncio.Protocol):
         self._session: Session | None = None
         self.direct: Callable[[bytes], object] | None = transport.write
         # Out:
-        self._backlog: list[bytes] | None = None
+        self._backlog: deque[bytes] | None = None
         self._size = 0
         self._paused = False
         self._closing: tuple[int, str] | None = None
@@ -196,14 +196,16 @@ class Stream(asyncio.Protocol):
     def resume_writing(self) -> None:
         """The peer took what the transport held."""
         self._paused = False
-        backlog, self._backlog = self._backlog, None
-        self._size = 0
         if self._closing is None and self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if backlog:
-            # It may pause again within this write.
-            self._transport.write(b"".join(backlog))
+        while self._backlog:
+            if self._paused:  # again, by what was just written: the rest stays where it is counted
+                return
+            data = self._backlog.popleft()
+            self._size -= len(data)
+            self._transport.write(data)
+        self._backlog = None
         if self._closing is not None:
             self._say_goodbye()
         elif not self._paused:
@@ -219,7 +221,7 @@ class Stream(asyncio.Protocol):
             self._transport.write(data)
             return
         if self._backlog is None:
-            self._backlog = []
+            self._backlog = deque()
         self._size += len(data)
         if self._backlog and self._size > self._limit_bytes:
             self._slow()
