@@ -51,6 +51,8 @@ async def native(
 ) -> AsyncIterator[tuple[NativeServer, int]]:
     """Serve a chat with the native server; the value is the server and its port."""
     listening = socket.create_server(("127.0.0.1", 0))
+    # Connections inherit it: for a peer that does not read, the kernel soon takes no more.
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536)
     server = NativeServer(chat, authenticate=authenticate, **options)
     await server.start([listening])
     try:

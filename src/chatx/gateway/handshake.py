@@ -122,6 +122,8 @@ def origin_allowed(handshake: Handshake, origins: tuple[str, ...]) -> bool:
     if origin is None:
         # The header, not what was read of it: an application may read cookies that this package cannot.
         return "cookie" not in handshake.headers
+    if sum(name.lower() == b"origin" for name, _ in handshake.scope.get("headers", ())) > 1:
+        return False  # which of them counts is not for whoever sends them to choose
     if "*" in origins or origin in origins:
         return True
     try:
