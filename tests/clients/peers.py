@@ -1,0 +1,221 @@
+"""The official client of Phoenix Channels, as it comes from npm, in Node or in Chromium: the same driver in both."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pytest
+from playwright.async_api import Browser, BrowserContext, Page, Route, async_playwright
+
+from tests.demo.browsing import CHROMIUM_OPTIONS
+
+Report: TypeAlias = dict[str, Any]
+
+NPM = Path(__file__).parents[1] / "npm"
+PHOENIX = NPM / "node_modules" / "phoenix" / "priv" / "static" / "phoenix.mjs"
+
+PATIENCE_S = 20.0
+
+# What the server says of its root is the page, whatever it says: a page has the server's origin, and so may open its
+# socket. The scripts come from here.
+_SCRIPTS = {"/phoenix.mjs": PHOENIX, "/driver.mjs": NPM / "driver.mjs"}
+_IMPORTS = """{"imports": {"phoenix": "/phoenix.mjs"}}"""
+_MAIN = """
+import { Driver } from "/driver.mjs";
+window.driver = new Driver(window.report);
+"""
+
+
+class Peer(ABC):
+    """One person's client: what it is told to do, and what it reports."""
+
+    def __init__(self) -> None:
+        self.reports: list[Report] = []
+        self._taken: set[int] = set()
+        self._more = asyncio.Event()
+
+    @abstractmethod
+    async def do(self, command: str, **fields: Any) -> None:
+        """Give the driver a command; see `tests/npm/driver.mjs`."""
+
+    def heard(self, report: Report) -> None:
+        self.reports.append(report)
+        self._more.set()
+
+    async def expect(self, what: str, **fields: Any) -> Report:
+        """Return the first report of this kind that was not returned before, and has these fields; wait for it."""
+        wanted = {"what": what, **fields}
+        found: list[int] = []
+
+        def find() -> bool:
+            found.extend(
+                index
+                for index, report in enumerate(self.reports)
+                if index not in self._taken and wanted.items() <= report.items()
+            )
+            return bool(found)
+
+        await self.until(find, wanted)
+        self._taken.add(found[0])
+        return self.reports[found[0]]
+
+    async def until(self, condition: Callable[[], bool], wanted: object = "") -> None:
+        """Wait for reports that make a condition true."""
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                while not condition():
+                    self._more.clear()
+                    await self._more.wait()
+        except TimeoutError:
+            raise AssertionError(f"expected {wanted}; there was {self.reports}") from None
+
+    def told(self, what: str, **fields: Any) -> list[Report]:
+        """Return all reports of this kind with these fields so far."""
+        return [each for each in self.reports if {"what": what, **fields}.items() <= each.items()]
+
+    async def connect(self, port: int, user: str, **options: Any) -> None:
+        options.setdefault("params", {"user_id": user})
+        await self.do("connect", url=f"ws://localhost:{port}/socket", **options)
+
+    async def join(self, topic: str, channel: str = "main") -> Any:
+        """Join, and return the response."""
+        await self.do("join", topic=topic, channel=channel)
+        return (await self.expect("joined", channel=channel))["head"]
+
+    async def push(self, event: str, payload: Any = None, channel: str = "main", **fields: Any) -> tuple[str, Any]:
+        """Push, and return the reply's status and response."""
+        number = len(self.reports)
+        await self.do("push", channel=channel, event=event, payload=payload or {}, id=number, **fields)
+        reply = await self.expect("reply", id=number)
+        return reply["status"], reply["response"]
+
+    async def say(self, content: str, channel: str = "main") -> Any:
+        """Send a message that is taken, and return the response."""
+        status, response = await self.push("new_message", {"content": content}, channel)
+        assert status == "ok", response
+        return response
+
+    def messages(self, channel: str = "main") -> list[Any]:
+        return [each["message"] for each in self.told("message", channel=channel)]
+
+    def contents(self, channel: str = "main") -> list[str]:
+        return [each["content"] for each in self.messages(channel)]
+
+    async def has_seen(self, count: int, channel: str = "main") -> list[str]:
+        """Wait for so many messages since the beginning, and return the contents of all there are."""
+        await self.until(lambda: len(self.contents(channel)) >= count, f"{count} messages")
+        return self.contents(channel)
+
+
+class NodePeer(Peer):
+    """The client in a Node of its own."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        super().__init__()
+        self._process = process
+
+    async def do(self, command: str, **fields: Any) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps({"command": command, **fields}).encode() + b"\n")
+        await self._process.stdin.drain()
+
+    async def listen(self) -> None:
+        assert self._process.stdout is not None
+        async for line in self._process.stdout:
+            self.heard(json.loads(line))
+
+
+class PagePeer(Peer):
+    """The client in a tab of Chromium."""
+
+    def __init__(self, page: Page) -> None:
+        super().__init__()
+        self.page = page
+
+    async def do(self, command: str, **fields: Any) -> None:
+        await self.page.evaluate("command => window.driver.do(command)", {"command": command, **fields})
+
+
+OpenPeer: TypeAlias = Callable[[int], Awaitable[Peer]]
+"""Opens a client that is about to speak with the server on this port."""
+
+
+@asynccontextmanager
+async def in_node() -> AsyncIterator[OpenPeer]:
+    """Clients in Node; what one of them writes to standard error fails the test."""
+    async with AsyncExitStack() as stack:
+
+        async def open_peer(port: int) -> Peer:
+            return await stack.enter_async_context(_node())
+
+        yield open_peer
+
+
+@asynccontextmanager
+async def _node() -> AsyncIterator[NodePeer]:
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(
+        "node", NPM / "driver_in_node.mjs", stdin=pipe, stdout=pipe, stderr=pipe
+    )
+    peer = NodePeer(process)
+    listening = asyncio.create_task(peer.listen())
+    try:
+        yield peer
+    finally:
+        # Its input ends, so it ends.
+        assert process.stdin is not None
+        assert process.stderr is not None
+        process.stdin.close()
+        errors = await process.stderr.read()
+        await listening
+        assert (await process.wait(), errors) == (0, b"")
+
+
+@asynccontextmanager
+async def chromium() -> AsyncIterator[Browser]:
+    executable = shutil.which("chromium")
+    if executable is None:
+        pytest.fail("There is no chromium on the PATH; these tests drive it. On Debian: apt-get install chromium")
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=executable, args=CHROMIUM_OPTIONS)
+        yield browser
+        await browser.close()
+
+
+@asynccontextmanager
+async def in_chromium(browser: Browser) -> AsyncIterator[OpenPeer]:
+    """Clients in tabs of one person's browser; an exception on one of the pages fails the test."""
+    context = await browser.new_context()
+    errors: list[str] = []
+
+    async def open_peer(port: int) -> Peer:
+        return await _page(context, port, errors)
+
+    yield open_peer
+    await context.close()
+    assert errors == []
+
+
+async def _page(context: BrowserContext, port: int, errors: list[str]) -> PagePeer:
+    async def answer(route: Route) -> None:
+        path = _SCRIPTS[route.request.url.removeprefix(origin)]
+        await route.fulfill(path=path, content_type="text/javascript")
+
+    origin = f"http://localhost:{port}"
+    page = await context.new_page()
+    peer = PagePeer(page)
+    page.on("pageerror", lambda error: errors.append(f"{error}"))
+    await page.expose_function("report", peer.heard)
+    await page.route("**/*.mjs", answer)
+    await page.goto(f"{origin}/")
+    await page.add_script_tag(content=_IMPORTS, type="importmap")
+    await page.add_script_tag(content=_MAIN, type="module")
+    await page.wait_for_function("window.driver !== undefined")
+    return peer
