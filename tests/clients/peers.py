@@ -38,6 +38,7 @@ class Peer(ABC):
 
     def __init__(self) -> None:
         self.reports: list[Report] = []
+        self.ended = False
         self._taken: set[int] = set()
         self._more = asyncio.Event()
 
@@ -71,6 +72,7 @@ class Peer(ABC):
         try:
             async with asyncio.timeout(PATIENCE_S):
                 while not condition():
+                    assert not self.ended, "the client's process has ended"
                     self._more.clear()
                     await self._more.wait()
         except TimeoutError:
@@ -130,6 +132,8 @@ class NodePeer(Peer):
         assert self._process.stdout is not None
         async for line in self._process.stdout:
             self.heard(json.loads(line))
+        self.ended = True
+        self._more.set()
 
 
 class PagePeer(Peer):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
 
+from chatx import Identity
 from chatx.chat import Chat
 from chatx.core.rate_limit import RateLimit
 from chatx.gateway.handshake import Handshake
@@ -211,6 +213,47 @@ async def test_a_refused_join_is_tried_again_until_it_is_allowed(shell: str, ope
         await ada.say("at last")
         assert await ada.has_seen(1) == ["at last"]
         assert ada.told("close") == []
+
+
+async def test_a_join_that_takes_too_long_is_given_up_and_asked_for_anew(shell: str, open_peer: OpenPeer) -> None:
+    class Slow:
+        def __init__(self) -> None:
+            self.ready = asyncio.Event()
+
+        async def authorize(self, user_id: str, room_id: str, action: str) -> bool:
+            await self.ready.wait()
+            return True
+
+    slow = Slow()
+    chat = Chat(auth=slow)
+    async with served(shell, chat) as port:
+        ada = await come(open_peer, port, "ada", timeout_ms=100, rejoin_ms=1)
+        await ada.do("join", topic="room:a", channel="main")
+        await ada.expect("timeout")
+        slow.ready.set()
+        await ada.expect("joined")
+        await ada.say("here now")
+        assert await ada.has_seen(1) == ["here now"]
+        assert len((await chat.presence("a"))["ada"]) == 1
+
+
+async def test_a_membership_that_the_server_ends_is_asked_for_again(shell: str, open_peer: OpenPeer) -> None:
+    def authenticate(handshake: Handshake) -> Identity:
+        rooms = tuple((handshake.token or "a b").split())
+        return Identity("ada", expires_at=time.time() + 3600, rooms=rooms)
+
+    chat = Chat()
+    async with served(shell, chat, authenticate) as port:
+        ada = await come(open_peer, port, "ada", "room:a", rejoin_ms=20)
+        await ada.join("room:b", "other")
+        assert (await ada.push("access_token", {"token": "b"}, "other"))[0] == "ok"
+        await ada.expect("failed", channel="main")
+        assert (await ada.expect("refused", channel="main"))["refusal"]["code"] == "unauthorized"
+        await chat.send_message("a", "bob", "meanwhile")
+        assert (await ada.push("access_token", {"token": "a b"}, "other"))[0] == "ok"
+        assert (await ada.expect("joined", channel="main"))["head"]["recovered"] is True
+        assert await ada.has_seen(1) == ["meanwhile"]
+        assert ada.told("failed", channel="other") == ada.told("close") == []
 
 
 async def test_a_refused_handshake_is_tried_again_with_new_params(shell: str, open_peer: OpenPeer) -> None:

@@ -31,7 +31,7 @@ export class Driver {
     }
   }
 
-  connect({ url, params = {}, token, vsn = "2.0.0", heartbeat_ms, reconnect_ms, rejoin_ms }) {
+  connect({ url, params = {}, token, vsn = "2.0.0", timeout_ms, heartbeat_ms, reconnect_ms, rejoin_ms }) {
     this.become({ params, token });
     this.#socket = new Socket(url, {
       ...(vsn === "1.0.0" ? V1 : {}),
@@ -39,6 +39,7 @@ export class Driver {
       transport: this.#transport,
       params: () => this.#params,
       authToken: token === undefined ? undefined : () => this.#token,
+      timeout: timeout_ms,
       heartbeatIntervalMs: heartbeat_ms,
       reconnectAfterMs: always(reconnect_ms),
       rejoinAfterMs: always(rejoin_ms),
