@@ -76,7 +76,7 @@ class Peer(ABC):
                     self._more.clear()
                     await self._more.wait()
         except TimeoutError:
-            raise AssertionError(f"expected {wanted}; there was {self.reports}") from None
+            raise AssertionError(f"expected {wanted}; the last of it was {self.reports[-20:]}") from None
 
     def told(self, what: str, **fields: Any) -> list[Report]:
         """Return all reports of this kind with these fields so far."""

@@ -154,12 +154,13 @@ async def test_presence_counts_tabs_and_tells_of_people(shell: str, open_peer: O
         ]
 
 
+@pytest.mark.parametrize("vsn", ["1.0.0", "2.0.0"])
 async def test_however_often_a_socket_is_cut_nothing_is_missed_and_nothing_comes_twice(
-    shell: str, open_peer: OpenPeer
+    shell: str, open_peer: OpenPeer, vsn: str
 ) -> None:
     chat = Chat(rate_limit=UNLIMITED)
     async with served(shell, chat) as port:
-        ada = await come(open_peer, port, "ada", "room:a", reconnect_ms=1)
+        ada = await come(open_peer, port, "ada", "room:a", vsn=vsn, reconnect_ms=1)
         for cut in range(5):
             for number in range(20):
                 await chat.send_message("a", "bob", f"{cut}-{number}")
