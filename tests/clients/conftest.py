@@ -7,16 +7,15 @@ from contextlib import AbstractAsyncContextManager
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser
 
-from tests.clients.peers import OpenPeer, chromium, in_chromium, in_node
+from tests.clients.peers import OpenPeer, Tabs, chromium, in_chromium, in_node
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def tabs() -> AsyncIterator[Browser]:
+async def tabs() -> AsyncIterator[Tabs]:
     """Chromium. Not for longer than a module: its event loop would be in the way of other tests."""
-    async with chromium() as browser:
-        yield browser
+    async with chromium() as tabs:
+        yield tabs
 
 
 @pytest.fixture(params=["node", pytest.param("chromium", marks=pytest.mark.browser)])

@@ -10,9 +10,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
+from urllib.parse import urlsplit
 
 import pytest
-from playwright.async_api import Browser, BrowserContext, Page, Route, async_playwright
+from playwright.async_api import Browser, Page, Route, async_playwright
 
 from tests.demo.browsing import CHROMIUM_OPTIONS
 
@@ -141,10 +142,51 @@ class PagePeer(Peer):
 
     def __init__(self, page: Page) -> None:
         super().__init__()
-        self.page = page
+        self._page = page
 
     async def do(self, command: str, **fields: Any) -> None:
-        await self.page.evaluate("command => window.driver.do(command)", {"command": command, **fields})
+        await self._page.evaluate("command => window.driver.do(command)", {"command": command, **fields})
+
+
+class Tabs:
+    """Tabs of one browser. They are used again: to open one takes longer than most of what is done in it."""
+
+    def __init__(self, browser: Browser) -> None:
+        self._browser = browser
+        self._unused: list[Page] = []
+        self._peers: dict[Page, PagePeer] = {}
+        self.errors: list[str] = []
+
+    async def open_peer(self, port: int) -> Peer:
+        page = self._unused.pop() if self._unused else await self._new_page()
+        peer = self._peers[page] = PagePeer(page)
+        await page.goto(f"http://localhost:{port}/")
+        await page.add_script_tag(content=_IMPORTS, type="importmap")
+        await page.add_script_tag(content=_MAIN, type="module")
+        await page.wait_for_function("window.driver !== undefined")
+        return peer
+
+    async def leave_all(self) -> None:
+        """Leave every page."""
+        for page in self._peers:
+            await page.goto("about:blank")
+        self._unused += self._peers
+        self._peers.clear()
+
+    async def _new_page(self) -> Page:
+        async def answer(route: Route) -> None:
+            path = _SCRIPTS[urlsplit(route.request.url).path]
+            await route.fulfill(path=path, content_type="text/javascript")
+
+        def report(fields: Report) -> None:
+            if page in self._peers:
+                self._peers[page].heard(fields)
+
+        page = await self._browser.new_page()
+        page.on("pageerror", lambda error: self.errors.append(f"{error}"))
+        await page.expose_function("report", report)
+        await page.route("**/*.mjs", answer)
+        return page
 
 
 OpenPeer: TypeAlias = Callable[[int], Awaitable[Peer]]
@@ -183,43 +225,20 @@ async def _node() -> AsyncIterator[NodePeer]:
 
 
 @asynccontextmanager
-async def chromium() -> AsyncIterator[Browser]:
+async def chromium() -> AsyncIterator[Tabs]:
     executable = shutil.which("chromium")
     if executable is None:
         pytest.fail("There is no chromium on the PATH; these tests drive it. On Debian: apt-get install chromium")
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=executable, args=CHROMIUM_OPTIONS)
-        yield browser
+        yield Tabs(browser)
         await browser.close()
 
 
 @asynccontextmanager
-async def in_chromium(browser: Browser) -> AsyncIterator[OpenPeer]:
-    """Clients in tabs of one person's browser; an exception on one of the pages fails the test."""
-    context = await browser.new_context()
-    errors: list[str] = []
-
-    async def open_peer(port: int) -> Peer:
-        return await _page(context, port, errors)
-
-    yield open_peer
-    await context.close()
+async def in_chromium(tabs: Tabs) -> AsyncIterator[OpenPeer]:
+    """Clients in tabs; an exception on one of the pages fails the test."""
+    yield tabs.open_peer
+    await tabs.leave_all()
+    errors, tabs.errors = tabs.errors, []
     assert errors == []
-
-
-async def _page(context: BrowserContext, port: int, errors: list[str]) -> PagePeer:
-    async def answer(route: Route) -> None:
-        path = _SCRIPTS[route.request.url.removeprefix(origin)]
-        await route.fulfill(path=path, content_type="text/javascript")
-
-    origin = f"http://localhost:{port}"
-    page = await context.new_page()
-    peer = PagePeer(page)
-    page.on("pageerror", lambda error: errors.append(f"{error}"))
-    await page.expose_function("report", peer.heard)
-    await page.route("**/*.mjs", answer)
-    await page.goto(f"{origin}/")
-    await page.add_script_tag(content=_IMPORTS, type="importmap")
-    await page.add_script_tag(content=_MAIN, type="module")
-    await page.wait_for_function("window.driver !== undefined")
-    return peer
