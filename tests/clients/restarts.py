@@ -25,7 +25,7 @@ class Server:
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self, *says: str) -> None:
-        """Start it; it says these things as soon as it serves, and so before anybody has come back."""
+        """Start it; it says these things as soon as it serves, whoever is back by then."""
         pipe = asyncio.subprocess.PIPE
         module = ("-m", "tests.clients.server", self._shell, str(self.port), str(self._store))
         self._process = await asyncio.create_subprocess_exec(
