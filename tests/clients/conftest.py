@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager
 
 import pytest
 import pytest_asyncio
 
-from tests.clients.peers import OpenPeer, Tabs, chromium, in_chromium, in_node
+from tests.clients.peers import OpenPeer, Runtime, chromium, node
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def tabs() -> AsyncIterator[Tabs]:
+async def in_node() -> AsyncIterator[Runtime]:
+    async with node() as runtime:
+        yield runtime
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def in_chromium() -> AsyncIterator[Runtime]:
     """Chromium. Not for longer than a module: its event loop would be in the way of other tests."""
-    async with chromium() as tabs:
-        yield tabs
+    async with chromium() as runtime:
+        yield runtime
 
 
 @pytest.fixture(params=["node", pytest.param("chromium", marks=pytest.mark.browser)])
-def opened(request: pytest.FixtureRequest) -> AbstractAsyncContextManager[OpenPeer]:
+def runtime(request: pytest.FixtureRequest) -> Runtime:
     """Where the clients run."""
-    return in_node() if request.param == "node" else in_chromium(request.getfixturevalue("tabs"))
+    runtime: Runtime = request.getfixturevalue(f"in_{request.param}")
+    return runtime
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def open_peer(opened: AbstractAsyncContextManager[OpenPeer]) -> AsyncIterator[OpenPeer]:
+async def open_peer(runtime: Runtime) -> AsyncIterator[OpenPeer]:
     """A function that opens a client."""
-    async with opened as opening:
-        yield opening
+    yield runtime.open_peer
+    await runtime.leave_all()

@@ -7,7 +7,7 @@ import json
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 from urllib.parse import urlsplit
@@ -39,7 +39,7 @@ class Peer(ABC):
 
     def __init__(self) -> None:
         self.reports: list[Report] = []
-        self.ended = False
+        self._ended = False
         self._taken: set[int] = set()
         self._more = asyncio.Event()
 
@@ -49,6 +49,11 @@ class Peer(ABC):
 
     def heard(self, report: Report) -> None:
         self.reports.append(report)
+        self._more.set()
+
+    def end(self) -> None:
+        """There will be no more."""
+        self._ended = True
         self._more.set()
 
     async def expect(self, what: str, **fields: Any) -> Report:
@@ -73,7 +78,7 @@ class Peer(ABC):
         try:
             async with asyncio.timeout(PATIENCE_S):
                 while not condition():
-                    assert not self.ended, "the client's process has ended"
+                    assert not self._ended, "the client's process has ended"
                     self._more.clear()
                     await self._more.wait()
         except TimeoutError:
@@ -117,24 +122,84 @@ class Peer(ABC):
         return self.contents(channel)
 
 
-class NodePeer(Peer):
-    """The client in a Node of its own."""
+class Runtime(ABC):
+    """Where clients run. The next test uses it again: to start it takes longer than most of what is done in it."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    @abstractmethod
+    async def open_peer(self, port: int) -> Peer:
+        """Open a client that is about to speak with the server on this port."""
+
+    @abstractmethod
+    async def leave_all(self) -> None:
+        """Forget every client, and fail where one of them threw what nobody caught."""
+
+
+OpenPeer: TypeAlias = Callable[[int], Awaitable[Peer]]
+
+
+class NodePeer(Peer):
+    """One of the clients in a Node."""
+
+    def __init__(self, number: int, commands: asyncio.StreamWriter) -> None:
         super().__init__()
-        self._process = process
+        self._number = number
+        self._commands = commands
 
     async def do(self, command: str, **fields: Any) -> None:
+        self._commands.write(json.dumps({"peer": self._number, "command": command, **fields}).encode() + b"\n")
+        await self._commands.drain()
+
+
+class Node(Runtime):
+    """A process of Node."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+        self._peers: dict[int, NodePeer] = {}
+        self._opened = 0
+
+    async def open_peer(self, port: int) -> Peer:
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({"command": command, **fields}).encode() + b"\n")
-        await self._process.stdin.drain()
+        self._opened += 1
+        peer = self._peers[self._opened] = NodePeer(self._opened, self._process.stdin)
+        return peer
+
+    async def leave_all(self) -> None:
+        for peer in self._peers.values():
+            await peer.do("forget")
+        self._peers.clear()
+        assert self._process.returncode is None, "Node has ended"
 
     async def listen(self) -> None:
+        """Pass on what the clients report, until Node ends."""
         assert self._process.stdout is not None
         async for line in self._process.stdout:
-            self.heard(json.loads(line))
-        self.ended = True
-        self._more.set()
+            report = json.loads(line)
+            peer = self._peers.get(report.pop("peer"))
+            if peer is not None:
+                peer.heard(report)
+        for peer in self._peers.values():
+            peer.end()
+
+
+@asynccontextmanager
+async def node() -> AsyncIterator[Node]:
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(
+        "node", NPM / "driver_in_node.mjs", stdin=pipe, stdout=pipe, stderr=pipe
+    )
+    running = Node(process)
+    listening = asyncio.create_task(running.listen())
+    try:
+        yield running
+    finally:
+        # Its input ends, so it ends.
+        assert process.stdin is not None
+        assert process.stderr is not None
+        process.stdin.close()
+        errors = await process.stderr.read()
+        await listening
+        assert (await process.wait(), errors) == (0, b"")
 
 
 class PagePeer(Peer):
@@ -148,14 +213,14 @@ class PagePeer(Peer):
         await self._page.evaluate("command => window.driver.do(command)", {"command": command, **fields})
 
 
-class Tabs:
-    """Tabs of one browser. They are used again: to open one takes longer than most of what is done in it."""
+class Tabs(Runtime):
+    """Tabs of one browser."""
 
     def __init__(self, browser: Browser) -> None:
         self._browser = browser
         self._unused: list[Page] = []
         self._peers: dict[Page, PagePeer] = {}
-        self.errors: list[str] = []
+        self._errors: list[str] = []
 
     async def open_peer(self, port: int) -> Peer:
         page = self._unused.pop() if self._unused else await self._new_page()
@@ -167,11 +232,12 @@ class Tabs:
         return peer
 
     async def leave_all(self) -> None:
-        """Leave every page."""
         for page in self._peers:
             await page.goto("about:blank")
         self._unused += self._peers
         self._peers.clear()
+        errors, self._errors = self._errors, []
+        assert errors == []
 
     async def _new_page(self) -> Page:
         async def answer(route: Route) -> None:
@@ -183,45 +249,10 @@ class Tabs:
                 self._peers[page].heard(fields)
 
         page = await self._browser.new_page()
-        page.on("pageerror", lambda error: self.errors.append(f"{error}"))
+        page.on("pageerror", lambda error: self._errors.append(f"{error}"))
         await page.expose_function("report", report)
         await page.route("**/*.mjs", answer)
         return page
-
-
-OpenPeer: TypeAlias = Callable[[int], Awaitable[Peer]]
-"""Opens a client that is about to speak with the server on this port."""
-
-
-@asynccontextmanager
-async def in_node() -> AsyncIterator[OpenPeer]:
-    """Clients in Node; what one of them writes to standard error fails the test."""
-    async with AsyncExitStack() as stack:
-
-        async def open_peer(port: int) -> Peer:
-            return await stack.enter_async_context(_node())
-
-        yield open_peer
-
-
-@asynccontextmanager
-async def _node() -> AsyncIterator[NodePeer]:
-    pipe = asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(
-        "node", NPM / "driver_in_node.mjs", stdin=pipe, stdout=pipe, stderr=pipe
-    )
-    peer = NodePeer(process)
-    listening = asyncio.create_task(peer.listen())
-    try:
-        yield peer
-    finally:
-        # Its input ends, so it ends.
-        assert process.stdin is not None
-        assert process.stderr is not None
-        process.stdin.close()
-        errors = await process.stderr.read()
-        await listening
-        assert (await process.wait(), errors) == (0, b"")
 
 
 @asynccontextmanager
@@ -233,12 +264,3 @@ async def chromium() -> AsyncIterator[Tabs]:
         browser = await playwright.chromium.launch(executable_path=executable, args=CHROMIUM_OPTIONS)
         yield Tabs(browser)
         await browser.close()
-
-
-@asynccontextmanager
-async def in_chromium(tabs: Tabs) -> AsyncIterator[OpenPeer]:
-    """Clients in tabs; an exception on one of the pages fails the test."""
-    yield tabs.open_peer
-    await tabs.leave_all()
-    errors, tabs.errors = tabs.errors, []
-    assert errors == []
