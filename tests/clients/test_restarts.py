@@ -90,7 +90,7 @@ async def test_a_server_that_is_frozen_is_noticed_and_nothing_of_it_is_missed(
     shell: str, open_peer: OpenPeer, tmp_path: Path
 ) -> None:
     async with server(shell, tmp_path / "chat.sqlite3") as running:
-        ada = await come(open_peer, running.port, "ada", heartbeat_ms=200)
+        ada = await come(open_peer, running.port, "ada", heartbeat_ms=500)
         running.freeze()
         running.say("thawed")
         # No heartbeat is answered.
