@@ -116,6 +116,18 @@ class Peer(ABC):
     def contents(self, channel: str = "main") -> list[str]:
         return [each["content"] for each in self.messages(channel)]
 
+    def check_unbroken(self) -> None:
+        """Check that each channel saw a stream without a hole or a repetition, but where a join's reply said so."""
+        places: dict[str, tuple[str, int]] = {}
+        for report in self.reports:
+            if report["what"] == "joined" and not report["head"]["recovered"]:
+                places[report["channel"]] = (report["head"]["epoch"], report["head"]["offset"])
+            elif report["what"] == "message":
+                epoch, offset = places[report["channel"]]
+                message = report["message"]
+                assert (message["epoch"], message["offset"]) == (epoch, offset + 1)
+                places[report["channel"]] = (epoch, offset + 1)
+
     async def has_seen(self, count: int, channel: str = "main") -> list[str]:
         """Wait for so many messages since the beginning, and return the contents of all there are."""
         await self.until(lambda: len(self.contents(channel)) >= count, f"{count} messages")
@@ -131,7 +143,7 @@ class Runtime(ABC):
 
     @abstractmethod
     async def leave_all(self) -> None:
-        """Forget every client, and fail where one of them threw what nobody caught."""
+        """Forget every client; fail where one threw what nobody caught, or missed or doubled a message unannounced."""
 
 
 OpenPeer: TypeAlias = Callable[[int], Awaitable[Peer]]
@@ -167,6 +179,7 @@ class Node(Runtime):
     async def leave_all(self) -> None:
         for peer in self._peers.values():
             await peer.do("forget")
+            peer.check_unbroken()
         self._peers.clear()
         assert self._process.returncode is None, "Node has ended"
 
@@ -232,8 +245,9 @@ class Tabs(Runtime):
         return peer
 
     async def leave_all(self) -> None:
-        for page in self._peers:
+        for page, peer in self._peers.items():
             await page.goto("about:blank")
+            peer.check_unbroken()
         self._unused += self._peers
         self._peers.clear()
         errors, self._errors = self._errors, []

@@ -86,6 +86,31 @@ async def test_a_server_that_is_killed_says_that_messages_may_be_missing_and_the
         assert len(set(places(ada))) == len(places(ada))
 
 
+async def test_a_server_that_is_killed_while_everybody_talks_leaves_no_gap_unannounced(
+    shell: str, open_peer: OpenPeer, tmp_path: Path
+) -> None:
+    async with server(shell, tmp_path / "chat.sqlite3") as running:
+        ada = await come(open_peer, running.port, "ada")
+        bob = await come(open_peer, running.port, "bob")
+        for number in range(200):
+            payload = {"content": f"m{number}"}
+            await ada.do("push", channel="main", event="new_message", payload=payload, id=number)
+            if number == 100:
+                await bob.has_seen(1)
+                await running.kill()
+                await running.start("alive again")
+        for peer in (ada, bob):
+            await peer.until(lambda: len(peer.told("joined")) > 1)  # noqa: B023
+        await ada.say("the last")
+        for peer in (ada, bob):
+            await peer.until(lambda: peer.contents()[-1] == "the last")  # noqa: B023
+            seen = [int(each[1:]) for each in peer.contents() if each.startswith("m")]
+            assert seen == sorted(set(seen))
+            # What the peers check in the end is that it is whole but for this.
+            (_, *rejoined) = peer.told("joined")
+            assert [each["head"].get("reason") for each in rejoined] == ["epoch_changed"]
+
+
 async def test_a_server_that_is_frozen_is_noticed_and_nothing_of_it_is_missed(
     shell: str, open_peer: OpenPeer, tmp_path: Path
 ) -> None:
