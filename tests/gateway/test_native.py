@@ -146,6 +146,19 @@ async def test_a_message_in_pieces_and_frames_in_drips_are_understood() -> None:
         assert await chat.presence("a")
 
 
+async def test_the_socket_may_be_at_a_path_of_several_segments() -> None:
+    async with Chat() as chat, native(chat, path="/chat/of/ours") as (_, port):
+        handshake = HANDSHAKE % b"ada"
+        assert b" 101 " in await first_line(port, handshake.replace(b"/socket/", b"/chat/of/ours/"))
+        assert b" 404 " in await first_line(port, handshake)
+
+
+async def first_line(port: int, data: bytes) -> bytes:
+    async with raw(port) as (reader, writer), asyncio.timeout(10):
+        writer.write(data)
+        return await reader.readline()
+
+
 async def test_what_follows_a_handshake_at_once_is_not_lost() -> None:
     async with Chat() as chat, native(chat) as (_, port), raw(port) as (reader, writer):
         text = raw_frame(2, "1", "1", "room:a", "phx_join", {})

@@ -32,4 +32,4 @@ CLOSES: Final[dict[int, CloseCode]] = {
     CLOSE_EXPIRED: CloseCode("the identity has expired", "comes back, with a new token if it computes it anew"),
     CLOSE_REVOKED: CloseCode("the user was revoked", "comes back, and is refused if `authenticate` says so"),
 }
-"""By code. None is 1000, after which phoenix.js stays away for good."""
+"""By code. None is 1000, after which phoenix.js before 1.8.16 stays away for good."""

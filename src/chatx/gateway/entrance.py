@@ -30,7 +30,7 @@ logger: logging.Logger = logging.getLogger("chatx")
 
 CLOSE_RESTART = 1012
 CLOSE_TRY_LATER = 1013
-"""Codes that tell phoenix.js to come back; 1000 would stop it for good."""
+"""Codes that tell every phoenix.js to come back; after 1000 those before 1.8.16 do not."""
 
 
 class Refused(Exception):

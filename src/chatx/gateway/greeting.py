@@ -172,7 +172,7 @@ class Greeting(asyncio.Protocol):
             client = scope["client"]
             hubs, place = server.entrance.begin(client[0] if client else None)
             handshake = handshake_of(scope)
-            if scope["path"] != f"{server.path}/websocket":
+            if scope["path"].rstrip("/") != f"{server.path}/websocket":
                 raise Refused(HTTPStatus.NOT_FOUND, "there is no socket at this path")
             version, identity = await server.entrance.admit(hubs, place, handshake, scope["path"])
             if transport.is_closing():

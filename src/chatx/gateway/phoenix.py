@@ -15,7 +15,7 @@ it and tells the outcome. Rules; each topic's part in them is the table `TRANSIT
    `Join`.
 5. At most `max_joins` topics are joined, joining or leaving.
 6. No input raises. What is no frame closes the connection: 1007, or 1009 where it is too large, 1008 at a
-   bound; never 1000, since phoenix.js would not come back.
+   bound; never 1000, after which a phoenix.js before 1.8.16 does not come back.
 
 Source: Phoenix's guide "Writing a Channels Client" and `Phoenix.Socket`.
 """

@@ -58,7 +58,7 @@ CLOSE_GOING_AWAY = 1001
 CLOSE_INTERNAL = 1011
 CLOSE_EXPIRED = 4001
 CLOSE_REVOKED = 4003
-"""Codes that tell phoenix.js to come back; 1000 would stop it for good."""
+"""Codes that tell every phoenix.js to come back; after 1000 those before 1.8.16 do not."""
 
 IDLE_TIMEOUT_S = 60.0
 """Seconds of silence after which a socket is closed; clients send a heartbeat every 30 s."""
