@@ -88,6 +88,7 @@ async def test_an_odd_head_is_refused_and_harms_nobody(request_: bytes, status: 
     async with Chat() as chat, native(chat, forwarded_allow_ips=("127.0.0.1",)) as (server, port), opened(port, b"bob"):
         said = await answer(port, request_)
         assert said.startswith(f"HTTP/1.1 {status} ".encode())
+        assert b"Retry-After" not in said
         await until(lambda: not server.greetings and not server.exchanges)
         assert server.connections == 1
         assert len(server.entrance.begin(None)[0].admission) == 2  # bob, and the one that was begun here
@@ -235,6 +236,14 @@ async def test_handshakes_of_tls_that_do_not_end_are_bounded_in_number_and_time(
             writer.write(HANDSHAKE % b"ada")
             await gone(reader)
             await until(lambda: not server.greetings)
+        async with raw(port, tls=True) as (reader, writer):
+            reader._transport.pause_reading()  # type: ignore[attr-defined]  # it does not take leave of TLS
+            writer.write(REFUSED["no host"][0])
+            await until(lambda: len(server.greetings) == 1)
+            for _ in range(100):
+                await asyncio.sleep(0.001)
+                assert server.greetings
+        await until(lambda: not server.greetings)
         async with opened(port, tls=True):
             assert server.connections == 1
 
@@ -271,7 +280,9 @@ async def test_a_server_that_begins_to_drain_lets_in_nobody_who_is_being_asked_a
         await asked.wait()
         await server.drain(0.1)
         known.set()
-        assert (await reader.read()).startswith(b"HTTP/1.1 503 ")
+        said = await reader.read()
+        assert said.startswith(b"HTTP/1.1 503 ")
+        assert b"Retry-After: 5\r\n" in said
         assert server.connections == 0
 
 
