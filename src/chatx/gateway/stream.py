@@ -37,7 +37,7 @@ CLOSE_S = 5.0
 
 CLOSE_SLOW = 1013
 
-_PIECE = 8192
+PIECE_BYTES = 8192
 """Bytes of input parsed in one turn of the loop."""
 
 _logger = logging.getLogger("chatx.websocket")
@@ -278,8 +278,8 @@ class Stream(asyncio.Protocol):
         if not data or self._lost or self._transport.is_closing():
             return
         rest = b""
-        if len(data) > _PIECE:
-            data, rest = data[:_PIECE], data[_PIECE:]
+        if len(data) > PIECE_BYTES:
+            data, rest = data[:PIECE_BYTES], data[PIECE_BYTES:]
         self._protocol.receive_data(data)
         frames = deque(cast("list[Frame]", self._protocol.events_received()))
         if self._protocol.state is OPEN:
