@@ -263,7 +263,10 @@ class Stream(asyncio.Protocol):
             if data:
                 self._send(data) if self._closing is None else self._transport.write(data)
             elif self._transport.can_write_eof():
-                self._transport.write_eof()
+                try:
+                    self._transport.write_eof()
+                except OSError:  # the peer has reset the connection, of which nothing was told yet
+                    self._transport.abort()
             else:
                 self._transport.close()
 
@@ -349,7 +352,8 @@ class Stream(asyncio.Protocol):
 
     def _fault(self, session: Session, code: int, reason: str) -> None:
         if self._closing is not None:
-            self._transport.abort()
+            # Not at once: asyncio's TLS may be handing on what it read before its end, and cannot be aborted there.
+            asyncio.get_running_loop().call_soon(self._transport.abort)
         else:
             session.cut(code, reason)
 
