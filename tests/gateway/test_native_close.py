@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -252,3 +253,39 @@ async def test_a_server_that_closes_cuts_off_everybody(tls: bool) -> None:
         async with opened(port, b"bob", tls=tls):
             await server.close()
             assert not server.connections
+
+
+@on_each_loop
+async def test_a_peer_that_resets_the_connection_behind_its_close_is_gone(tls: bool) -> None:
+    ignored = pushed("phoenix", "heartbeat", {}) * 2000
+    async with served(tls) as (chat, server, port), opened(port, tls=tls) as peer:
+        await joined(peer, chat)
+        (held,) = server.streams
+        assert await chat.revoke("ada") == 1
+        peer[1].write(ignored + CLOSE)
+        while not held._unparsed:  # noqa: ASYNC110  # there is no event for it
+            await asyncio.sleep(0)
+        linger = struct.pack("ii", 1, 0)  # with nothing to wait for, the end is a reset
+        peer[1].transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        peer[1].transport.abort()
+        await until(lambda: not server.connections)
+
+
+@on_each_loop
+async def test_pings_that_wait_behind_pushes_and_an_end_are_no_harm_to_a_socket_that_is_being_closed(
+    tls: bool,
+) -> None:
+    gate = Gate()
+    async with served(tls, moderation=gate) as (chat, server, port), opened(port, tls=tls) as peer:
+        await joined(peer, chat)
+        pushes = [pushed("room:a", "new_message", {"content": "x"}, ref=f"{number + 2}") for number in range(100)]
+        peer[1].write(b"".join(pushes))
+        (held,) = server.streams
+        await until(lambda: held._frames is not None)
+        peer[1].write(masked(Opcode.PING, b"") * 40)
+        await asyncio.sleep(0.01)
+        with socket.socket(fileno=os.dup(peer[1].transport.get_extra_info("socket").fileno())) as ours:
+            ours.shutdown(socket.SHUT_WR)
+        await asyncio.sleep(0.02)  # it is to have arrived
+        await chat.revoke("ada")
+        await until(lambda: not server.connections)

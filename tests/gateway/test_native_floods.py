@@ -25,7 +25,7 @@ HEARTBEAT = pushed("phoenix", "heartbeat", {})
 
 @on_each_loop
 async def test_a_flood_is_taken_a_piece_at_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "_PIECE", 10 * len(HEARTBEAT))
+    monkeypatch.setattr(stream, "PIECE_BYTES", 10 * len(HEARTBEAT))
     turns = 0
     at: list[int] = []
 

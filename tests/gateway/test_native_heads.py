@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import errno
+import socket
+from typing import Any, ClassVar
 
 import pytest
 
 from chatx.chat import Chat
 from chatx.gateway import greeting
 from chatx.gateway.target import origin_form
+from chatx.gateway.websocket import NativeServer
 from tests.gateway.fakes import chatx_tasks
 from tests.gateway.loops import on_each_loop
 from tests.gateway.raw_peer import HANDSHAKE, answer, close_code, masked, opened, raw, server_tls
 from tests.gateway.real_client import until
-from tests.gateway.servers import native
+from tests.gateway.servers import named, native
 
 KEY = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
 LINES = ("Host: localhost", "Upgrade: websocket", "Connection: Upgrade", KEY, "Sec-WebSocket-Version: 13")
@@ -88,6 +91,7 @@ async def test_an_odd_head_is_refused_and_harms_nobody(request_: bytes, status: 
     async with Chat() as chat, native(chat, forwarded_allow_ips=("127.0.0.1",)) as (server, port), opened(port, b"bob"):
         said = await answer(port, request_)
         assert said.startswith(f"HTTP/1.1 {status} ".encode())
+        assert b"Retry-After" not in said
         await until(lambda: not server.greetings and not server.exchanges)
         assert server.connections == 1
         assert len(server.entrance.begin(None)[0].admission) == 2  # bob, and the one that was begun here
@@ -235,6 +239,14 @@ async def test_handshakes_of_tls_that_do_not_end_are_bounded_in_number_and_time(
             writer.write(HANDSHAKE % b"ada")
             await gone(reader)
             await until(lambda: not server.greetings)
+        async with raw(port, tls=True) as (reader, writer):
+            reader._transport.pause_reading()  # type: ignore[attr-defined]  # it does not take leave of TLS
+            writer.write(REFUSED["no host"][0])
+            await until(lambda: len(server.greetings) == 1)
+            for _ in range(100):
+                await asyncio.sleep(0.001)
+                assert server.greetings
+        await until(lambda: not server.greetings)
         async with opened(port, tls=True):
             assert server.connections == 1
 
@@ -245,6 +257,35 @@ async def gone(reader: asyncio.StreamReader) -> bool:
         return b"HTTP" not in await asyncio.wait_for(reader.read(), 10)
     except ConnectionError:
         return True
+
+
+class FailsTwice(socket.socket):
+    """A listening socket that has no file for the first connection, and loses the second."""
+
+    failures: ClassVar[list[OSError]] = []
+
+    def accept(self) -> Any:
+        if self.failures:
+            raise self.failures.pop()
+        return super().accept()
+
+
+async def test_a_connection_that_cannot_be_accepted_over_tls_keeps_out_no_later_one(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("chatx.gateway.tls.PAUSE_S", 0.01)
+    failures = [ConnectionAbortedError("gone"), OSError(errno.EMFILE, "too many open files")]
+    monkeypatch.setattr(FailsTwice, "failures", failures)
+    with socket.create_server(("127.0.0.1", 0)) as made:
+        listening = FailsTwice(fileno=made.detach())
+    async with Chat() as chat:
+        server = NativeServer(chat, authenticate=named, ssl=server_tls())
+        await server.start([listening])
+        async with opened(listening.getsockname()[1], tls=True):
+            assert server.connections == 1
+        await server.close()
+    assert failures == []
+    assert [each.levelname for each in caplog.records if "accepted" in each.getMessage()] == ["WARNING"]
 
 
 @on_each_loop
@@ -271,7 +312,9 @@ async def test_a_server_that_begins_to_drain_lets_in_nobody_who_is_being_asked_a
         await asked.wait()
         await server.drain(0.1)
         known.set()
-        assert (await reader.read()).startswith(b"HTTP/1.1 503 ")
+        said = await reader.read()
+        assert said.startswith(b"HTTP/1.1 503 ")
+        assert b"Retry-After: 5\r\n" in said
         assert server.connections == 0
 
 

@@ -36,6 +36,9 @@ HEAD_LINES = 64
 MAX_EXCHANGES = 256
 """Requests that open no WebSocket, under way at a time."""
 
+_LATER = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
+"""Answers that say when to come back."""
+
 _UPGRADE = re.compile(rb"\r\nupgrade:[ \t]*websocket[ \t]*\r\n", re.IGNORECASE)
 
 
@@ -110,6 +113,9 @@ class Greeting(asyncio.Protocol):
 
     def _finish(self) -> None:
         self._server.greetings.discard(self)
+        self._stop_timer()
+
+    def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
 
@@ -117,12 +123,13 @@ class Greeting(asyncio.Protocol):
         transport = self._transport
         if transport is None or transport.is_closing():
             return
-        self._finish()
+        self._stop_timer()  # it counts among the greetings until it is gone, which by TLS may take a while
         self._server.refused[status.value] += 1
         body = (text + "\n").encode()
+        again = "Retry-After: 5\r\n" if status in _LATER else ""
         transport.write(
             f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: text/plain; charset=utf-8\r\n"
-            f"Content-Length: {len(body)}\r\nRetry-After: 5\r\nConnection: close\r\n\r\n".encode()
+            f"Content-Length: {len(body)}\r\n{again}Connection: close\r\n\r\n".encode()
             + body
         )
         transport.close()
@@ -146,7 +153,7 @@ class Greeting(asyncio.Protocol):
         if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
             response.headers["Sec-WebSocket-Version"] = "13"  # RFC 6455, section 4.4
             protocol.send_response(response)
-            self._finish()
+            self._stop_timer()
             transport.write(b"".join(protocol.data_to_send()))
             transport.close()
             return

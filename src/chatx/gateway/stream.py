@@ -37,7 +37,7 @@ CLOSE_S = 5.0
 
 CLOSE_SLOW = 1013
 
-_PIECE = 8192
+PIECE_BYTES = 8192
 """Bytes of input parsed in one turn of the loop."""
 
 _logger = logging.getLogger("chatx.websocket")
@@ -263,7 +263,10 @@ class Stream(asyncio.Protocol):
             if data:
                 self._send(data) if self._closing is None else self._transport.write(data)
             elif self._transport.can_write_eof():
-                self._transport.write_eof()
+                try:
+                    self._transport.write_eof()
+                except OSError:  # the peer has reset the connection, of which nothing was told yet
+                    self._transport.abort()
             else:
                 self._transport.close()
 
@@ -278,8 +281,8 @@ class Stream(asyncio.Protocol):
         if not data or self._lost or self._transport.is_closing():
             return
         rest = b""
-        if len(data) > _PIECE:
-            data, rest = data[:_PIECE], data[_PIECE:]
+        if len(data) > PIECE_BYTES:
+            data, rest = data[:PIECE_BYTES], data[PIECE_BYTES:]
         self._protocol.receive_data(data)
         frames = deque(cast("list[Frame]", self._protocol.events_received()))
         if self._protocol.state is OPEN:
@@ -349,7 +352,8 @@ class Stream(asyncio.Protocol):
 
     def _fault(self, session: Session, code: int, reason: str) -> None:
         if self._closing is not None:
-            self._transport.abort()
+            # Not at once: asyncio's TLS may be handing on what it read before its end, and cannot be aborted there.
+            asyncio.get_running_loop().call_soon(self._transport.abort)
         else:
             session.cut(code, reason)
 

@@ -7,7 +7,6 @@ waits for one less than a minute.
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 from socket import socket
 from ssl import SSLContext
@@ -26,9 +25,7 @@ HIGH_WATER = 65_536
 as much."""
 
 PAUSE_S = 1.0
-"""Seconds until it is tried again where the process has no more files or memory."""
-
-_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+"""Seconds until it is tried again where nothing can be accepted: the process has no more files, for one."""
 
 
 class TlsListener:
@@ -64,8 +61,8 @@ class TlsListener:
             try:
                 connection, _ = await loop.sock_accept(self._socket)
             except OSError as error:
-                if error.errno in _EXHAUSTED:
-                    logger.warning("No connection can be accepted for %g s: %s.", PAUSE_S, error)
+                if not isinstance(error, ConnectionAbortedError):  # that one peer went again
+                    logger.warning("No connection is accepted for %g s: %s.", PAUSE_S, error)
                     await asyncio.sleep(PAUSE_S)
                 continue
             if self._server.full:
