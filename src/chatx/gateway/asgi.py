@@ -2,8 +2,8 @@
 
     app.mount("/socket", chat.asgi(authenticate=who_is_it))
 
-A client connects to `/socket/websocket?vsn=2.0.0`. The application that mounts it starts and stops the chat, with
-`chat.lifespan` or on its own.
+A client connects to `/socket/websocket?vsn=2.0.0`, or polls at `/socket/longpoll`. The application that mounts it
+starts and stops the chat, with `chat.lifespan` or on its own.
 
 Rules:
 1. A handshake is refused with 403 for a foreign origin, an unknown version, or where `authenticate` says no, fails or
@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from chatx.errors import Closed, ConfigError
 from chatx.gateway.entrance import CLOSE_TRY_LATER, Client, Entrance, Refused
 from chatx.gateway.handshake import Authenticate, chosen_subprotocol, handshake_of
+from chatx.gateway.longpoll import PATH, LongPoll
 from chatx.gateway.session import CLOSE_GOING_AWAY, IDLE_TIMEOUT_S, Session
 from chatx.gateway.socket import Batch
 
@@ -63,11 +64,14 @@ class ChatApp:
         idle_timeout_s: float = IDLE_TIMEOUT_S,
     ) -> None:
         self._entrance = Entrance(chat, authenticate, tuple(origins), idle_timeout_s)
+        self._longpoll = LongPoll(self._entrance)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
         if scope["type"] == "websocket":
             await self._websocket(scope, receive, send)
+        elif scope["type"] == "http" and scope["path"].endswith(PATH):
+            await self._longpoll(scope, receive, send)
         elif scope["type"] == "http":
             await _plain(send, 426, b"This is a WebSocket endpoint: connect to .../websocket?vsn=2.0.0\n")
         else:

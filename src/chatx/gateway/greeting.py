@@ -83,9 +83,10 @@ class Greeting(asyncio.Protocol):
             self._answer(HTTPStatus.SERVICE_UNAVAILABLE, "Too many requests are under way. Come back.")
         else:
             self._finish()
-            exchange = HttpExchange(self._transport, self._server.http, self._server.scope_of)
+            exchange = HttpExchange(self._transport, self._server.answer, self._server.scope_of)
             self._server.exchanges.add(exchange)
-            exchange.on_lost = self._server.exchanges.discard
+            exchange.on_lost = self._server.forget
+            exchange.on_parked = self._server.park
             self._transport.set_protocol(exchange)
             exchange.data_received(head + rest)
 

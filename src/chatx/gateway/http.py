@@ -7,6 +7,7 @@ It is no general web server: one request for each connection, which ends with th
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, TypeAlias
@@ -47,6 +48,7 @@ class HttpExchange(asyncio.Protocol):
         self._task: asyncio.Task[None] | None = None
         self._timer = asyncio.get_running_loop().call_later(EXCHANGE_S, transport.abort)
         self.on_lost: Callable[[HttpExchange], object] | None = None
+        self.on_parked: Callable[[HttpExchange], object] | None = None
 
     def data_received(self, data: bytes) -> None:
         """Read the request; when it is whole, have it answered."""
@@ -93,6 +95,8 @@ class HttpExchange(asyncio.Protocol):
         headers = [(bytes(name), bytes(value)) for name, value in request.headers]
         scope = self._scope_of(self._transport, request.target.decode("latin-1"), headers, "http")
         scope["method"] = request.method.decode("latin-1").upper()
+        if self.on_parked is not None:
+            scope["chatx.park"] = functools.partial(self.on_parked, self)
         try:
             await self._app(scope, self._receive, self._send)
             if self._http.our_state is h11.SEND_RESPONSE:
