@@ -24,7 +24,7 @@ class Outbox:
         number: That of the last batch that was given out; 0 is none.
 
     Args:
-        limit_bytes: Of UTF-8, in all messages that are not acknowledged; a single addition may be larger.
+        limit_bytes: Of UTF-8, in all messages that are not acknowledged.
     """
 
     __slots__ = ("_batch", "_batch_size", "_limit_bytes", "_waiting", "_waiting_size", "number")
@@ -46,9 +46,9 @@ class Outbox:
         """Whether a poll would get something new."""
         return bool(self._waiting)
 
-    def add(self, texts: list[str], size: int) -> bool:
-        """Keep these messages of `size` bytes; return whether they were within the bound, and are kept."""
-        if self and self._batch_size + self._waiting_size + size > self._limit_bytes:
+    def add(self, texts: list[str], size: int, *, bounded: bool) -> bool:
+        """Keep these messages of `size` bytes, unless they pass the bound and it counts; return whether it did."""
+        if bounded and self._batch_size + self._waiting_size + size > self._limit_bytes:
             return False
         self._waiting.extend(texts)
         self._waiting_size += size

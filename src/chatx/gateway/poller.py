@@ -3,7 +3,8 @@
 Rules:
 1. One poll waits at a time. A newer one supersedes it: the client asks only once, so the older one has nobody left to
    read its answer.
-2. What is not acknowledged is bounded by `mailbox_bytes`; over it the client is closed as slow, and resumes.
+2. What is not acknowledged is bounded by `mailbox_bytes`, and by what one turn of the loop writes where nothing older
+   waits; over it the client is closed as slow, and resumes.
 3. Without a poll it ends by itself: `ABANDONED_S` after the last answer, `CUT_OFF_S` after a poll that its client broke
    off. phoenix.js breaks one off only to go, or to come back anew; what may still come is a repetition by the browser.
 4. However it ends, its place is given back at once, and its session has left its rooms a step of the loop later.
@@ -54,6 +55,7 @@ class Poller:
         self._loop = asyncio.get_running_loop()
         self._on_closed = on_closed
         self._closed = False
+        self._fresh = False
         self._client: Client | None = None
         self._place: Place | None = None
         self._wheel: Wheel | None = None
@@ -91,7 +93,11 @@ class Poller:
         """Keep these messages for the next poll; over the bound close as slow instead."""
         if self._closed:
             return
-        if not self.outbox.add(batch.texts, batch.size):
+        if not self.outbox:
+            # A resume writes many messages at once, and nobody is slow who could not have polled yet.
+            self._fresh = True
+            self._loop.call_soon(self._judge)
+        if not self.outbox.add(batch.texts, batch.size, bounded=not self._fresh):
             # What it has not taken is dropped: it comes back and resumes from the last message it did take.
             self.outbox.clear()
             self.close(CLOSE_TRY_LATER, "too slow: resume from the last message")
@@ -162,6 +168,9 @@ class Poller:
             self.close(CLOSE_GOING_AWAY, "it polls no more")
             return None
         return self._ends
+
+    def _judge(self) -> None:
+        self._fresh = False
 
     def _wake(self, *, fresh: bool) -> None:
         waiter, self._waiter = self._waiter, None
