@@ -13,6 +13,7 @@ from chatx.chat import Chat
 from chatx.core.rate_limit import RateLimit
 from chatx.errors import Unauthorized
 from chatx.gateway.longpoll import MAX_POSTS, POLL_S, POST_S, WRITE_STALL_S, LongPoll
+from chatx.gateway.outbox import MAX_REPEATS
 from chatx.gateway.poller import ABANDONED_S, CUT_OFF_S
 from chatx.gateway.session import PENDING_PUSHES
 from tests.gateway.fakes import chatx_tasks, settle
@@ -95,6 +96,23 @@ async def test_what_a_lost_response_held_comes_with_the_next_poll_of_the_same_to
         assert (await Call(app, "GET", query(ada).rpartition(".")[0] + ".0").reply()).status == 410
         await chat.send_message("a", "bob", "3")
         assert (await ada.poll()).contents == ["3"]
+
+
+@virtual
+async def test_a_client_that_acknowledges_nothing_must_begin_anew() -> None:
+    async with Chat() as chat:
+        app = app_of(chat)
+        ada = PollingClient(inside(app))
+        await ada.open()
+        await ada.join("room:a")
+        await quiet(ada)
+        await chat.send_message("a", "bob", "1")
+        await settle()
+        first = query(ada)
+        for _ in range(1 + MAX_REPEATS):
+            assert (await Call(app, "GET", first).reply()).status == 200
+        assert (await Call(app, "GET", first).reply()).body == {"status": 410, "token": None, "messages": []}
+        assert (sessions(app), await chat.presence("a")) == (0, {})
 
 
 @virtual

@@ -7,7 +7,6 @@ It is no general web server: one request for each connection, which ends with th
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, TypeAlias
@@ -48,7 +47,7 @@ class HttpExchange(asyncio.Protocol):
         self._task: asyncio.Task[None] | None = None
         self._timer = asyncio.get_running_loop().call_later(EXCHANGE_S, transport.abort)
         self.on_lost: Callable[[HttpExchange], object] | None = None
-        self.on_parked: Callable[[HttpExchange], object] | None = None
+        self.on_read: Callable[[HttpExchange, str], object] | None = None
 
     def data_received(self, data: bytes) -> None:
         """Read the request; when it is whole, have it answered."""
@@ -74,6 +73,8 @@ class HttpExchange(asyncio.Protocol):
         except h11.RemoteProtocolError as error:
             self._refuse(error.error_status_hint, "This is no HTTP request that is understood here.")
             return
+        if self.on_read is not None and self._request is not None:
+            self.on_read(self, self._request.target.decode("latin-1"))
         self._task = asyncio.get_running_loop().create_task(self._answer(), name="chatx http")
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -89,14 +90,16 @@ class HttpExchange(asyncio.Protocol):
         """End the connection now."""
         self._transport.abort()
 
+    def turn_away(self) -> None:
+        """Answer that it is to come back, instead of reading on."""
+        self._refuse(503, "Too many requests are under way. Come back.")
+
     async def _answer(self) -> None:
         request = self._request
         assert request is not None
         headers = [(bytes(name), bytes(value)) for name, value in request.headers]
         scope = self._scope_of(self._transport, request.target.decode("latin-1"), headers, "http")
         scope["method"] = request.method.decode("latin-1").upper()
-        if self.on_parked is not None:
-            scope["chatx.park"] = functools.partial(self.on_parked, self)
         try:
             await self._app(scope, self._receive, self._send)
             if self._http.our_state is h11.SEND_RESPONSE:

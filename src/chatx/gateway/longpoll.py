@@ -276,9 +276,6 @@ class _Exchange:
         Raises:
             _Gone: The client went away.
         """
-        # The native server's bound on requests under way is not for those that only wait.
-        if (park := self._scope.get("chatx.park")) is not None:
-            park()
         gone = asyncio.create_task(self._until_gone(), name="chatx poll")
         try:
             await asyncio.wait((waiter, gone), timeout=POLL_S, return_when=asyncio.FIRST_COMPLETED)

@@ -6,11 +6,14 @@ batch's number; the next poll brings it back, and only then is the batch dropped
 
 Rules:
 1. A poll that names the number of the last batch acknowledges it, and gets the next one. One that names the number
-   before gets the last batch again, unchanged. Any other number is out of step.
+   before gets the last batch again, unchanged, a few times. Any other number is out of step.
 2. What waits and what is not acknowledged are counted together, and bounded in bytes.
 """
 
 from __future__ import annotations
+
+MAX_REPEATS = 3
+"""Times that a batch is given out again. Who does not get it then will not, and each copy may lie in a buffer."""
 
 
 class OutOfStep(Exception):
@@ -22,15 +25,17 @@ class Outbox:
 
     Attributes:
         number: That of the last batch that was given out; 0 is none.
+        repeats: Times that it was given out again.
 
     Args:
         limit_bytes: Of UTF-8, in all messages that are not acknowledged.
     """
 
-    __slots__ = ("_batch", "_batch_size", "_limit_bytes", "_waiting", "_waiting_size", "number")
+    __slots__ = ("_batch", "_batch_size", "_limit_bytes", "_waiting", "_waiting_size", "number", "repeats")
 
     def __init__(self, limit_bytes: int) -> None:
         self.number: int = 0
+        self.repeats: int = 0
         self._limit_bytes = limit_bytes
         self._batch: list[str] = []
         self._batch_size = 0
@@ -61,11 +66,13 @@ class Outbox:
             OutOfStep: That number cannot be the client's.
         """
         if acknowledged == self.number - 1 and self._batch:
+            self.repeats += 1
             return self._batch
         if acknowledged != self.number:
             raise OutOfStep
         self._batch, self._waiting = self._waiting, []
         self._batch_size, self._waiting_size = self._waiting_size, 0
+        self.repeats = 0
         if self._batch:
             self.number += 1
         return self._batch

@@ -20,7 +20,7 @@ from typing import Final
 from chatx.gateway.admission import Place
 from chatx.gateway.entrance import CLOSE_TRY_LATER, Client
 from chatx.gateway.expiry import Wheel
-from chatx.gateway.outbox import Outbox
+from chatx.gateway.outbox import MAX_REPEATS, Outbox
 from chatx.gateway.session import CLOSE_GOING_AWAY
 from chatx.gateway.socket import Batch
 
@@ -134,6 +134,10 @@ class Poller:
             OutOfStep: See `Outbox.take`.
         """
         taken = self.outbox.take(acknowledged)
+        if self.outbox.repeats > MAX_REPEATS:
+            self.outbox.clear()
+            self.close(CLOSE_TRY_LATER, "it acknowledges nothing: resume from the last message")
+            return []
         if not taken:
             self._drained.set()
         return taken

@@ -83,7 +83,7 @@ class NativeServer:
         self.draining: bool = False
         self.greetings: set[Greeting] = set()
         self.exchanges: set[HttpExchange] = set()
-        self.parked: set[HttpExchange] = set()
+        self.polls: set[HttpExchange] = set()
         self.longpoll: LongPoll = LongPoll(self.entrance)
         self.streams: dict[Stream, tuple[Client, Place]] = {}
         self._ssl = ssl
@@ -144,12 +144,12 @@ class NativeServer:
             greeting.abort()
         for session in self.longpoll.sessions:
             session.cut(CLOSE_RESTART, "restarting")
-        for exchange in (*self.exchanges, *self.parked):
+        for exchange in (*self.exchanges, *self.polls):
             exchange.abort()
         for stream in list(self.streams):
             stream.abort()
         # What an abort ends is told in the loop's next rounds.
-        while self.streams or self.exchanges or self.parked:
+        while self.streams or self.exchanges or self.polls:
             self._empty.clear()
             await self._empty.wait()
         self._servers.clear()
@@ -164,19 +164,24 @@ class NativeServer:
 
     async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request that opens no WebSocket."""
-        await (self.longpoll if scope["path"] == self.path + PATH else self.http)(scope, receive, send)
+        app = self.longpoll if scope["path"] == self.path + PATH else self.http
+        await app(scope, receive, send)
 
-    def park(self, exchange: HttpExchange) -> None:
-        """Count a request no longer as under way: it waits for messages, as a WebSocket would."""
-        if exchange in self.exchanges:
+    def is_poll(self, target: str) -> bool:
+        """Return whether a request is one of long-polling."""
+        return path_of(target)[0] == self.path + PATH
+
+    def read(self, exchange: HttpExchange, target: str) -> None:
+        """Count a request that is read: one of long-polling is not among the others, since it may wait."""
+        if self.is_poll(target):
             self.exchanges.discard(exchange)
-            self.parked.add(exchange)
+            self.polls.add(exchange)
 
     def forget(self, exchange: HttpExchange) -> None:
         """Forget a request whose connection is gone."""
         self.exchanges.discard(exchange)
-        self.parked.discard(exchange)
-        if not self.exchanges and not self.parked:
+        self.polls.discard(exchange)
+        if not self.exchanges and not self.polls:
             self._empty.set()
 
     def scope_of(
