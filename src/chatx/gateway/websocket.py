@@ -90,6 +90,7 @@ class NativeServer:
         self._proxies = Proxies(tuple(forwarded_allow_ips))
         self._servers: list[asyncio.Server] = []
         self._empty = asyncio.Event()
+        self._closed = False  # a connection that was accepted just before it was comes in just after
 
     @property
     def connections(self) -> int:
@@ -98,8 +99,8 @@ class NativeServer:
 
     @property
     def full(self) -> bool:
-        """Whether as many connections as may be have not said yet what they are for."""
-        return len(self.greetings) >= PENDING_HANDSHAKES
+        """Whether no more connections are taken: it is closed, or too many have not said yet what they are for."""
+        return self._closed or len(self.greetings) >= PENDING_HANDSHAKES
 
     async def start(self, sockets: Sequence[socket]) -> None:
         """Serve these listening sockets, until `close`."""
@@ -137,7 +138,7 @@ class NativeServer:
 
     async def close(self) -> None:
         """Listen no more, and end every connection that is left."""
-        self.draining = self.longpoll.draining = True
+        self.draining = self.longpoll.draining = self._closed = True
         for server in self._servers:
             server.close()
         for greeting in list(self.greetings):
@@ -148,10 +149,9 @@ class NativeServer:
             exchange.abort()
         for stream in list(self.streams):
             stream.abort()
-        # What an abort ends is told in the loop's next rounds.
-        while self.streams or self.exchanges or self.polls:
-            self._empty.clear()
-            await self._empty.wait()
+        # What an abort ends is told in the loop's next rounds; it is no matter of time.
+        while self.streams or self.exchanges or self.polls or self.greetings:  # noqa: ASYNC110
+            await asyncio.sleep(0)
         self._servers.clear()
 
     def lost(self, stream: Stream) -> None:
@@ -181,8 +181,6 @@ class NativeServer:
         """Forget a request whose connection is gone."""
         self.exchanges.discard(exchange)
         self.polls.discard(exchange)
-        if not self.exchanges and not self.polls:
-            self._empty.set()
 
     def scope_of(
         self, transport: asyncio.Transport, target: str, headers: list[tuple[bytes, bytes]], kind: str
