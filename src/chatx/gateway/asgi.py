@@ -70,7 +70,7 @@ class ChatApp:
         """Serve one ASGI connection."""
         if scope["type"] == "websocket":
             await self._websocket(scope, receive, send)
-        elif scope["type"] == "http" and scope["path"].endswith(PATH):
+        elif scope["type"] == "http" and scope["path"].rstrip("/").endswith(PATH):
             await self._longpoll(scope, receive, send)
         elif scope["type"] == "http":
             await _plain(send, 426, b"This is a WebSocket endpoint: connect to .../websocket?vsn=2.0.0\n")

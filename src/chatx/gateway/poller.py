@@ -120,7 +120,7 @@ class Poller:
             self._place.end()
         if self._client is not None:
             # Not now: whoever closes it may be in the middle of writing to its rooms.
-            self._loop.call_soon(self._client.forget)
+            self._loop.call_soon(self._end, self._client, code, reason)
         self._drained.set()
         self._wake(fresh=True)
         self._on_closed(self)
@@ -172,6 +172,10 @@ class Poller:
             self.close(CLOSE_GOING_AWAY, "it polls no more")
             return None
         return self._ends
+
+    def _end(self, client: Client, code: int, reason: str) -> None:
+        client.session.cut(code, reason)
+        client.forget()
 
     def _judge(self) -> None:
         self._fresh = False
