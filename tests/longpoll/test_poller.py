@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import random
 import time
 from typing import Any
 
@@ -15,7 +17,8 @@ from chatx.errors import Unauthorized
 from chatx.gateway.longpoll import MAX_POSTS, POLL_S, POST_S, WRITE_STALL_S, LongPoll
 from chatx.gateway.outbox import MAX_REPEATS
 from chatx.gateway.poller import ABANDONED_S, CUT_OFF_S
-from chatx.gateway.session import PENDING_PUSHES
+from chatx.gateway.session import PENDING_PUSHES, REPLAYED_AT_ONCE
+from tests.gateway import hostile
 from tests.gateway.fakes import chatx_tasks, settle
 from tests.longpoll.polling import NDJSON, Call, Poll, PollingClient, inside
 from tests.virtual import virtual
@@ -72,7 +75,8 @@ async def test_a_second_poll_supersedes_the_first_and_gets_the_messages() -> Non
         first = asyncio.create_task(ada.poll())
         await settle()
         second = asyncio.create_task(ada.poll())
-        assert (await first).status == 204
+        async with asyncio.timeout(POLL_S / 2):
+            assert (await first).status == 204
         await chat.send_message("a", "bob", "hello")
         assert (await second).contents == ["hello"]
 
@@ -96,6 +100,23 @@ async def test_what_a_lost_response_held_comes_with_the_next_poll_of_the_same_to
         assert (await Call(app, "GET", query(ada).rpartition(".")[0] + ".0").reply()).status == 410
         await chat.send_message("a", "bob", "3")
         assert (await ada.poll()).contents == ["3"]
+
+
+@virtual
+async def test_a_long_resume_waits_for_the_polls_of_its_client() -> None:
+    async with Chat(rate_limit=RateLimit(1e6, 10**6)) as chat:
+        epoch = ""
+        for number in range(1, 201):
+            epoch = (await chat.send_message("a", "bob", str(number))).epoch
+        ada = PollingClient(inside(app_of(chat)))
+        await ada.open()
+        await ada.push("room:a", "phx_join", {"epoch": epoch, "offset": 0})
+        await settle()
+        assert chat.statistics().unread == 1 + REPLAYED_AT_ONCE  # the reply, and as many messages as go at once
+        while (await ada.poll()).status == 200:
+            assert chat.statistics().unread <= 2 * REPLAYED_AT_ONCE
+        offsets = [frame.payload["offset"] for frame in ada.frames if frame.event == "new_message"]
+        assert offsets == list(range(1, 201))
 
 
 @virtual
@@ -336,3 +357,44 @@ async def test_messages_reach_a_poll_that_waits_when_its_session_is_closed() -> 
         last: Poll = await poll
         assert [frame.ref for frame in last.frames] == ["7"]
         assert await ada.poll() == (410, [])
+
+
+@virtual
+async def test_hostile_requests_by_the_hundred_raise_nothing_and_leave_nothing() -> None:
+    draw = random.Random(5)
+    async with Chat() as chat:
+        app = app_of(chat)
+        bystander = PollingClient(inside(app), "bystander")
+        await bystander.open()
+        await bystander.join("room:a")
+        ada = PollingClient(inside(app))
+        for _ in range(600):
+            if ada.token is None or draw.random() < 0.2:
+                opened = await Call(app, "GET").reply()
+                # She may have as many sessions as a user may.
+                ada.token = opened.body.get("token", ada.token)
+            lines = [hostile.message(draw) for _ in range(draw.choice((0, 1, 1, 2, 5, 150)))]
+            data = [line if isinstance(line, bytes) else line.encode("utf-8", "surrogatepass") for line in lines]
+            encoded = [base64.b64encode(line) if draw.random() < 0.3 else line for line in data]
+            token = draw.choice((ada.token, ada.token, ada.token, f"{ada.token}9", "x", "", f"{ada.token}\x00"))
+            call = Call(
+                app,
+                draw.choice(("POST", "POST", "POST", "GET", "OPTIONS", "TRACE", "")),
+                f"vsn={draw.choice(('2.0.0', '1.0.0', '9'))}&user_id=ada&token={token}",
+                headers={
+                    "content-type": draw.choice((NDJSON, "application/json", "\xff", "")),
+                    **draw.choice(
+                        ({}, {}, {}, {"x-phoenix-authtoken": "\xff"}, {"referer": "://"}, {"origin": "null"})
+                    ),
+                },
+                body=b"\n".join(encoded),
+            )
+            await settle()
+            if draw.random() < 0.2:
+                call.disconnect()
+            await call.task
+            assert len(call.sent) in (0, 2)
+        await asyncio.sleep(ABANDONED_S + 1)
+        await settle()
+        assert (sessions(app), chatx_tasks()) == (0, [])
+        assert len(app._entrance.begin(None)[0].admission) == 1  # the one that was begun here
