@@ -33,6 +33,7 @@ nitpick_ignore_regex = [
         "py:.*",
         r"(asyncio|collections|contextlib|msgspec|os|pathlib|socket|sqlite3|ssl|SSLContext|starlette|types|typing)\b.*",
     ),
+    ("py:.*", r"prometheus_client\b.*"),
     # Type variables, and what the annotations of private bases name.
     ("py:.*", r"(chatx\.[\w.]+\.)?[ET]"),
 ]
@@ -57,6 +58,8 @@ pygments_dark_style = "github-dark"
 html_title = f"chatx {release}"
 html_static_path = ["_static"]
 html_css_files = ["chatx.css"]
+# For tools, at an address that does not change; a link on a page leads to a copy with a hash in its address.
+html_extra_path = ["asyncapi.json"]
 html_copy_source = False
 html_show_sphinx = False
 html_show_copyright = False

@@ -96,7 +96,7 @@ def parameters(function: Any) -> str:
 SIGNATURES = {
     "Chat": (Chat, "(*, config=None, **options)"),
     "start": (Chat.start, "(self)"),
-    "stop": (Chat.stop, "(self)"),
+    "stop": (Chat.stop, "(self, *, drain_timeout_ms=None)"),
     "lifespan": (Chat.lifespan, "(self, app)"),
     "join": (Chat.join, "(self, room_id, user_id)"),
     "leave": (Chat.leave, "(self, room_id, user_id)"),

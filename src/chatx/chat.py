@@ -72,23 +72,33 @@ class Chat:
             raise AlreadyStarted("The chat is started already; stop it first, or start it in one place only.")
         self._engine = Engine(self.config, self.telemetry, self._dead_letters)
 
-    async def stop(self) -> None:
-        """Drain within `drain_timeout_ms` and end; no task, timer or thread is left.
+    async def stop(self, *, drain_timeout_ms: int | None = None) -> None:
+        """Drain and end; no task, timer or thread is left.
 
         New work is refused at once. Sends under way finish, deliveries are made, and subscribers get `Closed` after
         what they have not read. Stopping a chat that is stopped does nothing; stopping one that is being stopped waits
         for that. Cancelling the call does not cut the drain short.
+
+        Args:
+            drain_timeout_ms: Milliseconds within which it drains, at least 1; None is the option of this name. For
+                whoever has spent some of them on sending clients away.
+
+        Raises:
+            ConfigError: `drain_timeout_ms` is not at least 1.
         """
+        given = drain_timeout_ms
+        if given is not None and (isinstance(given, bool) or not isinstance(given, int) or given < 1):
+            raise ConfigError(f"drain_timeout_ms is {given!r}; give a whole number of milliseconds, at least 1.")
         engine = self._engine
         if engine is None:
             return
         if self._stopping is None or self._stopping.done():
-            self._stopping = asyncio.get_running_loop().create_task(self._stop(engine), name="chatx stop")
+            self._stopping = asyncio.get_running_loop().create_task(self._stop(engine, given), name="chatx stop")
         await asyncio.shield(self._stopping)
 
-    async def _stop(self, engine: Engine) -> None:
+    async def _stop(self, engine: Engine, drain_timeout_ms: int | None) -> None:
         try:
-            await engine.stop()
+            await engine.stop(drain_timeout_ms)
         finally:
             self._engine = None
             self._stopping = None

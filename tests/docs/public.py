@@ -24,6 +24,11 @@ SINGLE = (
     "chatx.gateway.handshake.Answer",
     "chatx.gateway.handshake.Authenticate",
     "chatx.gateway.handshake.Handshake",
+    "chatx.gateway.metrics.Metrics",
+    "chatx.gateway.metrics.Sockets",
+    "chatx.gateway.operations.operations",
+    "chatx.gateway.tokens.SignedTokens",
+    "chatx.gateway.tokens.sign",
     "chatx.gateway.websocket.NativeServer",
     "chatx.telemetry.Handler",
 )

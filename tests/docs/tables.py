@@ -1,4 +1,7 @@
-"""The tables of the documentation that are made from the code. `python -m tests.docs.tables` writes them anew."""
+"""The tables and listings of the documentation that are made from the code.
+
+`python -m tests.docs.tables` writes them anew.
+"""
 
 import inspect
 import re
@@ -7,8 +10,10 @@ from dataclasses import fields
 from pathlib import Path
 
 from chatx import ERRORS, ChatConfig, RateLimit, Statistics, telemetry
+from chatx.gateway import operations
+from chatx.gateway.closes import CLOSES
 from chatx.gateway.phoenix import TRANSITIONS, Input
-from tests.docs.markdown import PAGES
+from tests.docs.markdown import PAGES, ROOT
 
 _PLACE = re.compile(r"(?<=<!-- table: )(?P<name>\w+)( -->\n\n).*?(?=\n<!-- end of table -->)", re.DOTALL)
 
@@ -66,8 +71,23 @@ def transitions() -> str:
     )
 
 
+def server_routes() -> str:
+    """What there is beside the native server's socket, as the module's docstring has it."""
+    return "".join(f"{line}\n" for line in (operations.__doc__ or "").splitlines() if line.startswith("|"))
+
+
+def closes() -> str:
+    """Every close code of a socket."""
+    return _table(("code", "when", "the client"), ((str(code), *close) for code, close in CLOSES.items()))
+
+
+def client() -> str:
+    """The example of a whole client."""
+    return f"```py\n{(ROOT / 'examples' / 'client.py').read_text(encoding='utf-8')}```\n"
+
+
 TABLES: dict[str, Callable[[], str]] = {
-    table.__name__: table for table in (options, errors, events, statistics, transitions)
+    table.__name__: table for table in (options, errors, events, statistics, transitions, server_routes, closes, client)
 }
 
 

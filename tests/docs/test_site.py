@@ -82,6 +82,9 @@ class TestBuilt:
             assert str(ROOT) not in text
             assert str(Path.home()) + "/" not in text
 
+    def test_the_description_of_the_wire_can_be_downloaded_at_an_address_that_stays(self, site: Site) -> None:
+        assert (site.folder / "asyncapi.json").read_bytes() == (DOCS / "asyncapi.json").read_bytes()
+
     def test_the_navigation_has_the_order_of_the_index(self, site: Site) -> None:
         shown = [link for link in site.pages[site.folder / "start.html"].links if link.endswith(".html")]
         listed = [re.sub(r"\.(md|rst)$", ".html", link) for link in links(DOCS / "index.md") if link != "demo.png"]
@@ -97,8 +100,7 @@ def test_what_is_broken_is_found(tmp_path: Path) -> None:
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     for page in ROOT.glob("*.md"):
         shutil.copy(page, tmp_path)
-    (tmp_path / "examples").mkdir()
-    shutil.copy(ROOT / "examples" / "fastapi_app.py", tmp_path / "examples")
+    shutil.copytree(ROOT / "examples", tmp_path / "examples", ignore=shutil.ignore_patterns("__pycache__"))
     docs = tmp_path / "docs"
     with (docs / "presence.md").open("a", encoding="utf-8") as prose:
         prose.write("\n[no page](no-such-page.md) and [no anchor](resume.md#no-such-anchor)\n")

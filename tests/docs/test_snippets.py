@@ -10,6 +10,7 @@ import sys
 import textwrap
 import tomllib
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from types import CodeType
 
@@ -127,7 +128,9 @@ def test_shell_snippets_say_what_exists(monkeypatch: pytest.MonkeyPatch, tmp_pat
     (tmp_path / "chatx.toml").write_text(toml[0].code, encoding="utf-8")
     # The demo gets as far as it does before it opens a file and a port.
     monkeypatch.setattr("chatx.demo.app.demo_app", lambda store: Starlette())
-    monkeypatch.setattr("chatx.cli._listening", lambda host, port: [])
+    monkeypatch.setattr("chatx.cli.demo.listening", lambda host, port: nullcontext([]))
+    monkeypatch.setattr("chatx.cli.serve.listening", lambda host, port: nullcontext([]))
+    monkeypatch.setattr("chatx.cli.serve._serve", _served)
     monkeypatch.setattr("uvicorn.Server.run", lambda server, sockets: setattr(server, "started", True))
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
@@ -154,6 +157,11 @@ def test_shell_snippets_say_what_exists(monkeypatch: pytest.MonkeyPatch, tmp_pat
                 case _:
                     pytest.fail(f"{block.name}: nothing here knows how to check {line!r}")
     assert {"make", "chatx"} <= seen
+
+
+async def _served(*arguments: object) -> int:
+    """Take the place of a server that runs until a signal."""
+    return 0
 
 
 def _chatx(

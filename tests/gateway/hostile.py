@@ -123,6 +123,8 @@ def mutated(draw: random.Random, text: str) -> str:
 def stream(draw: random.Random, path: str = "/socket/websocket?vsn=2.0.0&user=evil") -> list[bytes]:
     """Return what one connection writes, in pieces as they are written; about half open a WebSocket properly."""
     data = opening(draw, path) if draw.random() < 0.8 else draw.randbytes(draw.randrange(500))
+    if draw.random() < 0.5:
+        data += entrance(draw)
     data += b"".join(frame(draw) for _ in range(draw.randrange(20)))
     if draw.random() < 0.2:
         data = flipped(draw, data)
@@ -164,6 +166,23 @@ def opening(draw: random.Random, path: str) -> bytes:
             case _:
                 lines += [lines[draw.randrange(1, len(lines))]]
     return ("\r\n".join(lines) + end).encode("latin-1")
+
+
+def entrance(draw: random.Random) -> bytes:
+    """Return frames of somebody who joins the room and says something, all in order so far."""
+    frames: list[list[Any]] = [["1", "1", "room:a", "phx_join", {}]]
+    frames += [
+        ["1", str(number + 2), "room:a", "new_message", {"content": f"evil {number}"}]
+        for number in range(draw.randrange(10))
+    ]
+    return b"".join(written(0x81, json.dumps(each).encode(), draw) for each in frames)
+
+
+def written(first: int, data: bytes, draw: random.Random) -> bytes:
+    """Return a masked frame of at most 65,535 bytes."""
+    length = struct.pack("!B", 0x80 | len(data)) if len(data) < 126 else struct.pack("!BH", 0xFE, len(data))
+    mask = draw.randbytes(4)
+    return bytes((first,)) + length + mask + bytes(byte ^ mask[index % 4] for index, byte in enumerate(data))
 
 
 def frame(draw: random.Random) -> bytes:

@@ -70,8 +70,9 @@ async def until(condition: Callable[[], bool]) -> None:
 @asynccontextmanager
 async def real_client(port: int, user: str, **options: Any) -> AsyncIterator[RealClient]:
     """Connect to `/socket/websocket` on this machine."""
-    url = f"ws://localhost:{port}/socket/websocket?vsn=2.0.0&user_id={user}"
+    secure = "s" if options.get("ssl") is not None else ""
+    url = f"ws{secure}://localhost:{port}/socket/websocket?vsn=2.0.0&user_id={user}"
     # Without a bound on what is unread: a client that has stopped reading would not see its own close answered.
-    defaults = {"origin": f"http://localhost:{port}", "max_queue": None}
+    defaults = {"origin": f"http{secure}://localhost:{port}", "max_queue": None}
     async with connect(url, **{**defaults, **options}) as connection:
         yield RealClient(connection)

@@ -26,14 +26,16 @@ def named(handshake: Handshake) -> str | None:
 
 
 @asynccontextmanager
-async def served(shell: str, chat: Chat, authenticate: Authenticate = named, **options: Any) -> AsyncIterator[int]:
-    """Run the chat and serve its socket at `/socket`; the value is the port."""
+async def served(
+    shell: str, chat: Chat, authenticate: Authenticate = named, *, port: int = 0, **options: Any
+) -> AsyncIterator[int]:
+    """Run the chat and serve its socket at `/socket`; the value is the port, a free one by default."""
     if shell == "native":
-        async with chat, native(chat, authenticate, **options) as (_, port):
-            yield port
+        async with chat, native(chat, authenticate, port=port, **options) as (_, bound):
+            yield bound
         return
     app = Starlette(routes=[Mount("/socket", chat.asgi(authenticate=authenticate, **options))], lifespan=chat.lifespan)
-    listening = socket.create_server(("127.0.0.1", 0))
+    listening = socket.create_server(("127.0.0.1", port))
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws_max_size=65_537))
     task = asyncio.create_task(server.serve([listening]))
     try:
@@ -47,10 +49,12 @@ async def served(shell: str, chat: Chat, authenticate: Authenticate = named, **o
 
 @asynccontextmanager
 async def native(
-    chat: Chat, authenticate: Authenticate = named, **options: Any
+    chat: Chat, authenticate: Authenticate = named, *, port: int = 0, **options: Any
 ) -> AsyncIterator[tuple[NativeServer, int]]:
     """Serve a chat with the native server; the value is the server and its port."""
-    listening = socket.create_server(("127.0.0.1", 0))
+    listening = socket.create_server(("127.0.0.1", port))
+    # Connections inherit it: for a peer that does not read, the kernel soon takes no more.
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536)
     server = NativeServer(chat, authenticate=authenticate, **options)
     await server.start([listening])
     try:

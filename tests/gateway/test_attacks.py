@@ -324,6 +324,7 @@ def contents(server: FakeServer) -> list[str]:
         {"origin": "https://chat.example", "host": "chat.example"},  # another scheme is another origin
         {"origin": "http://localhost:3000", "host": "localhost:4000", "cookie": "session=1"},
         {"origin": "http://127.0.0.1", "host": "localhost"},
+        {"origin": "https://evil.example", "Origin": "http://chat.example", "host": "chat.example"},
         {"origin": "null", "host": "chat.example"},
         {"origin": "", "host": "chat.example"},
         {"origin": "http://[", "host": "chat.example"},

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
+import socket
 import ssl
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,54 +21,13 @@ from chatx.gateway.forwarded import Proxies
 from chatx.gateway.session import PENDING_PUSHES
 from chatx.gateway.websocket import NativeServer
 from tests.gateway.fakes import chatx_tasks
+from tests.gateway.loops import on_each_loop
 from tests.gateway.phoenix_peer import raw_frame
+from tests.gateway.raw_peer import HANDSHAKE, answer, client_tls, close_code, masked, opened, raw, server_tls
 from tests.gateway.real_client import real_client, until
 from tests.gateway.servers import named, native
 
-HANDSHAKE = (
-    b"GET /socket/websocket?vsn=2.0.0&user_id=%b HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n"
-    b"Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-)
 UNLIMITED = RateLimit(messages_per_sec=1e6, burst=10**6)
-
-
-@asynccontextmanager
-async def raw(port: int) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    try:
-        yield reader, writer
-    finally:
-        writer.close()
-
-
-@asynccontextmanager
-async def opened(port: int, user: bytes = b"ada") -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    async with raw(port) as (reader, writer):
-        writer.write(HANDSHAKE % user)
-        assert b" 101 " in await reader.readuntil(b"\r\n\r\n")
-        yield reader, writer
-
-
-async def answer(port: int, data: bytes) -> bytes:
-    """Return all that the server says to these bytes."""
-    async with raw(port) as (reader, writer), asyncio.timeout(10):
-        writer.write(data)
-        return await reader.read()
-
-
-def masked(opcode: Opcode, data: bytes, *, fin: bool = True) -> bytes:
-    return Frame(opcode, data, fin).serialize(mask=True)
-
-
-async def close_code(reader: asyncio.StreamReader) -> int:
-    """Return the code of the close frame that ends what the server writes."""
-    async with asyncio.timeout(10):
-        while True:
-            first, length = await reader.readexactly(2)
-            size = int.from_bytes(await reader.readexactly(2)) if length == 126 else length
-            data = await reader.readexactly(size)
-            if first == 0x88:
-                return int.from_bytes(data[:2])
 
 
 @pytest.mark.parametrize(
@@ -188,6 +146,19 @@ async def test_a_message_in_pieces_and_frames_in_drips_are_understood() -> None:
         assert await chat.presence("a")
 
 
+async def test_the_socket_may_be_at_a_path_of_several_segments() -> None:
+    async with Chat() as chat, native(chat, path="/chat/of/ours") as (_, port):
+        handshake = HANDSHAKE % b"ada"
+        assert b" 101 " in await first_line(port, handshake.replace(b"/socket/", b"/chat/of/ours/"))
+        assert b" 404 " in await first_line(port, handshake)
+
+
+async def first_line(port: int, data: bytes) -> bytes:
+    async with raw(port) as (reader, writer), asyncio.timeout(10):
+        writer.write(data)
+        return await reader.readline()
+
+
 async def test_what_follows_a_handshake_at_once_is_not_lost() -> None:
     async with Chat() as chat, native(chat) as (_, port), raw(port) as (reader, writer):
         text = raw_frame(2, "1", "1", "room:a", "phx_join", {})
@@ -293,26 +264,33 @@ async def test_requests_under_way_are_bounded_and_each_gives_its_place_back(monk
         assert (await answer(port, request + b"xyz")).startswith(b"HTTP/1.1 404 ")
 
 
-async def test_random_bytes_after_and_before_the_handshake_hurt_nobody() -> None:
-    rng = random.Random(5)
-    failures: list[Any] = []
-    asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
-    async with Chat() as chat, native(chat) as (server, port), real_client(port, "bob") as bystander:
-        await bystander.ask("room:a", "phx_join")
-        for number in range(200):
-            async with raw(port) as (reader, writer):
-                noise = rng.randbytes(rng.randrange(1, 400))
-                opcodes = [rng.choice(list(Opcode)) for _ in range(5)]
-                frames = b"".join(masked(each, rng.randbytes(rng.randrange(50))) for each in opcodes)
-                writer.write(noise if number % 4 == 0 else HANDSHAKE % b"ada" + rng.choice((noise, frames)))
-                writer.write_eof()
-                async with asyncio.timeout(10):
-                    with contextlib.suppress(ConnectionError):  # it may be cut off
-                        await reader.read()
-        await until(lambda: server.connections == 1 and not server.greetings)
-        await bystander.ask("room:a", "new_message", {"content": "still here"})
-        assert failures == []
-    assert not chatx_tasks()
+@pytest.mark.parametrize("tls", [False, True])
+@on_each_loop
+async def test_small_writes_are_not_held_back_until_others_are_acknowledged(tls: bool) -> None:
+    async with (
+        Chat() as chat,
+        native(chat, ssl=server_tls() if tls else None) as (server, port),
+        opened(port, tls=tls),
+    ):
+        (held,) = server.streams
+        ours = held._transport.get_extra_info("socket")
+        assert ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+async def test_a_unix_socket_is_served_too(tmp_path: Path) -> None:
+    path = str(tmp_path / "chat")
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(path)
+    async with Chat() as chat:
+        server = NativeServer(chat, authenticate=named)
+        await server.start([listening])
+        reader, writer = await asyncio.open_unix_connection(path)
+        writer.write(HANDSHAKE % b"ada")
+        assert (await reader.readline()).startswith(b"HTTP/1.1 101 ")
+        writer.close()
+        await until(lambda: not server.connections)
+        await server.close()
+    listening.close()
 
 
 async def test_an_origin_behind_a_trusted_proxy_is_the_one_that_the_proxy_tells() -> None:
@@ -350,6 +328,26 @@ def test_wrong_arguments_are_told_at_once(wrong: Any) -> None:
         NativeServer(Chat(), authenticate=named, **wrong)
     with pytest.raises(ConfigError):
         NativeServer(Chat(), authenticate=None)  # type: ignore[arg-type]
+
+
+@on_each_loop
+async def test_clients_chat_over_tls_and_resume_and_pages_of_the_plain_origin_are_foreign() -> None:
+    options: dict[str, Any] = {"ssl": client_tls()}
+    async with Chat(rate_limit=UNLIMITED) as chat, native(chat, ssl=server_tls()) as (server, port):
+        async with real_client(port, "ada", **options) as ada, real_client(port, "bob", **options) as bob:
+            start = await ada.ask("room:a", "phx_join")
+            await bob.ask("room:a", "phx_join")
+            for number in range(50):
+                await ada.push("room:a", "new_message", {"content": f"{number}" + "x" * 4000})
+            assert await ada.wait_for_messages(50) == await bob.wait_for_messages(50)
+        await until(lambda: not server.connections)
+        async with real_client(port, "ada", **options) as back:
+            response = await back.ask("room:a", "phx_join", {"epoch": start["epoch"], "offset": 40})
+            assert response["recovered"] is True
+            assert [each["offset"] for each in await back.wait_for_messages(10)] == list(range(41, 51))
+        with pytest.raises(InvalidStatus):
+            async with real_client(port, "ada", origin=f"http://localhost:{port}", **options):
+                pass
 
 
 async def test_over_tls_it_takes_no_plain_request() -> None:

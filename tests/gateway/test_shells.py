@@ -7,6 +7,7 @@ import time
 from contextlib import AsyncExitStack
 
 import pytest
+from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 
 from chatx import Identity
@@ -55,6 +56,98 @@ async def test_a_refused_handshake_is_a_403(shell: str) -> None:
                 async with real_client(port, "ada", **options):
                     pass
             assert refused.value.response.status_code == 403
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "websocket?vsn=123.1.1&user_id=ada",
+        "websocket?vsn=&user_id=ada",
+        "websocket?vsn=2.0.0",
+    ],
+)
+async def test_a_handshake_without_a_known_version_or_a_user_is_a_403(shell: str, target: str) -> None:
+    async with served(shell, Chat()) as port:
+        with pytest.raises(InvalidStatus) as refused:
+            async with connect(f"ws://localhost:{port}/socket/{target}"):
+                pass
+        assert refused.value.response.status_code == 403
+
+
+@pytest.mark.parametrize("path", ["websocket/more", "", "more/websockets"])
+async def test_at_another_path_there_is_no_socket(shell: str, path: str) -> None:
+    async with served(shell, Chat()) as port:
+        with pytest.raises(InvalidStatus) as refused:
+            async with connect(f"ws://localhost:{port}/socket/{path}?vsn=2.0.0&user_id=ada"):
+                pass
+        # An application cannot answer a handshake with another status under every server.
+        assert refused.value.response.status_code == {"asgi": 403, "native": 404}[shell]
+
+
+async def test_a_slash_behind_the_path_is_no_other_path(shell: str) -> None:
+    async with served(shell, Chat()) as port, connect(f"ws://localhost:{port}/socket/websocket/?user_id=ada"):
+        pass
+
+
+async def test_what_a_handshake_says_reaches_authenticate(shell: str) -> None:
+    handshakes: list[Handshake] = []
+
+    def authenticate(handshake: Handshake) -> str:
+        handshakes.append(handshake)
+        return "ada"
+
+    headers = [("X-Application", "chat"), ("Traceparent", "00-0af7-b7ad-01"), ("Cookie", 'a=1; session="x y"')]
+    async with (
+        served(shell, Chat(), authenticate) as port,
+        real_client(
+            port,
+            "%C3%A4d%20a&empty=&q=1+2",
+            additional_headers=headers,
+            user_agent_header="foo/1.0",
+            subprotocols=["phoenix", "123"],
+        ),
+    ):
+        (handshake,) = handshakes
+        assert handshake.params == {"vsn": "2.0.0", "user_id": "\u00e4d a", "empty": "", "q": "1 2"}
+        assert handshake.cookies == {"a": "1", "session": "x y"}
+        assert (handshake.subprotocols, handshake.token) == (("phoenix", "123"), None)
+        told = {name: handshake.headers.get(name) for name in ("x-application", "traceparent", "user-agent", "host")}
+        assert told == {
+            "x-application": "chat",
+            "traceparent": "00-0af7-b7ad-01",
+            "user-agent": "foo/1.0",
+            "host": f"localhost:{port}",
+        }
+        scope = handshake.scope
+        assert (scope["type"], scope["scheme"], scope["client"][0]) == ("websocket", "ws", "127.0.0.1")
+
+
+async def test_a_client_that_offers_no_subprotocol_that_is_known_gets_none(shell: str) -> None:
+    async with served(shell, Chat()) as port, real_client(port, "ada", subprotocols=["mqtt"]) as client:
+        assert client.connection.subprotocol is None
+        await client.ask("phoenix", "heartbeat")
+
+
+async def test_a_ping_is_answered_with_what_it_carries(shell: str) -> None:
+    async with served(shell, Chat()) as port, real_client(port, "ada") as client:
+        answered = asyncio.gather(await client.connection.ping(b"123"), await client.connection.ping(b""))
+        beat = await client.ask("phoenix", "heartbeat")
+        await answered
+        assert beat == {}
+
+
+async def test_the_hundred_and_first_join_is_refused_until_a_room_is_left(shell: str) -> None:
+    async with served(shell, Chat()) as port, real_client(port, "ada") as client:
+        for number in range(100):
+            await client.ask(f"room:{number}", "phx_join")
+        refs = [await client.push(f"room:{number}", "phx_join") for number in (100, 101)]
+        for ref in refs:
+            reply = await client.wait_for(lambda each: each.ref == ref)  # noqa: B023
+            assert reply.payload["status"] == "error"
+            assert reply.payload["response"]["reason"] == "too many channels joined"
+        await client.ask("room:0", "phx_leave")
+        await client.ask("room:100", "phx_join")
+        assert (await client.ask("room:99", "new_message", {"content": "still here"}))["offset"] == 1
 
 
 async def test_at_a_bound_a_handshake_is_refused_and_a_place_that_is_given_back_can_be_had(shell: str) -> None:

@@ -360,6 +360,15 @@ async def test_messages_reach_a_poll_that_waits_when_its_session_is_closed() -> 
 
 
 @virtual
+async def test_a_poll_starts_the_chat_where_nobody_else_does() -> None:
+    chat = Chat()
+    app = chat.asgi(authenticate=lambda handshake: handshake.params.get("user_id"), autostart=True)
+    await PollingClient(inside(app)).open()
+    assert chat.statistics().connections == 1
+    await chat.stop()
+
+
+@virtual
 async def test_hostile_requests_by_the_hundred_raise_nothing_and_leave_nothing() -> None:
     draw = random.Random(5)
     async with Chat() as chat:

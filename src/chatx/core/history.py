@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from itertools import islice
 
-from chatx.core.message import GapReason, Message, Position
+from chatx.core.message import Message, Position, Unrecovered
 
 
 class History:
@@ -54,7 +54,7 @@ class History:
         self.offset = message.offset
         self._ring.append(message)
 
-    def after(self, position: Position, limit: int) -> list[Message] | GapReason:
+    def after(self, position: Position, limit: int) -> list[Message] | Unrecovered:
         """Return every message after `position`, or the reason why that cannot be done whole.
 
         `too_old` says that the ring no longer reaches back so far: older storage may.

@@ -54,6 +54,9 @@ class Position(NamedTuple):
     offset: int
 
 
+Unrecovered: TypeAlias = Literal["epoch_changed", "too_old", "too_many"]
+"""Why a resume brings nothing of what was missed."""
+
 GapReason: TypeAlias = Literal["epoch_changed", "too_old", "too_many", "slow_consumer", "missing"]
 
 

@@ -18,11 +18,12 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from chatx.errors import Closed, ConfigError
+from chatx.errors import AlreadyStarted, Closed, ConfigError
 from chatx.gateway.entrance import CLOSE_TRY_LATER, Client, Entrance, Refused
 from chatx.gateway.handshake import Authenticate, chosen_subprotocol, handshake_of
 from chatx.gateway.longpoll import PATH, LongPoll
@@ -42,6 +43,10 @@ WRITE_STALL_S = 10.0
 """How long one write may take before the socket is given up."""
 
 
+OWN_CODES = 3100
+"""Added to a close code where the server refuses it: 1012 becomes 4112. Those below 5000 are an application's own."""
+
+
 class ChatApp:
     """The ASGI application.
 
@@ -50,6 +55,8 @@ class ChatApp:
         authenticate: `authenticate(handshake)` → the user id or an `Identity`, or None to refuse; plain or async.
         origins: Origins besides the page's own that may connect, such as `https://example.org`; `*` is all.
         idle_timeout_s: Seconds of silence after which a socket is closed.
+        autostart: Start the chat with the first client where nobody has started it: for a server that does not tell an
+            application when it starts and ends. Then nobody stops the chat either.
 
     Raises:
         ConfigError: `authenticate` cannot be called so, or an origin is not one.
@@ -62,7 +69,10 @@ class ChatApp:
         authenticate: Authenticate,
         origins: tuple[str, ...] = (),
         idle_timeout_s: float = IDLE_TIMEOUT_S,
+        autostart: bool = False,
     ) -> None:
+        self._chat = chat
+        self._autostart = autostart
         self._entrance = Entrance(chat, authenticate, tuple(origins), idle_timeout_s)
         self._longpoll = LongPoll(self._entrance)
 
@@ -71,6 +81,7 @@ class ChatApp:
         if scope["type"] == "websocket":
             await self._websocket(scope, receive, send)
         elif scope["type"] == "http" and scope["path"].rstrip("/").endswith(PATH):
+            await self._start()
             await self._longpoll(scope, receive, send)
         elif scope["type"] == "http":
             await _plain(send, 426, b"This is a WebSocket endpoint: connect to .../websocket?vsn=2.0.0\n")
@@ -78,9 +89,16 @@ class ChatApp:
             # A lifespan of its own would start the chat a second time; the application that mounts this has it.
             raise ConfigError("Mount this application; run the chat with chat.lifespan in the outer application.")
 
+    async def _start(self) -> None:
+        if self._autostart:
+            self._autostart = False  # once: a chat that was stopped stays so
+            with contextlib.suppress(AlreadyStarted):
+                await self._chat.start()
+
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()  # websocket.connect
         address = scope.get("client")
+        await self._start()
         try:
             hubs, place = self._entrance.begin(address[0] if address else None)
             try:
@@ -96,7 +114,7 @@ class ChatApp:
             await _refuse(send, refused)
         except Closed:
             await send({"type": "websocket.accept", "subprotocol": chosen_subprotocol(handshake_of(scope))})
-            await send({"type": "websocket.close", "code": CLOSE_TRY_LATER, "reason": "not running"})
+            await _close(send, CLOSE_TRY_LATER, "not running")
 
     async def _serve(
         self, client: Client, socket: AsgiSocket, accept: dict[str, Any], receive: Receive, send: Send
@@ -197,7 +215,7 @@ class AsgiSocket:
                 if self._close is not None:
                     code, reason = self._close
                     async with asyncio.timeout(WRITE_STALL_S):
-                        await self._send({"type": "websocket.close", "code": code, "reason": reason})
+                        await _close(self._send, code, reason)
                     return
                 self._drained.set()
         except (OSError, TimeoutError, RuntimeError):
@@ -211,6 +229,16 @@ class AsgiSocket:
 
 def _bytes(frame: str) -> int:
     return len(frame) if frame.isascii() else len(frame.encode())
+
+
+async def _close(send: Send, code: int, reason: str) -> None:
+    try:
+        await send({"type": "websocket.close", "code": code, "reason": reason})
+    except (OSError, RuntimeError):
+        raise
+    except Exception:
+        # A server that takes no codes of the protocol itself, as daphne: one of those that are free for all.
+        await send({"type": "websocket.close", "code": code + OWN_CODES, "reason": reason})
 
 
 async def _refuse(send: Send, refused: Refused) -> None:

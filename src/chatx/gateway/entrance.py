@@ -9,6 +9,7 @@ Rules:
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
@@ -29,7 +30,7 @@ logger: logging.Logger = logging.getLogger("chatx")
 
 CLOSE_RESTART = 1012
 CLOSE_TRY_LATER = 1013
-"""Codes that tell phoenix.js to come back; 1000 would stop it for good."""
+"""Codes that tell every phoenix.js to come back; after 1000 those before 1.8.16 do not."""
 
 
 class Refused(Exception):
@@ -72,6 +73,16 @@ class Entrance:
         self._idle_timeout_s = idle_timeout_s
         self._hubs: Hubs | None = None
 
+    @property
+    def closed(self) -> Mapping[int, int]:
+        """How many sockets were closed from this side since the chat was started, by close code."""
+        return self._hubs.closed if self._hubs is not None else {}
+
+    def drain(self) -> None:
+        """Refuse joins on the sockets that are open, until the chat is started anew."""
+        if self._hubs is not None:
+            self._hubs.draining = True
+
     def begin(self, address: str | None) -> tuple[Hubs, Place]:
         """Count a handshake from this address; end the place when its socket has ended.
 
@@ -94,7 +105,8 @@ class Entrance:
             Closed: The chat is not running any more.
             Refused: The path, the origin, the version, `authenticate` or a bound says no.
         """
-        if not path.endswith("/websocket"):
+        # Litestar writes a slash behind the path of what is mounted.
+        if not path.rstrip("/").endswith("/websocket"):
             raise Refused(403, "there is no socket at this path; it ends in /websocket")
         if not origin_allowed(handshake, self._origins):
             raise Refused(403, f"origin {handshake.headers.get('origin')!r} is not allowed")

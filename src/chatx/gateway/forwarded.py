@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv6Address, ip_address, ip_network
 
 from chatx.errors import ConfigError
 
@@ -48,7 +48,12 @@ class Proxies:
     def _trusts(self, address: str) -> bool:
         if self._all:
             return True
-        return _is_address(address) and any(ip_address(address) in network for network in self._networks)
+        if not _is_address(address):
+            return False
+        parsed = ip_address(address)
+        if isinstance(parsed, IPv6Address) and parsed.ipv4_mapped is not None:
+            parsed = parsed.ipv4_mapped  # as a socket tells it that listens for both versions
+        return any(parsed in network for network in self._networks)
 
 
 def _is_address(text: str) -> bool:

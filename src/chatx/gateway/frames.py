@@ -17,8 +17,9 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 from msgspec import DecodeError, Meta, Raw, Struct
 from msgspec.json import Decoder, Encoder
 
+from chatx.gateway.payloads import Reply, Status
+
 Version: TypeAlias = Literal[1, 2]
-Status: TypeAlias = Literal["ok", "error"]
 
 # Phoenix's binary frames give a ref one byte of length. The same bound holds for text, since a connection
 # keeps one join_ref per joined topic. Whole numbers within what JavaScript holds exactly are echoed as
@@ -31,7 +32,10 @@ BINARY: Final = Raw(b"")
 """Stands for the payload of a binary push. No JSON is empty, so nothing that was decoded equals it."""
 
 _VERSIONS: dict[str, Version] = {"1.0": 1, "2.0": 2}
-_VSN = re.compile(r"([0-9]+\.[0-9]+)\.(?:0|[1-9][0-9]*)(?:\+[0-9A-Za-z.-]+)?")
+VSN_PATTERN: Final = rf"({'|'.join(map(re.escape, _VERSIONS))})\.(0|[1-9][0-9]*)(\+[0-9A-Za-z.-]+)?"
+"""A regular expression, in the dialect of JSON Schema too, for the whole of a `vsn` that is spoken here."""
+
+_VSN = re.compile(VSN_PATTERN)
 
 
 class Frame(Struct, array_like=True, gc=False):
@@ -65,6 +69,13 @@ class _FrameV1(Struct, gc=False):
     join_ref: Ref = None
 
 
+class _SentV1(Struct, gc=False):
+    topic: str
+    event: str
+    payload: Any
+    ref: Ref
+
+
 class MalformedFrame(Exception):
     """What came is no frame of this version; the message says why and holds nothing the peer wrote."""
 
@@ -85,10 +96,9 @@ def negotiate(vsn: str | None) -> Version:
     if vsn is None:
         return 1
     match = _VSN.fullmatch(vsn)
-    version = _VERSIONS.get(match[1]) if match is not None else None
-    if version is None:
+    if match is None:
         raise ValueError(f"vsn {vsn[:32]!r} is not spoken here; expected 1.0.x or 2.0.x. Connect with vsn=2.0.0.")
-    return version
+    return _VERSIONS[match[1]]
 
 
 def decode(version: Version, data: str | bytes) -> Frame:
@@ -147,13 +157,13 @@ def encode_frame(version: Version, join_ref: Ref, ref: Ref, topic: str, event: s
         raise TypeError(f"payload is a {type(payload).__name__}; expected a dict, Struct or JSON bytes. Wrap it.")
     if version == 2:
         return _encode((join_ref, ref, topic, event, body)).decode()
-    return _encode({"topic": topic, "event": event, "payload": body, "ref": ref}).decode()
+    return _encode(_SentV1(topic, event, body, ref)).decode()
 
 
 def encode_reply(version: Version, join_ref: Ref, ref: Ref, topic: str, status: Status, response: Payload) -> str:
     """Return the text of a `phx_reply`."""
     body: object = Raw(response) if isinstance(response, bytes) else response
-    return encode_frame(version, join_ref, ref, topic, "phx_reply", {"status": status, "response": body})
+    return encode_frame(version, join_ref, ref, topic, "phx_reply", Reply(status, body))
 
 
 def encode_broadcast(version: Version, topic: str, event: str, payload: Payload) -> str:

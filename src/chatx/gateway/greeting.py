@@ -12,7 +12,6 @@ import re
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, cast
-from urllib.parse import unquote
 
 from websockets.http11 import Request
 
@@ -21,6 +20,7 @@ from chatx.gateway.entrance import Refused
 from chatx.gateway.handshake import chosen_subprotocol, handshake_of
 from chatx.gateway.http import HttpExchange
 from chatx.gateway.stream import Stream, wire_protocol
+from chatx.gateway.target import origin_form
 
 if TYPE_CHECKING:
     from chatx.gateway.websocket import NativeServer
@@ -55,7 +55,10 @@ class Greeting(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to wait for a head."""
         self._transport = cast("asyncio.Transport", transport)  # uvloop's are, but for their class
-        if self._server.full:
+        if self._server.closed:
+            self.abort()
+            return
+        if self not in self._server.greetings and self._server.full:
             self._answer(HTTPStatus.SERVICE_UNAVAILABLE, "Too many connections are being opened. Come back.")
             return
         self._server.greetings.add(self)
@@ -63,16 +66,17 @@ class Greeting(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Collect the head."""
-        if self._task is not None or self._transport is None or self._transport.is_closing():
-            self._head += data[: HEAD_BYTES + 1]
-            if self._task is not None and len(self._head) > HEAD_BYTES:
+        if self._transport is None or self._transport.is_closing():
+            return
+        self._head += data[: HEAD_BYTES + 1] if self._task is not None else data
+        if self._task is not None:
+            if len(self._head) > HEAD_BYTES:
                 self.abort()  # it writes on before it is let in
             return
-        self._head += data
         end = self._head.find(b"\r\n\r\n")
         if end < 0 and len(self._head) <= HEAD_BYTES:
             return
-        if end < 0 or end > HEAD_BYTES or self._head.count(b"\r\n", 0, end) > HEAD_LINES:
+        if end < 0 or end > HEAD_BYTES or self._head.count(b"\n", 0, end) > HEAD_LINES:
             self._answer(
                 HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
                 f"A head has at most {HEAD_BYTES} bytes and {HEAD_LINES} headers.",
@@ -110,6 +114,7 @@ class Greeting(asyncio.Protocol):
         if transport is None or transport.is_closing():
             return
         self._finish()
+        self._server.refused[status.value] += 1
         body = (text + "\n").encode()
         transport.write(
             f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: text/plain; charset=utf-8\r\n"
@@ -145,8 +150,13 @@ class Greeting(asyncio.Protocol):
             self._answer(HTTPStatus.BAD_REQUEST, "This is no request to open a WebSocket.")
             return
         request = events[0]
+        target = origin_form(request.path, request.headers.get_all("Host"))
+        if target is None:
+            self._answer(HTTPStatus.BAD_REQUEST, "A request has one Host, and a target on it.")
+            return
         response = protocol.accept(request)
         if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
+            response.headers["Sec-WebSocket-Version"] = "13"  # RFC 6455, section 4.4
             protocol.send_response(response)
             self._finish()
             transport.write(b"".join(protocol.data_to_send()))
@@ -156,7 +166,7 @@ class Greeting(asyncio.Protocol):
             (name.lower().encode("latin-1", "replace"), value.encode("latin-1", "replace"))
             for name, value in request.headers.raw_items()
         ]
-        scope = self._server.scope_of(transport, request.path, headers, "websocket")
+        scope = self._server.scope_of(transport, target, headers, "websocket")
         subprotocol = chosen_subprotocol(handshake_of(scope))
         if subprotocol is not None:
             response.headers["Sec-WebSocket-Protocol"] = subprotocol
@@ -174,11 +184,13 @@ class Greeting(asyncio.Protocol):
             client = scope["client"]
             hubs, place = server.entrance.begin(client[0] if client else None)
             handshake = handshake_of(scope)
-            if not scope["path"].startswith(server.path + "/"):
+            if scope["path"].rstrip("/") != f"{server.path}/websocket":
                 raise Refused(HTTPStatus.NOT_FOUND, "there is no socket at this path")
             version, identity = await server.entrance.admit(hubs, place, handshake, scope["path"])
             if transport.is_closing():
                 return
+            if server.draining:  # since it was asked about
+                raise Closed("The server is going away.")
             stream = Stream(transport, hubs.engine.config.mailbox_bytes, server.lost)
             served = server.entrance.open(hubs, version, identity, handshake, stream)
             server.streams[stream] = (served, place)
@@ -192,16 +204,10 @@ class Greeting(asyncio.Protocol):
             logger.info("A handshake was refused: %s", refused.reason)
             self._answer(HTTPStatus(refused.status), "refused")
         except Closed:
-            self._answer(HTTPStatus.SERVICE_UNAVAILABLE, "The chat is not running. Come back.")
+            self._answer(HTTPStatus.SERVICE_UNAVAILABLE, "The chat is not running here. Come back.")
         except Exception:
             logger.exception("A handshake failed.")
             self._answer(HTTPStatus.INTERNAL_SERVER_ERROR, "failed")
         finally:
             if place is not None:
                 place.end()
-
-
-def path_of(target: str) -> tuple[str, str]:
-    """Return the path and the query of a request's target, the path unquoted."""
-    path, _, query = target.partition("?")
-    return unquote(path), query

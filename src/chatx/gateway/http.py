@@ -1,7 +1,7 @@
 """One HTTP request to the native server, answered by an ASGI application: health, metrics, a list of rooms.
 
 It is no general web server: one request for each connection, which ends with the answer, and a body of at most
-`BODY_BYTES`. h11 reads and writes HTTP.
+`BODY_BYTES`, which must come within `BODY_S`. h11 reads and writes HTTP.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from typing import Any, TypeAlias
 
 import h11
 
+from chatx.gateway.target import origin_form
+
 logger: logging.Logger = logging.getLogger("chatx")
 
 Scope: TypeAlias = MutableMapping[str, Any]
@@ -22,8 +24,14 @@ AsgiApp: TypeAlias = Callable[[Any, Any, Any], Awaitable[None]]
 ScopeOf: TypeAlias = Callable[[asyncio.Transport, str, list[tuple[bytes, bytes]], str], dict[str, Any]]
 
 BODY_BYTES = 262_144
+BODY_PIECES = 4096
+"""Reads and chunks that a body may come in: each costs about as much as 100 bytes do."""
+
+BODY_S = 10.0
+"""Seconds in which a request must have come."""
+
 EXCHANGE_S = 60.0
-"""Seconds in which a request must have come and been answered."""
+"""Seconds in which it must have been answered, and the answer taken."""
 
 
 class HttpExchange(asyncio.Protocol):
@@ -42,16 +50,22 @@ class HttpExchange(asyncio.Protocol):
         self._http = h11.Connection(h11.SERVER)
         self._request: h11.Request | None = None
         self._body = bytearray()
+        self._pieces = 0
         self._read = False
+        self._target: str | None = None
         self._gone = asyncio.Event()
+        self._flowing = asyncio.Event()
+        self._flowing.set()
         self._task: asyncio.Task[None] | None = None
-        self._timer = asyncio.get_running_loop().call_later(EXCHANGE_S, transport.abort)
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(BODY_S, self._late)
+        self._end = loop.call_later(BODY_S + EXCHANGE_S, transport.abort)
         self.on_lost: Callable[[HttpExchange], object] | None = None
         self.on_read: Callable[[HttpExchange, str], object] | None = None
 
     def data_received(self, data: bytes) -> None:
         """Read the request; when it is whole, have it answered."""
-        if self._task is not None:
+        if self._task is not None or self._transport.is_closing():
             return  # there is one request
         try:
             self._http.receive_data(data)
@@ -59,12 +73,17 @@ class HttpExchange(asyncio.Protocol):
                 event = self._http.next_event()
                 if isinstance(event, h11.Request):
                     self._request = event
+                    self._target = _target_of(event)
+                    if self._target is None:
+                        self._refuse(400, "A request has one Host, a target on it, and one way to tell its length.")
+                        return
                     if self._http.they_are_waiting_for_100_continue:
                         self._write(h11.InformationalResponse(status_code=100, headers=[]))
                 elif isinstance(event, h11.Data):
                     self._body += event.data
-                    if len(self._body) > BODY_BYTES:
-                        self._refuse(413, f"A body has at most {BODY_BYTES} bytes.")
+                    self._pieces += 1
+                    if len(self._body) > BODY_BYTES or self._pieces > BODY_PIECES:
+                        self._refuse(413, f"A body has at most {BODY_BYTES} bytes in {BODY_PIECES} pieces.")
                         return
                 elif isinstance(event, h11.EndOfMessage):
                     break
@@ -73,13 +92,23 @@ class HttpExchange(asyncio.Protocol):
         except h11.RemoteProtocolError as error:
             self._refuse(error.error_status_hint, "This is no HTTP request that is understood here.")
             return
-        if self.on_read is not None and self._request is not None:
-            self.on_read(self, self._request.target.decode("latin-1"))
+        self._timer.cancel()
+        if self.on_read is not None and self._target is not None:
+            self.on_read(self, self._target)
         self._task = asyncio.get_running_loop().create_task(self._answer(), name="chatx http")
+
+    def pause_writing(self) -> None:
+        """The transport holds enough: the application waits."""
+        self._flowing.clear()
+
+    def resume_writing(self) -> None:
+        """The peer took what the transport held."""
+        self._flowing.set()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone."""
         self._timer.cancel()
+        self._end.cancel()
         self._gone.set()
         if self._task is not None:
             self._task.cancel()
@@ -94,18 +123,23 @@ class HttpExchange(asyncio.Protocol):
         """Answer that it is to come back, instead of reading on."""
         self._refuse(503, "Too many requests are under way. Come back.")
 
+    def _late(self) -> None:
+        self._refuse(408, f"A request must have come within {BODY_S:g} s.")
+
     async def _answer(self) -> None:
         request = self._request
         assert request is not None
+        assert self._target is not None
         headers = [(bytes(name), bytes(value)) for name, value in request.headers]
-        scope = self._scope_of(self._transport, request.target.decode("latin-1"), headers, "http")
+        scope = self._scope_of(self._transport, self._target, headers, "http")
+        scope["http_version"] = request.http_version.decode("latin-1")
         scope["method"] = request.method.decode("latin-1").upper()
         try:
             await self._app(scope, self._receive, self._send)
             if self._http.our_state is h11.SEND_RESPONSE:
                 raise RuntimeError("the application gave no answer")
         except Exception:
-            logger.exception("A request to %s failed.", scope["path"])
+            logger.exception("A request to %r failed.", scope["path"])
             if self._http.our_state is h11.SEND_RESPONSE:
                 self._refuse(500, "It failed here; the log says why.")
         if not self._transport.is_closing():
@@ -131,6 +165,7 @@ class HttpExchange(asyncio.Protocol):
             self._write(h11.Data(data=body))
         if not message.get("more_body", False):
             self._write(h11.EndOfMessage())
+        await self._flowing.wait()
 
     def _write(self, event: h11.Event) -> None:
         data = self._http.send(event)
@@ -146,6 +181,22 @@ class HttpExchange(asyncio.Protocol):
                 (b"connection", b"close"),
             ]
             self._write(h11.Response(status_code=status, headers=headers))
-            self._write(h11.Data(data=body))
+            if self._request is None or self._request.method != b"HEAD":
+                self._write(h11.Data(data=body))
             self._write(h11.EndOfMessage())
-        self._transport.close()
+        if not self._transport.is_closing():
+            self._transport.close()
+
+
+def _target_of(request: h11.Request) -> str | None:
+    """Return the target in origin form, or None where the request is not one to answer.
+
+    One with both a length and chunks is what proxies and servers read differently. Source: RFC 9112, section 6.3.
+    """
+    names = {bytes(name) for name, _ in request.headers}
+    if request.method == b"CONNECT" or {b"content-length", b"transfer-encoding"} <= names:
+        return None
+    hosts = [value.decode("latin-1") for name, value in request.headers if name == b"host"]
+    if not hosts and request.http_version == b"1.0":
+        hosts = [""]  # it may have none
+    return origin_form(request.target.decode("latin-1"), hosts)

@@ -18,7 +18,7 @@ from chatx.core.fanout import Subscriber
 from chatx.core.message import Event, Message, PresenceDiff
 from chatx.errors import ChatError
 from chatx.gateway.frames import Version, encode_broadcast
-from chatx.gateway.payloads import presence_diff, presence_state
+from chatx.gateway.payloads import Published, presence_diff, presence_state
 from chatx.gateway.phoenix import room_topic
 from chatx.gateway.socket import Batch, Socket, fan_out
 from chatx.runtime.process import RoomProcess
@@ -144,14 +144,14 @@ def encode_event(version: Version, topic: str, event: Event) -> str:
     raise TypeError(f"{type(event).__name__} has no frame; only messages and presence diffs go to sockets.")
 
 
-def message_payload(message: Message) -> dict[str, str | int]:
+def message_payload(message: Message) -> Published:
     """Return a message's fields as the wire has them."""
-    return {
-        "id": message.id,
-        "room_id": message.room_id,
-        "user_id": message.user_id,
-        "content": message.content,
-        "inserted_at": message.inserted_at,
-        "epoch": message.epoch,
-        "offset": message.offset,
-    }
+    return Published(
+        message.id,
+        message.room_id,
+        message.user_id,
+        message.content,
+        message.inserted_at,
+        message.epoch,
+        message.offset,
+    )

@@ -1,37 +1,45 @@
-"""The payloads of a room's topic: what clients may send, typed, and the shape of what they are sent.
+"""The payloads of the wire, typed: what clients may send, and what they are sent.
 
-Unknown fields are ignored, since strangers' clients add some. Bounds on content and ids are the engine's;
-those here keep numbers within what the wire and the stores hold.
+Unknown fields are ignored, since strangers' clients add some. Bounds on content and ids are the engine's; they are
+here for `asyncapi` alone, which makes the protocol's description of these types. Those that are checked here keep
+numbers within what the wire and the stores hold.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 from msgspec import UNSET, DecodeError, Meta, Raw, Struct, UnsetType
 from msgspec.json import decode
 
-from chatx.core.message import Presences
+from chatx.core.message import Presences, Unrecovered
+from chatx.core.validation import ID_LIMIT
 from chatx.errors import ChatError, InvalidMessage
 
 T = TypeVar("T", bound=Struct)
+Status: TypeAlias = Literal["ok", "error"]
 
 # 2**53 - 1 is the largest offset that JavaScript holds exactly.
 Offset = Annotated[int, Meta(ge=0, le=2**53 - 1)]
 Epoch = Annotated[str, Meta(max_length=128)]
+
+# What the engine asks of a text, said in the description only: an id has at least as many bytes as characters.
+Content = Annotated[str, Meta(extra_json_schema={"minLength": 1})]
+Key = Annotated[str, Meta(extra_json_schema={"minLength": 1, "maxLength": ID_LIMIT})]
 
 
 class NewMessage(Struct, frozen=True, gc=False):
     """The payload of `new_message` from a client.
 
     Attributes:
-        content: The text; the engine validates it.
-        key: An idempotency key, or None.
+        content: The text, at most `message_size_limit` bytes of UTF-8, without control characters but newline, return
+            and tab.
+        key: An idempotency key of at most 128 bytes of UTF-8, or null.
     """
 
-    content: str
-    key: str | None = None
+    content: Content
+    key: Key | None = None
 
 
 class StreamPosition(Struct, frozen=True, gc=False):
@@ -52,8 +60,8 @@ class Resume(Struct, frozen=True, gc=False):
     Half a position is refused: taken as fresh it would lose messages without a word.
 
     Attributes:
-        epoch: At most 128 characters, or None.
-        offset: 0 to 2**53 - 1, or None.
+        epoch: At most 128 characters, or null.
+        offset: 0 to 2**53 - 1, or null.
     """
 
     epoch: Epoch | None = None
@@ -76,7 +84,7 @@ class History(Struct, frozen=True, gc=False):
 
     Attributes:
         limit: Messages, 1 to 200.
-        before: The messages before this place, or None for the newest.
+        before: The messages before this place, or null for the newest.
     """
 
     limit: Annotated[int, Meta(ge=1, le=200)] = 50
@@ -93,11 +101,139 @@ class AccessToken(Struct, frozen=True, gc=False):
     token: Annotated[str, Meta(min_length=1, max_length=8192)]
 
 
+class Empty(Struct, frozen=True, gc=False):
+    """An empty object: nothing is to be told."""
+
+
+class Joined(Struct, frozen=True, gc=False):
+    """The response to `phx_join`: the head of the room's stream.
+
+    Attributes:
+        epoch: Opaque identity of the stream.
+        offset: The newest message's; on a fresh join live messages start behind it.
+        recovered: Whether the missed messages follow, all of them.
+        reason: Why they do not; left out on a fresh join.
+    """
+
+    epoch: str
+    offset: Offset
+    recovered: bool
+    reason: Unrecovered | UnsetType = UNSET
+
+
+class Sent(Struct, frozen=True, gc=False):
+    """The response to `new_message`: the message is sequenced.
+
+    Attributes:
+        id: A UUIDv7 as text.
+        epoch: Opaque identity of the room's stream.
+        offset: Place in that stream.
+        inserted_at: When it was published, in ms since the Unix epoch.
+        duplicate: True where the key had been used before, and left out otherwise; all else is the first message's.
+    """
+
+    id: str
+    epoch: str
+    offset: Offset
+    inserted_at: int
+    duplicate: Literal[True] | UnsetType = UNSET
+
+
+class Published(Struct, frozen=True, gc=False):
+    """The payload of `new_message` from the server.
+
+    Attributes:
+        id: A UUIDv7 as text.
+        room_id: The room.
+        user_id: Who sent it.
+        content: Exactly what was accepted.
+        inserted_at: When it was published, in ms since the Unix epoch.
+        epoch: Opaque identity of the room's stream.
+        offset: Place in that stream; contiguous from 1.
+    """
+
+    id: str
+    room_id: str
+    user_id: str
+    content: str
+    inserted_at: int
+    epoch: str
+    offset: Offset
+
+
+class HistoryPage(Struct, frozen=True, gc=False):
+    """The response to `history`.
+
+    Attributes:
+        messages: Oldest first.
+        more: Whether there are older ones.
+    """
+
+    messages: list[Published]
+    more: bool
+
+
+class Renewed(Struct, frozen=True, gc=False):
+    """The response to `access_token`.
+
+    Attributes:
+        expires_at: When the socket's time is over now, in seconds since the Unix epoch; null where it does not expire.
+    """
+
+    expires_at: float | None
+
+
+class PhxMeta(Struct, frozen=True, gc=False):
+    """One membership of a user in a room, in the shape that phoenix.js reads.
+
+    There is no `phx_ref_prev`: a meta never changes, it only begins and ends.
+
+    Attributes:
+        phx_ref: Unique in the room.
+        online_at: When it began, in ms since the Unix epoch.
+    """
+
+    phx_ref: str
+    online_at: int
+
+
+class PhxMetas(Struct, frozen=True, gc=False):
+    """A user's memberships.
+
+    Attributes:
+        metas: One or more.
+    """
+
+    metas: list[PhxMeta]
+
+
+class PhxDiff(Struct, frozen=True, gc=False):
+    """The payload of `presence_diff`: which memberships began and which ended. None is in both.
+
+    Attributes:
+        joins: By user id.
+        leaves: By user id.
+    """
+
+    joins: dict[str, PhxMetas]
+    leaves: dict[str, PhxMetas]
+
+
+class Failed(Struct, frozen=True, gc=False):
+    """The payload of `phx_error`: the membership failed. Join again.
+
+    Attributes:
+        reason: For a person.
+    """
+
+    reason: str
+
+
 class ErrorResponse(Struct, frozen=True, gc=False):
     """The response of an error reply.
 
     Attributes:
-        code: From the errors table, or from `phoenix.REFUSALS`.
+        code: From the errors table, or an application's own.
         reason: For a person.
         retryable: Whether the same push may succeed later, unchanged.
         retry_after_ms: Milliseconds to wait, left out where that is not known.
@@ -109,13 +245,16 @@ class ErrorResponse(Struct, frozen=True, gc=False):
     retry_after_ms: int | UnsetType = UNSET
 
 
-class _Meta(Struct, frozen=True, gc=False):
-    phx_ref: str
-    online_at: int
+class Reply(Struct, frozen=True, gc=False):
+    """The payload of `phx_reply`.
 
+    Attributes:
+        status: Whether it was done.
+        response: What came of it, by the event; with `error` an `ErrorResponse`.
+    """
 
-class _Metas(Struct, frozen=True, gc=False):
-    metas: list[_Meta]
+    status: Status
+    response: Any
 
 
 def parse(payload: Raw, kind: type[T]) -> T:
@@ -139,16 +278,13 @@ def error_response(error: ChatError) -> ErrorResponse:
     return ErrorResponse(error.code, error.reason, error.retryable, wait)
 
 
-def presence_state(presences: Presences) -> dict[str, _Metas]:
-    """Return the payload of `presence_state`: who is in the room, in the shape that phoenix.js reads.
-
-    There is no `phx_ref_prev`: a membership's meta never changes, it only begins and ends.
-    """
+def presence_state(presences: Presences) -> dict[str, PhxMetas]:
+    """Return the payload of `presence_state`: who is in the room."""
     return {
-        user_id: _Metas([_Meta(meta.ref, meta.online_at) for meta in metas]) for user_id, metas in presences.items()
+        user_id: PhxMetas([PhxMeta(meta.ref, meta.online_at) for meta in metas]) for user_id, metas in presences.items()
     }
 
 
-def presence_diff(joins: Presences, leaves: Presences) -> dict[str, dict[str, _Metas]]:
+def presence_diff(joins: Presences, leaves: Presences) -> PhxDiff:
     """Return the payload of `presence_diff`: which metas began and which ended."""
-    return {"joins": presence_state(joins), "leaves": presence_state(leaves)}
+    return PhxDiff(presence_state(joins), presence_state(leaves))

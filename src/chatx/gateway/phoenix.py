@@ -15,7 +15,7 @@ it and tells the outcome. Rules; each topic's part in them is the table `TRANSIT
    `Join`.
 5. At most `max_joins` topics are joined, joining or leaving.
 6. No input raises. What is no frame closes the connection: 1007, or 1009 where it is too large, 1008 at a
-   bound; never 1000, since phoenix.js would not come back.
+   bound; never 1000, after which a phoenix.js before 1.8.16 does not come back.
 
 Source: Phoenix's guide "Writing a Channels Client" and `Phoenix.Socket`.
 """
@@ -34,13 +34,12 @@ from chatx.gateway.frames import (
     MalformedFrame,
     Payload,
     Ref,
-    Status,
     Version,
     decode,
     encode_frame,
     encode_reply,
 )
-from chatx.gateway.payloads import ErrorResponse, error_response
+from chatx.gateway.payloads import Empty, ErrorResponse, Failed, Status, error_response
 
 MAX_JOINS: Final = 100
 MAX_FRAME_BYTES: Final = 65_536
@@ -67,6 +66,8 @@ REFUSALS: Final[dict[str, ErrorResponse]] = {
 """What the protocol itself refuses, by code. The first two reasons are Phoenix's, for clients that look."""
 
 _PREFIX = "room:"
+_EMPTY = Empty()
+_FAILED = Failed("channel_crash")
 
 
 class State(StrEnum):
@@ -255,7 +256,7 @@ class PhoenixProtocol:
         except MalformedFrame as error:
             return self._close(CLOSE_MALFORMED, f"malformed frame: {error}"[:MAX_CLOSE_REASON])
         if frame.topic == "phoenix" and frame.event == "heartbeat":
-            return [self._reply(None, frame.ref, "phoenix", "ok", {})]
+            return [self._reply(None, frame.ref, "phoenix", "ok", _EMPTY)]
         return self._take(frame, size)
 
     def join_ok(self, join: Join, response: Payload) -> list[Action]:
@@ -289,7 +290,7 @@ class PhoenixProtocol:
         Raises:
             RuntimeError: This leave is not waiting for an answer.
         """
-        return self._answer(Input.LEFT, leave, {})
+        return self._answer(Input.LEFT, leave, _EMPTY)
 
     def reply(self, push: Push, status: Status, response: Payload) -> list[Action]:
         """Answer a push, and return the reply to write.
@@ -314,7 +315,7 @@ class PhoenixProtocol:
         The caller must have stopped the topic's broadcasts to this connection. Unless the topic is joined
         this does nothing: a `Join` or `Leave` at hand is answered by its own call.
         """
-        return self._end(Input.CLOSED, topic, {})
+        return self._end(Input.CLOSED, topic, _EMPTY)
 
     def channel_error(self, topic: str, response: Payload | None = None) -> list[Action]:
         """End a membership that failed: phoenix.js joins again after `phx_error`.
@@ -322,7 +323,7 @@ class PhoenixProtocol:
         The caller must have stopped the topic's broadcasts to this connection. Unless the topic is joined
         this does nothing: a `Join` or `Leave` at hand is answered by its own call.
         """
-        return self._end(Input.FAILED, topic, {"reason": "channel_crash"} if response is None else response)
+        return self._end(Input.FAILED, topic, _FAILED if response is None else response)
 
     def _take(self, frame: Frame, size: int) -> list[Action]:
         """Return what comes of a frame, by the table."""
@@ -411,7 +412,7 @@ class PhoenixProtocol:
 
     def _send_close(self, channel: _Channel) -> Send:
         ref = channel.join_ref
-        return Send(encode_frame(self.version, ref, ref, channel.topic, "phx_close", {}))
+        return Send(encode_frame(self.version, ref, ref, channel.topic, "phx_close", _EMPTY))
 
     # Effects of a frame. Each is called before the state changes.
 
@@ -461,7 +462,7 @@ class PhoenixProtocol:
         return [self._reply(frame.join_ref, frame.ref, frame.topic, "error", REFUSALS["invalid_message"])]
 
     def _confirm(self, frame: Frame, size: int) -> list[Action]:
-        return [self._reply(frame.join_ref, frame.ref, frame.topic, "ok", {})]
+        return [self._reply(frame.join_ref, frame.ref, frame.topic, "ok", _EMPTY)]
 
     # Effects of a call.
 

@@ -18,8 +18,11 @@ import logging
 import math
 import sys
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeAlias
+
+from msgspec import UNSET
 
 from chatx.core.message import Draft, Event, Message, Position
 from chatx.core.rate_limit import RateLimit, TokenBuckets
@@ -31,7 +34,18 @@ from chatx.gateway.expiry import Wheel
 from chatx.gateway.frames import Version
 from chatx.gateway.handshake import Identity
 from chatx.gateway.hub import Hub, encode_event, message_payload
-from chatx.gateway.payloads import AccessToken, History, NewMessage, Resume, error_response, parse
+from chatx.gateway.payloads import (
+    AccessToken,
+    History,
+    HistoryPage,
+    Joined,
+    NewMessage,
+    Renewed,
+    Resume,
+    Sent,
+    error_response,
+    parse,
+)
 from chatx.gateway.phoenix import MAX_JOINS, PhoenixProtocol
 from chatx.gateway.socket import Batch, Socket
 from chatx.runtime.catchup import CatchUp
@@ -41,9 +55,10 @@ from chatx.runtime.process import RoomProcess
 logger: logging.Logger = logging.getLogger("chatx")
 
 CLOSE_GOING_AWAY = 1001
+CLOSE_INTERNAL = 1011
 CLOSE_EXPIRED = 4001
 CLOSE_REVOKED = 4003
-"""Codes that tell phoenix.js to come back; 1000 would stop it for good."""
+"""Codes that tell every phoenix.js to come back; after 1000 those before 1.8.16 do not."""
 
 IDLE_TIMEOUT_S = 60.0
 """Seconds of silence after which a socket is closed; clients send a heartbeat every 30 s."""
@@ -73,6 +88,8 @@ class Hubs:
         admission: How many sockets there are.
         joins: A token bucket for each connection, for its joins and its new tokens.
         wheel: The deadlines of its sessions.
+        closed: How many sockets were closed from this side, by close code.
+        draining: Whether joins are refused, since the server goes away.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -84,6 +101,8 @@ class Hubs:
         most = max(config.max_joins_per_connection, MAX_JOINS)
         self.joins: TokenBuckets = TokenBuckets(RateLimit(most / JOIN_SECONDS, JOIN_BURSTS * most))
         self.wheel: Wheel = Wheel(engine.loop)
+        self.closed: Counter[int] = Counter()
+        self.draining: bool = False
         self._hubs: dict[RoomProcess, Hub] = {}
         self._connections = 0
 
@@ -235,6 +254,8 @@ class Session:
 
     def cut(self, code: int, reason: str) -> None:
         """Close the socket from this side, and end."""
+        if not self._ended:
+            self._hubs.closed[code] += 1
         self.socket.close(code, reason)
         self.end()
 
@@ -269,8 +290,7 @@ class Session:
                 case Superseded():
                     self._leave(action.topic)
                 case Close():
-                    self.socket.close(action.code, action.reason)
-                    self.end()
+                    self.cut(action.code, action.reason)
 
     def _push(self, push: Push) -> None:
         try:
@@ -311,7 +331,7 @@ class Session:
             return
         more = len(found) > wanted.limit
         messages = [message_payload(message) for message in found[-wanted.limit :]]
-        self._carry_out(self._protocol.reply(push, "ok", {"messages": messages, "more": more}))
+        self._carry_out(self._protocol.reply(push, "ok", HistoryPage(messages, more)))
 
     def _new_token(self, push: Push, token: str, ask_again: AskAgain) -> None:
         wait = self._hubs.joins.acquire(self._number, "", self.engine.loop.time())
@@ -336,26 +356,25 @@ class Session:
             self._hubs.wheel.watch(self, self._deadline())
         until = self.identity.expires_at
         # An int may be larger than JSON can hold here; a float never is.
-        self._carry_out(self._protocol.reply(push, "ok", {"expires_at": None if until is None else float(until)}))
+        self._carry_out(self._protocol.reply(push, "ok", Renewed(None if until is None else float(until))))
         for membership in list(self._memberships.values()):
             if not self.identity.may_join(membership.process.room_id):
                 self.failed(membership)
 
     def _sent(self, push: Push, message: Message) -> None:
-        response: dict[str, str | int | bool] = {
-            "id": message.id,
-            "epoch": message.epoch,
-            "offset": message.offset,
-            "inserted_at": message.inserted_at,
-        }
-        if message.duplicate:
-            response["duplicate"] = True
+        response = Sent(
+            message.id, message.epoch, message.offset, message.inserted_at, True if message.duplicate else UNSET
+        )
         self._carry_out(self._protocol.reply(push, "ok", response))
 
     def _refuse(self, push: Push, error: ChatError) -> None:
         self._carry_out(self._protocol.reply(push, "error", error_response(error)))
 
     def _ask_to_join(self, join: Join) -> None:
+        if self._hubs.draining:
+            away = RoomUnavailable("This server is going away; the socket is about to be closed. Come back and join.")
+            self._carry_out(self._protocol.join_error(join, error_response(away)))
+            return
         wait = self._hubs.joins.acquire(self._number, "", self.engine.loop.time())
         if wait:
             # Before the auth adapter is asked: a flood of joins is not to become one of its queries.
@@ -460,16 +479,14 @@ class Session:
             return
         # A bug of ours; the client is not left waiting for an answer that never comes.
         logger.error("A session failed and is closed.", exc_info=task.exception())
-        self.socket.close(1011, "internal error")
-        self.end()
+        self.cut(CLOSE_INTERNAL, "internal error")
 
 
-def _join_response(position: Position | None, caught_up: CatchUp) -> dict[str, str | int | bool]:
-    response: dict[str, str | int | bool] = {
-        "epoch": caught_up.head.epoch,
-        "offset": caught_up.head.offset,
-        "recovered": position is not None and caught_up.reason is None,
-    }
-    if position is not None and caught_up.reason is not None:
-        response["reason"] = caught_up.reason
-    return response
+def _join_response(position: Position | None, caught_up: CatchUp) -> Joined:
+    reason = caught_up.reason if position is not None else None
+    return Joined(
+        caught_up.head.epoch,
+        caught_up.head.offset,
+        position is not None and reason is None,
+        UNSET if reason is None else reason,
+    )

@@ -7,7 +7,8 @@ Rules:
 1. While the transport takes what it is given, `direct` is its own `write`. From `pause_writing` to `resume_writing` the
    frames wait here, in order and bounded by `mailbox_bytes`; over the bound, or when nothing moves for
    `WRITE_STALL_S`, they are dropped and the socket is closed as slow, with 1013.
-2. A peer is read no further while its session is busy. Input is parsed in pieces, so one read makes few frames.
+2. A peer is read no further while its session is busy. A piece of input is parsed in each turn of the loop, so that a
+   flood from one peer does not hold up the others.
 3. Whatever closes it, the transport is gone `CLOSE_S` later.
 """
 
@@ -37,11 +38,25 @@ CLOSE_S = 5.0
 CLOSE_SLOW = 1013
 
 _PIECE = 8192
-"""Bytes of input parsed before what they say is done."""
+"""Bytes of input parsed in one turn of the loop."""
 
 _logger = logging.getLogger("chatx.websocket")
 # It tells each opening and each close, without saying whose.
 _logger.setLevel(logging.WARNING)
+
+
+class _Frames(ServerProtocol):
+    """The library's side of an open socket; what it has against a close amid a message is set aside.
+
+    A close is a control frame, and control frames may come between the fragments of a message. Source: RFC 6455,
+    section 5.4.
+    """
+
+    def recv_frame(self, frame: Frame) -> None:
+        """Take a frame that was read."""
+        if frame.opcode is Opcode.CLOSE:
+            self.current_size = None
+        super().recv_frame(frame)
 
 
 def wire_protocol(*, opened: bool) -> ServerProtocol:
@@ -50,7 +65,7 @@ def wire_protocol(*, opened: bool) -> ServerProtocol:
     The one that reads a handshake keeps its request for as long as it lives, so an open socket gets a new one.
     """
     if opened:
-        return ServerProtocol(state=OPEN, max_size=MAX_FRAME_BYTES, logger=_logger)
+        return _Frames(state=OPEN, max_size=MAX_FRAME_BYTES, logger=_logger)
     return ServerProtocol(max_size=MAX_FRAME_BYTES, logger=_logger)
 
 
@@ -93,7 +108,7 @@ class Stream(asyncio.Protocol):
         self._session: Session | None = None
         self.direct: Callable[[bytes], object] | None = transport.write
         # Out:
-        self._backlog: list[bytes] | None = None
+        self._backlog: deque[bytes] | None = None
         self._size = 0
         self._paused = False
         self._closing: tuple[int, str] | None = None
@@ -155,7 +170,8 @@ class Stream(asyncio.Protocol):
             self._parse(data)
 
     def eof_received(self) -> bool:
-        """The peer sends no more: the connection is over, half-open ones are not kept."""
+        """The peer sends no more: half-open connections are not kept."""
+        self._over()
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -180,14 +196,16 @@ class Stream(asyncio.Protocol):
     def resume_writing(self) -> None:
         """The peer took what the transport held."""
         self._paused = False
-        backlog, self._backlog = self._backlog, None
-        self._size = 0
         if self._closing is None and self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if backlog:
-            # It may pause again within this write.
-            self._transport.write(b"".join(backlog))
+        while self._backlog:
+            if self._paused:  # again, by what was just written: the rest stays where it is counted
+                return
+            data = self._backlog.popleft()
+            self._size -= len(data)
+            self._transport.write(data)
+        self._backlog = None
         if self._closing is not None:
             self._say_goodbye()
         elif not self._paused:
@@ -203,7 +221,7 @@ class Stream(asyncio.Protocol):
             self._transport.write(data)
             return
         if self._backlog is None:
-            self._backlog = []
+            self._backlog = deque()
         self._size += len(data)
         if self._backlog and self._size > self._limit_bytes:
             self._slow()
@@ -234,12 +252,8 @@ class Stream(asyncio.Protocol):
         if self._protocol.state is OPEN:
             self._protocol.send_close(code, reason)
         self._pass_on()
-        if self._frames is not None:
-            # It was not read while its session was busy; now the answer to the close is to be seen.
-            self._frames = None
-            self._unparsed = b""
-            if not self._transport.is_closing():
-                self._transport.resume_reading()
+        # It was not read while its session was busy; now the answer to the close is to be seen.
+        self._go_on()
 
     def _pass_on(self) -> None:
         """Write what the library wants written."""
@@ -261,22 +275,37 @@ class Stream(asyncio.Protocol):
     # In.
 
     def _parse(self, data: bytes) -> None:
-        for start in range(0, len(data), _PIECE):
-            if self._lost or self._transport.is_closing():
-                return
-            self._protocol.receive_data(data[start : start + _PIECE])
-            frames = deque(cast("list[Frame]", self._protocol.events_received()))
-            self._take(frames)
-            if frames:
-                self._wait(frames, data[start + _PIECE :])
-                return
-            if self._protocol.state is not OPEN and self._closing is None:
-                # The peer closed, or the library found a fault: what waits is for nobody.
-                self._backlog = None
-                self._shut(CLOSE_GOING_AWAY, "")
-                if self._session is not None:
-                    self._session.end()
-            self._pass_on()
+        if not data or self._lost or self._transport.is_closing():
+            return
+        rest = b""
+        if len(data) > _PIECE:
+            data, rest = data[:_PIECE], data[_PIECE:]
+        self._protocol.receive_data(data)
+        frames = deque(cast("list[Frame]", self._protocol.events_received()))
+        if self._protocol.state is OPEN:
+            self._pass_on()  # pongs, which are not to wait for what the messages before them ask for
+        self._take(frames)
+        if frames:
+            self._wait(frames, rest)
+            self._go_on_when_idle()
+            return
+        self._taken()
+        if rest:
+            self._wait(frames, rest)
+            asyncio.get_running_loop().call_soon(self._go_on)
+
+    def _taken(self) -> None:
+        """Every frame that was parsed is dealt with: do what the library wants done."""
+        if self._protocol.state is not OPEN:
+            self._over()
+        self._pass_on()
+
+    def _over(self) -> None:
+        """The peer closed, is gone or broke a rule: what waits is for nobody, and nothing follows the answer."""
+        self._backlog = None
+        self._shut(CLOSE_GOING_AWAY, "")
+        if self._session is not None:
+            self._session.end()
 
     def _take(self, frames: deque[Frame]) -> None:
         """Do what frames say, until none is left or the session is busy."""
@@ -325,11 +354,10 @@ class Stream(asyncio.Protocol):
             session.cut(code, reason)
 
     def _wait(self, frames: deque[Frame], unparsed: bytes) -> None:
-        """Read no further until the session is less busy."""
+        """Read no further until this is done."""
         self._frames = frames
         self._unparsed = unparsed
         self._transport.pause_reading()
-        self._go_on_when_idle()
 
     def _go_on_when_idle(self) -> None:
         if self._session is not None:
@@ -346,6 +374,7 @@ class Stream(asyncio.Protocol):
             self._frames, self._unparsed = frames, unparsed
             self._go_on_when_idle()
             return
-        self._pass_on()
-        self._transport.resume_reading()
+        self._taken()
         self._parse(unparsed)
+        if self._frames is None and not self._transport.is_closing():
+            self._transport.resume_reading()

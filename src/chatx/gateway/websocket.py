@@ -16,9 +16,10 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from http import HTTPStatus
-from socket import socket
+from socket import AF_INET, AF_INET6, IPPROTO_TCP, TCP_NODELAY, socket
 from ssl import SSLContext
 from typing import TYPE_CHECKING, Any
 
@@ -26,12 +27,14 @@ from chatx.errors import ConfigError
 from chatx.gateway.admission import PENDING_HANDSHAKES, Place
 from chatx.gateway.entrance import CLOSE_RESTART, Client, Entrance
 from chatx.gateway.forwarded import Proxies
-from chatx.gateway.greeting import Greeting, path_of
+from chatx.gateway.greeting import Greeting
 from chatx.gateway.handshake import Authenticate
 from chatx.gateway.http import AsgiApp, HttpExchange, Receive, Scope, Send
 from chatx.gateway.longpoll import PATH, LongPoll
 from chatx.gateway.session import IDLE_TIMEOUT_S
 from chatx.gateway.stream import Stream
+from chatx.gateway.target import path_of
+from chatx.gateway.tls import TlsListener
 
 if TYPE_CHECKING:
     from chatx.chat import Chat
@@ -58,6 +61,8 @@ class NativeServer:
 
     Attributes:
         draining: Whether new sockets are refused.
+        refused: How many connections were refused before they were served, by HTTP status.
+        closed: Whether every connection is.
 
     Raises:
         ConfigError: An argument is not what it should be.
@@ -81,6 +86,8 @@ class NativeServer:
         self.path: str = path
         self.http: AsgiApp = http if http is not None else _nothing_here
         self.draining: bool = False
+        self.refused: Counter[int] = Counter()
+        self.closed: bool = False
         self.greetings: set[Greeting] = set()
         self.exchanges: set[HttpExchange] = set()
         self.polls: set[HttpExchange] = set()
@@ -89,8 +96,8 @@ class NativeServer:
         self._ssl = ssl
         self._proxies = Proxies(tuple(forwarded_allow_ips))
         self._servers: list[asyncio.Server] = []
+        self._listeners: list[TlsListener] = []
         self._empty = asyncio.Event()
-        self._closed = False  # a connection that was accepted just before it was comes in just after
 
     @property
     def connections(self) -> int:
@@ -98,16 +105,29 @@ class NativeServer:
         return len(self.streams)
 
     @property
+    def sockets_closed(self) -> Mapping[int, int]:
+        """How many WebSockets were closed from this side since the chat was started, by close code."""
+        return self.entrance.closed
+
+    @property
     def full(self) -> bool:
-        """Whether no more connections are taken: it is closed, or too many have not said yet what they are for."""
-        return self._closed or len(self.greetings) >= PENDING_HANDSHAKES
+        """Whether as many connections as may be have not said yet what they are for."""
+        return len(self.greetings) >= PENDING_HANDSHAKES
 
     async def start(self, sockets: Sequence[socket]) -> None:
         """Serve these listening sockets, until `close`."""
         loop = asyncio.get_running_loop()
         for each in sockets:
-            server = await loop.create_server(lambda: Greeting(self), sock=each, ssl=self._ssl, backlog=BACKLOG)
-            self._servers.append(server)
+            if each.family in (AF_INET, AF_INET6):
+                # Connections inherit it. A loop sets it only for sockets that name their protocol. Without it a
+                # broadcast behind a reply waits for the client's acknowledgement, which clients put off for 40 ms.
+                each.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
+            if self._ssl is None:
+                self._servers.append(await loop.create_server(lambda: Greeting(self), sock=each, backlog=BACKLOG))
+            else:
+                each.listen(BACKLOG)
+                each.setblocking(False)
+                self._listeners.append(TlsListener(self, each, self._ssl))
 
     async def drain(self, timeout_s: float) -> None:
         """Let no one in, and send everyone away: their frames first, then a close with 1012, a batch at a time.
@@ -116,6 +136,7 @@ class NativeServer:
         still there after all of it is cut off.
         """
         self.draining = self.longpoll.draining = True
+        self.entrance.drain()
         loop = asyncio.get_running_loop()
         ends = loop.time() + timeout_s
         waiting = [client.session for client, _ in self.streams.values()] + self.longpoll.sessions
@@ -138,9 +159,11 @@ class NativeServer:
 
     async def close(self) -> None:
         """Listen no more, and end every connection that is left."""
-        self.draining = self.longpoll.draining = self._closed = True
+        self.draining = self.longpoll.draining = self.closed = True
         for server in self._servers:
             server.close()
+        for listener in self._listeners:
+            await listener.close()
         for greeting in list(self.greetings):
             greeting.abort()
         for session in self.longpoll.sessions:
@@ -153,6 +176,7 @@ class NativeServer:
         while self.streams or self.exchanges or self.polls or self.greetings:  # noqa: ASYNC110
             await asyncio.sleep(0)
         self._servers.clear()
+        self._listeners.clear()
 
     def lost(self, stream: Stream) -> None:
         """Forget a WebSocket whose connection is gone."""
@@ -186,7 +210,12 @@ class NativeServer:
         self, transport: asyncio.Transport, target: str, headers: list[tuple[bytes, bytes]], kind: str
     ) -> dict[str, Any]:
         """Return the ASGI scope of a request; `kind` is `http` or `websocket`."""
-        texts = {name.decode("latin-1"): value.decode("latin-1") for name, value in headers}
+        texts: dict[str, str] = {}
+        for name, value in headers:
+            text = value.decode("latin-1")
+            if name == b"x-forwarded-for" and "x-forwarded-for" in texts:
+                text = f"{texts['x-forwarded-for']},{text}"  # each proxy may add a line
+            texts[name.decode("latin-1")] = text
         path, query = path_of(target)
         peer = transport.get_extra_info("peername")
         peer_address = peer[0] if isinstance(peer, tuple) else None

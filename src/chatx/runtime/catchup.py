@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from chatx.core.message import Event, Gap, GapReason, Message, Position
+from chatx.core.message import Event, Gap, Message, Position, Unrecovered
 from chatx.errors import InvalidMessage
 from chatx.runtime.process import RoomProcess
 from chatx.runtime.storage import Storage
@@ -30,7 +30,7 @@ class CatchUp(Struct):
 
     head: Position
     events: list[Event]
-    reason: GapReason | None = None
+    reason: Unrecovered | None = None
 
 
 def position_of(after: object) -> Position | None:
@@ -94,7 +94,7 @@ async def catch_up(
                 reached = Position(message.epoch, message.offset)
 
 
-def _refused(process: RoomProcess, after: Position, reason: GapReason) -> CatchUp:
+def _refused(process: RoomProcess, after: Position, reason: Unrecovered) -> CatchUp:
     head = process.room.history.position
     missed = head.offset - after.offset if reason != "epoch_changed" else None
     return CatchUp(head, [Gap(process.room_id, reason, head.epoch, head.offset, missed)], reason)
@@ -104,5 +104,5 @@ def _missing(room_id: str, reached: Position, last: int) -> Gap:
     return Gap(room_id, "missing", reached.epoch, last, last - reached.offset)
 
 
-def _hole_in(events: list[Event]) -> GapReason | None:
+def _hole_in(events: list[Event]) -> Unrecovered | None:
     return "too_old" if any(isinstance(event, Gap) for event in events) else None

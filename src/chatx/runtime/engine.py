@@ -260,10 +260,11 @@ class Engine:
         self.check_open()
         return older + newest
 
-    async def stop(self) -> None:
-        """Drain and end, within the drain timeout: sends under way, deliveries, then everything else."""
+    async def stop(self, drain_timeout_ms: int | None = None) -> None:
+        """Drain and end, within this timeout or the configured one: sends, deliveries, then everything else."""
         self.open = False
-        deadline = self.loop.time() + self.config.drain_timeout_ms / 1000
+        timeout = self.config.drain_timeout_ms if drain_timeout_ms is None else drain_timeout_ms
+        deadline = self.loop.time() + timeout / 1000
         try:
             await self._wait_quiet(deadline)
             # What comes out of its middlewares from here on is refused: nobody would deliver it.

@@ -98,6 +98,6 @@ class _WatchedChat(Chat):
         await super().start()
         self._watched.started(self)
 
-    async def stop(self) -> None:
-        await super().stop()
+    async def stop(self, *, drain_timeout_ms: int | None = None) -> None:
+        await super().stop(drain_timeout_ms=drain_timeout_ms)
         self._watched.stopped(self)

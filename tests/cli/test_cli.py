@@ -20,12 +20,9 @@ from chatx.cli import main
 from chatx.config import ChatConfig
 from tests.process import ENVIRONMENT, demo, run
 
-
-@pytest.fixture(autouse=True)
-def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in os.environ:
-        if name.startswith("CHATX_"):
-            monkeypatch.delenv(name)
+COMMANDS = ("demo", "serve", "token", "check")
+WITHOUT_OPTIONS = ("asyncapi",)
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -35,7 +32,7 @@ def config(tmp_path: Path) -> Path:
     return file
 
 
-@pytest.mark.parametrize("command", [[], ["demo"], ["check"]])
+@pytest.mark.parametrize("command", [[], *([name] for name in (*COMMANDS, *WITHOUT_OPTIONS))])
 def test_help_is_printed_with_status_0(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main([*command, "--help"])
@@ -44,11 +41,11 @@ def test_help_is_printed_with_status_0(command: list[str], capsys: pytest.Captur
     assert ended.value.code == 0
     assert printed.out.startswith("usage: chatx")
     assert printed.err == ""
-    for named in ("demo", "check") if not command else ():
+    for named in (*COMMANDS, *WITHOUT_OPTIONS) if not command else ():
         assert f"    {named} " in printed.out
 
 
-@pytest.mark.parametrize("command", ["demo", "check"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_each_commands_help_shows_examples_that_its_parser_takes(
     command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -63,7 +60,7 @@ def test_each_commands_help_shows_examples_that_its_parser_takes(
         taken.append(options)
         return 0
 
-    monkeypatch.setattr(f"chatx.cli._{command}", take)
+    monkeypatch.setattr(f"chatx.cli.{command}.run", take)
 
     assert len(examples) >= 3
     assert [main([command, *example]) for example in examples] == [0] * len(examples)
@@ -173,6 +170,29 @@ def test_check_says_that_a_file_is_not_there(tmp_path: Path, capsys: pytest.Capt
     assert "none.toml cannot be read: No such file" in capsys.readouterr().err
 
 
+# asyncapi
+
+
+def test_asyncapi_prints_the_document_that_is_in_the_documentation(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["asyncapi"]) == 0
+    printed = capsys.readouterr()
+
+    assert printed.out == (ROOT / "docs" / "asyncapi.json").read_text(encoding="utf-8")
+    assert printed.err == ""
+
+
+@pytest.mark.process
+def test_asyncapi_needs_no_extra() -> None:
+    missing = "".join(f"sys.modules[{name!r}] = None; " for name in ("starlette", "uvicorn", "websockets", "h11"))
+    code = f"import sys; {missing}from chatx.cli import main; main(['asyncapi'])"
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False, env=ENVIRONMENT
+    )
+
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert json.loads(ended.stdout)["asyncapi"] == "3.0.0"
+
+
 # demo
 
 
@@ -218,7 +238,7 @@ def test_a_missing_extra_is_named_with_how_to_install_it(
     missing: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in list(sys.modules):
-        if name.partition(".")[0] == missing or name.startswith("chatx.demo"):
+        if name.partition(".")[0] == missing or name == "chatx.demo.app":
             monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, missing, None)
 

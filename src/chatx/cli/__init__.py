@@ -1,0 +1,33 @@
+"""The command `chatx`: one file for each of its commands, which adds its options and runs it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from chatx import __version__
+from chatx.cli import asyncapi, check, demo, serve, token
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status: 0, 1 where it failed, 2 where its arguments are wrong."""
+    parser = argparse.ArgumentParser(
+        prog="chatx",
+        description="A realtime chat engine for Python web applications.",
+        epilog="Each command has its own --help with examples.",
+    )
+    parser.add_argument("--version", action="version", version=f"chatx {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for command in (demo, serve, token, check, asyncapi):
+        command.add_to(commands)
+    options = parser.parse_args(arguments)
+    try:
+        status: int = options.run(options)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader, `head` say, has what it wanted. Python writes out once more when it ends, and must not fail then.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return status

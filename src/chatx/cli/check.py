@@ -1,0 +1,65 @@
+"""`chatx check`: the configuration in effect, or what is wrong with it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import TYPE_CHECKING
+
+from chatx.cli.command import command, configuration, fail
+from chatx.errors import ChatError
+
+if TYPE_CHECKING:
+    from chatx.cli.command import Commands
+
+HELP = """
+examples:
+  chatx check chatx.toml          a file with a table [chatx]
+  chatx check pyproject.toml      or one with [tool.chatx]
+  CHATX_ROOM_QUEUE_LIMIT=100 chatx check --json chatx.toml
+
+exit status: 0 valid, 2 not valid
+"""
+
+
+def add_to(commands: Commands) -> None:
+    """Add the command."""
+    parser = command(
+        commands,
+        "check",
+        summary="check a configuration file",
+        description="Print the configuration in effect, from the file and CHATX_* variables, or what is wrong with it.",
+        epilog=HELP,
+        run=run,
+    )
+    parser.add_argument("config", metavar="CONFIG", help="TOML file")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print what is in effect."""
+    try:
+        config = configuration(options.config)
+    except ChatError as error:
+        if options.json:
+            print(json.dumps({"error": {"code": error.code, "reason": error.reason}}))
+            return 2
+        return fail(error.reason)
+    effective = config.effective()
+    if options.json:
+        print(json.dumps(effective, indent=2))
+    else:
+        width = max(map(len, effective))
+        for name, value in effective.items():
+            print(f"{name:{width}}  {_shown(value)}")
+    return 0
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "-"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} = {each}" for name, each in value.items())
+    return str(value)

@@ -1,0 +1,53 @@
+"""What commands of `chatx` do alike: how one is added, what its options may be, how it says that it failed."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from chatx.config import ChatConfig
+
+if TYPE_CHECKING:
+    Commands: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]
+
+
+def command(
+    commands: Commands, name: str, *, summary: str, description: str, epilog: str, run: Callable[..., int]
+) -> argparse.ArgumentParser:
+    """Return the parser of a new command; `run` is called with the options and returns the exit status."""
+    parser = commands.add_parser(
+        name,
+        help=summary,
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def port(text: str) -> int:
+    """Return a port to listen on."""
+    if not text.isdecimal() or not 1 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port; give a whole number from 1 to 65535")
+    return int(text)
+
+
+def configuration(path: str | None) -> ChatConfig:
+    """Return the options in effect; errors as `ChatConfig.load`.
+
+    What import strings name is looked for in the current folder as well, as `python -m chatx` does and servers do.
+    """
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    return ChatConfig.load(path)
+
+
+def fail(reason: str, status: int = 2) -> int:
+    """Say what is wrong, and return the exit status: 1 where it could not run, 2 where what was given is wrong."""
+    print(f"chatx: {reason}", file=sys.stderr)
+    return status

@@ -1,0 +1,97 @@
+"""`chatx demo`: a chat page to try in two browser tabs."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import socket
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from chatx.cli.command import command, fail, port
+from chatx.cli.listening import CannotListen, listening
+from chatx.errors import ChatError
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+
+    from chatx.cli.command import Commands
+
+HELP = """
+examples:
+  chatx demo                      http://localhost:4000, messages kept in ./chatx-demo.db
+  chatx demo --port 4001
+  chatx demo --store mychat.db
+  chatx demo --host 0.0.0.0       for the phones in your network; anybody there can name themselves as they like
+
+exit status: 0 stopped by Ctrl+C or SIGTERM, 1 could not run, 2 wrong options
+"""
+
+
+def add_to(commands: Commands) -> None:
+    """Add the command."""
+    parser = command(
+        commands,
+        "demo",
+        summary="run a chat page to try in two browser tabs",
+        description="Run a chat page on this machine; stop it with Ctrl+C. It needs no other service.",
+        epilog=HELP,
+        run=run,
+    )
+    parser.add_argument("--host", default="localhost", help="address to listen on (default: %(default)s)")
+    parser.add_argument("--port", type=port, default=4000, help="port to listen on (default: %(default)s)")
+    parser.add_argument(
+        "--store", default="chatx-demo.db", metavar="FILE", help="SQLite file for the messages (default: %(default)s)"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Serve the pages until a signal."""
+    try:
+        import uvicorn
+
+        from chatx.demo.app import demo_app
+    except ModuleNotFoundError as error:
+        return fail(
+            f"chatx demo needs {error.name}, which is not installed; install the extra: "
+            "pip install 'chatx-engine[fastapi]'.",
+            1,
+        )
+    try:
+        with listening(options.host, options.port) as sockets:
+            return _serve(uvicorn, demo_app(options.store), sockets, options)
+    except CannotListen as error:
+        return fail(str(error), 1)
+    except ChatError as error:
+        return fail(f"--store {options.store}: {error.reason}")
+
+
+def _serve(uvicorn: ModuleType, app: Starlette, sockets: list[socket.socket], options: argparse.Namespace) -> int:
+    shown = "localhost" if options.host in ("0.0.0.0", "127.0.0.1", "::", "::1") else options.host
+    print(f"chatx demo: open http://{shown}:{options.port} in two tabs; stop it with Ctrl+C", flush=True)
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        # The protocol's own bound, with room for the frame around it.
+        ws_max_size=65_536 + 1,
+        ws_per_message_deflate=False,
+        timeout_graceful_shutdown=5,
+    )
+    server = uvicorn.Server(config)
+    shut_down = server.shutdown
+
+    async def stop_first(sockets: list[socket.socket] | None = None) -> None:
+        # uvicorn waits for every response to end, and a live page's does when the chat stops.
+        await app.state.chat.stop()
+        await shut_down(sockets)
+
+    server.shutdown = stop_first
+    # uvicorn raises each signal again once it has stopped; the default of this one would be a death by signal.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        server.run(sockets)
+    except KeyboardInterrupt:
+        return 0
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    return 0 if server.started else 1

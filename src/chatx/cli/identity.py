@@ -1,0 +1,69 @@
+"""Who a client of `chatx serve` is: what its signed token says, or, to develop, what it says itself."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from ipaddress import ip_address
+
+from jwt import InsecureKeyLengthWarning
+
+from chatx.errors import ConfigError
+from chatx.gateway.handshake import Authenticate, Handshake
+from chatx.gateway.tokens import SECRET_BYTES, SignedTokens
+
+logger: logging.Logger = logging.getLogger("chatx")
+
+USER_PARAM = "user_id"
+
+
+def identity_source(secret: str, *, insecure: bool) -> Authenticate:
+    """Return the server's `authenticate`.
+
+    Args:
+        secret: What tokens are signed with; empty where there is none.
+        insecure: Clients name themselves; the secret is not used.
+
+    Raises:
+        ConfigError: There is neither.
+    """
+    if insecure:
+        logger.warning(
+            "INSECURE: clients name themselves with the parameter %s, so anybody can be anybody.%s",
+            USER_PARAM,
+            " CHATX_SECRET is not used." if secret else "",
+        )
+        return named_by_itself
+    if not secret:
+        raise ConfigError(
+            "CHATX_SECRET is not set, so no token can be trusted; set it to the secret that tokens are signed with "
+            "(`openssl rand -hex 32` makes one), or give --insecure-user-param to develop."
+        )
+    if len(secret.encode()) < SECRET_BYTES:
+        logger.warning(
+            "CHATX_SECRET has fewer than %d bytes: it can be guessed by whoever has one token.", SECRET_BYTES
+        )
+        warnings.simplefilter("ignore", InsecureKeyLengthWarning)  # it was said, once
+    return SignedTokens(secret)
+
+
+def named_by_itself(handshake: Handshake) -> str | None:
+    """Return the user that a client says it is, where it came to this machine by a name of its own.
+
+    A page of another site can have its own name resolve to this machine, and would then be of the same origin.
+    """
+    if not _loopback(handshake.headers.get("host", "")):
+        logger.info("A handshake was refused: to develop, connect to localhost.")
+        return None
+    return handshake.params.get(USER_PARAM) or None
+
+
+def _loopback(host: str) -> bool:
+    name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
+    name = name.removeprefix("[").removesuffix("]").lower()
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        return ip_address(name).is_loopback
+    except ValueError:
+        return False

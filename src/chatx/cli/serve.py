@@ -1,0 +1,244 @@
+"""`chatx serve`: the native server as a command, from its options to its exit status."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import socket
+import ssl
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from dataclasses import replace
+from ipaddress import ip_address
+from typing import TYPE_CHECKING
+
+from chatx.cli.command import command, configuration, fail, port
+from chatx.cli.listening import CannotListen, listening
+from chatx.cli.logs import FORMATS, LEVELS, log_to
+from chatx.cli.store import store_of
+from chatx.errors import ChatError, ConfigError
+
+if TYPE_CHECKING:
+    from chatx.chat import Chat
+    from chatx.cli.command import Commands
+    from chatx.gateway.websocket import NativeServer
+
+logger: logging.Logger = logging.getLogger("chatx")
+
+HELP = """
+examples:
+  chatx serve --insecure-user-param                     to develop: clients name themselves with the parameter user_id
+  CHATX_SECRET=... chatx serve --host 0.0.0.0           clients show a token: CHATX_SECRET=... chatx token alice
+  CHATX_SECRET=... chatx serve --store sqlite:///chat.db --origin https://example.org
+  CHATX_SECRET=... chatx serve --config chatx.toml --tls-cert cert.pem --tls-key key.pem
+
+The socket is at /socket (clients connect to ws://HOST:PORT/socket/websocket?vsn=2.0.0). Beside it are /healthz, /readyz
+and /metrics, and, for whoever shows CHATX_ADMIN_TOKEN as a bearer token, /rooms and /rooms/ID.
+
+environment:
+  CHATX_SECRET        what tokens are signed with; 32 bytes or more
+  CHATX_ADMIN_TOKEN   opens /rooms
+  CHATX_...           any option of the configuration, as CHATX_MAX_CONNECTIONS_PER_USER=0
+
+SIGTERM and Ctrl+C drain: clients are sent away to come back, messages are saved, within drain_timeout_ms. A second one
+ends it at once.
+
+exit status: 0 drained after a signal, 1 could not run or was cut short, 2 wrong options
+"""
+
+_RESERVED_MS = 250
+"""Of the drain timeout, for the process to end in."""
+
+
+def add_to(commands: Commands) -> None:
+    """Add the command."""
+    parser = command(
+        commands,
+        "serve",
+        summary="run the native server",
+        description="Serve the chat on a port: a WebSocket for clients, health and figures for operators.",
+        epilog=HELP,
+        run=run,
+    )
+    parser.add_argument("--host", default="localhost", help="address to listen on (default: %(default)s)")
+    parser.add_argument("--port", type=port, default=4000, help="port to listen on (default: %(default)s)")
+    parser.add_argument("--config", metavar="FILE", help="TOML file with a table [chatx]; CHATX_* variables go first")
+    parser.add_argument(
+        "--store", metavar="URL", help="where messages are kept, as sqlite:///chat.db (default: memory)"
+    )
+    parser.add_argument(
+        "--origin",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="ORIGIN",
+        help="origins besides the server's own whose pages may connect, as https://example.org",
+    )
+    parser.add_argument("--tls-cert", metavar="FILE", help="certificate chain, PEM; with --tls-key")
+    parser.add_argument("--tls-key", metavar="FILE", help="its private key, PEM")
+    parser.add_argument(
+        "--forwarded-allow-ips",
+        type=lambda text: tuple(filter(None, (each.strip() for each in text.split(",")))),
+        default=(),
+        metavar="IPS",
+        help="proxies whose X-Forwarded-For and X-Forwarded-Proto are believed: addresses and networks, with commas",
+    )
+    parser.add_argument(
+        "--insecure-user-param",
+        action="store_true",
+        help="let clients name themselves with the parameter user_id; for development, on a loopback address only",
+    )
+    parser.add_argument(
+        "--log-format", choices=FORMATS, default="auto", help="auto is human on a terminal, else json (default: auto)"
+    )
+    parser.add_argument("--log-level", choices=LEVELS, default="info", help="the least that is logged (default: info)")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Serve until a signal."""
+    try:
+        from chatx.chat import Chat
+        from chatx.cli.identity import identity_source
+        from chatx.gateway.websocket import NativeServer
+    except ModuleNotFoundError as error:
+        return fail(
+            f"chatx serve needs {error.name}, which is not installed; install the extra: "
+            "pip install 'chatx-engine[gateway]'.",
+            1,
+        )
+    log_to(style=options.log_format, level=options.log_level)
+    with ExitStack() as stack:
+        try:
+            authenticate = identity_source(os.environ.get("CHATX_SECRET", ""), insecure=options.insecure_user_param)
+            config = configuration(options.config)
+            tls = _tls(options)
+            sockets = stack.enter_context(listening(options.host, options.port))
+            if options.insecure_user_param:
+                _check_loopback(sockets)
+            if options.store is not None:
+                if config.persistence is not None:
+                    raise ConfigError("--store and the option persistence are both given; give one of them.")
+                try:
+                    store = stack.enter_context(closing(store_of(options.store)))
+                except ConfigError as error:
+                    raise ConfigError(f"--store {options.store}: {error.reason}") from error
+                config = replace(config, persistence=store)
+            chat = Chat(config=config)
+            server = NativeServer(
+                chat,
+                authenticate=authenticate,
+                origins=tuple(options.origin),
+                ssl=tls,
+                forwarded_allow_ips=options.forwarded_allow_ips,
+            )
+        except CannotListen as error:
+            return fail(str(error), 1)
+        except ChatError as error:
+            return fail(error.reason)
+        _raise_open_files()
+        scheme = "https" if tls is not None else "http"
+        for each in sockets:
+            logger.info("Listening on %s://%s", scheme, _shown(each))
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            return runner.run(_serve(chat, server, sockets))
+
+
+async def _serve(chat: Chat, server: NativeServer, sockets: list[socket.socket]) -> int:
+    from chatx.gateway.metrics import Metrics
+    from chatx.gateway.operations import operations
+
+    loop = asyncio.get_running_loop()
+    signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
+    for each in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(each, signals.put_nowait, each)
+    started = False
+    server.http = operations(
+        chat,
+        Metrics(chat, server),
+        ready=lambda: started and not server.draining,
+        admin_token=os.environ.get("CHATX_ADMIN_TOKEN"),
+    )
+    await chat.start()
+    await server.start(sockets)
+    started = True
+    logger.info("Ready. Clients connect to %s/websocket.", server.path)
+    logger.info("Draining after %s.", (await signals.get()).name)
+    draining = loop.create_task(_drain(chat, server), name="chatx drain")
+    again = loop.create_task(signals.get(), name="chatx second signal")
+    await asyncio.wait((draining, again), return_when=asyncio.FIRST_COMPLETED)
+    cut_short = not draining.done()
+    if cut_short:
+        logger.error("Ended by a second signal: what was not drained is lost.")
+        draining.cancel()
+        await server.close()  # the end of the loop cancels the chat's stop
+    again.cancel()
+    await asyncio.gather(draining, again, return_exceptions=True)
+    if not cut_short:
+        draining.result()
+        logger.info("Stopped.")
+    return int(cut_short)
+
+
+async def _drain(chat: Chat, server: NativeServer) -> None:
+    """Send the clients away, then save what is to be saved; both within the drain timeout."""
+    loop = asyncio.get_running_loop()
+    timeout_ms = chat.config.drain_timeout_ms
+    deadline = loop.time() + max(1, timeout_ms - _RESERVED_MS) / 1000
+    logger.info("Sockets to send away: %d.", server.connections)
+    await server.drain((deadline - loop.time()) / 2)
+    await chat.stop(drain_timeout_ms=max(1, int((deadline - loop.time()) * 1000)))
+    await server.close()
+
+
+def _tls(options: argparse.Namespace) -> ssl.SSLContext | None:
+    if options.tls_cert is None and options.tls_key is None:
+        return None
+    if options.tls_cert is None or options.tls_key is None:
+        raise ConfigError("TLS needs both files; give --tls-cert and --tls-key.")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(options.tls_cert, options.tls_key)
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        raise ConfigError(
+            f"--tls-cert {options.tls_cert} --tls-key {options.tls_key}: {error}; give a PEM certificate and its key."
+        ) from error
+    return context
+
+
+def _check_loopback(sockets: list[socket.socket]) -> None:
+    for each in sockets:
+        address = each.getsockname()[0]
+        if not ip_address(address.partition("%")[0]).is_loopback:
+            raise ConfigError(
+                f"--insecure-user-param lets anybody be anybody, and {address} is not this machine's own address; "
+                "give --host localhost, or set CHATX_SECRET and leave the option out."
+            )
+
+
+def _raise_open_files() -> None:
+    """Raise the soft limit of open files to the hard one: each socket is one."""
+    try:
+        import resource
+    except ModuleNotFoundError:  # there is none on Windows, and no such limit
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (OSError, ValueError):  # some systems call their limit infinite, and take a number only
+        logger.warning("The limit of open files stays at %d, and so about as many sockets.", soft)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    try:
+        import uvloop
+    except ModuleNotFoundError:
+        return asyncio.new_event_loop
+    return uvloop.new_event_loop
+
+
+def _shown(listening: socket.socket) -> str:
+    host, port = listening.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

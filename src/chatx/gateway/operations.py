@@ -1,0 +1,149 @@
+"""What an operator asks a running server: whether it lives, whether it is ready, its figures, its rooms.
+
+| path | who may | answer |
+|---|---|---|
+| `/healthz` | anybody | 200: the process answers |
+| `/readyz` | anybody | 200 where new sockets are taken, else 503: it starts, drains, or its chat does not run |
+| `/metrics` | anybody | figures in Prometheus' text format; they name no user and no room |
+| `/rooms` | the admin token | rooms and their sizes, sorted by id: `limit` of them, behind the id `after` |
+| `/rooms/{id}` | the admin token | one room with its members |
+
+All but the figures are JSON. The admin token comes as `Authorization: Bearer`. Whoever does not have it is answered the
+same for every room, whether there is one or not; without a token configured, that is everybody.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable
+from heapq import nsmallest
+from http import HTTPStatus
+from itertools import islice
+from typing import Any
+
+from msgspec import json
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route, Router
+
+from chatx.chat import Chat
+from chatx.errors import Closed
+from chatx.gateway.metrics import CONTENT_TYPE, Metrics
+from chatx.runtime.engine import Engine
+from chatx.runtime.process import RoomProcess
+
+ROOMS_AT_ONCE = 1000
+"""Rooms in one answer at most; 100 where no limit is given."""
+
+MEMBERS_AT_ONCE = 1000
+"""Members of a room that an answer names at most; `members` counts all of them."""
+
+_BEARER = "bearer "
+
+
+def operations(chat: Chat, metrics: Metrics, *, ready: Callable[[], bool], admin_token: str | None) -> Router:
+    """Return the ASGI application with these routes.
+
+    Args:
+        chat: The chat.
+        metrics: Its figures.
+        ready: Whether new sockets are taken.
+        admin_token: What an operator shows to see rooms; None or empty shuts them.
+    """
+
+    async def healthz(request: Request) -> Response:
+        return _json({"status": "alive"})
+
+    async def readyz(request: Request) -> Response:
+        if ready():
+            return _json({"status": "ready"})
+        return _json({"status": "not ready"}, HTTPStatus.SERVICE_UNAVAILABLE)
+
+    async def figures(request: Request) -> Response:
+        return Response(metrics.text(), headers={"content-type": CONTENT_TYPE})
+
+    async def rooms(request: Request) -> Response:
+        if (refused := _refused(request, admin_token)) is not None:
+            return refused
+        limit = request.query_params.get("limit", "100")
+        if not (limit.isascii() and limit.isdecimal() and len(limit) < 5 and 1 <= int(limit) <= ROOMS_AT_ONCE):
+            return _error(HTTPStatus.BAD_REQUEST, f"limit is a whole number of rooms from 1 to {ROOMS_AT_ONCE}.")
+        after = request.query_params.get("after", "")
+        if (engine := _engine(chat)) is None:
+            return _not_running()
+        known = list(engine.rooms)
+        behind = (process for process in known if process.room_id > after)
+        page = nsmallest(int(limit) + 1, behind, key=lambda process: process.room_id)
+        shown = page[: int(limit)]
+        following = shown[-1].room_id if len(page) > len(shown) else None
+        return _json({"total": len(known), "rooms": [_summary(process) for process in shown], "after": following})
+
+    async def room(request: Request) -> Response:
+        if (refused := _refused(request, admin_token)) is not None:
+            return refused
+        if (engine := _engine(chat)) is None:
+            return _not_running()
+        process = engine.rooms.find(request.path_params["room_id"])
+        if process is None:
+            return _error(HTTPStatus.NOT_FOUND, "There is no room of this id in memory.")
+        presence = process.room.presence.snapshot()
+        named = {
+            user_id: [{"ref": meta.ref, "online_at": meta.online_at} for meta in metas]
+            for user_id, metas in islice(sorted(presence.items()), MEMBERS_AT_ONCE)
+        }
+        return _json(_summary(process) | {"presence": named})
+
+    return Router(
+        [
+            Route("/healthz", healthz),
+            Route("/readyz", readyz),
+            Route("/metrics", figures),
+            Route("/rooms", rooms),
+            Route("/rooms/{room_id:path}", room),
+        ],
+        redirect_slashes=False,
+    )
+
+
+def _engine(chat: Chat) -> Engine | None:
+    try:
+        return chat.engine
+    except Closed:
+        return None
+
+
+def _not_running() -> Response:
+    return _error(HTTPStatus.SERVICE_UNAVAILABLE, "The chat is not running. Come back.")
+
+
+def _summary(process: RoomProcess) -> dict[str, Any]:
+    room = process.room
+    return {
+        "id": room.room_id,
+        "members": len(room.presence),
+        "subscriptions": len(room.fanout.subscribers),
+        "epoch": room.history.epoch,
+        "offset": room.history.offset,
+        "admitted": room.admitted,
+        "crashes": process.crashes,
+    }
+
+
+def _refused(request: Request, admin_token: str | None) -> Response | None:
+    if not admin_token:
+        return _error(HTTPStatus.FORBIDDEN, "The rooms are shut: the server has no admin token. Set CHATX_ADMIN_TOKEN.")
+    header = request.headers.get("authorization", "")
+    shown = header[len(_BEARER) :].strip() if header[: len(_BEARER)].lower() == _BEARER else ""
+    if hmac.compare_digest(shown.encode("latin-1"), admin_token.encode()):
+        return None
+    response = _error(HTTPStatus.UNAUTHORIZED, "Show the admin token, as Authorization: Bearer.")
+    response.headers["www-authenticate"] = "Bearer"
+    return response
+
+
+def _error(status: HTTPStatus, reason: str) -> Response:
+    return _json({"error": reason}, status)
+
+
+def _json(body: dict[str, Any], status: HTTPStatus = HTTPStatus.OK) -> Response:
+    return Response(json.encode(body), status, {"cache-control": "no-store"}, "application/json")

@@ -1,0 +1,98 @@
+"""TLS for the native server: connections are accepted here, and each is taken through its handshake within bounds.
+
+An event loop that is left to do it bounds neither how many handshakes are under way, each with buffers of its own, nor
+waits for one less than a minute.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+from socket import socket
+from ssl import SSLContext
+from typing import TYPE_CHECKING
+
+from chatx.gateway.greeting import HEAD_S, Greeting
+from chatx.gateway.stream import CLOSE_S
+
+if TYPE_CHECKING:
+    from chatx.gateway.websocket import NativeServer
+
+logger: logging.Logger = logging.getLogger("chatx")
+
+HIGH_WATER = 65_536
+"""Bytes that a connection holds before it pushes back, as one without TLS does; the loop's own default is eight times
+as much."""
+
+PAUSE_S = 1.0
+"""Seconds until it is tried again where the process has no more files or memory."""
+
+_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+
+
+class TlsListener:
+    """Accepts connections on one socket, and hands each to a greeting when its TLS handshake is done.
+
+    A connection counts among the server's greetings from the start. At their bound it is closed without an answer, and
+    so is one whose handshake fails or takes longer than `HEAD_S`.
+
+    Args:
+        server: Whose greetings they are.
+        sock: Bound, and closed by `close`.
+        context: The certificate.
+    """
+
+    def __init__(self, server: NativeServer, sock: socket, context: SSLContext) -> None:
+        self._server = server
+        self._socket = sock
+        self._context = context
+        self._handshakes: set[asyncio.Task[None]] = set()
+        self._accepting = asyncio.get_running_loop().create_task(self._accept(), name="chatx accept")
+
+    async def close(self) -> None:
+        """Accept no more, and end the handshakes that are under way."""
+        tasks = [self._accepting, *self._handshakes]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._socket.close()
+
+    async def _accept(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                connection, _ = await loop.sock_accept(self._socket)
+            except OSError as error:
+                if error.errno in _EXHAUSTED:
+                    logger.warning("No connection can be accepted for %g s: %s.", PAUSE_S, error)
+                    await asyncio.sleep(PAUSE_S)
+                continue
+            if self._server.full:
+                connection.close()
+            else:
+                greeting = Greeting(self._server)
+                self._server.greetings.add(greeting)
+                task = loop.create_task(self._shake_hands(connection, greeting), name="chatx handshake")
+                self._handshakes.add(task)
+                task.add_done_callback(self._handshakes.discard)
+            await asyncio.sleep(0)  # a queue of them is not to keep the loop to itself
+
+    async def _shake_hands(self, connection: socket, greeting: Greeting) -> None:
+        try:
+            transport, _ = await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: greeting,
+                connection,
+                ssl=self._context,
+                ssl_handshake_timeout=HEAD_S,
+                ssl_shutdown_timeout=CLOSE_S,
+            )
+        except OSError as error:  # the peer went, speaks no TLS, or none that is spoken here
+            logger.debug("A TLS handshake failed: %s", error)
+            self._server.greetings.discard(greeting)
+        except BaseException:
+            self._server.greetings.discard(greeting)
+            raise
+        else:
+            if not transport.is_closing():
+                transport.set_write_buffer_limits(HIGH_WATER)

@@ -1,0 +1,104 @@
+"""Signed tokens: who a client is, until when, and for which rooms, said by whoever has the secret.
+
+    chat.asgi(authenticate=SignedTokens(secret))
+
+A token is a JWT with HS256, whose claims are `sub` (the user id), `exp` (Unix time in seconds) and `rooms` (ids, or
+`prefix*`). It comes as the subprotocol of phoenix.js (`authToken`), as `Authorization: Bearer`, or as the parameter
+`token`, in this order; the last one reaches logs. Source: RFC 7519.
+
+Rules:
+1. What cannot be understood is refused: a claim of the wrong type lets nobody in, and into nothing.
+2. A token without `exp` does not expire, one without `rooms` is for all rooms, as in RFC 7519 a claim may be left out.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+import jwt
+
+from chatx.core.validation import valid_id
+from chatx.errors import ChatError, ConfigError
+from chatx.gateway.handshake import Handshake, Identity
+
+logger: logging.Logger = logging.getLogger("chatx")
+
+ALGORITHM = "HS256"
+
+SECRET_BYTES = 32
+"""Bytes that a secret should have: with fewer, whoever has one token can guess it. Source: RFC 7518, section 3.2."""
+
+PARAM = "token"
+_BEARER = "bearer "
+
+
+def sign(secret: str, identity: Identity) -> str:
+    """Return a token that says an identity.
+
+    Args:
+        secret: As given to `SignedTokens`.
+        identity: Who, until when, and for which rooms.
+
+    Raises:
+        ConfigError: The secret is empty.
+        InvalidMessage: A room is neither an id nor a `prefix*`.
+    """
+    _check(secret)
+    claims: dict[str, Any] = {"sub": identity.user_id, "iat": int(time.time())}
+    if identity.expires_at is not None:
+        claims["exp"] = identity.expires_at
+    if identity.rooms is not None:
+        claims["rooms"] = [valid_id(room, "a room") for room in identity.rooms]
+    return jwt.encode(claims, secret, ALGORITHM)
+
+
+class SignedTokens:
+    """An `authenticate` that takes tokens signed with a secret.
+
+    Args:
+        secret: Known to whoever signs; `SECRET_BYTES` bytes or more.
+
+    Raises:
+        ConfigError: The secret is empty.
+    """
+
+    def __init__(self, secret: str) -> None:
+        _check(secret)
+        self._secret = secret
+
+    def __call__(self, handshake: Handshake) -> Identity | None:
+        """Return who it is, or None where there is no token, or none that is valid."""
+        token = _token(handshake)
+        if token is None:
+            logger.info("A handshake came without a token.")
+            return None
+        try:
+            claims = jwt.decode(token, self._secret, [ALGORITHM], {"require": ["sub"]})
+            return _identity(claims)
+        # Besides its own errors it lets through what decoding a hostile JSON raises.
+        except (jwt.PyJWTError, ChatError, ValueError, RecursionError) as error:
+            logger.info("A token was refused: %s", type(error).__name__)
+            return None
+
+
+def _check(secret: str) -> None:
+    if not isinstance(secret, str) or not secret:
+        raise ConfigError(f"The secret is empty; give text of {SECRET_BYTES} bytes or more, known to nobody else.")
+
+
+def _token(handshake: Handshake) -> str | None:
+    if handshake.token is not None:
+        return handshake.token
+    header = handshake.headers.get("authorization", "")
+    if header[: len(_BEARER)].lower() == _BEARER:
+        return header[len(_BEARER) :].strip()
+    return handshake.params.get(PARAM)
+
+
+def _identity(claims: dict[str, Any]) -> Identity:
+    rooms = claims.get("rooms")
+    if rooms is not None and not isinstance(rooms, list):
+        raise ConfigError("The claim `rooms` is no list of texts.")
+    return Identity(claims["sub"], claims.get("exp"), None if rooms is None else tuple(rooms))

@@ -1,0 +1,405 @@
+"""`chatx serve` as a process: who gets in, what it answers beside the socket, how it goes away."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import json
+import resource
+import signal
+import ssl
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from chatx.cli import main
+from tests.gateway.real_client import RealClient, real_client
+from tests.process import ENVIRONMENT, Served, run, serve
+
+SECRET = "0123456789abcdef0123456789abcdef"
+ADMIN = "admin-token-of-this-test"
+
+
+def ask(server: Served, path: str, token: str | None = None, method: str = "GET") -> tuple[int, str]:
+    """Return the status and the body of an answer."""
+    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+    request = urllib.request.Request(server.url + path, headers=headers, method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=10) as response:
+            return response.status, response.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+async def no_longer_ready(server: Served) -> None:
+    async with asyncio.timeout(10):
+        while (await asyncio.to_thread(ask, server, "/readyz"))[0] != 503:
+            pass
+
+
+def token_of(*arguments: str, secret: str = SECRET) -> str:
+    """Return what `chatx token` prints."""
+    made = run("token", *arguments, CHATX_SECRET=secret)
+    assert (made.returncode, made.stderr) == (0, "")
+    return made.stdout.strip()
+
+
+def entries(output: str) -> list[dict[str, Any]]:
+    """Return what was logged as JSON."""
+    return [json.loads(line) for line in output.splitlines()]
+
+
+@contextlib.asynccontextmanager
+async def with_token(server: Served, token: str, **options: Any) -> Any:
+    """Connect as somebody with a token, as phoenix.js does."""
+    offered = "base64url.bearer.phx." + base64.urlsafe_b64encode(token.encode()).decode().rstrip("=")
+    url = f"ws://localhost:{server.port}/socket/websocket?vsn=2.0.0"
+    async with connect(url, subprotocols=["phoenix", offered], **options) as connection:  # type: ignore[list-item]
+        yield RealClient(connection)
+
+
+# The life of a server
+
+
+@pytest.mark.process
+async def test_it_starts_with_nothing_but_the_insecure_option_and_chats() -> None:
+    with serve("--insecure-user-param") as server:
+        async with real_client(server.port, "ada") as ada, real_client(server.port, "bob") as bob:
+            await asyncio.gather(ada.ask("room:a", "phx_join"), bob.ask("room:a", "phx_join"))
+            await ada.ask("room:a", "new_message", {"content": "hello"})
+            assert [each["user_id"] for each in await bob.wait_for_messages(1)] == ["ada"]
+        with pytest.raises(InvalidStatus):  # without a name there is nobody
+            async with connect(f"ws://localhost:{server.port}/socket/websocket?vsn=2.0.0"):
+                pass
+        status, output = server.stop()
+
+    assert status == 0
+    logged = entries(output)
+    assert [each["level"] for each in logged if "INSECURE" in each["message"]] == ["warning"]
+    assert logged[-1]["message"] == "Stopped."
+    assert {each["level"] for each in logged} == {"info", "warning"}
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+async def test_a_signal_drains_it(how: signal.Signals, tmp_path: Path) -> None:
+    store = f"sqlite:///{tmp_path / 'chat.db'}"
+    with serve("--insecure-user-param", "--store", store) as server:
+        async with contextlib.AsyncExitStack() as stack:
+            clients = [await stack.enter_async_context(real_client(server.port, f"user{n}")) for n in range(20)]
+            await asyncio.gather(*(client.ask("room:a", "phx_join") for client in clients))
+            said = [await client.ask("room:a", "new_message", {"content": "last words"}) for client in clients]
+            server.process.send_signal(how)
+            for client in clients:
+                seen = await client.wait_for_messages(20)
+                assert [each["offset"] for each in seen] == [each["offset"] for each in said]
+                with pytest.raises(ConnectionClosed):
+                    await client.wait_for(lambda _: False)
+                assert client.connection.close_code == 1012
+        status, _ = await asyncio.to_thread(server.wait)
+        assert status == 0
+        # What was said last was saved before it ended, and the stream goes on.
+        server.restart()
+        async with real_client(server.port, "late") as late:
+            head = await late.ask("room:a", "phx_join", {"epoch": said[0]["epoch"], "offset": 18})
+            assert (head["recovered"], head["offset"]) == (True, 20)
+            assert [each["offset"] for each in await late.wait_for_messages(2)] == [19, 20]
+
+
+@pytest.mark.process
+async def test_while_it_drains_it_is_alive_and_not_ready_and_refuses_sockets_and_joins() -> None:
+    # Somebody who neither reads nor answers a close keeps it draining; the timeout ends that.
+    with serve("--insecure-user-param", CHATX_DRAIN_TIMEOUT_MS="4000") as server:
+        url = f"ws://localhost:{server.port}/socket/websocket?vsn=2.0.0&user_id=stuck"
+        reading, writing = await asyncio.open_connection("localhost", server.port)
+        writing.write(
+            f"GET {url.partition(str(server.port))[2]} HTTP/1.1\r\nHost: localhost:{server.port}\r\n"
+            "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+            "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n".encode()
+        )
+        assert b" 101 " in await reading.readline()
+        server.process.send_signal(signal.SIGTERM)
+        await no_longer_ready(server)
+        assert (await asyncio.to_thread(ask, server, "/healthz"))[0] == 200
+        with pytest.raises(InvalidStatus) as refused:
+            async with real_client(server.port, "ada"):
+                pass
+        assert refused.value.response.status_code == 503
+        status, output = await asyncio.to_thread(server.wait)
+        writing.close()
+
+    assert status == 0
+    times = {each["message"]: each["time"] for each in entries(output)}
+    assert "Stopped." in times
+
+
+@pytest.mark.process
+async def test_a_second_signal_ends_it_at_once_and_says_so() -> None:
+    with serve("--insecure-user-param", CHATX_DRAIN_TIMEOUT_MS="600000") as server:
+        async with real_client(server.port, "ada", close_timeout=0.1) as ada:
+            await ada.ask("room:a", "phx_join")
+            ada.connection.transport.pause_reading()  # it does not answer the close
+            server.process.send_signal(signal.SIGTERM)
+            await no_longer_ready(server)
+            status, output = await asyncio.to_thread(server.stop)
+
+    assert status == 1
+    assert "second signal" in entries(output)[-1]["message"]
+
+
+@pytest.mark.process
+def test_it_raises_its_limit_of_open_files() -> None:
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    few = subprocess.run(
+        ["bash", "-c", 'ulimit -S -n 64; exec "$@"', "bash", sys.executable, "-c", READS_LIMIT],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=True,
+        env=ENVIRONMENT,
+    )
+
+    assert few.stdout.split() == ["64", str(hard)]
+
+
+READS_LIMIT = """
+import resource
+from chatx.cli.serve import _raise_open_files
+print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+_raise_open_files()
+print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+"""
+
+
+# Who gets in
+
+
+@pytest.mark.process
+async def test_a_token_says_who_it_is_and_which_rooms_and_nobody_comes_without_one() -> None:
+    with serve(CHATX_SECRET=SECRET) as server:
+        async with with_token(server, token_of("alice", "--rooms", "lobby", "help-*")) as alice:
+            await alice.ask("room:lobby", "phx_join")
+            await alice.ask("room:help-me", "phx_join")
+            await alice.ask("room:lobby", "new_message", {"content": "hi"})
+            assert (await alice.wait_for_messages(1))[0]["user_id"] == "alice"
+            ref = await alice.push("room:board", "phx_join")
+            refused = await alice.wait_for(lambda each: each.event == "phx_reply" and each.ref == ref)
+            assert refused.payload["response"]["code"] == "unauthorized"
+        # The header and the parameter, for clients that have no subprotocol.
+        token = token_of("bob")
+        url = f"ws://localhost:{server.port}/socket/websocket?vsn=2.0.0"
+        async with connect(url, additional_headers={"Authorization": f"Bearer {token}"}):
+            pass
+        async with connect(f"{url}&token={token}"):
+            pass
+        forged = token_of("alice", secret="another secret of thirty-two bytes")
+        for bad in (forged, token[:-1], "", "x"):
+            with pytest.raises(InvalidStatus) as no:
+                async with with_token(server, bad):
+                    pass
+            assert no.value.response.status_code == 403
+        with pytest.raises(InvalidStatus):
+            async with real_client(server.port, "alice"):  # the parameter of the insecure option
+                pass
+        status, output = server.stop()
+
+    assert status == 0
+    assert token not in output
+    assert forged not in output
+
+
+@pytest.mark.process
+async def test_an_expired_token_ends_the_socket_and_a_new_one_in_band_keeps_it() -> None:
+    with serve(CHATX_SECRET=SECRET) as server:
+        async with (
+            with_token(server, token_of("ada", "--ttl", "3s")) as ada,
+            with_token(server, token_of("bob", "--ttl", "3s")) as bob,
+        ):
+            await asyncio.gather(ada.ask("room:a", "phx_join"), bob.ask("room:a", "phx_join"))
+            fresh = await asyncio.to_thread(token_of, "ada", "--ttl", "1h")
+            await ada.ask("room:a", "access_token", {"token": fresh})
+            with pytest.raises(ConnectionClosed):
+                await bob.wait_for(lambda _: False)
+            assert bob.connection.close_code == 4001
+            await ada.ask("room:a", "new_message", {"content": "still here"})
+
+
+@pytest.mark.process
+async def test_to_develop_a_page_that_has_its_own_name_for_this_machine_does_not_get_in() -> None:
+    with serve("--insecure-user-param") as server:
+        for host, status in (("evil.example", 403), ("localhost.evil.example", 403), ("127.0.0.1", 101)):
+            reading, writing = await asyncio.open_connection("127.0.0.1", server.port)
+            writing.write(
+                f"GET /socket/websocket?vsn=2.0.0&user_id=ada HTTP/1.1\r\nHost: {host}:{server.port}\r\n"
+                f"Origin: http://{host}:{server.port}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+                "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n".encode()
+            )
+            assert f" {status} ".encode() in await reading.readline()
+            writing.close()
+
+
+@pytest.mark.process
+async def test_pages_of_other_origins_come_in_where_they_are_named() -> None:
+    with serve("--insecure-user-param", "--origin", "https://example.org") as server:
+        async with real_client(server.port, "ada", origin="https://example.org"):
+            pass
+        with pytest.raises(InvalidStatus):
+            async with real_client(server.port, "ada", origin="https://example.com"):
+                pass
+
+
+# Beside the socket
+
+
+@pytest.mark.process
+async def test_operators_see_health_figures_and_rooms() -> None:
+    with serve("--insecure-user-param", CHATX_ADMIN_TOKEN=ADMIN) as server:
+        assert ask(server, "/healthz") == (200, '{"status":"alive"}')
+        assert ask(server, "/readyz") == (200, '{"status":"ready"}')
+        async with real_client(server.port, "ada") as ada:
+            for room in ("b", "a/b c", "ü"):
+                await ada.ask(f"room:{room}", "phx_join")
+            await ada.ask("room:b", "new_message", {"content": "hi"})
+            figures = ask(server, "/metrics")[1]
+            assert "\nchatx_sockets 1.0\n" in figures
+            assert "\nchatx_messages_sent_total 1.0\n" in figures
+            assert "\nprocess_resident_memory_bytes " in figures
+            for path in ("/rooms", "/rooms/b", "/rooms/none"):
+                assert ask(server, path)[0] == ask(server, path, "wrong")[0] == 401
+            rooms = json.loads(ask(server, "/rooms", ADMIN)[1])
+            assert [each["id"] for each in rooms["rooms"]] == ["a/b c", "b", "ü"]
+            one = json.loads(ask(server, "/rooms/a%2Fb%20c", ADMIN)[1])
+            assert (one["id"], one["members"], list(one["presence"])) == ("a/b c", 1, ["ada"])
+            assert ask(server, "/rooms/none", ADMIN)[0] == 404
+        assert ask(server, "/")[0] == 404
+        assert ask(server, "/rooms", ADMIN, "POST")[0] == 405
+
+
+@pytest.mark.process
+def test_without_an_admin_token_the_rooms_are_shut() -> None:
+    with serve("--insecure-user-param") as server:
+        for token in (None, "", "x"):
+            status, body = ask(server, "/rooms", token)
+            assert status == 403
+            assert "CHATX_ADMIN_TOKEN" in body
+
+
+@pytest.mark.process
+async def test_adapters_of_the_configuration_are_found_in_the_current_folder(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(ADAPTERS)
+    (tmp_path / "chatx.toml").write_text('[chatx]\nauth = "mine:Auth"\nmoderation = "mine:Moderation"\n')
+    script = Path(sys.executable).parent / "chatx"
+    with serve("--insecure-user-param", "--config", "chatx.toml", cwd=tmp_path, command=[str(script)]) as server:
+        async with real_client(server.port, "ada") as ada:
+            await ada.ask("room:open", "phx_join")
+            for topic, event, payload, code in (
+                ("room:shut", "phx_join", {}, "unauthorized"),
+                ("room:open", "new_message", {"content": "spam"}, "blocked"),
+            ):
+                ref = await ada.push(topic, event, payload)
+                reply = await ada.wait_for(lambda each: each.event == "phx_reply" and each.ref == ref)  # noqa: B023
+                assert reply.payload["response"]["code"] == code
+
+
+ADAPTERS = """
+class Auth:
+    def authorize(self, user_id, room_id, action):
+        return room_id == "open"
+
+
+class Moderation:
+    def check(self, content):
+        return content != "spam"
+"""
+
+
+# TLS
+
+
+@pytest.mark.process
+async def test_it_speaks_tls(certificate: tuple[Path, Path]) -> None:
+    chain, key = certificate
+    trusted = ssl.create_default_context(cafile=str(chain))
+    with serve("--insecure-user-param", "--tls-cert", str(chain), "--tls-key", str(key)) as server:
+        url = f"wss://localhost:{server.port}/socket/websocket?vsn=2.0.0&user_id=ada"
+        origin = f"https://localhost:{server.port}"
+        async with connect(url, ssl=trusted, origin=origin) as connection:  # type: ignore[arg-type]
+            client = RealClient(connection)
+            await client.ask("room:a", "phx_join")
+            await client.ask("room:a", "new_message", {"content": "in private"})
+            server.process.send_signal(signal.SIGTERM)
+            with pytest.raises(ConnectionClosed):
+                await client.wait_for(lambda _: False)
+            assert connection.close_code == 1012
+        assert (await asyncio.to_thread(server.wait))[0] == 0
+
+
+# What it does not begin with
+
+
+@pytest.mark.parametrize(
+    "arguments, environment, status, named",
+    [
+        ([], {}, 2, ["CHATX_SECRET is not set", "--insecure-user-param"]),
+        (
+            ["--insecure-user-param", "--host", "0.0.0.0"],
+            {},
+            2,
+            ["0.0.0.0 is not this machine's own", "--host localhost"],
+        ),
+        (["--insecure-user-param", "--host", "192.0.2.1"], {}, 1, ["--host 192.0.2.1"]),
+        (["--insecure-user-param", "--config", "none.toml"], {}, 2, ["none.toml cannot be read"]),
+        (["--insecure-user-param", "--store", "postgresql://db"], {}, 2, ["--store postgresql://db", "sqlite:///"]),
+        (["--insecure-user-param", "--store", "sqlite://host/x"], {}, 2, ["names no host"]),
+        (["--insecure-user-param", "--store", "sqlite:///"], {}, 2, ["names no file"]),
+        (["--insecure-user-param", "--origin", "example.org"], {}, 2, ["'example.org'", "https://example.org"]),
+        (["--insecure-user-param", "--forwarded-allow-ips", "proxy"], {}, 2, ["forwarded_allow_ips", "proxy"]),
+        (["--insecure-user-param", "--tls-cert", "cert.pem"], {}, 2, ["--tls-cert and --tls-key"]),
+        (["--insecure-user-param", "--tls-cert", "x", "--tls-key", "y"], {}, 2, ["--tls-cert x", "No such file"]),
+        (["--insecure-user-param"], {"CHATX_ROOM_QUEUE_LIMIT": "0"}, 2, ["room_queue_limit", "at least 1"]),
+        (["--insecure-user-param"], {"CHATX_NONSENSE": "0"}, 2, ["CHATX_NONSENSE"]),
+    ],
+)
+def test_what_is_wrong_is_said_and_nothing_is_served(
+    arguments: list[str],
+    environment: dict[str, str],
+    status: int,
+    named: list[str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    quiet_logging: None,
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    # Should it come so far, it ends: nothing may be served.
+    monkeypatch.setattr("chatx.cli.serve._serve", None)
+
+    assert main(["serve", "--port", "4998", *arguments]) == status
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    said = printed.err.splitlines()[-1]
+    assert said.startswith("chatx: ")
+    for each in named:
+        assert each in said
+
+
+def test_a_store_and_a_configured_persistence_are_one_too_many(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], quiet_logging: None
+) -> None:
+    config = tmp_path / "chatx.toml"
+    config.write_text('[chatx]\npersistence = "tests.testing.stores:MemoryStore"\n')
+    store = tmp_path / "chat.db"
+    arguments = ["serve", "--insecure-user-param", "--port", "4997", "--config", str(config), "--store", str(store)]
+
+    assert main(arguments) == 2
+    assert "--store and the option persistence are both given" in capsys.readouterr().err
+    assert not store.exists()

@@ -1,0 +1,153 @@
+"""Requests to the native server that open no socket: what an attacker makes of them, and an application's failures."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from chatx.chat import Chat
+from chatx.gateway import http
+from tests.gateway.loops import on_each_loop
+from tests.gateway.raw_peer import answer, raw, server_tls
+from tests.gateway.real_client import until
+from tests.gateway.servers import native
+
+HOST = b"Host: a\r\n"
+
+
+async def says_what_it_got(scope: Any, receive: Any, send: Any) -> None:
+    body = (await receive())["body"]
+    if scope["path"] == "/fails\n":
+        raise LookupError("no such thing")
+    if scope["path"] == "/silent":
+        return
+    said = f"{scope['http_version']} {scope['method']} {scope['path']} {len(body)}".encode()
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": said})
+
+
+@pytest.mark.parametrize(
+    "request_, said",
+    [
+        (b"GET /a HTTP/1.1\r\n" + HOST + b"\r\n", b"1.1 GET /a 0"),
+        (b"GET /a HTTP/1.0\r\n\r\n", b"1.0 GET /a 0"),
+        (b"GET http://a/b HTTP/1.1\r\n" + HOST + b"\r\n", b"1.1 GET /b 0"),
+        (b"GET /%00%ff HTTP/1.1\r\n" + HOST + b"\r\n", b"1.1 GET /\x00\xef\xbf\xbd 0"),
+        (b"GET /a HTTP/1.1\r\n" + HOST + b"\r\nGET /b HTTP/1.1\r\n" + HOST + b"\r\n", b"1.1 GET /a 0"),
+        (b"POST / HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n", b"1.1 POST / 3"),
+        (b"GET / HTTP/1.1\r\n" + HOST + b"Upgrade: h2c\r\nConnection: Upgrade\r\n\r\n", b"1.1 GET / 0"),
+        (b"OPTIONS * HTTP/1.1\r\n" + HOST + b"\r\n", b"1.1 OPTIONS * 0"),
+    ],
+)
+async def test_one_request_is_answered_and_the_connection_is_closed(request_: bytes, said: bytes) -> None:
+    async with Chat() as chat, native(chat, http=says_what_it_got) as (server, port):
+        head, _, body = (await answer(port, request_)).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200 ")
+        assert b"connection: close" in head.lower()
+        assert said in body
+        assert body.count(b"GET") <= 1
+        await until(lambda: not server.exchanges)
+
+
+REFUSED: dict[str, tuple[bytes, int]] = {
+    "no host": (b"GET / HTTP/1.1\r\n\r\n", 400),
+    "two hosts": (b"GET / HTTP/1.1\r\n" + HOST * 2 + b"\r\n", 400),
+    "another host's target": (b"GET http://b/ HTTP/1.1\r\n" + HOST + b"\r\n", 400),
+    "a tunnel": (b"CONNECT b:80 HTTP/1.1\r\n" + HOST + b"\r\n", 400),
+    "a tunnel to a path": (b"CONNECT / HTTP/1.1\r\n" + HOST + b"\r\n", 400),
+    "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
+    "a length and chunks": (
+        b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        400,
+    ),
+    "two lengths": (b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 3\r\nContent-Length: 4\r\n\r\nabcd", 400),
+    "a length that is none": (b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: +3\r\n\r\nabc", 400),
+    "a coding that is unknown": (b"POST / HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: gzip\r\n\r\n", 501),
+    "a chunk that is none": (b"POST / HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n-1\r\n", 400),
+    "a body without end": (
+        b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 99999999999999\r\n\r\n" + b"x" * 300_000,
+        413,
+    ),
+    "the body of a HEAD": (b"HEAD / HTTP/1.1\r\n" + HOST + b"Content-Length: 300000\r\n\r\n" + b"x" * 300_000, 413),
+    "chunks of one byte": (
+        b"POST / HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 40_000,
+        413,
+    ),
+    "a null byte in a header": (b"GET / HTTP/1.1\r\n" + HOST + b"X: a\x00b\r\n\r\n", 400),
+    "a path that is not ASCII": (b"GET /\xff HTTP/1.1\r\n" + HOST + b"\r\n", 400),
+}
+
+
+@pytest.mark.parametrize("request_, status", REFUSED.values(), ids=REFUSED)
+@on_each_loop
+async def test_a_request_that_can_be_read_in_two_ways_or_has_no_end_is_refused(request_: bytes, status: int) -> None:
+    asked: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        asked.append(scope)
+
+    async with Chat() as chat, native(chat, http=app) as (server, port), raw(port) as (reader, writer):
+        writer.write(request_)
+        assert (await asyncio.wait_for(reader.readline(), 10)).startswith(f"HTTP/1.1 {status} ".encode())
+        await until(lambda: not server.exchanges)
+        assert asked == []
+
+
+@pytest.mark.parametrize("method", [b"GET", b"HEAD"])
+@pytest.mark.parametrize("path", [b"/fails%0a", b"/silent"])
+async def test_an_application_that_fails_is_a_500_and_one_line_of_the_log(
+    method: bytes, path: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    unhandled: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: unhandled.append(context))
+    async with Chat() as chat, native(chat, http=says_what_it_got) as (server, port):
+        said = await answer(port, method + b" " + path + b" HTTP/1.1\r\n" + HOST + b"\r\n")
+        assert said.startswith(b"HTTP/1.1 500 ")
+        assert said.endswith(b"\r\n\r\n") == (method == b"HEAD")
+        await until(lambda: not server.exchanges)
+    (record,) = [each for each in caplog.records if each.levelname == "ERROR"]
+    assert "\n" not in record.getMessage()
+    assert unhandled == []
+
+
+async def test_a_client_that_asks_to_go_on_is_told_to() -> None:
+    async with Chat() as chat, native(chat, http=says_what_it_got) as (_, port), raw(port) as (reader, writer):
+        writer.write(b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 3\r\nExpect: 100-continue\r\n\r\n")
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 100 ")
+        writer.write(b"abc")
+        assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "BODY_S", 0.1)
+    async with Chat() as chat, native(chat) as (server, port):
+        said = await answer(port, b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 3\r\n\r\nab")
+        assert said.startswith(b"HTTP/1.1 408 ")
+        await until(lambda: not server.exchanges)
+
+
+@pytest.mark.parametrize("tls", [False, True])
+@on_each_loop
+async def test_an_answer_that_is_not_taken_holds_the_application_up_and_ends_in_time(
+    tls: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = 0
+
+    async def endless(scope: Any, receive: Any, send: Any) -> None:
+        nonlocal sent
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while True:
+            await send({"type": "http.response.body", "body": b"x" * 50_000, "more_body": True})
+            sent += 50_000
+
+    monkeypatch.setattr(http, "BODY_S", 0.25)
+    monkeypatch.setattr(http, "EXCHANGE_S", 0.25)
+    context = server_tls() if tls else None
+    async with Chat() as chat, native(chat, http=endless, ssl=context) as (server, port), raw(port, tls=tls) as peer:
+        peer[0]._transport.pause_reading()  # type: ignore[attr-defined]
+        peer[1].write(b"GET / HTTP/1.1\r\n" + HOST + b"\r\n")
+        await until(lambda: sent > 0)
+        await until(lambda: not server.exchanges)
+        assert sent < 10_000_000
