@@ -59,5 +59,14 @@ class EchoEntrance(Entrance):
         super().__init__(chat, named, (), 60.0)
         self._session = session
 
-    def open(self, hubs: Hubs, version: Version, identity: Identity, handshake: Handshake, socket: Socket) -> Client:
+    def open(
+        self,
+        hubs: Hubs,
+        version: Version,
+        identity: Identity,
+        handshake: Handshake,
+        socket: Socket,
+        *,
+        idle_timeout_s: float | None = None,
+    ) -> Client:
         return Client(cast("Session", self._session(hubs.engine, socket)))

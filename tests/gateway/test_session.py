@@ -16,8 +16,9 @@ from chatx.errors import ERRORS, ChatError, RoomUnavailable
 from chatx.gateway.frames import Version
 from chatx.gateway.handshake import Identity
 from chatx.gateway.session import PENDING_PUSHES, REPLAYED_AT_ONCE, Hubs
+from chatx.gateway.socket import Batch
 from chatx.runtime.process import RESTARTS
-from tests.gateway.fakes import Client, chatx_tasks, crashing_engine, settle
+from tests.gateway.fakes import Client, FakeSocket, chatx_tasks, crashing_engine, settle
 from tests.virtual import virtual
 
 UNLIMITED = RateLimit(messages_per_sec=1e6, burst=10**6)
@@ -379,6 +380,31 @@ async def test_what_a_callback_publishes_about_a_join_reaches_the_one_who_joins(
             assert response["offset"] == 1
             assert client.contents() == (["early", "welcome"] if resumes else ["welcome"])
             client.session.end()
+
+
+class FullSocket(FakeSocket):
+    """Closes itself as slow at the first message, as one does whose client takes nothing."""
+
+    def __init__(self, client: Client) -> None:
+        super().__init__()
+        self._session = client.session
+
+    def write(self, batch: Batch) -> None:
+        super().write(batch)
+        if any("new_message" in text for text in batch.texts):
+            self._session.cut(1013, "too slow")
+
+
+@virtual
+async def test_a_socket_that_is_closed_as_slow_while_it_resumes_leaves_nothing_in_the_room() -> None:
+    async with Chat() as chat:
+        message = await chat.send_message("a", "server", "missed")
+        hubs = Hubs(chat.engine)
+        client = Client(hubs, "ada")
+        client.session.socket = FullSocket(client)
+        client.ask("room:a", epoch=message.epoch, offset=0)
+        await settle()
+        assert (chat.statistics().subscriptions, await chat.presence("a")) == (0, {})
 
 
 @virtual

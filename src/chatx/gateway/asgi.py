@@ -2,8 +2,8 @@
 
     app.mount("/socket", chat.asgi(authenticate=who_is_it))
 
-A client connects to `/socket/websocket?vsn=2.0.0`. The application that mounts it starts and stops the chat, with
-`chat.lifespan` or on its own.
+A client connects to `/socket/websocket?vsn=2.0.0`, or polls at `/socket/longpoll`. The application that mounts it
+starts and stops the chat, with `chat.lifespan` or on its own.
 
 Rules:
 1. A handshake is refused with 403 for a foreign origin, an unknown version, or where `authenticate` says no, fails or
@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from chatx.errors import AlreadyStarted, Closed, ConfigError
 from chatx.gateway.entrance import CLOSE_TRY_LATER, Client, Entrance, Refused
 from chatx.gateway.handshake import Authenticate, chosen_subprotocol, handshake_of
+from chatx.gateway.longpoll import PATH, LongPoll
 from chatx.gateway.session import CLOSE_GOING_AWAY, IDLE_TIMEOUT_S, Session
 from chatx.gateway.socket import Batch
 
@@ -54,7 +55,7 @@ class ChatApp:
         authenticate: `authenticate(handshake)` → the user id or an `Identity`, or None to refuse; plain or async.
         origins: Origins besides the page's own that may connect, such as `https://example.org`; `*` is all.
         idle_timeout_s: Seconds of silence after which a socket is closed.
-        autostart: Start the chat with the first socket where nobody has started it: for a server that does not tell an
+        autostart: Start the chat with the first client where nobody has started it: for a server that does not tell an
             application when it starts and ends. Then nobody stops the chat either.
 
     Raises:
@@ -73,24 +74,31 @@ class ChatApp:
         self._chat = chat
         self._autostart = autostart
         self._entrance = Entrance(chat, authenticate, tuple(origins), idle_timeout_s)
+        self._longpoll = LongPoll(self._entrance)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
         if scope["type"] == "websocket":
             await self._websocket(scope, receive, send)
+        elif scope["type"] == "http" and scope["path"].rstrip("/").endswith(PATH):
+            await self._start()
+            await self._longpoll(scope, receive, send)
         elif scope["type"] == "http":
             await _plain(send, 426, b"This is a WebSocket endpoint: connect to .../websocket?vsn=2.0.0\n")
         else:
             # A lifespan of its own would start the chat a second time; the application that mounts this has it.
             raise ConfigError("Mount this application; run the chat with chat.lifespan in the outer application.")
 
-    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await receive()  # websocket.connect
-        address = scope.get("client")
+    async def _start(self) -> None:
         if self._autostart:
             self._autostart = False  # once: a chat that was stopped stays so
             with contextlib.suppress(AlreadyStarted):
                 await self._chat.start()
+
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()  # websocket.connect
+        address = scope.get("client")
+        await self._start()
         try:
             hubs, place = self._entrance.begin(address[0] if address else None)
             try:

@@ -18,7 +18,7 @@ from chatx.adapters.boundary import check_arguments
 from chatx.errors import ChatError, ConfigError
 from chatx.gateway.admission import Full, Place
 from chatx.gateway.frames import Version, negotiate
-from chatx.gateway.handshake import Authenticate, Handshake, Identity, origin_allowed
+from chatx.gateway.handshake import Authenticate, Handshake, Identity, origin_allowed, request_allowed
 from chatx.gateway.identify import identify
 from chatx.gateway.session import CLOSE_REVOKED, Hubs, Session
 from chatx.gateway.socket import Socket
@@ -110,6 +110,24 @@ class Entrance:
             raise Refused(403, "there is no socket at this path; it ends in /websocket")
         if not origin_allowed(handshake, self._origins):
             raise Refused(403, f"origin {handshake.headers.get('origin')!r} is not allowed")
+        return await self.recognise(hubs, place, handshake)
+
+    def check_request(self, handshake: Handshake) -> None:
+        """Check the origin of a request that opens no WebSocket.
+
+        Raises:
+            Refused: It is not allowed.
+        """
+        if not request_allowed(handshake, self._origins):
+            raise Refused(403, f"a request of origin {handshake.headers.get('origin')!r} is not allowed")
+
+    async def recognise(self, hubs: Hubs, place: Place, handshake: Handshake) -> tuple[Version, Identity]:
+        """Return the protocol version and who it is, of a handshake whose origin is allowed.
+
+        Raises:
+            Closed: The chat is not running any more.
+            Refused: The version, `authenticate` or a bound says no.
+        """
         try:
             version = negotiate(handshake.params.get("vsn"))
         except ValueError as error:
@@ -123,15 +141,24 @@ class Entrance:
             raise Refused(full.status, full.reason) from full
         return version, identity
 
-    def open(self, hubs: Hubs, version: Version, identity: Identity, handshake: Handshake, socket: Socket) -> Client:
-        """Return the client that begins on this socket."""
+    def open(
+        self,
+        hubs: Hubs,
+        version: Version,
+        identity: Identity,
+        handshake: Handshake,
+        socket: Socket,
+        *,
+        idle_timeout_s: float | None = None,
+    ) -> Client:
+        """Return the client that begins on this socket; `idle_timeout_s` is where it differs from the others'."""
         engine = hubs.engine
         session = Session(
             hubs,
             identity,
             hubs.protocol(version),
             socket,
-            idle_timeout_s=self._idle_timeout_s,
+            idle_timeout_s=self._idle_timeout_s if idle_timeout_s is None else idle_timeout_s,
             ask_again=lambda token: identify(engine, self._authenticate, replace(handshake, token=token)),
         )
         return Client(session)

@@ -34,7 +34,10 @@ HEAD_BYTES = 8192
 HEAD_LINES = 64
 
 MAX_EXCHANGES = 256
-"""Requests that open no WebSocket, under way at a time."""
+"""Requests that open no WebSocket, under way at a time; those of long-polling until they are read."""
+
+MAX_POLLS = 16_384
+"""Requests of long-polling that are read, under way at a time. Nearly all of them only wait, as a WebSocket would."""
 
 _LATER = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 """Answers that say when to come back."""
@@ -86,15 +89,8 @@ class Greeting(asyncio.Protocol):
         self._head = b""
         if _UPGRADE.search(head):
             self._upgrade(self._transport, head, rest)
-        elif len(self._server.exchanges) >= MAX_EXCHANGES:
-            self._answer(HTTPStatus.SERVICE_UNAVAILABLE, "Too many requests are under way. Come back.")
         else:
-            self._finish()
-            exchange = HttpExchange(self._transport, self._server.http, self._server.scope_of)
-            self._server.exchanges.add(exchange)
-            exchange.on_lost = self._server.exchanges.discard
-            self._transport.set_protocol(exchange)
-            exchange.data_received(head + rest)
+            self._exchange(self._transport, head, rest)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It went before it was served."""
@@ -133,6 +129,22 @@ class Greeting(asyncio.Protocol):
             + body
         )
         transport.close()
+
+    def _exchange(self, transport: asyncio.Transport, head: bytes, rest: bytes) -> None:
+        server = self._server
+        polls = server.is_poll(head.split(b" ", 2)[1].decode("latin-1")) if head.count(b" ") > 1 else False
+        if len(server.polls) >= MAX_POLLS if polls else len(server.exchanges) >= MAX_EXCHANGES:
+            self._answer(HTTPStatus.SERVICE_UNAVAILABLE, "Too many requests are under way. Come back.")
+            return
+        self._finish()
+        exchange = HttpExchange(transport, server.answer, server.scope_of)
+        server.exchanges.add(exchange)
+        exchange.on_lost = server.forget
+        exchange.on_read = server.read
+        transport.set_protocol(exchange)
+        exchange.data_received(head + rest)
+        if polls and exchange in server.exchanges and len(server.exchanges) > MAX_EXCHANGES:
+            exchange.turn_away()  # its body has not come yet, and would be kept
 
     def _upgrade(self, transport: asyncio.Transport, head: bytes, rest: bytes) -> None:
         if self._server.draining:

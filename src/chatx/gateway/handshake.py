@@ -122,6 +122,27 @@ def origin_allowed(handshake: Handshake, origins: tuple[str, ...]) -> bool:
     if origin is None:
         # The header, not what was read of it: an application may read cookies that this package cannot.
         return "cookie" not in handshake.headers
+    return _allowed(origin, handshake, origins)
+
+
+def request_allowed(handshake: Handshake, origins: tuple[str, ...]) -> bool:
+    """Return whether a page of this origin may send a request that opens no WebSocket.
+
+    Browsers send no Origin with a GET to the page's own. They say by `Sec-Fetch-Site` whose page asks, but not over
+    plain HTTP, and old ones never; then the page that it came from is named in `Referer`, unless it forbids that.
+    """
+    headers = handshake.headers
+    if "origin" in headers:
+        return _allowed(headers["origin"], handshake, origins)
+    if "sec-fetch-site" in headers:
+        return headers["sec-fetch-site"] == "same-origin"
+    if "cookie" not in headers:
+        return True
+    scheme, _, rest = headers.get("referer", "").partition("://")
+    return _allowed(f"{scheme}://{rest.partition('/')[0]}", handshake, origins)
+
+
+def _allowed(origin: str, handshake: Handshake, origins: tuple[str, ...]) -> bool:
     if sum(name.lower() == b"origin" for name, _ in handshake.scope.get("headers", ())) > 1:
         return False  # which of them counts is not for whoever sends them to choose
     if "*" in origins or origin in origins:

@@ -61,6 +61,7 @@ class HttpExchange(asyncio.Protocol):
         self._timer = loop.call_later(BODY_S, self._late)
         self._end = loop.call_later(BODY_S + EXCHANGE_S, transport.abort)
         self.on_lost: Callable[[HttpExchange], object] | None = None
+        self.on_read: Callable[[HttpExchange, str], object] | None = None
 
     def data_received(self, data: bytes) -> None:
         """Read the request; when it is whole, have it answered."""
@@ -92,6 +93,8 @@ class HttpExchange(asyncio.Protocol):
             self._refuse(error.error_status_hint, "This is no HTTP request that is understood here.")
             return
         self._timer.cancel()
+        if self.on_read is not None and self._target is not None:
+            self.on_read(self, self._target)
         self._task = asyncio.get_running_loop().create_task(self._answer(), name="chatx http")
 
     def pause_writing(self) -> None:
@@ -115,6 +118,10 @@ class HttpExchange(asyncio.Protocol):
     def abort(self) -> None:
         """End the connection now."""
         self._transport.abort()
+
+    def turn_away(self) -> None:
+        """Answer that it is to come back, instead of reading on."""
+        self._refuse(503, "Too many requests are under way. Come back.")
 
     def _late(self) -> None:
         self._refuse(408, f"A request must have come within {BODY_S:g} s.")

@@ -437,6 +437,8 @@ class Session:
         if process not in self._hubs:
             # A new hub's first step lets the room tell what is pending, and whoever is told may publish.
             process.settle()
+        if not self._holds(membership):
+            return  # what it was given was too much for its socket, which closed itself
         late = process.room.history.after(caught_up.head, REPLAYED_AT_ONCE)
         if isinstance(late, str):
             self.failed(membership)
@@ -446,9 +448,9 @@ class Session:
         except RoomUnavailable:  # the room crashed while the hub came in
             self.failed(membership)
             return
-        self._write_events(membership, late)
         membership.hub = hub
         hub.add(membership)
+        self._write_events(membership, late)
 
     def _holds(self, membership: Membership) -> bool:
         """Whether the membership is still this session's: whatever was awaited, it may have left meanwhile."""

@@ -6,8 +6,9 @@
     await server.drain(10.0)
     await server.close()
 
-Clients connect to `/socket/websocket?vsn=2.0.0`. It speaks the same protocol as the ASGI application, by the same
-sessions; only the frames go from the room straight to the transports. It starts and stops no chat.
+Clients connect to `/socket/websocket?vsn=2.0.0`, or poll at `/socket/longpoll`. It speaks the same protocol as the ASGI
+application, by the same sessions; only the frames go from the room straight to the transports. It starts and stops no
+chat.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from chatx.gateway.forwarded import Proxies
 from chatx.gateway.greeting import Greeting
 from chatx.gateway.handshake import Authenticate
 from chatx.gateway.http import AsgiApp, HttpExchange, Receive, Scope, Send
+from chatx.gateway.longpoll import PATH, LongPoll
 from chatx.gateway.session import IDLE_TIMEOUT_S
 from chatx.gateway.stream import Stream
 from chatx.gateway.target import path_of
@@ -51,8 +53,8 @@ class NativeServer:
         chat: The chat; it need not run yet.
         authenticate: `authenticate(handshake)` → the user id or an `Identity`, or None to refuse; plain or async.
         origins: Origins besides the page's own that may connect, such as `https://example.org`; `*` is all.
-        path: Where the socket is; clients connect to `<path>/websocket`.
-        http: An ASGI application for every request that opens no WebSocket.
+        path: Where the socket is; clients connect to `<path>/websocket`, or poll at `<path>/longpoll`.
+        http: An ASGI application for every other request.
         ssl: TLS, or None.
         forwarded_allow_ips: Addresses and networks of proxies whose `X-Forwarded-For` and `-Proto` are believed.
         idle_timeout_s: Seconds of silence after which a socket is closed.
@@ -88,6 +90,8 @@ class NativeServer:
         self.closed: bool = False
         self.greetings: set[Greeting] = set()
         self.exchanges: set[HttpExchange] = set()
+        self.polls: set[HttpExchange] = set()
+        self.longpoll: LongPoll = LongPoll(self.entrance)
         self.streams: dict[Stream, tuple[Client, Place]] = {}
         self._ssl = ssl
         self._proxies = Proxies(tuple(forwarded_allow_ips))
@@ -131,19 +135,17 @@ class NativeServer:
         Half of the time is for sending them away, so that they do not all come back to the next server at once; who is
         still there after all of it is cut off.
         """
-        self.draining = True
+        self.draining = self.longpoll.draining = True
         self.entrance.drain()
         loop = asyncio.get_running_loop()
         ends = loop.time() + timeout_s
-        waiting = list(self.streams)
+        waiting = [client.session for client, _ in self.streams.values()] + self.longpoll.sessions
         random.shuffle(waiting)
         steps = max(1, min(math.ceil(len(waiting) / 50), int(timeout_s / 2 / _STEP_S)))
         size = max(1, math.ceil(len(waiting) / steps))
         for start in range(0, len(waiting), size):
-            for stream in waiting[start : start + size]:
-                held = self.streams.get(stream)
-                if held is not None:
-                    held[0].session.cut(CLOSE_RESTART, "restarting")
+            for session in waiting[start : start + size]:
+                session.cut(CLOSE_RESTART, "restarting")
             await asyncio.sleep(random.uniform(0.5, 1.5) * _STEP_S)
         while self.streams and loop.time() < ends:
             self._empty.clear()
@@ -157,21 +159,22 @@ class NativeServer:
 
     async def close(self) -> None:
         """Listen no more, and end every connection that is left."""
-        self.draining = self.closed = True
+        self.draining = self.longpoll.draining = self.closed = True
         for server in self._servers:
             server.close()
         for listener in self._listeners:
             await listener.close()
         for greeting in list(self.greetings):
             greeting.abort()
-        for exchange in list(self.exchanges):
+        for session in self.longpoll.sessions:
+            session.cut(CLOSE_RESTART, "restarting")
+        for exchange in (*self.exchanges, *self.polls):
             exchange.abort()
         for stream in list(self.streams):
             stream.abort()
-        # What an abort ends is told in the loop's next rounds.
-        while self.streams:
-            self._empty.clear()
-            await self._empty.wait()
+        # What an abort ends is told in the loop's next rounds; it is no matter of time.
+        while self.streams or self.exchanges or self.polls or self.greetings:  # noqa: ASYNC110
+            await asyncio.sleep(0)
         self._servers.clear()
         self._listeners.clear()
 
@@ -182,6 +185,26 @@ class NativeServer:
         place.end()
         if not self.streams:
             self._empty.set()
+
+    async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request that opens no WebSocket."""
+        app = self.longpoll if scope["path"] == self.path + PATH else self.http
+        await app(scope, receive, send)
+
+    def is_poll(self, target: str) -> bool:
+        """Return whether a request is one of long-polling."""
+        return path_of(target)[0] == self.path + PATH
+
+    def read(self, exchange: HttpExchange, target: str) -> None:
+        """Count a request that is read: one of long-polling is not among the others, since it may wait."""
+        if self.is_poll(target):
+            self.exchanges.discard(exchange)
+            self.polls.add(exchange)
+
+    def forget(self, exchange: HttpExchange) -> None:
+        """Forget a request whose connection is gone."""
+        self.exchanges.discard(exchange)
+        self.polls.discard(exchange)
 
     def scope_of(
         self, transport: asyncio.Transport, target: str, headers: list[tuple[bytes, bytes]], kind: str

@@ -1,0 +1,357 @@
+"""Phoenix's long-polling, as an ASGI application for both shells: for clients whose WebSockets do not come through.
+
+A client asks with GET and gets 410 with a token, which stands for its session. Each further GET with the token of the
+last response waits until there are messages, at most `POLL_S`. A POST carries what the client pushes.
+
+Rules:
+1. The protocol's status is in the JSON of the body: `{"status": 200, "token": ..., "messages": [...]}`. The status of
+   HTTP is 200 wherever phoenix.js has an answer to the former. A bound is told by a status of HTTP, and by 500 in the
+   body, at which phoenix.js comes back more and more slowly; a status that it does not know would stop it for good.
+2. A session comes into being as a WebSocket does: through the `Entrance`, and it holds a `Place` until its end. The
+   origin of each request is looked at; who it is, only where a session begins.
+3. A response that is lost loses nothing; see `Outbox`.
+4. A token that is no longer known is answered with 410 and no session. phoenix.js drops a session that it is given
+   then, and asks once more; it would hold two places.
+
+Source: `Phoenix.Transports.LongPoll` and `longpoll.js` of phoenix.js.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import re
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Final, TypeAlias
+
+from msgspec import Struct
+from msgspec.json import encode
+from msgspec.structs import replace
+
+from chatx.errors import Closed
+from chatx.gateway.entrance import CLOSE_TRY_LATER, Entrance, Refused
+from chatx.gateway.handshake import Handshake, handshake_of
+from chatx.gateway.limits import Excess
+from chatx.gateway.outbox import OutOfStep
+from chatx.gateway.phoenix import CLOSE_MALFORMED, CLOSE_TOO_LARGE
+from chatx.gateway.poller import Poller
+from chatx.gateway.posts import MAX_POST_BYTES, MalformedPost, messages_of
+from chatx.gateway.session import CLOSE_GOING_AWAY, Session
+
+logger: logging.Logger = logging.getLogger("chatx")
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+PATH: Final = "/longpoll"
+"""What the path of a request ends in."""
+
+POLL_S: Final = 10.0
+"""Seconds that a poll waits for messages; phoenix.js waits for 20 s."""
+
+POST_S: Final = 10.0
+"""Seconds in which a post must have come and been taken."""
+
+WRITE_STALL_S: Final = 10.0
+"""Seconds that one response may take."""
+
+MAX_POSTS: Final = 8
+"""Posts of one session under way at a time; phoenix.js has one, its older versions one for each push."""
+
+MAX_SESSIONS: Final = 10_000
+"""Sessions of one gateway. No connection of the system's stands for one, so nothing else bounds their number."""
+
+_OK, _NOTHING, _GONE = 200, 204, 410
+_FORBIDDEN, _TIMED_OUT, _FAILED = 403, 408, 500
+
+# No user's own parameter `token` looks like this.
+_TOKEN = re.compile(r"chatx-lp\.([A-Za-z0-9_-]{43})\.(0|[1-9][0-9]{0,14})")
+_HEADER_NAMES = re.compile(r"[A-Za-z0-9, _-]{0,1024}")
+
+
+class _Polled(Struct, frozen=True):
+    status: int
+    token: str | None
+    messages: list[str]
+
+
+class _Posted(Struct, frozen=True):
+    status: int
+
+
+class _Gone(Exception):
+    """The client went away while it was read from."""
+
+
+class LongPoll:
+    """The application; its sessions are those of one gateway.
+
+    Args:
+        entrance: The way in.
+
+    Attributes:
+        draining: Whether new sessions are refused.
+    """
+
+    def __init__(self, entrance: Entrance) -> None:
+        self._entrance = entrance
+        self._pollers: dict[str, Poller] = {}
+        self.draining: bool = False
+
+    def __len__(self) -> int:
+        """Return how many sessions there are."""
+        return len(self._pollers)
+
+    @property
+    def sessions(self) -> list[Session]:
+        """The sessions; closing one takes it away."""
+        return [poller.client.session for poller in self._pollers.values()]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request of HTTP."""
+        exchange = _Exchange(scope, receive, send)
+        try:
+            self._entrance.check_request(exchange.handshake)
+            exchange.cors()
+            match scope["method"]:
+                case "GET":
+                    await self._get(exchange)
+                case "POST":
+                    await self._post(exchange)
+                case "OPTIONS":
+                    await exchange.preflight()
+                case _:
+                    await exchange.respond(405, b"", (b"allow", b"GET, POST, OPTIONS"))
+        except Refused as refused:
+            logger.info("A long-polling request was refused: %s", refused.reason)
+            if refused.status == _FORBIDDEN:
+                await exchange.say(_Posted(_FORBIDDEN))
+            else:
+                await exchange.put_off(refused.status)
+        except Closed:
+            await exchange.put_off(503)
+        except (OSError, TimeoutError, _Gone):
+            # The client is gone or takes nothing. What it did not get is kept for a while.
+            return
+
+    async def _get(self, exchange: _Exchange) -> None:
+        if exchange.token is None:
+            await self._open(exchange)
+            return
+        secret, acknowledged = exchange.token
+        poller = self._pollers.get(secret)
+        if poller is None:
+            await exchange.say(_Polled(_GONE, None, []))
+            return
+        poller.polled()
+        well = False
+        try:
+            try:
+                await exchange.say(await self._poll(poller, acknowledged, exchange))
+            except OutOfStep:
+                # It is not the client that asks, but an echo of what it asked long ago.
+                await exchange.say(_Polled(_GONE, None, []))
+            well = True
+        finally:
+            poller.answered(well=well)
+
+    async def _open(self, exchange: _Exchange) -> None:
+        if self.draining:
+            raise Refused(503, "the server is going away")
+        if len(self._pollers) >= MAX_SESSIONS:
+            raise Refused(503, f"there are {MAX_SESSIONS} long-polling sessions, which is the bound; they come back.")
+        handshake = exchange.handshake
+        hubs, place = self._entrance.begin(exchange.address)
+        try:
+            version, identity = await self._entrance.recognise(hubs, place, handshake)
+            poller = Poller(hubs.engine.config.mailbox_bytes, self._forget)
+            # Its silence is that of its polls, which the poller knows.
+            client = self._entrance.open(hubs, version, identity, handshake, poller, idle_timeout_s=math.inf)
+            self._pollers[poller.secret] = poller
+            poller.begin(client, place, hubs.wheel)
+        except BaseException:
+            place.end()
+            raise
+        try:
+            await exchange.say(_Polled(_GONE, _token_of(poller), []))
+        except BaseException:
+            # Nobody else knows the token.
+            poller.close(CLOSE_GOING_AWAY, "the client went away")
+            raise
+
+    async def _poll(self, poller: Poller, acknowledged: int, exchange: _Exchange) -> _Polled:
+        messages = poller.take(acknowledged)
+        if not messages:
+            fresh = await exchange.wait(poller.wait())
+            if fresh is not False:
+                messages = poller.take(acknowledged)
+        if messages:
+            return _Polled(_OK, _token_of(poller), messages)
+        if poller.closed:
+            return _Polled(_GONE, None, [])
+        return _Polled(_NOTHING, _token_of(poller), [])
+
+    async def _post(self, exchange: _Exchange) -> None:
+        poller = self._pollers.get(exchange.token[0]) if exchange.token is not None else None
+        if poller is None:
+            await exchange.say(_Posted(_GONE))
+            return
+        if poller.posts >= MAX_POSTS:
+            raise Refused(429, f"{MAX_POSTS} posts of one session are under way, which is the bound")
+        poller.posts += 1
+        try:
+            async with asyncio.timeout(POST_S):
+                body = await exchange.body()
+                await self._take(poller, messages_of(exchange.handshake.headers.get("content-type", ""), body))
+        except TimeoutError:
+            # phoenix.js comes back anew at any status but 200, and leaves this session behind.
+            poller.client.session.cut(CLOSE_TRY_LATER, "a post was not taken in time")
+            await exchange.say(_Posted(_TIMED_OUT))
+        except Excess as excess:
+            poller.client.session.cut(excess.code, excess.reason)
+            await exchange.respond(413, encode(_Posted(413)))
+        except MalformedPost as malformed:
+            poller.client.session.cut(CLOSE_MALFORMED, str(malformed))
+            await exchange.say(_Posted(_GONE))
+        else:
+            await exchange.say(_Posted(_GONE if poller.closed else _OK))
+        finally:
+            poller.posts -= 1
+
+    async def _take(self, poller: Poller, messages: list[str | bytes]) -> None:
+        session = poller.client.session
+        for message in messages:
+            if session.busy:
+                await session.wait_idle()
+            if poller.closed:
+                return
+            session.receive(message)
+
+    def _forget(self, poller: Poller) -> None:
+        self._pollers.pop(poller.secret, None)
+
+
+class _Exchange:
+    """One request, and its response."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self._cors: list[tuple[bytes, bytes]] = [(b"vary", b"origin")]
+        handshake = handshake_of(scope)
+        self.handshake: Handshake = replace(handshake, token=_auth_token(handshake))
+        self.token: tuple[str, int] | None = _session_token(handshake)
+
+    @property
+    def address(self) -> str | None:
+        """The client's address."""
+        client = self._scope.get("client")
+        return client[0] if client else None
+
+    def cors(self) -> None:
+        """Let the page of this origin, which is allowed, read the response."""
+        origin = self.handshake.headers.get("origin")
+        if origin is not None:
+            self._cors.append((b"access-control-allow-origin", origin.encode("latin-1")))
+
+    async def preflight(self) -> None:
+        """Say that a page of another origin may send what it asks about; the page's own never asks."""
+        # Whatever headers: instrumentation adds some of its own to each request, and none of them decides here.
+        wanted = self.handshake.headers.get("access-control-request-headers", "")
+        names = wanted if _HEADER_NAMES.fullmatch(wanted) else ""
+        await self.respond(
+            200,
+            b"",
+            (b"access-control-allow-headers", names.encode()),
+            (b"access-control-allow-methods", b"GET, POST, OPTIONS"),
+            (b"access-control-max-age", b"3600"),
+        )
+
+    async def wait(self, waiter: asyncio.Future[bool]) -> bool | None:
+        """Wait for it, as long as a poll waits; return its result, or None where it did not come.
+
+        Raises:
+            _Gone: The client went away.
+        """
+        gone = asyncio.create_task(self._until_gone(), name="chatx poll")
+        try:
+            await asyncio.wait((waiter, gone), timeout=POLL_S, return_when=asyncio.FIRST_COMPLETED)
+            if gone.done():
+                gone.result()
+                raise _Gone
+            return waiter.result() if waiter.done() else None
+        finally:
+            gone.cancel()
+            waiter.cancel()
+
+    async def body(self) -> bytes:
+        """Return the body.
+
+        Raises:
+            Excess: It is too large.
+            _Gone: The client went away.
+        """
+        body = bytearray()
+        while True:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise _Gone
+            body += message.get("body", b"")
+            if len(body) > MAX_POST_BYTES:
+                raise Excess(CLOSE_TOO_LARGE, f"post of more than {MAX_POST_BYTES} bytes")
+            if not message.get("more_body", False):
+                return bytes(body)
+
+    async def say(self, answer: _Polled | _Posted) -> None:
+        """Respond with a status of the protocol's."""
+        await self.respond(200, encode(answer))
+
+    async def put_off(self, status: int) -> None:
+        """Respond with a status of HTTP, at which the client is to come back."""
+        await self.respond(status, encode(_Posted(_FAILED)), (b"retry-after", b"5"))
+
+    async def respond(self, status: int, body: bytes, *headers: tuple[bytes, bytes]) -> None:
+        """Respond.
+
+        Raises:
+            OSError: The client is gone; some servers say so by other exceptions, or not at all.
+            TimeoutError: It takes nothing.
+        """
+        every = [
+            (b"content-type", b"application/json; charset=utf-8"),
+            (b"content-length", str(len(body)).encode()),
+            (b"cache-control", b"no-store"),
+            (b"x-content-type-options", b"nosniff"),
+            *self._cors,
+            *headers,
+        ]
+        async with asyncio.timeout(WRITE_STALL_S):
+            await self._send({"type": "http.response.start", "status": status, "headers": every})
+            await self._send({"type": "http.response.body", "body": body})
+
+    async def _until_gone(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
+
+def _token_of(poller: Poller) -> str:
+    return f"chatx-lp.{poller.secret}.{poller.outbox.number}"
+
+
+def _session_token(handshake: Handshake) -> tuple[str, int] | None:
+    """Return the secret and the number of a session's token, known or not; newer clients send it as a header."""
+    said = handshake.headers.get("x-phoenix-longpoll-token", handshake.params.get("token", ""))
+    found = _TOKEN.fullmatch(said)
+    return (found[1], int(found[2])) if found is not None else None
+
+
+def _auth_token(handshake: Handshake) -> str | None:
+    """Return the `authToken` of phoenix.js, which travels as a header here."""
+    said = handshake.headers.get("x-phoenix-authtoken")
+    try:
+        return said.encode("latin-1").decode() if said is not None else None
+    except UnicodeDecodeError:
+        return None

@@ -1,0 +1,56 @@
+"""What a polling client posts: a body, and the messages in it.
+
+phoenix.js posts up to 100 messages as lines of `application/x-ndjson`: a text message as it is, a binary one in base64.
+Older versions, and other clients, post one text message as a body of any other type.
+
+The lines are counted before any of them is looked at, since many small things in one body are how a server was brought
+down (Phoenix CVE-2026-32689). Source: `Phoenix.Transports.LongPoll`; there the lines past the hundredth are dropped,
+here the post is refused.
+"""
+
+from __future__ import annotations
+
+import binascii
+
+from chatx.gateway.limits import Excess
+from chatx.gateway.phoenix import CLOSE_POLICY
+
+MAX_POST_BYTES = 262_144
+"""Bytes of one post."""
+
+MAX_POST_MESSAGES = 100
+"""Messages of one post; phoenix.js never sends more."""
+
+
+class MalformedPost(Exception):
+    """A body holds something that is no message; nothing of it was done."""
+
+
+def messages_of(content_type: str, body: bytes) -> list[str | bytes]:
+    """Return the messages of a post: `str` for text, `bytes` for binary. An empty line is none.
+
+    Raises:
+        Excess: There are too many.
+        MalformedPost: The text is not UTF-8, or a line is neither JSON nor base64.
+    """
+    if content_type.partition(";")[0].strip().lower() != "application/x-ndjson":
+        return [_text(body)] if body else []
+    if body.count(b"\n") >= MAX_POST_MESSAGES + body.endswith(b"\n"):
+        raise Excess(CLOSE_POLICY, f"more than {MAX_POST_MESSAGES} messages in a post")
+    return [_message(line) for each in body.split(b"\n") if (line := each.removesuffix(b"\r"))]
+
+
+def _message(line: bytes) -> str | bytes:
+    if line.startswith((b"[", b"{")):
+        return _text(line)
+    try:
+        return binascii.a2b_base64(line, strict_mode=True)
+    except binascii.Error:
+        raise MalformedPost("a line is neither JSON nor base64") from None
+
+
+def _text(data: bytes) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        raise MalformedPost("text that is not UTF-8") from None
