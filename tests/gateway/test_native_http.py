@@ -44,7 +44,7 @@ async def says_what_it_got(scope: Any, receive: Any, send: Any) -> None:
 async def test_one_request_is_answered_and_the_connection_is_closed(request_: bytes, said: bytes) -> None:
     async with Chat() as chat, native(chat, http=says_what_it_got) as (server, port):
         head, _, body = (await answer(port, request_)).partition(b"\r\n\r\n")
-        assert head.startswith(b"HTTP/1.1 200 ")
+        assert head.startswith(b"HTTP/1.1 200 OK\r\n")
         assert b"connection: close" in head.lower()
         assert said in body
         assert body.count(b"GET") <= 1
@@ -104,7 +104,7 @@ async def test_an_application_that_fails_is_a_500_and_one_line_of_the_log(
     asyncio.get_running_loop().set_exception_handler(lambda _, context: unhandled.append(context))
     async with Chat() as chat, native(chat, http=says_what_it_got) as (server, port):
         said = await answer(port, method + b" " + path + b" HTTP/1.1\r\n" + HOST + b"\r\n")
-        assert said.startswith(b"HTTP/1.1 500 ")
+        assert said.startswith(b"HTTP/1.1 500 Internal Server Error\r\n")
         assert said.endswith(b"\r\n\r\n") == (method == b"HEAD")
         await until(lambda: not server.exchanges)
     (record,) = [each for each in caplog.records if each.levelname == "ERROR"]

@@ -22,6 +22,7 @@ class Server:
     def __init__(self) -> None:
         self.ready = True
         self.connections = 3
+        self.polling = 2
         self.refused = Counter({403: 2, 429: 1})
         self.sockets_closed = Counter({1013: 5})
 
@@ -141,6 +142,7 @@ async def test_the_figures_are_those_of_the_statistics_and_prometheus_reads_them
             ("chatx_messages_sent_total",): 1,
             ("chatx_messages_refused_total", "message_too_large"): 2,
             ("chatx_sockets",): 3,
+            ("chatx_polling_sessions",): 2,
             ("chatx_connections_refused_total", "403"): 2,
             ("chatx_connections_refused_total", "429"): 1,
             ("chatx_sockets_closed_total", "1013"): 5,

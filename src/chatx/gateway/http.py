@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
+from http import HTTPStatus
 from typing import Any, TypeAlias
 
 import h11
@@ -157,7 +158,7 @@ class HttpExchange(asyncio.Protocol):
             raise OSError("the client is gone")
         if message["type"] == "http.response.start":
             headers = [*message.get("headers", ()), (b"connection", b"close")]
-            self._write(h11.Response(status_code=message["status"], headers=headers))
+            self._write(h11.Response(status_code=message["status"], headers=headers, reason=_reason(message["status"])))
             return
         head = self._request is not None and self._request.method == b"HEAD"
         body = message.get("body", b"")
@@ -180,12 +181,19 @@ class HttpExchange(asyncio.Protocol):
                 (b"content-length", str(len(body)).encode()),
                 (b"connection", b"close"),
             ]
-            self._write(h11.Response(status_code=status, headers=headers))
+            self._write(h11.Response(status_code=status, headers=headers, reason=_reason(status)))
             if self._request is None or self._request.method != b"HEAD":
                 self._write(h11.Data(data=body))
             self._write(h11.EndOfMessage())
         if not self._transport.is_closing():
             self._transport.close()
+
+
+def _reason(status: int) -> bytes:
+    try:
+        return HTTPStatus(status).phrase.encode()
+    except ValueError:
+        return b""  # one that nobody has named
 
 
 def _target_of(request: h11.Request) -> str | None:

@@ -52,6 +52,11 @@ class Sockets(Protocol):
         ...
 
     @property
+    def polling(self) -> int:
+        """How many clients poll instead."""
+        ...
+
+    @property
     def refused(self) -> Mapping[int, int]:
         """How many connections were refused before they were served, by HTTP status."""
         ...
@@ -94,6 +99,7 @@ class Metrics:
             yield _labelled(name, meaning, label, getattr(statistics, field))
         if self._sockets is not None:
             yield _gauge("sockets", "Open sockets.", self._sockets.connections)
+            yield _gauge("polling_sessions", "Clients that poll instead.", self._sockets.polling)
             yield _labelled(
                 "connections_refused",
                 "Connections refused before they were served, by HTTP status.",

@@ -105,6 +105,11 @@ class NativeServer:
         return len(self.streams)
 
     @property
+    def polling(self) -> int:
+        """How many clients poll instead."""
+        return len(self.longpoll)
+
+    @property
     def sockets_closed(self) -> Mapping[int, int]:
         """How many WebSockets were closed from this side since the chat was started, by close code."""
         return self.entrance.closed
