@@ -34,6 +34,7 @@ docs: .venv/.dev
 
 bench: .venv/.dev
 	@command -v erlc >/dev/null || tools/apt-install "the benchmarks compare with Erlang" erlang-base
+	@command -v cc >/dev/null || tools/apt-install "the benchmarks compile a load and a reference" gcc libc6-dev
 	$(BIN)/python -m benchmarks $(ARGS)
 
 clean:
