@@ -318,6 +318,19 @@ static int disordered(void)
     return count;
 }
 
+/* Those who did not read and whose connection the server has ended. */
+static int given_up(void)
+{
+    int count = 0;
+    for (int i = 0; i < number; i++) {
+        ssize_t got = 1;
+        while (clients[i].stalled && got > 0)
+            got = recv(clients[i].fd, input, INPUT, 0);
+        count += clients[i].stalled && (got == 0 || errno != EAGAIN);
+    }
+    return count;
+}
+
 /* Publish in the first room, by each of the senders in turn, for so long. */
 static void messages(const char *name, double rate, int outstanding, double seconds)
 {
@@ -368,11 +381,12 @@ static void messages(const char *name, double rate, int outstanding, double seco
     uint64_t count_seen = latency.total;
     printf("{\"phase\": \"%s\", \"messages\": %llu, \"deliveries\": %llu, \"per_second\": %.0f, \"cpu_us\": %.4f, "
            "\"user_us\": %.4f, \"busy\": %.3f, \"p50_ms\": %.3f, \"p99_ms\": %.3f, \"max_ms\": %.3f, "
-           "\"frame_bytes\": %.1f, \"incomplete\": %d, \"disordered\": %d, \"lost\": %d, \"resident_growth\": %.0f}\n",
+           "\"frame_bytes\": %.1f, \"incomplete\": %d, \"disordered\": %d, \"lost\": %d, \"stalled\": %d, "
+           "\"given_up\": %d, \"resident_growth\": %.0f}\n",
            name, (unsigned long long)sent, (unsigned long long)count_seen, count_seen / elapsed, 1e6 * used / count_seen,
            1e6 * user / count_seen, used / elapsed, histogram_quantile(&latency, 0.5) / 1e6,
            histogram_quantile(&latency, 0.99) / 1e6, latency.largest / 1e6, delivered_bytes / (double)deliveries,
-           incomplete(sent), disordered(), lost - lost_before, peak - resident);
+           incomplete(sent), disordered(), lost - lost_before, number - count, given_up(), peak - resident);
     steps_until(now_ns() + SECOND / 5);
 }
 

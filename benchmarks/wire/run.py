@@ -63,7 +63,7 @@ class Rounds:
         for kind in kinds:
             seen = self._messages(kind, f"warm:{OUTSTANDING}:1", f"saturate:{OUTSTANDING}:{self._seconds}")
             self._take(f"saturated {kind} per_second", seen["per_second"])
-            self._take(f"saturated {kind} user_us", seen["user_us"])
+            self._take(f"saturated {kind} cpu_us", seen["cpu_us"])
 
     def crowd(self) -> None:
         """Take what many clients in rooms of a hundred hold and how long they take to come in, and back."""
@@ -84,12 +84,14 @@ class Rounds:
         phase = f"pace:{PACE}:{STALLED_S}"
         for name, options in (("without", ()), ("with", ("--stalled-each", STALLED_EACH))):
             with self._bench.server("native", "--send-buffer", SEND_BUFFER) as server:
-                # A first crowd that comes and goes, so that what stays is not what a first one always leaves.
-                self._bench.load(server, *shape, "warm:16:2")
+                # The same once before, so that what stays is not what the first ones always leave.
+                self._bench.load(server, *shape, *options, phase if options else "warm:16:2")
                 before = _settled(server.holds)
                 seen = self._bench.load(server, *shape, *options, phase)[-1]
                 after = _settled(server.holds)
             _none(seen, "incomplete", "disordered", "lost")
+            self._take(f"stalled {name} clients", seen["stalled"])
+            self._take(f"stalled {name} kept", seen["stalled"] - seen["given_up"])
             self._take(f"stalled {name} p99_ms", seen["p99_ms"])
             self._take(f"stalled {name} growth", seen["resident_growth"])
             self._take(f"stalled {name} members_left", after["members"])
