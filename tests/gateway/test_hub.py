@@ -20,6 +20,7 @@ from tests.gateway.fakes import Client, settle
 from tests.virtual import virtual
 
 UNLIMITED = RateLimit(messages_per_sec=1e6, burst=10**6)
+PAUSE_S = hub.PAUSE_MS / 1000
 
 
 def folded(client: Client) -> dict[str, set[str]]:
@@ -127,7 +128,7 @@ async def a_crowd(hubs: Hubs) -> list[Client]:
     for client in crowd:
         await client.join("room:a")
     await settle()
-    await asyncio.sleep(2 * hub.PAUSE_S)
+    await asyncio.sleep(2 * PAUSE_S)
     for client in crowd:
         client.forget()
     return crowd
@@ -144,16 +145,16 @@ async def test_a_change_in_a_large_room_is_told_at_once_and_those_soon_after_it_
         assert [named(each) for each in crowd[0].received] == [(["first"], [])]
         assert folded(first) == await snapshot(chat, "a")
 
-        await asyncio.sleep(0.6 * hub.PAUSE_S)
+        await asyncio.sleep(0.6 * PAUSE_S)
         await second.join("room:a")
         crowd[1].session.end()
-        await asyncio.sleep(0.2 * hub.PAUSE_S)
+        await asyncio.sleep(0.2 * PAUSE_S)
         await third.join("room:a")
         await settle()
         assert len(crowd[0].received) == 1
         assert third.events("presence_state") == []
 
-        await asyncio.sleep(0.2 * hub.PAUSE_S)
+        await asyncio.sleep(0.2 * PAUSE_S)
         await settle()
         assert [named(each) for each in crowd[0].received[1:]] == [(["second", "third"], ["user1"])]
         for client in (first, second, third):
@@ -192,7 +193,7 @@ async def test_nobody_is_told_of_one_who_was_there_within_a_pause_only() -> None
         await passing.join("room:a")
         await settle()
         passing.session.end()
-        await asyncio.sleep(2 * hub.PAUSE_S)
+        await asyncio.sleep(2 * PAUSE_S)
         assert [named(each) for each in crowd[0].received] == [(["first"], [])]
         for client in [*crowd, first]:
             client.session.end()
@@ -391,17 +392,17 @@ async def play(script: list[tuple[str, int]]) -> None:
             elif step == "send":
                 await chat.send_message("a", "server", "x")
             elif step == "while":
-                await asyncio.sleep(0.4 * hub.PAUSE_S)
+                await asyncio.sleep(0.4 * PAUSE_S)
             else:
                 await asyncio.sleep(0)
         await settle()
-        await asyncio.sleep(hub.PAUSE_S)
+        await asyncio.sleep(PAUSE_S)
 
         assert folded(witness) == await snapshot(chat, "a")
         for client in clients:
             events = [each.event for each in client.received if each.topic == "room:a"]
             if events and client.push("room:a", "history"):
-                await asyncio.sleep(hub.PAUSE_S)
+                await asyncio.sleep(PAUSE_S)
                 status, response = client.reply(str(client._refs))
                 if status == "ok":  # it is joined
                     assert folded(client) == await snapshot(chat, "a")

@@ -8,7 +8,7 @@ Rules:
    what is pending.
 2. A newcomer gets a `presence_state`, and each `presence_diff` after that.
 3. Presence is told at the end of the turn in which it changed. In a room of more than `SMALL` members it is told every
-   `PAUSE_S` at most: were each of n who come within a moment told to all at once, that would be n² writes.
+   `PAUSE_MS` at most: were each of n who come within a moment told to all at once, that would be n² writes.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from chatx.runtime.turn import Turn
 SMALL = 16
 """Members up to which every change of presence is told at once."""
 
-PAUSE_S = 0.5
-"""Seconds between two tellings of presence in a larger room, at least. After a longer one a change is told at once."""
+PAUSE_MS = 500
+"""Milliseconds between two tellings of presence in a larger room, at least; after a longer quiet it is told at once."""
 
 
 class Member(Protocol):
@@ -116,7 +116,7 @@ class Hub:
         """Return whether presence is to be told later, by the timer."""
         if len(self._members) <= SMALL:
             return False
-        left = self._told_at + PAUSE_S - self._turn.loop.time()
+        left = self._told_at + PAUSE_MS / 1000 - self._turn.loop.time()
         if left <= 0:
             return False
         if self._timer is None:
