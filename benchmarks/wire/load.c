@@ -339,7 +339,7 @@ static void messages(const char *name, double rate, int outstanding, double seco
     begin_counting();
     int count = readers(), lost_before = lost, next = 0;
     uint64_t sent = 0, random = 1, seen = 0;
-    struct cpu before = cpu_of(server);
+    struct cpu before = cpu_of(server), own = cpu_of(getpid());
     double resident = resident_of(server), peak = resident;
     uint64_t start = now_ns(), end = start + seconds * SECOND, last = start, sampled = start;
     uint64_t total = rate * seconds, due = start;
@@ -376,15 +376,16 @@ static void messages(const char *name, double rate, int outstanding, double seco
     timing = false;
     struct cpu after = cpu_of(server);
     double elapsed = (last - start) / (double)SECOND, used = after.total - before.total;
+    double waited = (after.waited - before.waited + cpu_of(getpid()).waited - own.waited) / 2;
     double ticks = after.user - before.user + after.kernel - before.kernel;
     double user = ticks > 0 ? used * (after.user - before.user) / ticks : 0;
     uint64_t count_seen = latency.total;
     printf("{\"phase\": \"%s\", \"messages\": %llu, \"deliveries\": %llu, \"per_second\": %.0f, \"cpu_us\": %.4f, "
-           "\"user_us\": %.4f, \"busy\": %.3f, \"p50_ms\": %.3f, \"p99_ms\": %.3f, \"max_ms\": %.3f, "
+           "\"user_us\": %.4f, \"busy\": %.3f, \"waited\": %.3f, \"p50_ms\": %.3f, \"p99_ms\": %.3f, \"max_ms\": %.3f, "
            "\"frame_bytes\": %.1f, \"incomplete\": %d, \"disordered\": %d, \"lost\": %d, \"stalled\": %d, "
            "\"given_up\": %d, \"resident_growth\": %.0f}\n",
            name, (unsigned long long)sent, (unsigned long long)count_seen, count_seen / elapsed, 1e6 * used / count_seen,
-           1e6 * user / count_seen, used / elapsed, histogram_quantile(&latency, 0.5) / 1e6,
+           1e6 * user / count_seen, used / elapsed, waited / elapsed, histogram_quantile(&latency, 0.5) / 1e6,
            histogram_quantile(&latency, 0.99) / 1e6, latency.largest / 1e6, delivered_bytes / (double)deliveries,
            incomplete(sent), disordered(), lost - lost_before, number - count, given_up(), peak - resident);
     steps_until(now_ns() + SECOND / 5);

@@ -53,9 +53,10 @@ static uint64_t histogram_quantile(const struct histogram *histogram, double par
 }
 
 /* CPU time of a process, in seconds. `total` is exact: the scheduler counts it in nanoseconds. How much of it was user
- * mode is what the kernel found at its ticks, some hundred times a second, scaled to the total; so a phase is to last. */
+ * mode is what the kernel found at its ticks, some hundred times a second, scaled to the total; so a phase is to last.
+ * `waited` is for how long it would have run, but another process had the core: then latencies tell of that one. */
 struct cpu {
-    double total, user, kernel;
+    double total, user, kernel, waited;
 };
 
 static struct cpu cpu_of(int pid)
@@ -68,9 +69,11 @@ static struct cpu cpu_of(int pid)
     while (threads && (thread = readdir(threads))) {
         snprintf(path, sizeof path, "/proc/%d/task/%s/schedstat", pid, thread->d_name);
         FILE *file = thread->d_name[0] == '.' ? NULL : fopen(path, "r");
-        unsigned long long ns;
-        if (file && fscanf(file, "%llu", &ns) == 1)
-            used.total += ns / 1e9;
+        unsigned long long ran, waited;
+        if (file && fscanf(file, "%llu %llu", &ran, &waited) == 2) {
+            used.total += ran / 1e9;
+            used.waited += waited / 1e9;
+        }
         if (file)
             fclose(file);
     }

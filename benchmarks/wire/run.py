@@ -90,6 +90,7 @@ class Rounds:
                 seen = self._bench.load(server, *shape, *options, phase)[-1]
                 after = _settled(server.holds)
             _none(seen, "incomplete", "disordered", "lost")
+            self._take("waited", seen["waited"])
             self._take(f"stalled {name} clients", seen["stalled"])
             self._take(f"stalled {name} kept", seen["stalled"] - seen["given_up"])
             self._take(f"stalled {name} p99_ms", seen["p99_ms"])
@@ -105,6 +106,7 @@ class Rounds:
         if kind != "fastapi":  # two of its loops may run at a time
             _none(seen, "disordered")
         self._take("frame_bytes " + kind, seen["frame_bytes"])
+        self._take("waited", seen["waited"])
         return seen
 
     def _take(self, name: str, value: float) -> None:
@@ -118,10 +120,14 @@ def _none(seen: Seen, *names: str) -> None:
 
 
 def _settled(holds: Callable[[], Seen]) -> Seen:
-    """Return what a server holds when its last client is gone, which it is told a little later."""
+    """Return what a server holds when its last client is gone, and all that is done with a delay."""
     end = time.monotonic() + 10
-    while (held := holds())["members"] and time.monotonic() < end:
-        time.sleep(0.1)
+    held = holds()
+    while time.monotonic() < end:
+        time.sleep(0.5)
+        before, held = held, holds()
+        if not held["members"] and held["objects"] == before["objects"]:
+            break
     return held
 
 
@@ -157,6 +163,11 @@ def main(arguments: list[str]) -> int:
         print(json.dumps({"figures": figures, "goals": goals}, indent=2))
         return 0
     written = page.machine(options.rounds) + "\n\n" + table(figures)
+    if "waited" in figures:
+        written += (
+            f"\nServer and load waited for their cores for {figures['waited']:.0%} of the time. Above some percent, "
+            "rates and latencies are those of what else the machine does.\n"
+        )
     print("\n" + written)
     if options.write:
         page.write("wire", written)
