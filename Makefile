@@ -5,14 +5,14 @@ CODE := $(wildcard src tests tools examples benchmarks)
 INPUTS := pyproject.toml constraints.txt tools/venv
 export PYTHON
 
-.PHONY: demo test check docs bench clean
+.PHONY: demo test check docs bench clean compiler
 
 # The chat page on http://localhost:4000; `make demo ARGS="--port 4001"` passes options on.
 demo: .venv/.fastapi
 	@$(BIN)/chatx demo $(ARGS)
 
 # Everything on the main Python, the fast tests on each other one; `make test LONG=1` looks longer for counterexamples.
-test: check
+test: check compiler
 	@tools/chromium
 	@tools/npm
 	@rm -f .coverage .coverage.*
@@ -32,9 +32,12 @@ check: .venv/.dev
 docs: .venv/.dev
 	$(BIN)/sphinx-build --quiet --fail-on-warning -b html -d build/doctrees docs build/site
 
-bench: .venv/.dev
+bench: .venv/.dev compiler
 	@command -v erlc >/dev/null || tools/apt-install "the benchmarks compare with Erlang" erlang-base
 	$(BIN)/python -m benchmarks $(ARGS)
+
+compiler:
+	@command -v cc >/dev/null || tools/apt-install "the benchmarks' load is compiled" gcc libc6-dev
 
 clean:
 	rm -rf .venv .venv-3.* .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist \

@@ -112,3 +112,12 @@ def test_a_bucket_is_forgotten_only_when_it_is_full(burst: int) -> None:
         buckets.acquire("r", "u", 0.0)
     assert buckets.expire(burst - 0.001, 10) == 0
     assert buckets.expire(float(burst), 10) == 1
+
+
+def test_a_bucket_is_forgotten_full_or_not_and_twice_is_harmless() -> None:
+    buckets = TokenBuckets(RateLimit(1, 1))
+    assert buckets.acquire("r", "u", 0.0) == 0
+    buckets.forget("r", "u")
+    buckets.forget("r", "u")
+    assert len(buckets) == 0
+    assert buckets.acquire("r", "u", 0.0) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -440,6 +441,42 @@ async def test_a_write_that_never_ends_is_given_up() -> None:
         assert not server.task.done()
         await asyncio.sleep(2)
         await gone(server, chat)
+
+
+@virtual
+async def test_a_write_that_begins_when_an_earlier_one_would_be_given_up_has_its_own_time() -> None:
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        await asyncio.sleep(WRITE_STALL_S - 1 if sent else 0)
+        sent.append(message.get("text", message.get("code")))
+
+    loop = asyncio.get_running_loop()
+    socket = AsgiSocket(send, 1000)
+    loop.call_at(loop.time() + WRITE_STALL_S, socket.write, Batch(["two"]))
+    writer = asyncio.create_task(socket.run())
+    socket.write(Batch(["one"]))
+    await asyncio.sleep(2 * WRITE_STALL_S)
+    assert sent == ["one", "two"]
+    socket.close(1012, "")
+    await writer
+
+
+@virtual
+async def test_each_write_has_its_own_time_and_the_one_that_never_ends_is_given_up() -> None:
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        await asyncio.sleep(WRITE_STALL_S - 1 if len(sent) < 3 else math.inf)
+        sent.append(message["text"])
+
+    socket = AsgiSocket(send, 1000)
+    writer = asyncio.create_task(socket.run())
+    socket.write(Batch(["one", "two", "three", "never"]))
+    await asyncio.sleep(4 * WRITE_STALL_S - 3.5)
+    assert (sent, writer.done()) == (["one", "two", "three"], False)
+    await asyncio.sleep(1)
+    assert writer.cancelled()
 
 
 @virtual

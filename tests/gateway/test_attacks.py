@@ -531,5 +531,4 @@ async def test_slow_readers_hold_no_more_than_their_bound_and_slow_nobody_down()
 
 
 def waiting(client: Any) -> list[str]:
-    frames: list[str] = client.session.socket._frames
-    return frames
+    return [text for batch in client.session.socket._batches for text in batch.texts]

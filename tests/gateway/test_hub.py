@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from chatx.chat import Chat
 from chatx.core.rate_limit import RateLimit
+from chatx.gateway import hub
 from chatx.gateway.frames import Version
 from chatx.gateway.session import Hubs
 from chatx.gateway.socket import Batch
@@ -19,6 +20,7 @@ from tests.gateway.fakes import Client, settle
 from tests.virtual import virtual
 
 UNLIMITED = RateLimit(messages_per_sec=1e6, burst=10**6)
+PAUSE_S = hub.PAUSE_MS / 1000
 
 
 def folded(client: Client) -> dict[str, set[str]]:
@@ -118,6 +120,99 @@ async def test_churn_within_a_turn_is_one_diff_and_a_visit_within_a_turn_is_none
         assert len(ada.received[0].payload["joins"]) == 20
         assert list(ada.received[0].payload["leaves"]) == ["bob"]
         ada.session.end()
+
+
+async def a_crowd(hubs: Hubs) -> list[Client]:
+    """Return as many members of a room as are told of every change at once, after it was quiet for a while."""
+    crowd = [Client(hubs, f"user{number}") for number in range(hub.SMALL)]
+    for client in crowd:
+        await client.join("room:a")
+    await settle()
+    await asyncio.sleep(2 * PAUSE_S)
+    for client in crowd:
+        client.forget()
+    return crowd
+
+
+@virtual
+async def test_a_change_in_a_large_room_is_told_at_once_and_those_soon_after_it_together() -> None:
+    async with Chat() as chat:
+        hubs = Hubs(chat.engine)
+        crowd = await a_crowd(hubs)
+        first, second, third = (Client(hubs, name) for name in ("first", "second", "third"))
+        await first.join("room:a")
+        await settle()
+        assert [named(each) for each in crowd[0].received] == [(["first"], [])]
+        assert folded(first) == await snapshot(chat, "a")
+
+        await asyncio.sleep(0.6 * PAUSE_S)
+        await second.join("room:a")
+        crowd[1].session.end()
+        await asyncio.sleep(0.2 * PAUSE_S)
+        await third.join("room:a")
+        await settle()
+        assert len(crowd[0].received) == 1
+        assert third.events("presence_state") == []
+
+        await asyncio.sleep(0.2 * PAUSE_S)
+        await settle()
+        assert [named(each) for each in crowd[0].received[1:]] == [(["second", "third"], ["user1"])]
+        for client in (first, second, third):
+            assert folded(client) == await snapshot(chat, "a")
+        for client in (second, third):
+            assert [each.event for each in client.received] == ["phx_reply", "presence_state"]
+        for client in [*crowd, first, second, third]:
+            client.session.end()
+
+
+@virtual
+async def test_a_message_does_not_wait_for_presence_not_even_for_one_who_has_just_come() -> None:
+    async with Chat() as chat:
+        hubs = Hubs(chat.engine)
+        crowd = await a_crowd(hubs)
+        newcomers = [Client(hubs, "first"), Client(hubs, "second")]
+        for client in newcomers:
+            await client.join("room:a")
+        await settle()
+        await chat.send_message("a", "server", "hi")
+        await settle()
+        assert newcomers[1].events("presence_state") == []
+        for client in [*crowd, *newcomers]:
+            assert client.contents() == ["hi"]
+            client.session.end()
+
+
+@virtual
+async def test_nobody_is_told_of_one_who_was_there_within_a_pause_only() -> None:
+    async with Chat() as chat:
+        hubs = Hubs(chat.engine)
+        crowd = await a_crowd(hubs)
+        first, passing = Client(hubs, "first"), Client(hubs, "passing")
+        await first.join("room:a")
+        await settle()
+        await passing.join("room:a")
+        await settle()
+        passing.session.end()
+        await asyncio.sleep(2 * PAUSE_S)
+        assert [named(each) for each in crowd[0].received] == [(["first"], [])]
+        for client in [*crowd, first]:
+            client.session.end()
+
+
+@virtual
+async def test_a_pause_ends_with_the_hub() -> None:
+    async with Chat() as chat:
+        hubs = Hubs(chat.engine)
+        crowd = await a_crowd(hubs)
+        late = [Client(hubs, "first"), Client(hubs, "second")]
+        for client in late:
+            await client.join("room:a")
+        await settle()
+        held = hubs.hub(chat.engine.rooms.find("a"))  # type: ignore[arg-type]  # it is there
+        assert held._timer is not None
+        for client in [*crowd, *late]:
+            client.session.end()
+        assert held._timer is None
 
 
 @virtual
@@ -260,14 +355,22 @@ async def test_content_comes_out_equal_whatever_it_is(version: Version) -> None:
 
 
 steps = st.lists(
-    st.tuples(st.sampled_from(["join", "leave", "cut", "plain", "unplain", "send", "turn"]), st.integers(0, 3)),
+    st.tuples(
+        st.sampled_from(["join", "leave", "cut", "plain", "unplain", "send", "turn", "while"]), st.integers(0, 3)
+    ),
     max_size=40,
 )
 
 
-@given(steps)
+@given(steps, st.sampled_from([0, 3, hub.SMALL]))
 @virtual
-async def test_presence_as_a_client_reads_it_is_presence_as_it_is(script: list[tuple[str, int]]) -> None:
+async def test_presence_as_a_client_reads_it_is_presence_as_it_is(script: list[tuple[str, int]], small: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hub, "SMALL", small)
+        await play(script)
+
+
+async def play(script: list[tuple[str, int]]) -> None:
     async with Chat(rate_limit=UNLIMITED, room_idle_ms=3_600_000) as chat:
         hubs = Hubs(chat.engine)
         clients = [Client(hubs, f"user{number % 2}") for number in range(4)]
@@ -288,15 +391,18 @@ async def test_presence_as_a_client_reads_it_is_presence_as_it_is(script: list[t
                 await chat.leave("a", f"user{who}")
             elif step == "send":
                 await chat.send_message("a", "server", "x")
+            elif step == "while":
+                await asyncio.sleep(0.4 * PAUSE_S)
             else:
                 await asyncio.sleep(0)
         await settle()
+        await asyncio.sleep(PAUSE_S)
 
         assert folded(witness) == await snapshot(chat, "a")
         for client in clients:
             events = [each.event for each in client.received if each.topic == "room:a"]
             if events and client.push("room:a", "history"):
-                await settle()
+                await asyncio.sleep(PAUSE_S)
                 status, response = client.reply(str(client._refs))
                 if status == "ok":  # it is joined
                     assert folded(client) == await snapshot(chat, "a")

@@ -47,6 +47,20 @@ async def publish(chat: Chat, room_id: str, count: int, prefix: str = "m") -> No
         await chat.send_message(room_id, "server", f"{prefix}{number}")
 
 
+@virtual
+async def test_a_session_that_ends_leaves_nothing_in_what_sockets_share() -> None:
+    async with Chat() as chat:
+        hubs = Hubs(chat.engine)
+        clients = [Client(hubs, f"user{number}") for number in range(20)]
+        for client in clients:
+            client.ask("room:a")
+        await settle()
+        assert len(hubs.joins) == len(hubs.wheel) == 20
+        for client in clients:
+            client.session.end()
+        assert (len(hubs.joins), len(hubs.wheel)) == (0, 0)
+
+
 # Joining
 
 

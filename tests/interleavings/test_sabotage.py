@@ -67,7 +67,7 @@ class ForgetfulPresence(Presence):
         told = not self.changed
         gone = super().remove(user_id, ref)
         if gone and not told:
-            self._left.pop(ref, None)
+            self._changes._left.pop(ref, None)
         return gone
 
 

@@ -12,15 +12,58 @@ from __future__ import annotations
 from chatx.core.message import PresenceMeta, Presences
 
 
+class Changes:
+    """What began and ended and is still to be told; what did both is neither."""
+
+    __slots__ = ("_joined", "_left")
+
+    def __init__(self) -> None:
+        self._joined: dict[str, tuple[str, PresenceMeta]] = {}
+        self._left: dict[str, tuple[str, PresenceMeta]] = {}
+
+    def __bool__(self) -> bool:
+        """Return whether there is anything to tell."""
+        return bool(self._joined or self._left)
+
+    def began(self, user_id: str, meta: PresenceMeta) -> None:
+        """Note a membership that began; its ref is one that the room has not seen."""
+        self._joined[meta.ref] = (user_id, meta)
+
+    def ended(self, user_id: str, meta: PresenceMeta) -> None:
+        """Note that a membership ended."""
+        if self._joined.pop(meta.ref, None) is None:
+            self._left[meta.ref] = (user_id, meta)
+
+    def add(self, joins: Presences, leaves: Presences) -> None:
+        """Note a diff, as taken from other changes of the same room."""
+        for user_id, metas in joins.items():
+            for meta in metas:
+                self.began(user_id, meta)
+        for user_id, metas in leaves.items():
+            for meta in metas:
+                self.ended(user_id, meta)
+
+    def take(self) -> tuple[Presences, Presences]:
+        """Return (joins, leaves), and count them as told."""
+        joined, self._joined = self._joined, {}
+        left, self._left = self._left, {}
+        return _by_user(joined), _by_user(left)
+
+    def copy(self) -> Changes:
+        """Return others that are the same."""
+        copy = type(self)()
+        copy._joined, copy._left = dict(self._joined), dict(self._left)
+        return copy
+
+
 class Presence:
     """The memberships of one room."""
 
-    __slots__ = ("_joined", "_left", "_listed", "_users")
+    __slots__ = ("_changes", "_listed", "_users")
 
     def __init__(self) -> None:
         self._users: dict[str, dict[str, PresenceMeta]] = {}
-        self._joined: dict[str, tuple[str, PresenceMeta]] = {}
-        self._left: dict[str, tuple[str, PresenceMeta]] = {}
+        self._changes = Changes()
         self._listed: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
@@ -44,7 +87,7 @@ class Presence:
             metas = self._users[user_id] = {}
             self._listed = None
         metas[meta.ref] = meta
-        self._joined[meta.ref] = (user_id, meta)
+        self._changes.began(user_id, meta)
 
     def remove(self, user_id: str, ref: str) -> bool:
         """End a membership; return whether there was one."""
@@ -55,26 +98,23 @@ class Presence:
         if not metas:
             del self._users[user_id]
             self._listed = None
-        if self._joined.pop(ref, None) is None:
-            self._left[ref] = (user_id, meta)
+        self._changes.ended(user_id, meta)
         return True
 
     @property
     def changed(self) -> bool:
         """Whether there is a change that no diff has told."""
-        return bool(self._joined or self._left)
+        return bool(self._changes)
 
     def take_diff(self) -> tuple[Presences, Presences]:
         """Return (joins, leaves) since the last diff, and count them as told."""
-        joined, self._joined = self._joined, {}
-        left, self._left = self._left, {}
-        return _by_user(joined), _by_user(left)
+        return self._changes.take()
 
     def rebuilt(self) -> Presence:
         """Return a fresh one with the same members and the same changes still to tell."""
         fresh = type(self)()
         fresh._users = {user_id: dict(metas) for user_id, metas in self._users.items() if metas}
-        fresh._joined, fresh._left = dict(self._joined), dict(self._left)
+        fresh._changes = self._changes.copy()
         return fresh
 
     def snapshot(self) -> Presences:

@@ -81,6 +81,10 @@ class TokenBuckets:
             gone += 1
         return gone
 
+    def forget(self, room_id: str, user_id: str) -> None:
+        """Forget a bucket, full or not: nobody will take from it again. Harmless where there is none."""
+        self._buckets.pop((room_id, user_id), None)
+
     def _wait(self, bucket: tuple[float, float], now: float) -> float:
         missing, at = bucket
         wait = max(0.0, (missing - self._most) / self._rate - (now - at))

@@ -157,13 +157,17 @@ class AsgiSocket:
     def __init__(self, send: Send, limit_bytes: int) -> None:
         self._send = send
         self._limit_bytes = limit_bytes
-        self._frames: list[str] = []
+        self._loop = asyncio.get_running_loop()
+        self._batches: list[Batch] = []
         self._size = 0
-        self._wake = asyncio.Event()
+        self._wake: asyncio.Future[None] | None = None  # while there is nothing to write
         self._drained = asyncio.Event()
         self._drained.set()
         self._close: tuple[int, str] | None = None
         self._slow = False
+        self._writer: asyncio.Task[None] | None = None
+        self._began = 0.0  # the write under way, in loop time
+        self._timer: asyncio.TimerHandle | None = None
 
     def write(self, batch: Batch) -> None:
         """Send these text messages; over the bound close as slow instead."""
@@ -173,18 +177,18 @@ class AsgiSocket:
         self._size += batch.size
         if waiting and self._size > self._limit_bytes:
             # What it has not taken is dropped: it comes back and resumes from the last message it did take.
-            self._frames.clear()
+            self._batches.clear()
             self._slow = True
             self.close(CLOSE_TRY_LATER, "too slow: resume from the last message")
             return
-        self._frames.extend(batch.texts)
+        self._batches.append(batch)
         self._drained.clear()
-        self._wake.set()
+        self._go()
 
     @property
     def unread(self) -> int:
         """How many messages wait to be written."""
-        return len(self._frames)
+        return sum(len(batch.texts) for batch in self._batches)
 
     async def drained(self) -> None:
         """Wait until what was written is on its way; returns at once when the socket is closed."""
@@ -194,37 +198,65 @@ class AsgiSocket:
         """Close it, after what was written; the first call stands."""
         if self._close is None:
             self._close = (code, reason)
-            self._wake.set()
             self._drained.set()
+            self._go()
 
     async def run(self) -> None:
         """Write until it is closed."""
+        self._writer = asyncio.current_task()
+        now = self._loop.time
         try:
             while True:
-                await self._wake.wait()
-                self._wake.clear()
-                frames, self._frames = self._frames, []
-                for frame in frames:
-                    if self._slow:
-                        break
-                    async with asyncio.timeout(WRITE_STALL_S):
-                        await self._send({"type": "websocket.send", "text": frame})
-                    self._size -= _bytes(frame)
-                if self._frames:
+                if not self._batches and self._close is None:
+                    self._drained.set()
+                    self._wake = self._loop.create_future()
+                    await self._wake
+                self._watch()
+                batches, self._batches = self._batches, []
+                for batch in batches:
+                    for text in batch.texts:
+                        if self._slow:
+                            break
+                        self._began = now()
+                        await self._send({"type": "websocket.send", "text": text})
+                        self._size -= _bytes(text)
+                if self._batches:
                     continue
                 if self._close is not None:
                     code, reason = self._close
-                    async with asyncio.timeout(WRITE_STALL_S):
-                        await _close(self._send, code, reason)
+                    self._began = now()
+                    await _close(self._send, code, reason)
                     return
-                self._drained.set()
-        except (OSError, TimeoutError, RuntimeError):
-            # The peer is gone or takes nothing; servers say so in different ways. The session ends.
+        except (OSError, RuntimeError):
+            # The peer is gone; servers say so in different ways. The session ends.
             return
         except Exception:
             logger.exception("The server failed to write to a socket in a way of its own; the connection ends.")
         finally:
             self.close(CLOSE_GOING_AWAY, "")
+            if self._timer is not None:
+                self._timer.cancel()
+
+    def _go(self) -> None:
+        wake, self._wake = self._wake, None
+        if wake is not None and not wake.done():
+            self._began = self._loop.time()
+            wake.set_result(None)
+
+    def _watch(self) -> None:
+        """See to it that a write which takes too long is given up: one timer for many writes, not one for each."""
+        if self._timer is None:
+            self._timer = self._loop.call_later(WRITE_STALL_S, self._check_writing)
+
+    def _check_writing(self) -> None:
+        self._timer = None
+        if self._wake is not None or self._writer is None:
+            return  # nothing is being written
+        left = self._began + WRITE_STALL_S - self._loop.time()
+        if left > 0:
+            self._timer = self._loop.call_later(left, self._check_writing)
+        else:
+            self._writer.cancel()
 
 
 def _bytes(frame: str) -> int:

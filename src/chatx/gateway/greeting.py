@@ -9,15 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Mapping
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from websockets.http11 import Request
 
 from chatx.errors import Closed
 from chatx.gateway.entrance import Refused
-from chatx.gateway.handshake import chosen_subprotocol, handshake_of
+from chatx.gateway.handshake import Handshake, chosen_subprotocol, handshake_of
 from chatx.gateway.http import HttpExchange
 from chatx.gateway.stream import Stream, wire_protocol
 from chatx.gateway.target import origin_form
@@ -173,27 +172,26 @@ class Greeting(asyncio.Protocol):
             (name.lower().encode("latin-1", "replace"), value.encode("latin-1", "replace"))
             for name, value in request.headers.raw_items()
         ]
-        scope = self._server.scope_of(transport, target, headers, "websocket")
-        subprotocol = chosen_subprotocol(handshake_of(scope))
+        handshake = handshake_of(self._server.scope_of(transport, target, headers, "websocket"))
+        subprotocol = chosen_subprotocol(handshake)
         if subprotocol is not None:
             response.headers["Sec-WebSocket-Protocol"] = subprotocol
         protocol.send_response(response)
         accept = b"".join(protocol.data_to_send())
         self._head = rest
         self._task = asyncio.get_running_loop().create_task(
-            self._admit(transport, scope, accept), name="chatx handshake"
+            self._admit(transport, handshake, accept), name="chatx handshake"
         )
 
-    async def _admit(self, transport: asyncio.Transport, scope: Mapping[str, Any], accept: bytes) -> None:
+    async def _admit(self, transport: asyncio.Transport, handshake: Handshake, accept: bytes) -> None:
         server = self._server
+        path, client = handshake.scope["path"], handshake.scope["client"]
         place = None
         try:
-            client = scope["client"]
             hubs, place = server.entrance.begin(client[0] if client else None)
-            handshake = handshake_of(scope)
-            if scope["path"].rstrip("/") != f"{server.path}/websocket":
+            if path.rstrip("/") != f"{server.path}/websocket":
                 raise Refused(HTTPStatus.NOT_FOUND, "there is no socket at this path")
-            version, identity = await server.entrance.admit(hubs, place, handshake, scope["path"])
+            version, identity = await server.entrance.admit(hubs, place, handshake, path)
             if transport.is_closing():
                 return
             if server.draining:  # since it was asked about

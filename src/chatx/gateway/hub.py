@@ -6,16 +6,21 @@ batch when the turn ends.
 Rules:
 1. A member gets what is published after it was added, in order, and nothing twice: adding and removing first flush
    what is pending.
-2. A newcomer gets a `presence_state` at the end of the turn it came in, and each `presence_diff` after that.
+2. A newcomer gets a `presence_state`, and each `presence_diff` after that.
+3. Presence is told at the end of the turn in which it changed. In a room of more than `SMALL` members it is told every
+   `PAUSE_MS` at most: were each of n who come within a moment told to all at once, that would be n² writes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import asyncio
+import math
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from chatx.core.fanout import Subscriber
 from chatx.core.message import Event, Message, PresenceDiff
+from chatx.core.presence import Changes
 from chatx.errors import ChatError
 from chatx.gateway.frames import Version, encode_broadcast
 from chatx.gateway.payloads import Published, presence_diff, presence_state
@@ -23,6 +28,12 @@ from chatx.gateway.phoenix import room_topic
 from chatx.gateway.socket import Batch, Socket, fan_out
 from chatx.runtime.process import RoomProcess
 from chatx.runtime.turn import Turn
+
+SMALL = 16
+"""Members up to which every change of presence is told at once."""
+
+PAUSE_MS = 500
+"""Milliseconds between two tellings of presence in a larger room, at least; after a longer quiet it is told at once."""
 
 
 class Member(Protocol):
@@ -53,9 +64,12 @@ class Hub:
         self._on_empty = on_empty
         self._members: dict[Member, None] = {}
         self._newcomers: dict[Member, None] = {}
-        # The sockets of those who are no newcomers; None when it must be made anew.
+        # Of all members; None when it must be made anew.
         self._sockets: dict[Version, list[Socket]] | None = None
-        self._pending: list[Event] = []
+        self._pending: list[Message] = []
+        self._changes = Changes()
+        self._told_at = -math.inf
+        self._timer: asyncio.TimerHandle | None = None  # set while presence waits to be told
         self._subscriber = Subscriber(True, callback=self._take, on_closed=self._ended)
         process.attach(self._subscriber)
 
@@ -80,46 +94,77 @@ class Hub:
         self._newcomers.pop(member, None)
         self._sockets = None
         if not self._members:
+            self._rest()
             self.process.detach(self._subscriber)
             self._on_empty(self)
 
     def flush(self) -> None:
         """Write what this turn has left pending."""
+        if (self._newcomers or self._changes) and not self._pauses():
+            self._tell_presence()
+        else:
+            self._send_pending()
+
+    def _take(self, event: Event) -> None:
+        if isinstance(event, PresenceDiff):
+            self._changes.add(event.joins, event.leaves)
+        elif isinstance(event, Message):
+            self._pending.append(event)
+        self._turn.touch(self)
+
+    def _pauses(self) -> bool:
+        """Return whether presence is to be told later, by the timer."""
+        if len(self._members) <= SMALL:
+            return False
+        left = self._told_at + PAUSE_MS / 1000 - self._turn.loop.time()
+        if left <= 0:
+            return False
+        if self._timer is None:
+            self._timer = self._turn.loop.call_later(left, self._paused)
+        return True
+
+    def _paused(self) -> None:
+        self._timer = None
+        self._turn.touch(self)
+
+    def _tell_presence(self) -> None:
+        self._rest()
         if self._newcomers:
             # The changes of this turn go to the others; a newcomer is told of them by the state.
             self.process.flush()
         self._send_pending()
+        self._told_at = self._turn.loop.time()
+        joins, leaves = self._changes.take()
+        if joins or leaves:
+            diff = PresenceDiff(self.process.room_id, joins, leaves)
+            others = (member for member in self._members if member not in self._newcomers)
+            for version, sockets in _by_version(others).items():
+                fan_out(sockets, self._batch(version, [diff]))
         newcomers, self._newcomers = self._newcomers, {}
         if newcomers:
-            self._sockets = None
             payload = presence_state(self.process.room.presence.snapshot())
             for version, sockets in _by_version(newcomers).items():
                 fan_out(sockets, Batch([encode_broadcast(version, self.topic, "presence_state", payload)]))
 
-    def _take(self, event: Event) -> None:
-        self._pending.append(event)
-        self._turn.touch(self)
+    def _rest(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _send_pending(self) -> None:
         pending, self._pending = self._pending, []
         if not pending:
             return
         if self._sockets is None:
-            self._sockets = _by_version(member for member in self._members if member not in self._newcomers)
+            self._sockets = _by_version(self._members)
         for version, sockets in self._sockets.items():
             fan_out(sockets, self._batch(version, pending))
-        if self._newcomers:
-            messages: list[Event] = [event for event in pending if isinstance(event, Message)]
-            if messages:
-                for version, sockets in _by_version(self._newcomers).items():
-                    fan_out(sockets, self._batch(version, messages))
 
-    def _batch(self, version: Version, events: list[Event]) -> Batch:
-        return Batch(
-            [encode_event(version, self.topic, event) for event in events if isinstance(event, (Message, PresenceDiff))]
-        )
+    def _batch(self, version: Version, events: Sequence[Event]) -> Batch:
+        return Batch([encode_event(version, self.topic, event) for event in events])
 
     def _ended(self, error: ChatError) -> None:
+        self._rest()
         self._send_pending()
         members, self._members, self._newcomers = self._members, {}, {}
         self._sockets = None

@@ -232,6 +232,7 @@ class Session:
             return
         self._ended = True
         self._hubs.wheel.forget(self)
+        self._hubs.joins.forget(self._number, "")
         for task in self._tasks:
             task.cancel()
         for topic in list(self._memberships):
