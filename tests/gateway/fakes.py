@@ -39,6 +39,9 @@ class FakeSocket:
     direct = None
     unread = 0
 
+    def rest(self, data: bytes) -> None:
+        raise AssertionError("nothing goes past `write`")
+
     def write(self, batch: Batch) -> None:
         if self.closed is None:
             self.frames.extend(batch.texts)

@@ -151,7 +151,7 @@ class ChatApp:
 class AsgiSocket:
     """What is to be written to one socket, in order, bounded in bytes."""
 
-    direct: Callable[[bytes], object] | None = None
+    direct: Callable[[bytes], int | None] | None = None
     """ASGI frames the messages itself."""
 
     def __init__(self, send: Send, limit_bytes: int) -> None:
@@ -184,6 +184,10 @@ class AsgiSocket:
         self._batches.append(batch)
         self._drained.clear()
         self._go()
+
+    def rest(self, data: bytes) -> None:
+        """Never asked: nothing goes past `write`."""
+        raise NotImplementedError
 
     @property
     def unread(self) -> int:

@@ -196,7 +196,7 @@ class Greeting(asyncio.Protocol):
                 return
             if server.draining:  # since it was asked about
                 raise Closed("The server is going away.")
-            stream = Stream(transport, hubs.engine.config.mailbox_bytes, server.lost)
+            stream = Stream(transport, hubs.engine.config.mailbox_bytes, hubs.flow, server.lost)
             served = server.entrance.open(hubs, version, identity, handshake, stream)
             server.streams[stream] = (served, place)
             place = None

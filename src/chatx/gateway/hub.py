@@ -25,7 +25,7 @@ from chatx.errors import ChatError
 from chatx.gateway.frames import Version, encode_broadcast
 from chatx.gateway.payloads import Published, presence_diff, presence_state
 from chatx.gateway.phoenix import room_topic
-from chatx.gateway.socket import Batch, Socket, fan_out
+from chatx.gateway.socket import Audience, Batch, Flow, Socket
 from chatx.runtime.process import RoomProcess
 from chatx.runtime.turn import Turn
 
@@ -57,15 +57,17 @@ class Member(Protocol):
 class Hub:
     """The members of one room on this gateway."""
 
-    def __init__(self, process: RoomProcess, turn: Turn, on_empty: Callable[[Hub], None]) -> None:
+    def __init__(self, process: RoomProcess, turn: Turn, flow: Flow, on_empty: Callable[[Hub], None]) -> None:
         self.process = process
         self.topic: str = room_topic(process.room_id)
         self._turn = turn
+        self._flow = flow
         self._on_empty = on_empty
         self._members: dict[Member, None] = {}
         self._newcomers: dict[Member, None] = {}
-        # Of all members; None when it must be made anew.
-        self._sockets: dict[Version, list[Socket]] | None = None
+        # All members; None when it must be made anew, as where the flow has changed since it was.
+        self._audiences: dict[Version, Audience] | None = None
+        self._flow_seen = 0
         self._pending: list[Message] = []
         self._changes = Changes()
         self._told_at = -math.inf
@@ -82,7 +84,7 @@ class Hub:
         self._send_pending()
         self._members[member] = None
         self._newcomers[member] = None
-        self._sockets = None
+        self._audiences = None
         self._turn.touch(self)
 
     def remove(self, member: Member) -> None:
@@ -92,7 +94,7 @@ class Hub:
         self._send_pending()
         del self._members[member]
         self._newcomers.pop(member, None)
-        self._sockets = None
+        self._audiences = None
         if not self._members:
             self._rest()
             self.process.detach(self._subscriber)
@@ -138,13 +140,13 @@ class Hub:
         if joins or leaves:
             diff = PresenceDiff(self.process.room_id, joins, leaves)
             others = (member for member in self._members if member not in self._newcomers)
-            for version, sockets in _by_version(others).items():
-                fan_out(sockets, self._batch(version, [diff]))
+            for version, audience in _by_version(others).items():
+                audience.send(self._batch(version, [diff]))
         newcomers, self._newcomers = self._newcomers, {}
         if newcomers:
             payload = presence_state(self.process.room.presence.snapshot())
-            for version, sockets in _by_version(newcomers).items():
-                fan_out(sockets, Batch([encode_broadcast(version, self.topic, "presence_state", payload)]))
+            for version, audience in _by_version(newcomers).items():
+                audience.send(Batch([encode_broadcast(version, self.topic, "presence_state", payload)]))
 
     def _rest(self) -> None:
         if self._timer is not None:
@@ -155,10 +157,12 @@ class Hub:
         pending, self._pending = self._pending, []
         if not pending:
             return
-        if self._sockets is None:
-            self._sockets = _by_version(self._members)
-        for version, sockets in self._sockets.items():
-            fan_out(sockets, self._batch(version, pending))
+        audiences = self._audiences
+        if audiences is None or self._flow_seen != self._flow.changes:
+            self._flow_seen = self._flow.changes
+            audiences = self._audiences = _by_version(self._members)
+        for version, audience in audiences.items():
+            audience.send(self._batch(version, pending))
 
     def _batch(self, version: Version, events: Sequence[Event]) -> Batch:
         return Batch([encode_event(version, self.topic, event) for event in events])
@@ -167,17 +171,17 @@ class Hub:
         self._rest()
         self._send_pending()
         members, self._members, self._newcomers = self._members, {}, {}
-        self._sockets = None
+        self._audiences = None
         self._on_empty(self)
         for member in members:
             member.end(error)
 
 
-def _by_version(members: Iterable[Member]) -> dict[Version, list[Socket]]:
+def _by_version(members: Iterable[Member]) -> dict[Version, Audience]:
     sockets: dict[Version, list[Socket]] = {}
     for member in members:
         sockets.setdefault(member.version, []).append(member.socket)
-    return sockets
+    return {version: Audience(each) for version, each in sockets.items()}
 
 
 def encode_event(version: Version, topic: str, event: Event) -> str:

@@ -45,7 +45,7 @@ class Poller:
         on_closed: Called once, when it is closed.
     """
 
-    direct: Callable[[bytes], object] | None = None
+    direct: Callable[[bytes], int | None] | None = None
     """What is written waits for a poll."""
 
     def __init__(self, limit_bytes: int, on_closed: Callable[[Poller], object]) -> None:
@@ -88,6 +88,10 @@ class Poller:
     def unread(self) -> int:
         """How many messages the client has not acknowledged."""
         return len(self.outbox)
+
+    def rest(self, data: bytes) -> None:
+        """Never asked: nothing goes past `write`."""
+        raise NotImplementedError
 
     def write(self, batch: Batch) -> None:
         """Keep these messages for the next poll; over the bound close as slow instead."""

@@ -47,7 +47,7 @@ from chatx.gateway.payloads import (
     parse,
 )
 from chatx.gateway.phoenix import MAX_JOINS, PhoenixProtocol
-from chatx.gateway.socket import Batch, Socket
+from chatx.gateway.socket import Batch, Flow, Socket
 from chatx.runtime.catchup import CatchUp
 from chatx.runtime.engine import Engine
 from chatx.runtime.process import RoomProcess
@@ -88,6 +88,7 @@ class Hubs:
         admission: How many sockets there are.
         joins: A token bucket for each connection, for its joins and its new tokens.
         wheel: The deadlines of its sessions.
+        flow: Tells the hubs that a socket is to be written to in another way.
         closed: How many sockets were closed from this side, by close code.
         draining: Whether joins are refused, since the server goes away.
     """
@@ -101,6 +102,7 @@ class Hubs:
         most = max(config.max_joins_per_connection, MAX_JOINS)
         self.joins: TokenBuckets = TokenBuckets(RateLimit(most / JOIN_SECONDS, JOIN_BURSTS * most))
         self.wheel: Wheel = Wheel(engine.loop)
+        self.flow: Flow = Flow()
         self.closed: Counter[int] = Counter()
         self.draining: bool = False
         self._hubs: dict[RoomProcess, Hub] = {}
@@ -123,7 +125,7 @@ class Hubs:
         """Return the room's hub, begun if need be."""
         hub = self._hubs.get(process)
         if hub is None:
-            hub = self._hubs[process] = Hub(process, self.engine.turn, self._forget)
+            hub = self._hubs[process] = Hub(process, self.engine.turn, self.flow, self._forget)
         return hub
 
     def _forget(self, hub: Hub) -> None:

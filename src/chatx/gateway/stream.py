@@ -4,7 +4,7 @@ The websockets library's protocol reads the frames, answers pings and closes as 
 is framed once, by `Batch.wire`, and written past it.
 
 Rules:
-1. While the transport takes what it is given, `direct` is its own `write`. From `pause_writing` to `resume_writing` the
+1. While the transport takes what it is given, `direct` is the way past it. From `pause_writing` to `resume_writing` the
    frames wait here, in order and bounded by `mailbox_bytes`; over the bound, or when nothing moves for
    `WRITE_STALL_S`, they are dropped and the socket is closed as slow, with 1013.
 2. A peer is read no further while its session is busy. A piece of input is parsed in each turn of the loop, so that a
@@ -27,7 +27,8 @@ from websockets.server import ServerProtocol
 from chatx.gateway.limits import ControlFrameRate, Excess, MessageBound
 from chatx.gateway.phoenix import CLOSE_MALFORMED, MAX_FRAME_BYTES
 from chatx.gateway.session import CLOSE_GOING_AWAY, Session
-from chatx.gateway.socket import Batch
+from chatx.gateway.socket import Batch, Flow
+from chatx.gateway.tcp import TcpTransport, direct_of
 
 WRITE_STALL_S = 10.0
 """Seconds in which a peer must take something of what waits for it."""
@@ -75,6 +76,7 @@ class Stream(asyncio.Protocol):
     Args:
         transport: The connection; the response to the handshake is written already.
         limit_bytes: Of what may wait here.
+        flow: Counts each change of `direct`.
         on_lost: Called once, with the stream, when the connection is gone.
     """
 
@@ -83,6 +85,7 @@ class Stream(asyncio.Protocol):
         "_closing",
         "_control",
         "_drained",
+        "_flow",
         "_frames",
         "_limit_bytes",
         "_lost",
@@ -100,13 +103,16 @@ class Stream(asyncio.Protocol):
         "direct",
     )
 
-    def __init__(self, transport: asyncio.Transport, limit_bytes: int, on_lost: Callable[[Stream], object]) -> None:
+    def __init__(
+        self, transport: asyncio.Transport, limit_bytes: int, flow: Flow, on_lost: Callable[[Stream], object]
+    ) -> None:
         self._transport = transport
+        self._flow = flow
         self._limit_bytes = limit_bytes
         self._on_lost = on_lost
         self._protocol = wire_protocol(opened=True)
         self._session: Session | None = None
-        self.direct: Callable[[bytes], object] | None = transport.write
+        self.direct: Callable[[bytes], int | None] | None = direct_of(transport)
         # Out:
         self._backlog: deque[bytes] | None = None
         self._size = 0
@@ -140,6 +146,11 @@ class Stream(asyncio.Protocol):
         """Send these messages, in order; over the bound close as slow instead."""
         if self._closing is None:
             self._send(batch.wire)
+
+    def rest(self, data: bytes) -> None:
+        """Send what `direct` has not taken, before anything else."""
+        assert isinstance(self._transport, TcpTransport)  # the others take all
+        self._transport.rest(data)
 
     async def drained(self) -> None:
         """Wait until the transport takes more; returns at once when the socket is closed."""
@@ -189,7 +200,7 @@ class Stream(asyncio.Protocol):
     def pause_writing(self) -> None:
         """The transport holds enough: what comes now waits here."""
         self._paused = True
-        self.direct = None
+        self._turn_to(None)
         if self._closing is None:
             self._timer = asyncio.get_running_loop().call_later(WRITE_STALL_S, self._slow)
 
@@ -209,10 +220,14 @@ class Stream(asyncio.Protocol):
         if self._closing is not None:
             self._say_goodbye()
         elif not self._paused:
-            self.direct = self._transport.write
+            self._turn_to(direct_of(self._transport))
             self._release()
 
     # Out.
+
+    def _turn_to(self, direct: Callable[[bytes], int | None] | None) -> None:
+        self.direct = direct
+        self._flow.changes += 1
 
     def _send(self, data: bytes) -> None:
         if self._lost or self._transport.is_closing():
@@ -241,7 +256,7 @@ class Stream(asyncio.Protocol):
         """Write nothing further from here on but the close frame."""
         if self._closing is None:
             self._closing = (code, reason)
-            self.direct = None
+            self._turn_to(None)
             self._release()
             if self._timer is not None:
                 self._timer.cancel()

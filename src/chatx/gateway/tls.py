@@ -37,10 +37,13 @@ class TlsListener:
     Args:
         server: Whose greetings they are.
         sock: Bound, and closed by `close`.
+        backlog: Connections that the kernel holds until they are accepted.
         context: The certificate.
     """
 
-    def __init__(self, server: NativeServer, sock: socket, context: SSLContext) -> None:
+    def __init__(self, server: NativeServer, sock: socket, backlog: int, context: SSLContext) -> None:
+        sock.setblocking(False)
+        sock.listen(backlog)
         self._server = server
         self._socket = sock
         self._context = context

@@ -30,6 +30,7 @@ from chatx.gateway.forwarded import Proxies
 from chatx.gateway.greeting import Greeting
 from chatx.gateway.handshake import Authenticate
 from chatx.gateway.http import AsgiApp, HttpExchange, Receive, Scope, Send
+from chatx.gateway.listener import TcpListener
 from chatx.gateway.longpoll import PATH, LongPoll
 from chatx.gateway.session import IDLE_TIMEOUT_S
 from chatx.gateway.stream import Stream
@@ -95,8 +96,7 @@ class NativeServer:
         self.streams: dict[Stream, tuple[Client, Place]] = {}
         self._ssl = ssl
         self._proxies = Proxies(tuple(forwarded_allow_ips))
-        self._servers: list[asyncio.Server] = []
-        self._listeners: list[TlsListener] = []
+        self._listeners: list[TcpListener | TlsListener] = []
         self._empty = asyncio.Event()
 
     @property
@@ -121,18 +121,15 @@ class NativeServer:
 
     async def start(self, sockets: Sequence[socket]) -> None:
         """Serve these listening sockets, until `close`."""
-        loop = asyncio.get_running_loop()
         for each in sockets:
             if each.family in (AF_INET, AF_INET6):
-                # Connections inherit it. A loop sets it only for sockets that name their protocol. Without it a
-                # broadcast behind a reply waits for the client's acknowledgement, which clients put off for 40 ms.
+                # Connections inherit it. Without it a broadcast behind a reply waits for the client's acknowledgement,
+                # which clients put off for 40 ms.
                 each.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
             if self._ssl is None:
-                self._servers.append(await loop.create_server(lambda: Greeting(self), sock=each, backlog=BACKLOG))
+                self._listeners.append(TcpListener(self, each, BACKLOG))
             else:
-                each.listen(BACKLOG)
-                each.setblocking(False)
-                self._listeners.append(TlsListener(self, each, self._ssl))
+                self._listeners.append(TlsListener(self, each, BACKLOG, self._ssl))
 
     async def drain(self, timeout_s: float) -> None:
         """Let no one in, and send everyone away: their frames first, then a close with 1012, a batch at a time.
@@ -165,8 +162,6 @@ class NativeServer:
     async def close(self) -> None:
         """Listen no more, and end every connection that is left."""
         self.draining = self.longpoll.draining = self.closed = True
-        for server in self._servers:
-            server.close()
         for listener in self._listeners:
             await listener.close()
         for greeting in list(self.greetings):
@@ -180,7 +175,6 @@ class NativeServer:
         # What an abort ends is told in the loop's next rounds; it is no matter of time.
         while self.streams or self.exchanges or self.polls or self.greetings:  # noqa: ASYNC110
             await asyncio.sleep(0)
-        self._servers.clear()
         self._listeners.clear()
 
     def lost(self, stream: Stream) -> None:

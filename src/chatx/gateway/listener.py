@@ -1,0 +1,64 @@
+"""Where connections of plain TCP to the native server are accepted; each begins as a greeting."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from socket import socket
+from typing import TYPE_CHECKING, Final
+
+from chatx.gateway.greeting import Greeting
+from chatx.gateway.tcp import LATER, TcpTransport
+
+if TYPE_CHECKING:
+    from chatx.gateway.websocket import NativeServer
+
+logger: logging.Logger = logging.getLogger("chatx")
+
+ACCEPTED_AT_ONCE: Final = 64
+"""Connections accepted before everything else in the loop gets a turn."""
+
+PAUSE_S: Final = 1.0
+"""Seconds until it is tried again where the process has no more files or memory."""
+
+
+class TcpListener:
+    """Accepts connections on one socket, and hands each to a greeting.
+
+    Args:
+        server: Whose greetings they are.
+        sock: Bound, and closed by `close`.
+        backlog: Connections that the kernel holds until they are accepted.
+    """
+
+    def __init__(self, server: NativeServer, sock: socket, backlog: int) -> None:
+        self._server = server
+        self._socket = sock
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        sock.setblocking(False)
+        sock.listen(backlog)
+        self._listen()
+
+    async def close(self) -> None:
+        """Accept no more."""
+        self._loop.remove_reader(self._socket.fileno())
+        if self._timer is not None:
+            self._timer.cancel()
+        self._socket.close()
+
+    def _listen(self) -> None:
+        self._loop.add_reader(self._socket.fileno(), self._accept)
+
+    def _accept(self) -> None:
+        for _ in range(ACCEPTED_AT_ONCE):
+            try:
+                connection, peer = self._socket.accept()
+            except (*LATER, ConnectionAbortedError):
+                return
+            except OSError as error:
+                logger.warning("No connection is accepted for %g s: %s.", PAUSE_S, error)
+                self._loop.remove_reader(self._socket.fileno())
+                self._timer = self._loop.call_later(PAUSE_S, self._listen)
+                return
+            TcpTransport(self._loop, connection, peer, Greeting(self._server))
