@@ -29,6 +29,7 @@ from chatx.gateway.handshake import Authenticate, chosen_subprotocol, handshake_
 from chatx.gateway.longpoll import PATH, LongPoll
 from chatx.gateway.session import CLOSE_GOING_AWAY, IDLE_TIMEOUT_S, Session
 from chatx.gateway.socket import Batch
+from chatx.gateway.uvicorn import Uvicorn, uvicorn_of
 
 if TYPE_CHECKING:
     from chatx.chat import Chat
@@ -104,7 +105,7 @@ class ChatApp:
             try:
                 handshake = handshake_of(scope)
                 version, identity = await self._entrance.admit(hubs, place, handshake, scope["path"])
-                socket = AsgiSocket(send, hubs.engine.config.mailbox_bytes)
+                socket = AsgiSocket(send, hubs.engine.config.mailbox_bytes, uvicorn_of(receive))
                 client = self._entrance.open(hubs, version, identity, handshake, socket)
                 accept = {"type": "websocket.accept", "subprotocol": chosen_subprotocol(handshake)}
                 await self._serve(client, socket, accept, receive, send)
@@ -154,8 +155,9 @@ class AsgiSocket:
     direct: Callable[[bytes], int | None] | None = None
     """ASGI frames the messages itself."""
 
-    def __init__(self, send: Send, limit_bytes: int) -> None:
+    def __init__(self, send: Send, limit_bytes: int, uvicorn: Uvicorn | None = None) -> None:
         self._send = send
+        self._uvicorn = uvicorn
         self._limit_bytes = limit_bytes
         self._loop = asyncio.get_running_loop()
         self._batches: list[Batch] = []
@@ -172,6 +174,10 @@ class AsgiSocket:
     def write(self, batch: Batch) -> None:
         """Send these text messages; over the bound close as slow instead."""
         if self._close is not None:
+            return
+        uvicorn = self._uvicorn
+        if uvicorn is not None and not self._size and uvicorn.writable and uvicorn.open:
+            uvicorn.write(batch.wire)
             return
         waiting = self._size
         self._size += batch.size
@@ -218,12 +224,13 @@ class AsgiSocket:
                 self._watch()
                 batches, self._batches = self._batches, []
                 for batch in batches:
-                    for text in batch.texts:
-                        if self._slow:
-                            break
+                    if self._slow:
+                        break
+                    if self._uvicorn is not None:
                         self._began = now()
-                        await self._send({"type": "websocket.send", "text": text})
-                        self._size -= _bytes(text)
+                        await self._write_past(self._uvicorn, batch)
+                    else:
+                        await self._write_each(batch)
                 if self._batches:
                     continue
                 if self._close is not None:
@@ -240,6 +247,24 @@ class AsgiSocket:
             self.close(CLOSE_GOING_AWAY, "")
             if self._timer is not None:
                 self._timer.cancel()
+
+    async def _write_each(self, batch: Batch) -> None:
+        now = self._loop.time
+        for text in batch.texts:
+            if self._slow:
+                return
+            self._began = now()
+            await self._send({"type": "websocket.send", "text": text})
+            self._size -= _bytes(text)
+
+    async def _write_past(self, uvicorn: Uvicorn, batch: Batch) -> None:
+        await uvicorn.wait_writable()
+        if self._slow:
+            return
+        if not uvicorn.open:
+            raise OSError("the client is gone")
+        uvicorn.write(batch.wire)
+        self._size -= batch.size
 
     def _go(self) -> None:
         wake, self._wake = self._wake, None

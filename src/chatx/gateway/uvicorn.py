@@ -1,0 +1,73 @@
+"""A way past uvicorn's `send`, for whole frames: what a turn of the loop leaves for a socket goes out as one write.
+
+ASGI takes messages one by one, and a server frames each anew and writes it by itself. That is most of what a delivery
+costs, and none of it is needed: a server's frames are the same bytes for every client. uvicorn's protocol for
+WebSockets has everything at hand, and is what `receive` belongs to, also where a framework has wrapped `send`.
+
+Rules:
+1. It is used only where everything that it relies on is there; any other server, and a uvicorn that has changed, gets
+   its messages by `send`.
+2. Nothing is written here before the handshake is answered or after a close, nor while the transport has enough. Those
+   are uvicorn's own conditions.
+3. A frame is written whole or not at all, so that pings and closes, which are uvicorn's, never come into one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from websockets.protocol import OPEN
+
+
+class Uvicorn:
+    """One socket of uvicorn's.
+
+    Args:
+        protocol: uvicorn's, of type `WebSocketsSansIOProtocol`.
+    """
+
+    __slots__ = ("_protocol", "_writable")
+
+    def __init__(self, protocol: Any) -> None:
+        self._protocol = protocol
+        self._writable: asyncio.Event = protocol.writable
+
+    @property
+    def open(self) -> bool:
+        """Whether frames may be written at all."""
+        protocol = self._protocol
+        return (
+            protocol.handshake_complete
+            and not protocol.close_sent
+            and protocol.conn.state is OPEN
+            and not protocol.transport.is_closing()
+        )
+
+    @property
+    def writable(self) -> bool:
+        """Whether the transport takes more."""
+        return self._writable.is_set()
+
+    async def wait_writable(self) -> None:
+        """Wait until the transport takes more."""
+        await self._writable.wait()
+
+    def write(self, wire: bytes) -> None:
+        """Write whole frames; they go out uncompressed, also where compression was agreed on, as RFC 7692 allows."""
+        self._protocol.transport.write(wire)
+
+
+def uvicorn_of(receive: Callable[..., Any]) -> Uvicorn | None:
+    """Return the way past uvicorn's `send` for the connection that this `receive` belongs to, or None."""
+    protocol: Any = getattr(receive, "__self__", None)
+    if type(protocol).__name__ != "WebSocketsSansIOProtocol" or not type(protocol).__module__.startswith("uvicorn."):
+        return None
+    try:
+        way = Uvicorn(protocol)
+        # Each is asked once, so that whatever is not there shows here and not amid a room's fan-out.
+        known = isinstance(protocol.writable, asyncio.Event) and not way.open and callable(protocol.transport.write)
+    except AttributeError:
+        return None
+    return way if known else None
