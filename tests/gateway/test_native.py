@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
+import time
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,19 @@ from chatx.gateway.websocket import NativeServer
 from tests.gateway.fakes import chatx_tasks
 from tests.gateway.loops import on_each_loop
 from tests.gateway.phoenix_peer import raw_frame
-from tests.gateway.raw_peer import HANDSHAKE, answer, client_tls, close_code, masked, opened, raw, server_tls
+from tests.gateway.raw_peer import (
+    CLOSE,
+    HANDSHAKE,
+    answer,
+    client_tls,
+    close_code,
+    masked,
+    next_frame,
+    opened,
+    pushed,
+    raw,
+    server_tls,
+)
 from tests.gateway.real_client import real_client, until
 from tests.gateway.servers import named, native
 
@@ -223,6 +236,61 @@ async def test_a_drain_lets_everything_out_before_it_sends_away() -> None:
                     await client.wait_for(lambda _: False)
                 assert client.connection.close_code == 1012
         assert server.connections == 0
+
+
+async def test_what_is_published_in_the_turn_in_which_a_drain_begins_comes_before_the_close() -> None:
+    async with Chat() as chat, native(chat) as (server, port), real_client(port, "ada") as ada:
+        await ada.ask("room:a", "phx_join")
+        await ada.wait_for(lambda each: each.event == "presence_state")
+        # A send in which nothing waits does not give way to the loop.
+        await chat.send_message("a", "eve", "last words")
+        await server.drain(5)
+        assert [each["content"] for each in await ada.wait_for_messages(1)] == ["last words"]
+        with pytest.raises(ConnectionClosed):
+            await ada.wait_for(lambda _: False)
+        assert ada.connection.close_code == 1012
+
+
+async def test_a_drain_sends_away_in_batches_and_tells_those_who_stay_of_nobody_who_goes() -> None:
+    seen: list[int] = []
+    async with Chat() as chat, native(chat) as (server, port), contextlib.AsyncExitStack() as stack:
+        peers = [await stack.enter_async_context(opened(port, b"user%d" % number)) for number in range(120)]
+        for number, (_, writer) in enumerate(peers):
+            writer.write(pushed(f"room:{number % 12}", "phx_join", {}))
+        await until(lambda: chat.statistics().members == 120)
+
+        async def watch() -> None:
+            while len(server.streams):
+                seen.append(server.sockets_closed.get(1012, 0))
+                await asyncio.sleep(0)
+
+        async def read(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> list[bytes]:
+            frames = [b""]
+            while (frame := await next_frame(reader))[0] != 0x88:
+                frames.append(frame[1])
+            assert int.from_bytes(frame[1][:2]) == 1012
+            writer.write(CLOSE)
+            writer.close()
+            return frames
+
+        *read_by_all, _, _ = await asyncio.gather(*(read(*peer) for peer in peers), watch(), server.drain(5))
+
+    assert sorted(set(seen)) == [0, 40, 80, 120]
+    assert not [frame for frames in read_by_all for frame in frames if b'"leaves":{"' in frame]
+
+
+async def test_a_drain_whose_time_is_over_amid_its_batches_cuts_off_the_rest() -> None:
+    async with Chat() as chat, native(chat) as (server, port), contextlib.AsyncExitStack() as stack:
+        for number in range(60):
+            await stack.enter_async_context(opened(port, b"user%d" % number))
+
+        async def hold_up_the_loop() -> None:
+            while not server.sockets_closed.get(1012):
+                await asyncio.sleep(0)
+            time.sleep(0.4)  # noqa: ASYNC251  # this is the fault
+
+        await asyncio.gather(server.drain(0.3), hold_up_the_loop())
+        assert (server.sockets_closed[1012], server.connections) == (30, 0)
 
 
 async def test_a_drain_does_not_wait_longer_than_it_may_for_whoever_does_not_answer() -> None:

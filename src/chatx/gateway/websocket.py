@@ -149,6 +149,9 @@ class NativeServer:
         steps = max(1, min(math.ceil(len(waiting) / 50), int(timeout_s / 2 / _STEP_S)))
         size = max(1, math.ceil(len(waiting) / steps))
         for start in range(0, len(waiting), size):
+            if start and loop.time() >= ends:
+                break
+            self.entrance.flush()
             for session in waiting[start : start + size]:
                 session.cut(CLOSE_RESTART, "restarting")
             await asyncio.sleep(random.uniform(0.5, 1.5) * _STEP_S)
@@ -159,6 +162,8 @@ class NativeServer:
                     await self._empty.wait()
             except TimeoutError:
                 break
+        for session in self.longpoll.sessions:
+            session.cut(CLOSE_RESTART, "restarting")
         for stream in list(self.streams):
             stream.abort()
 
