@@ -21,6 +21,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from chatx.cli import main
+from chatx.gateway.greeting import MAX_EXCHANGES
 from tests.gateway.real_client import RealClient, real_client
 from tests.process import ENVIRONMENT, Served, run, serve
 
@@ -282,6 +283,21 @@ async def test_operators_see_health_figures_and_rooms() -> None:
             assert ask(server, "/rooms/none", ADMIN)[0] == 404
         assert ask(server, "/")[0] == 404
         assert ask(server, "/rooms", ADMIN, "POST")[0] == 405
+
+
+@pytest.mark.process
+async def test_health_is_told_whatever_else_is_asked() -> None:
+    with serve("--insecure-user-param") as server:
+        async with contextlib.AsyncExitStack() as stack:
+            for _ in range(MAX_EXCHANGES):
+                _, writing = await asyncio.open_connection("localhost", server.port)
+                stack.callback(writing.close)
+                writing.write(b"POST /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n")
+            async with asyncio.timeout(10):
+                while (await asyncio.to_thread(ask, server, "/metrics"))[0] != 503:
+                    pass
+            assert (await asyncio.to_thread(ask, server, "/healthz"))[0] == 200
+            assert (await asyncio.to_thread(ask, server, "/readyz"))[0] == 200
 
 
 @pytest.mark.process

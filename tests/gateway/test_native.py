@@ -285,7 +285,7 @@ async def test_a_drain_whose_time_is_over_amid_its_batches_cuts_off_the_rest() -
             await stack.enter_async_context(opened(port, b"user%d" % number))
 
         async def hold_up_the_loop() -> None:
-            while not server.sockets_closed.get(1012):
+            while not server.sockets_closed.get(1012):  # noqa: ASYNC110  # there is no event for it
                 await asyncio.sleep(0)
             time.sleep(0.4)  # noqa: ASYNC251  # this is the fault
 

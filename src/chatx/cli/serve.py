@@ -108,7 +108,7 @@ def run(options: argparse.Namespace) -> int:
         from chatx.chat import Chat
         from chatx.cli.identity import identity_source
         from chatx.gateway.metrics import Metrics
-        from chatx.gateway.operations import operations
+        from chatx.gateway.operations import HEALTH, operations
         from chatx.gateway.websocket import NativeServer
     except ModuleNotFoundError as error:
         return fail(
@@ -140,6 +140,7 @@ def run(options: argparse.Namespace) -> int:
                 chat,
                 authenticate=authenticate,
                 origins=tuple(options.origin),
+                health=HEALTH,
                 ssl=tls,
                 forwarded_allow_ips=options.forwarded_allow_ips,
             )

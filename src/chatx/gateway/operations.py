@@ -19,7 +19,7 @@ from collections.abc import Callable
 from heapq import nsmallest
 from http import HTTPStatus
 from itertools import islice
-from typing import Any
+from typing import Any, Final
 
 from msgspec import json
 from starlette.requests import Request
@@ -37,6 +37,9 @@ ROOMS_AT_ONCE = 1000
 
 MEMBERS_AT_ONCE = 1000
 """Memberships in a room that an answer names at most, of one user or of many; `members` counts all users."""
+
+HEALTH: Final = ("/healthz", "/readyz")
+"""What is to be answered however much else is asked, or whoever watches over the server takes it for dead."""
 
 _BEARER = "bearer "
 

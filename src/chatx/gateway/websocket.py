@@ -55,6 +55,7 @@ class NativeServer:
         origins: Origins besides the page's own that may connect, such as `https://example.org`; `*` is all.
         path: Where the socket is; clients connect to `<path>/websocket`, or poll at `<path>/longpoll`.
         http: An ASGI application for every other request.
+        health: Paths of it that are answered however many other requests are under way.
         ssl: TLS, or None.
         forwarded_allow_ips: Addresses and networks of proxies whose `X-Forwarded-For` and `-Proto` are believed.
         idle_timeout_s: Seconds of silence after which a socket is closed.
@@ -76,6 +77,7 @@ class NativeServer:
         origins: tuple[str, ...] = (),
         path: str = "/socket",
         http: Callable[[Any, Any, Any], Awaitable[None]] | None = None,
+        health: tuple[str, ...] = (),
         ssl: SSLContext | None = None,
         forwarded_allow_ips: tuple[str, ...] = (),
         idle_timeout_s: float = IDLE_TIMEOUT_S,
@@ -93,6 +95,7 @@ class NativeServer:
         self.polls: set[HttpExchange] = set()
         self.longpoll: LongPoll = LongPoll(self.entrance)
         self.streams: dict[Stream, tuple[Client, Place]] = {}
+        self._health = frozenset(health)
         self._ssl = ssl
         self._proxies = Proxies(tuple(forwarded_allow_ips))
         self._servers: list[asyncio.Server] = []
@@ -204,6 +207,10 @@ class NativeServer:
     def is_poll(self, target: str) -> bool:
         """Return whether a request is one of long-polling."""
         return path_of(target)[0] == self.path + PATH
+
+    def is_health(self, target: str) -> bool:
+        """Return whether a request asks for the server's health."""
+        return path_of(target)[0] in self._health
 
     def read(self, exchange: HttpExchange, target: str) -> None:
         """Count a request that is read: one of long-polling is not among the others, since it may wait."""
