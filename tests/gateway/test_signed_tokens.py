@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from chatx import ConfigError, Identity, InvalidMessage
 from chatx.gateway.handshake import Handshake
-from chatx.gateway.tokens import SignedTokens, sign
+from chatx.gateway.tokens import LEEWAY_S, SignedTokens, sign
 
 SECRET = "0123456789abcdef0123456789abcdef"
 LATER = int(time.time()) + 3600
@@ -78,6 +78,10 @@ def test_a_token_comes_by_the_subprotocol_the_header_or_the_parameter_in_this_or
         {"sub": "alice", "exp": float("nan")},
         {"sub": "alice", "exp": 10**400},
         {"sub": "alice", "nbf": LATER},
+        {"sub": "alice", "nbf": None},
+        {"sub": "alice", "nbf": "0"},
+        {"sub": "alice", "nbf": True},
+        {"sub": "alice", "nbf": float("nan")},
         {"sub": "alice", "aud": "another-server"},
         {"sub": "alice", "rooms": "a"},
         {"sub": "alice", "rooms": {"a": 1}},
@@ -92,6 +96,19 @@ def test_a_token_comes_by_the_subprotocol_the_header_or_the_parameter_in_this_or
 )
 def test_claims_that_are_not_understood_let_nobody_in(claims: Any) -> None:
     assert who(shown(signed(claims))) is None
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {"iat": LATER},
+        {"iat": "yesterday"},
+        {"nbf": int(time.time()) - 1},
+        {"nbf": time.time() + LEEWAY_S / 2},
+    ],
+)
+def test_a_signer_whose_clock_is_a_little_ahead_lets_in(claims: Any) -> None:
+    assert who(shown(signed({"sub": "alice", **claims}))) == Identity("alice")
 
 
 def test_only_this_secret_and_this_algorithm_count() -> None:

@@ -2,9 +2,9 @@
 
     chat.asgi(authenticate=SignedTokens(secret))
 
-A token is a JWT with HS256, whose claims are `sub` (the user id), `exp` (Unix time in seconds) and `rooms` (ids, or
-`prefix*`). It comes as the subprotocol of phoenix.js (`authToken`), as `Authorization: Bearer`, or as the parameter
-`token`, in this order; the last one reaches logs. Source: RFC 7519.
+A token is a JWT with HS256, whose claims are `sub` (the user id), `exp` and `nbf` (Unix time in seconds) and `rooms`
+(ids, or `prefix*`). It comes as the subprotocol of phoenix.js (`authToken`), as `Authorization: Bearer`, or as the
+parameter `token`, in this order; the last one reaches logs. Source: RFC 7519.
 
 Rules:
 1. What cannot be understood is refused: a claim of the wrong type lets nobody in, and into nothing.
@@ -29,6 +29,9 @@ ALGORITHM = "HS256"
 
 SECRET_BYTES = 32
 """Bytes that a secret should have: with fewer, whoever has one token can guess it. Source: RFC 7518, section 3.2."""
+
+LEEWAY_S = 10.0
+"""Seconds that the clock of whoever signs may be ahead, where a token says from when it is valid."""
 
 PARAM = "token"
 _BEARER = "bearer "
@@ -75,7 +78,10 @@ class SignedTokens:
             logger.info("A handshake came without a token.")
             return None
         try:
-            claims = jwt.decode(token, self._secret, [ALGORITHM], {"require": ["sub"]})
+            # `nbf` is looked at below, with a leeway that `exp` is not given; when it was made says nothing.
+            claims = jwt.decode(
+                token, self._secret, [ALGORITHM], {"require": ["sub"], "verify_iat": False, "verify_nbf": False}
+            )
             return _identity(claims)
         # Besides its own errors it lets through what decoding a hostile JSON raises.
         except (jwt.PyJWTError, ChatError, ValueError, RecursionError) as error:
@@ -98,6 +104,10 @@ def _token(handshake: Handshake) -> str | None:
 
 
 def _identity(claims: dict[str, Any]) -> Identity:
+    since = claims.get("nbf", 0)
+    # Not a number is at no time, and nothing is before it.
+    if isinstance(since, bool) or not isinstance(since, (int, float)) or not since <= time.time() + LEEWAY_S:
+        raise ConfigError("The claim `nbf` is no time, or is still to come.")
     rooms = claims.get("rooms")
     if rooms is not None and not isinstance(rooms, list):
         raise ConfigError("The claim `rooms` is no list of texts.")
