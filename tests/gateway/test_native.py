@@ -273,7 +273,9 @@ async def test_a_drain_sends_away_in_batches_and_tells_those_who_stay_of_nobody_
             writer.close()
             return frames
 
-        *read_by_all, _, _ = await asyncio.gather(*(read(*peer) for peer in peers), watch(), server.drain(5))
+        reading = [asyncio.create_task(read(*peer)) for peer in peers]
+        await asyncio.gather(watch(), server.drain(5))
+        read_by_all = await asyncio.gather(*reading)
 
     assert sorted(set(seen)) == [0, 40, 80, 120]
     assert not [frame for frames in read_by_all for frame in frames if b'"leaves":{"' in frame]

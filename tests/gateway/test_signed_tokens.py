@@ -134,6 +134,18 @@ def test_no_body_raises_even_where_it_is_signed(body: bytes) -> None:
     assert who(shown(jwt.api_jws.encode(body, SECRET, "HS256"))) is None
 
 
+@pytest.mark.parametrize(
+    "secret, named",
+    [("\udcff" * 32, "UTF-8"), ("-----BEGIN PUBLIC KEY-----\nMFkw\n-----END PUBLIC KEY-----\n", "key")],
+    ids=["no UTF-8", "a key"],
+)
+def test_a_secret_that_can_be_none_is_refused_at_once(secret: str, named: str) -> None:
+    for use in (SignedTokens, lambda given: sign(given, Identity("alice"))):
+        with pytest.raises(ConfigError, match=named) as refused:
+            use(secret)
+        assert "MFkw" not in str(refused.value)
+
+
 def test_without_a_secret_there_is_nothing_to_trust() -> None:
     for secret in ("", None):
         with pytest.raises(ConfigError, match="secret"):

@@ -20,7 +20,7 @@ from chatx.cli.command import command, configuration, fail, port
 from chatx.cli.ending import LEAST_S, LEFT_S, Ending, close_loop, threads_left
 from chatx.cli.listening import CannotListen, listening
 from chatx.cli.logs import FORMATS, LEVELS, log_to
-from chatx.cli.store import store_of
+from chatx.cli.store import named, store_of
 from chatx.errors import ChatError, ConfigError
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def run(options: argparse.Namespace) -> int:
     """Serve until a signal."""
     try:
         from chatx.chat import Chat
-        from chatx.cli.identity import identity_source
+        from chatx.cli.identity import admin_token, identity_source
         from chatx.gateway.metrics import Metrics
         from chatx.gateway.operations import HEALTH, operations
         from chatx.gateway.websocket import NativeServer
@@ -132,7 +132,7 @@ def run(options: argparse.Namespace) -> int:
                 try:
                     store = store_of(options.store)
                 except ConfigError as error:
-                    raise ConfigError(f"--store {options.store}: {error.reason}") from error
+                    raise ConfigError(f"--store {named(options.store)}: {error.reason}") from error
                 stack.callback(_close, store, ending)
                 config = replace(config, persistence=store)
             chat = Chat(config=config)
@@ -148,7 +148,7 @@ def run(options: argparse.Namespace) -> int:
                 chat,
                 Metrics(chat, server),
                 ready=lambda: not server.draining,
-                admin_token=os.environ.get("CHATX_ADMIN_TOKEN"),
+                admin_token=admin_token(os.environ.get("CHATX_ADMIN_TOKEN", "")),
             )
         except CannotListen as error:
             return fail(str(error), 1)
@@ -230,8 +230,15 @@ def _tls(options: argparse.Namespace) -> ssl.SSLContext | None:
     if options.tls_cert is None or options.tls_key is None:
         raise ConfigError("TLS needs both files; give --tls-cert and --tls-key.")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+
+    def passphrase() -> str:
+        # Without this the library would ask for it, on the terminal that a service does not have.
+        raise ConfigError(
+            f"--tls-key {options.tls_key} has a passphrase, which nobody is there to give; give a key without."
+        )
+
     try:
-        context.load_cert_chain(options.tls_cert, options.tls_key)
+        context.load_cert_chain(options.tls_cert, options.tls_key, passphrase)
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
         raise ConfigError(
             f"--tls-cert {options.tls_cert} --tls-key {options.tls_key}: {error}; give a PEM certificate and its key."

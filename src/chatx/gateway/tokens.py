@@ -45,7 +45,7 @@ def sign(secret: str, identity: Identity) -> str:
         identity: Who, until when, and for which rooms.
 
     Raises:
-        ConfigError: The secret is empty.
+        ConfigError: The secret is empty, no UTF-8, or looks like a key of another kind.
         InvalidMessage: A room is neither an id nor a `prefix*`.
     """
     _check(secret)
@@ -64,7 +64,7 @@ class SignedTokens:
         secret: Known to whoever signs; `SECRET_BYTES` bytes or more.
 
     Raises:
-        ConfigError: The secret is empty.
+        ConfigError: The secret is empty, no UTF-8, or looks like a key of another kind.
     """
 
     def __init__(self, secret: str) -> None:
@@ -90,8 +90,16 @@ class SignedTokens:
 
 
 def _check(secret: str) -> None:
+    wanted = f"give text of {SECRET_BYTES} bytes or more, known to nobody else"
     if not isinstance(secret, str) or not secret:
-        raise ConfigError(f"The secret is empty; give text of {SECRET_BYTES} bytes or more, known to nobody else.")
+        raise ConfigError(f"The secret is empty; {wanted}.")
+    try:
+        jwt.get_algorithm_by_name(ALGORITHM).prepare_key(secret)
+    except UnicodeEncodeError:
+        raise ConfigError(f"The secret is no UTF-8; {wanted}.") from None
+    except jwt.InvalidKeyError:
+        # Whoever verifies by a public key may be shown one signed with its text, which everybody knows.
+        raise ConfigError(f"The secret is a key or a certificate of another kind; {wanted}.") from None
 
 
 def _token(handshake: Handshake) -> str | None:
