@@ -347,6 +347,15 @@ async def test_adapters_of_the_configuration_are_found_in_the_current_folder(tmp
                 assert reply.payload["response"]["code"] == code
 
 
+@pytest.mark.process
+async def test_files_of_the_current_folder_do_not_take_the_place_of_modules_that_are_installed(tmp_path: Path) -> None:
+    for name in ("resource", "uvloop", "jwt", "starlette"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('taken from the wrong place')")
+    script = Path(sys.executable).parent / "chatx"
+    with serve("--insecure-user-param", cwd=tmp_path, command=[str(script)]) as server:
+        assert ask(server, "/readyz")[0] == 200
+
+
 ADAPTERS = """
 class Auth:
     def authorize(self, user_id, room_id, action):
