@@ -322,6 +322,27 @@ async def test_other_requests_go_to_the_application_and_its_failures_stay_there(
         await until(lambda: not server.exchanges)
 
 
+@pytest.mark.parametrize(
+    "said, code",
+    [
+        (masked(Opcode.BINARY, b"x" * 70_000), 1009),
+        (b"\xff" * 20, 1002),
+        (masked(Opcode.CLOSE, (999).to_bytes(2)), 1002),
+        (masked(Opcode.PING, b"") * 100, 1008),
+        (CLOSE, None),
+    ],
+    ids=["too large", "no frame", "no code", "pings", "its own"],
+)
+async def test_every_close_from_this_side_is_counted_once_and_none_of_the_peers(said: bytes, code: int | None) -> None:
+    async with Chat() as chat, native(chat) as (server, port), opened(port) as (reader, writer):
+        writer.write(said)
+        assert await close_code(reader) == (code or 1000)
+        writer.write(CLOSE * 2)
+        writer.close()
+        await until(lambda: not server.connections)
+        assert server.sockets_closed == ({} if code is None else {code: 1})
+
+
 async def test_requests_under_way_are_bounded_and_each_gives_its_place_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(greeting, "MAX_EXCHANGES", 1)
     request = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n"
