@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from chatx.cli import main, serve
-from chatx.cli.ending import Ending, close_loop, threads_left
+from chatx.cli.ending import Ending, close_loop
 from tests import process
 from tests.gateway.real_client import real_client
 
@@ -210,17 +210,20 @@ def test_a_loop_is_closed_though_a_task_does_not_heed_its_cancellation() -> None
     tasks[0]._log_destroy_pending = False
 
 
-def test_threads_that_python_would_wait_for_are_counted() -> None:
+def test_threads_begun_since_that_python_would_wait_for_are_counted() -> None:
     go = threading.Event()
+    own = threading.Thread(target=go.wait)
+    own.start()
+    ending = Ending()
     threads = [threading.Thread(target=go.wait, daemon=daemon) for daemon in (True, False, False)]
-    before = threads_left(0)
     for each in threads:
         each.start()
 
-    assert threads_left(0.01) - before == 2
+    assert ending.threads_left(0.01) == 2
     go.set()
-    assert threads_left(10) == before
-    threads[0].join()
+    assert ending.threads_left(10) == 0
+    for each in (own, *threads):
+        each.join()
 
 
 def test_a_store_that_is_busy_does_not_hold_up_the_end(caplog: pytest.LogCaptureFixture) -> None:

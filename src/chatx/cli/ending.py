@@ -36,6 +36,8 @@ class Ending:
         self.status: int = 1
         self._timer: threading.Timer | None = None
         self._at = 0.0
+        # A program that calls the command has threads of its own.
+        self._before = set(threading.enumerate())
 
     @property
     def left(self) -> float:
@@ -54,6 +56,14 @@ class Ending:
         """Leave the process to itself."""
         if self._timer is not None:
             self._timer.cancel()
+
+    def threads_left(self, timeout_s: float) -> int:
+        """Return how many threads Python would wait for at its end, of those begun since, after so many seconds."""
+        ends = time.monotonic() + timeout_s
+        begun = [each for each in threading.enumerate() if not each.daemon and each not in self._before]
+        for each in begun:
+            each.join(max(0.0, ends - time.monotonic()))
+        return sum(each.is_alive() for each in begun)
 
     def _end(self) -> None:
         if self.status:
@@ -82,12 +92,3 @@ def close_loop(loop: asyncio.AbstractEventLoop, timeout_s: float) -> int:
         loop.set_exception_handler(lambda *_: None)
     loop.close()
     return hung
-
-
-def threads_left(timeout_s: float) -> int:
-    """Return how many threads Python would wait for at its end, after so many seconds for them to end."""
-    ends = time.monotonic() + timeout_s
-    others = [each for each in threading.enumerate() if not each.daemon and each is not threading.current_thread()]
-    for each in others:
-        each.join(max(0.0, ends - time.monotonic()))
-    return sum(each.is_alive() for each in others)

@@ -17,7 +17,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from chatx.cli.command import command, configuration, fail, port
-from chatx.cli.ending import LEAST_S, LEFT_S, Ending, close_loop, threads_left
+from chatx.cli.ending import LEAST_S, LEFT_S, Ending, close_loop
 from chatx.cli.listening import CannotListen, listening
 from chatx.cli.logs import FORMATS, LEVELS, log_to
 from chatx.cli.store import named, store_of
@@ -157,24 +157,23 @@ def run(options: argparse.Namespace) -> int:
         _raise_open_files()
         loop = _loop_factory()()
         try:
-            status = loop.run_until_complete(_serve(chat, server, sockets, ending, tls=tls is not None))
+            status = loop.run_until_complete(_serve(chat, server, sockets, "http" if tls is None else "https", ending))
         finally:
             hung = close_loop(loop, LEFT_S / 2)
-    hung += threads_left(LEFT_S / 2)
+    hung += ending.threads_left(LEFT_S / 2)
     if hung:
-        logger.error("%d tasks and threads of adapters did not end and are left behind.", hung)
+        logger.error("Tasks and threads of adapters that did not end and are left behind: %d.", hung)
         ending.within(min(LEFT_S, max(0.0, ending.left)))
     else:
         ending.cancel()
     return status
 
 
-async def _serve(chat: Chat, server: NativeServer, sockets: list[socket.socket], ending: Ending, *, tls: bool) -> int:
+async def _serve(chat: Chat, server: NativeServer, sockets: list[socket.socket], scheme: str, ending: Ending) -> int:
     loop = asyncio.get_running_loop()
     signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
     for each in _SIGNALS:
         loop.add_signal_handler(each, signals.put_nowait, each)
-    scheme = "https" if tls else "http"
     for listens in sockets:
         logger.info("Listening on %s://%s", scheme, _shown(listens))
     await chat.start()
