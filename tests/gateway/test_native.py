@@ -17,7 +17,7 @@ from websockets.frames import Frame, Opcode
 from chatx.chat import Chat
 from chatx.core.rate_limit import RateLimit
 from chatx.errors import ConfigError
-from chatx.gateway import greeting, stream
+from chatx.gateway import greeting, stream, websocket
 from chatx.gateway.forwarded import Proxies
 from chatx.gateway.session import PENDING_PUSHES
 from chatx.gateway.websocket import NativeServer
@@ -279,6 +279,26 @@ async def test_a_drain_sends_away_in_batches_and_tells_those_who_stay_of_nobody_
 
     assert sorted(set(seen)) == [0, 40, 80, 120]
     assert not [frame for frames in read_by_all for frame in frames if b'"leaves":{"' in frame]
+
+
+async def test_whoever_is_not_sent_away_yet_is_refused_a_join_while_the_server_drains(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(websocket, "_STEP_S", 10.0)  # it holds on between its two batches
+    async with Chat() as chat, native(chat) as (server, port), contextlib.AsyncExitStack() as stack:
+        peers = {
+            b"user%d" % number: await stack.enter_async_context(opened(port, b"user%d" % number))
+            for number in range(60)
+        }
+        draining = asyncio.create_task(server.drain(60))
+        await until(lambda: bool(server.sockets_closed.get(1012)))
+        stays = next(client for client, _ in server.streams.values() if not client.session._ended)
+        reader, writer = peers[stays.user_id.encode()]
+        writer.write(pushed("room:a", "phx_join", {}))
+        _, reply = await next_frame(reader)
+        assert b'"code":"room_unavailable"' in reply
+        assert chat.statistics().rooms == 0
+        draining.cancel()
 
 
 async def test_a_drain_whose_time_is_over_amid_its_batches_cuts_off_the_rest() -> None:
