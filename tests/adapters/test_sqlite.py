@@ -255,6 +255,34 @@ def test_a_locked_file_is_a_failure_that_leaves_nothing_behind(
     assert persistence.load_messages("general", limit=10) == [message(1)]
 
 
+def test_closing_waits_for_the_one_call_that_has_begun_and_not_for_those_behind_it(
+    opened: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "_BUSY_S", 0.3)
+    store = opened()
+    failed: list[BaseException] = []
+
+    def save() -> None:
+        try:
+            store.save_messages([message(1)])
+        except (sqlite3.Error, RuntimeError) as error:
+            failed.append(error)
+
+    with contextlib.closing(sqlite3.connect(tmp_path / "chat.db", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with store._lock:  # held by a call that has begun
+            threads = [threading.Thread(target=save) for _ in range(8)]
+            closing = threading.Thread(target=store.close)
+            for each in (*threads, closing):
+                each.start()
+            while not store._closing:
+                pass
+        for each in (*threads, closing):
+            each.join()
+    assert [str(error) for error in failed if "is closed" not in str(error)] == []
+    assert len(failed) == 8
+
+
 def test_a_full_disk_saves_all_or_nothing(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[sqlite3.Connection] = []
     connect = sqlite3.connect

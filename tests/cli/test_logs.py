@@ -79,6 +79,14 @@ def test_a_record_is_one_line_whatever_is_in_it(text: str) -> None:
         "authorization: bearer opaque-text-of-a-token",
         "base64url.bearer.phx.b3BhcXVlLXRleHQtb2YtYS10b2tlbg",
         f"somebody said {TOKEN} aloud",
+        "AUTHORIZATION: BEARER opaque-text-of-a-token",
+        "authorization: bearer  opaque-text-of-a-token",
+        "GET /socket/longpoll?authorization=bearer%20opaque-text-of-a-token&x=1",
+        "GET /socket/websocket?TOKEN=opaque-text-of-a-token",
+        "x-phoenix-authtoken: opaque-text-of-a-token",
+        "(b'X-Phoenix-AuthToken', b'opaque-text-of-a-token')",
+        "{'x-phoenix-longpoll-token': 'opaque-text-of-a-token'}",
+        f"it polls with chatx-lp.{'opaque-text' + 'x' * 32}.7 now",
     ],
 )
 def test_tokens_are_not_written(message: str) -> None:
@@ -93,9 +101,74 @@ def test_a_traceback_follows_for_a_person_and_is_a_field_for_a_machine_and_both_
     human, machine = Human().format(failed()), json.loads(Json().format(failed()))
 
     assert human.splitlines()[0].endswith("warning  It failed.")
-    assert human.splitlines()[-1] == "ValueError: \\x1b[2Jit was [redacted]"
+    assert human.splitlines()[-1] == "  | ValueError: \\x1b[2Jit was [redacted]"
     assert machine["message"] == "It failed."
-    assert machine["error"].splitlines()[-1] == human.splitlines()[-1]
+    assert machine["error"].splitlines()[-1] == "ValueError: \\x1b[2Jit was [redacted]"
+
+
+def test_a_traceback_is_told_from_records_by_what_each_of_its_lines_begins_with() -> None:
+    try:
+        raise ValueError("oh\n08:31:02 info     Forged.\r\n08:31:03 info     Forged.\u2028Forged.")
+    except ValueError as error:
+        made = record("It failed.")
+        made.exc_info = (type(error), error, error.__traceback__)
+    first, *rest = Human().format(made).splitlines()
+
+    assert first.endswith("It failed.")
+    assert len(rest) > 3
+    assert [line for line in rest if not line.startswith("  | ")] == []
+
+
+def test_what_extra_brings_is_clean_and_takes_no_fields_place() -> None:
+    extra = {
+        "level": "info",
+        "time": "never",
+        "error": "none",
+        "path": f"/socket?token={TOKEN}",
+        "user": "a\ud800b\nc",
+        "more": {"deep": [f"Bearer {TOKEN}", 1.5, None, True], "k\udc80": {"x": "\x1b[2J"}},
+        "thing": ValueError(f"with {TOKEN}"),
+        "data": b"\xff",
+        "nan": float("nan"),
+        "loop": [],
+    }
+    extra["loop"].append(extra["loop"])  # type: ignore[attr-defined]
+    made = failed()
+    vars(made).update(extra)
+    line = Json().format(made)
+    said = json.loads(line)
+
+    assert TOKEN not in line
+    assert len(line.splitlines()) == 1
+    assert (said["level"], said["message"], said["logger"]) == ("warning", "It failed.", "chatx")
+    assert said["time"] != "never"
+    assert "ValueError" in said["error"]
+    assert said["path"] == "/socket?token=[redacted]"
+    assert said["user"] == "a\\ud800b\\nc"
+    assert said["more"]["deep"] == ["Bearer [redacted]", 1.5, None, True]
+    assert said["thing"] == "with [redacted]"
+
+
+@given(
+    st.dictionaries(
+        st.from_regex(r"x[a-z]{0,3}", fullmatch=True),
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(),
+            lambda inner: st.lists(inner) | st.dictionaries(st.text() | st.integers(), inner) | st.tuples(inner),
+            max_leaves=5,
+        ),
+    )
+)
+def test_no_value_of_extra_raises(extra: dict[str, object]) -> None:
+    line = Json().format(record("It is so.", **extra))
+    assert set(extra) <= set(json.loads(line))
+    assert len(line.splitlines()) == 1
+
+
+@pytest.mark.parametrize("mark", ["\u200e", "\u200f", "\u061c", "\u202e", "\u2066"])
+def test_what_turns_text_around_is_escaped(mark: str) -> None:
+    for line in (Human().format(record("a%sb", mark)), Json().format(record("a%sb", mark))):
+        assert mark not in line
 
 
 def test_on_a_terminal_a_warning_has_its_colour_and_a_message_brings_none_of_its_own() -> None:

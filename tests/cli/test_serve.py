@@ -9,7 +9,6 @@ import json
 import resource
 import signal
 import ssl
-import subprocess
 import sys
 import urllib.error
 import urllib.request
@@ -17,12 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives import serialization
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from chatx.cli import main
+from chatx.gateway.greeting import MAX_EXCHANGES
 from tests.gateway.real_client import RealClient, real_client
-from tests.process import ENVIRONMENT, Served, run, serve
+from tests.process import Served, run, serve
 
 SECRET = "0123456789abcdef0123456789abcdef"
 ADMIN = "admin-token-of-this-test"
@@ -159,25 +160,12 @@ async def test_a_second_signal_ends_it_at_once_and_says_so() -> None:
 @pytest.mark.process
 def test_it_raises_its_limit_of_open_files() -> None:
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    few = subprocess.run(
-        ["bash", "-c", 'ulimit -S -n 64; exec "$@"', "bash", sys.executable, "-c", READS_LIMIT],
-        capture_output=True,
-        text=True,
-        timeout=20,
-        check=True,
-        env=ENVIRONMENT,
-    )
+    limited = ["bash", "-c", 'ulimit -S -n 64; exec "$@"', "bash", sys.executable, "-m", "chatx"]
+    with serve("--insecure-user-param", command=limited) as server:
+        figures = ask(server, "/metrics")[1]
 
-    assert few.stdout.split() == ["64", str(hard)]
-
-
-READS_LIMIT = """
-import resource
-from chatx.cli.serve import _raise_open_files
-print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
-_raise_open_files()
-print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
-"""
+    (said,) = [line.split()[1] for line in figures.splitlines() if line.startswith("process_max_fds ")]
+    assert float(said) == hard > 64
 
 
 # Who gets in
@@ -248,6 +236,26 @@ async def test_to_develop_a_page_that_has_its_own_name_for_this_machine_does_not
 
 
 @pytest.mark.process
+async def test_to_develop_nobody_comes_in_through_a_proxy() -> None:
+    with serve("--insecure-user-param") as server:
+        for name in ("X-Forwarded-For", "Forwarded", "X-Forwarded-Host", "X-Real-IP", "Via"):
+            with pytest.raises(InvalidStatus) as refused:
+                async with real_client(server.port, "ada", additional_headers={name: "for=192.0.2.1"}):
+                    pass
+            assert refused.value.response.status_code == 403
+
+
+@pytest.mark.process
+def test_white_space_around_the_admin_token_is_no_part_of_it_and_a_short_one_is_warned_of() -> None:
+    with serve("--insecure-user-param", CHATX_ADMIN_TOKEN=" s3cret\n") as server:
+        assert ask(server, "/rooms", "s3cret")[0] == 200
+        _, output = server.stop()
+    (said,) = [each["message"] for each in entries(output) if "CHATX_ADMIN_TOKEN" in each["message"]]
+    assert "fewer than 16 bytes" in said
+    assert "s3cret" not in output
+
+
+@pytest.mark.process
 async def test_pages_of_other_origins_come_in_where_they_are_named() -> None:
     with serve("--insecure-user-param", "--origin", "https://example.org") as server:
         async with real_client(server.port, "ada", origin="https://example.org"):
@@ -285,6 +293,21 @@ async def test_operators_see_health_figures_and_rooms() -> None:
 
 
 @pytest.mark.process
+async def test_health_is_told_whatever_else_is_asked() -> None:
+    with serve("--insecure-user-param") as server:
+        async with contextlib.AsyncExitStack() as stack:
+            for _ in range(MAX_EXCHANGES):
+                _, writing = await asyncio.open_connection("localhost", server.port)
+                stack.callback(writing.close)
+                writing.write(b"POST /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n")
+            async with asyncio.timeout(10):
+                while (await asyncio.to_thread(ask, server, "/metrics"))[0] != 503:
+                    pass
+            assert (await asyncio.to_thread(ask, server, "/healthz"))[0] == 200
+            assert (await asyncio.to_thread(ask, server, "/readyz"))[0] == 200
+
+
+@pytest.mark.process
 def test_without_an_admin_token_the_rooms_are_shut() -> None:
     with serve("--insecure-user-param") as server:
         for token in (None, "", "x"):
@@ -308,6 +331,15 @@ async def test_adapters_of_the_configuration_are_found_in_the_current_folder(tmp
                 ref = await ada.push(topic, event, payload)
                 reply = await ada.wait_for(lambda each: each.event == "phx_reply" and each.ref == ref)  # noqa: B023
                 assert reply.payload["response"]["code"] == code
+
+
+@pytest.mark.process
+async def test_files_of_the_current_folder_do_not_take_the_place_of_modules_that_are_installed(tmp_path: Path) -> None:
+    for name in ("resource", "uvloop", "jwt", "starlette"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('taken from the wrong place')")
+    script = Path(sys.executable).parent / "chatx"
+    with serve("--insecure-user-param", cwd=tmp_path, command=[str(script)]) as server:
+        assert ask(server, "/readyz")[0] == 200
 
 
 ADAPTERS = """
@@ -358,7 +390,7 @@ async def test_it_speaks_tls(certificate: tuple[Path, Path]) -> None:
         ),
         (["--insecure-user-param", "--host", "192.0.2.1"], {}, 1, ["--host 192.0.2.1"]),
         (["--insecure-user-param", "--config", "none.toml"], {}, 2, ["none.toml cannot be read"]),
-        (["--insecure-user-param", "--store", "postgresql://db"], {}, 2, ["--store postgresql://db", "sqlite:///"]),
+        (["--insecure-user-param", "--store", "postgresql://db"], {}, 2, ["--store postgresql:", "sqlite:///"]),
         (["--insecure-user-param", "--store", "sqlite://host/x"], {}, 2, ["names no host"]),
         (["--insecure-user-param", "--store", "sqlite:///"], {}, 2, ["names no file"]),
         (["--insecure-user-param", "--origin", "example.org"], {}, 2, ["'example.org'", "https://example.org"]),
@@ -367,6 +399,16 @@ async def test_it_speaks_tls(certificate: tuple[Path, Path]) -> None:
         (["--insecure-user-param", "--tls-cert", "x", "--tls-key", "y"], {}, 2, ["--tls-cert x", "No such file"]),
         (["--insecure-user-param"], {"CHATX_ROOM_QUEUE_LIMIT": "0"}, 2, ["room_queue_limit", "at least 1"]),
         (["--insecure-user-param"], {"CHATX_NONSENSE": "0"}, 2, ["CHATX_NONSENSE"]),
+        ([], {"CHATX_SECRET": "\udcff" * 40}, 2, ["CHATX_SECRET", "UTF-8"]),
+        (
+            [],
+            {"CHATX_SECRET": "-----BEGIN PUBLIC KEY-----\nMFkw\n-----END PUBLIC KEY-----"},
+            2,
+            ["CHATX_SECRET", "key"],
+        ),
+        (["--insecure-user-param"], {"CHATX_ADMIN_TOKEN": "\udcff" * 40}, 2, ["CHATX_ADMIN_TOKEN", "UTF-8"]),
+        (["--insecure-user-param", "--store", "sqlite://me:hunter2@db/x"], {}, 2, ["--store sqlite:", "names no host"]),
+        (["--insecure-user-param", "--store", "pg://me:hunter2@db/x"], {}, 2, ["--store pg:", "sqlite:///"]),
     ],
 )
 def test_what_is_wrong_is_said_and_nothing_is_served(
@@ -388,8 +430,26 @@ def test_what_is_wrong_is_said_and_nothing_is_served(
     assert printed.out == ""
     said = printed.err.splitlines()[-1]
     assert said.startswith("chatx: ")
+    assert "hunter2" not in printed.err
     for each in named:
         assert each in said
+
+
+@pytest.mark.process
+def test_an_encrypted_key_is_an_error_and_no_question(certificate: tuple[Path, Path]) -> None:
+    chain, key = certificate
+    plain = serialization.load_pem_private_key(key.read_bytes(), None)
+    key.write_bytes(
+        plain.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(b"passphrase"),
+        )
+    )
+    refused = run("serve", "--insecure-user-param", "--tls-cert", str(chain), "--tls-key", str(key))
+
+    assert refused.returncode == 2
+    assert "has a passphrase" in refused.stderr.splitlines()[-1]
 
 
 def test_a_store_and_a_configured_persistence_are_one_too_many(

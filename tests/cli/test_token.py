@@ -87,6 +87,20 @@ def test_without_a_secret_there_is_no_token(
     assert "CHATX_SECRET is not set" in printed.err
 
 
+@pytest.mark.parametrize(
+    "secret", ["\udcff" * 40, "-----BEGIN PUBLIC KEY-----\nMFkw\n-----END PUBLIC KEY-----"], ids=["no UTF-8", "a key"]
+)
+def test_a_secret_that_can_be_none_is_refused(
+    secret: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CHATX_SECRET", secret)
+
+    assert main(["token", "alice"]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "CHATX_SECRET" in printed.err
+
+
 def test_a_short_secret_is_taken_with_a_warning(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

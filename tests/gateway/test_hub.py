@@ -122,6 +122,30 @@ async def test_churn_within_a_turn_is_one_diff_and_a_visit_within_a_turn_is_none
         ada.session.end()
 
 
+@virtual
+async def test_while_the_server_drains_messages_are_written_and_presence_is_not_told() -> None:
+    async with Chat() as chat:
+        hubs = Hubs(chat.engine)
+        ada, bob, eve = (Client(hubs, name) for name in ("ada", "bob", "eve"))
+        for client in (ada, bob):
+            await client.join("room:a")
+        eve.ask("room:b")
+        hubs.drain()
+        await settle()
+        for client in (ada, bob, eve):
+            client.forget()
+
+        bob.session.end()
+        await chat.join("b", "guest")
+        await chat.send_message("a", "guest", "hello")
+        await chat.send_message("b", "guest", "hello")
+        await asyncio.sleep(2 * PAUSE_S)
+        assert [each.event for client in (ada, eve) for each in client.received] == ["new_message", "new_message"]
+        assert set(await chat.presence("a")) == {"ada"}
+        ada.session.end()
+        eve.session.end()
+
+
 async def a_crowd(hubs: Hubs) -> list[Client]:
     """Return as many members of a room as are told of every change at once, after it was quiet for a while."""
     crowd = [Client(hubs, f"user{number}") for number in range(hub.SMALL)]

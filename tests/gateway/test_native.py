@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,26 @@ from websockets.frames import Frame, Opcode
 from chatx.chat import Chat
 from chatx.core.rate_limit import RateLimit
 from chatx.errors import ConfigError
-from chatx.gateway import greeting, stream
+from chatx.gateway import greeting, stream, websocket
 from chatx.gateway.forwarded import Proxies
 from chatx.gateway.session import PENDING_PUSHES
 from chatx.gateway.websocket import NativeServer
 from tests.gateway.fakes import chatx_tasks
 from tests.gateway.loops import on_each_loop
 from tests.gateway.phoenix_peer import raw_frame
-from tests.gateway.raw_peer import HANDSHAKE, answer, client_tls, close_code, masked, opened, raw, server_tls
+from tests.gateway.raw_peer import (
+    CLOSE,
+    HANDSHAKE,
+    answer,
+    client_tls,
+    close_code,
+    masked,
+    next_frame,
+    opened,
+    pushed,
+    raw,
+    server_tls,
+)
 from tests.gateway.real_client import real_client, until
 from tests.gateway.servers import named, native
 
@@ -225,6 +238,83 @@ async def test_a_drain_lets_everything_out_before_it_sends_away() -> None:
         assert server.connections == 0
 
 
+async def test_what_is_published_in_the_turn_in_which_a_drain_begins_comes_before_the_close() -> None:
+    async with Chat() as chat, native(chat) as (server, port), real_client(port, "ada") as ada:
+        await ada.ask("room:a", "phx_join")
+        await ada.wait_for(lambda each: each.event == "presence_state")
+        # A send in which nothing waits does not give way to the loop.
+        await chat.send_message("a", "eve", "last words")
+        await server.drain(5)
+        assert [each["content"] for each in await ada.wait_for_messages(1)] == ["last words"]
+        with pytest.raises(ConnectionClosed):
+            await ada.wait_for(lambda _: False)
+        assert ada.connection.close_code == 1012
+
+
+async def test_a_drain_sends_away_in_batches_and_tells_those_who_stay_of_nobody_who_goes() -> None:
+    seen: list[int] = []
+    async with Chat() as chat, native(chat) as (server, port), contextlib.AsyncExitStack() as stack:
+        peers = [await stack.enter_async_context(opened(port, b"user%d" % number)) for number in range(120)]
+        for number, (_, writer) in enumerate(peers):
+            writer.write(pushed(f"room:{number % 12}", "phx_join", {}))
+        await until(lambda: chat.statistics().members == 120)
+
+        async def watch() -> None:
+            while len(server.streams):
+                seen.append(server.sockets_closed.get(1012, 0))
+                await asyncio.sleep(0)
+
+        async def read(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> list[bytes]:
+            frames = [b""]
+            while (frame := await next_frame(reader))[0] != 0x88:
+                frames.append(frame[1])
+            assert int.from_bytes(frame[1][:2]) == 1012
+            writer.write(CLOSE)
+            writer.close()
+            return frames
+
+        reading = [asyncio.create_task(read(*peer)) for peer in peers]
+        await asyncio.gather(watch(), server.drain(5))
+        read_by_all = await asyncio.gather(*reading)
+
+    assert sorted(set(seen)) == [0, 40, 80, 120]
+    assert not [frame for frames in read_by_all for frame in frames if b'"leaves":{"' in frame]
+
+
+async def test_whoever_is_not_sent_away_yet_is_refused_a_join_while_the_server_drains(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(websocket, "_STEP_S", 10.0)  # it holds on between its two batches
+    async with Chat() as chat, native(chat) as (server, port), contextlib.AsyncExitStack() as stack:
+        peers = {
+            b"user%d" % number: await stack.enter_async_context(opened(port, b"user%d" % number))
+            for number in range(60)
+        }
+        draining = asyncio.create_task(server.drain(60))
+        await until(lambda: bool(server.sockets_closed.get(1012)))
+        stays = next(client for client, _ in server.streams.values() if not client.session._ended)
+        reader, writer = peers[stays.user_id.encode()]
+        writer.write(pushed("room:a", "phx_join", {}))
+        _, reply = await next_frame(reader)
+        assert b'"code":"room_unavailable"' in reply
+        assert chat.statistics().rooms == 0
+        draining.cancel()
+
+
+async def test_a_drain_whose_time_is_over_amid_its_batches_cuts_off_the_rest() -> None:
+    async with Chat() as chat, native(chat) as (server, port), contextlib.AsyncExitStack() as stack:
+        for number in range(60):
+            await stack.enter_async_context(opened(port, b"user%d" % number))
+
+        async def hold_up_the_loop() -> None:
+            while not server.sockets_closed.get(1012):  # noqa: ASYNC110  # there is no event for it
+                await asyncio.sleep(0)
+            time.sleep(0.4)  # noqa: ASYNC251  # this is the fault
+
+        await asyncio.gather(server.drain(0.3), hold_up_the_loop())
+        assert (server.sockets_closed[1012], server.connections) == (30, 0)
+
+
 async def test_a_drain_does_not_wait_longer_than_it_may_for_whoever_does_not_answer() -> None:
     async with Chat() as chat, native(chat) as (server, port), opened(port) as (reader, _):
         await server.drain(0.2)
@@ -250,6 +340,27 @@ async def test_other_requests_go_to_the_application_and_its_failures_stay_there(
         assert (await answer(port, b"GET /fails HTTP/1.1\r\nHost: a\r\n\r\n")).startswith(b"HTTP/1.1 500 ")
         assert (await answer(port, b"GET / HTTP/1.1\r\nHost: a\r\nBad Header: x\r\n\r\n")).startswith(b"HTTP/1.1 400 ")
         await until(lambda: not server.exchanges)
+
+
+@pytest.mark.parametrize(
+    "said, code",
+    [
+        (masked(Opcode.BINARY, b"x" * 70_000), 1009),
+        (b"\xff" * 20, 1002),
+        (masked(Opcode.CLOSE, (999).to_bytes(2)), 1002),
+        (masked(Opcode.PING, b"") * 100, 1008),
+        (CLOSE, None),
+    ],
+    ids=["too large", "no frame", "no code", "pings", "its own"],
+)
+async def test_every_close_from_this_side_is_counted_once_and_none_of_the_peers(said: bytes, code: int | None) -> None:
+    async with Chat() as chat, native(chat) as (server, port), opened(port) as (reader, writer):
+        writer.write(said)
+        assert await close_code(reader) == (code or 1000)
+        writer.write(CLOSE * 2)
+        writer.close()
+        await until(lambda: not server.connections)
+        assert server.sockets_closed == ({} if code is None else {code: 1})
 
 
 async def test_requests_under_way_are_bounded_and_each_gives_its_place_back(monkeypatch: pytest.MonkeyPatch) -> None:

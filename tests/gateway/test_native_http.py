@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 import pytest
 
 from chatx.chat import Chat
-from chatx.gateway import http
+from chatx.gateway import greeting, http
 from tests.gateway.loops import on_each_loop
 from tests.gateway.raw_peer import answer, raw, server_tls
 from tests.gateway.real_client import until
 from tests.gateway.servers import native
 
 HOST = b"Host: a\r\n"
+UNREAD = b"POST /health HTTP/1.1\r\n" + HOST + b"Content-Length: 9\r\n\r\n"
 
 
 async def says_what_it_got(scope: Any, receive: Any, send: Any) -> None:
@@ -151,3 +153,23 @@ async def test_an_answer_that_is_not_taken_holds_the_application_up_and_ends_in_
         await until(lambda: sent > 0)
         await until(lambda: not server.exchanges)
         assert sent < 10_000_000
+
+
+async def test_a_health_check_is_answered_however_many_requests_are_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(greeting, "MAX_EXCHANGES", 5)
+    async with (
+        Chat() as chat,
+        native(chat, http=says_what_it_got, health=("/health",)) as (server, port),
+        contextlib.AsyncExitStack() as stack,
+    ):
+        for _ in range(5):
+            _, writer = await stack.enter_async_context(raw(port))
+            writer.write(UNREAD)
+        await until(lambda: len(server.exchanges) == 5)
+        for method in (b"GET", b"HEAD"):
+            said = await answer(port, method + b" /health?x=1 HTTP/1.1\r\n" + HOST + b"\r\n")
+            assert said.startswith(b"HTTP/1.1 200 ")
+        # No body is waited for, and nothing else goes ahead.
+        for refused in (UNREAD, b"GET /other HTTP/1.1\r\n" + HOST + b"\r\n"):
+            assert (await answer(port, refused)).startswith(b"HTTP/1.1 503 ")
+        assert len(server.exchanges) == 5

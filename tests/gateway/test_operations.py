@@ -48,6 +48,9 @@ async def test_ready_follows_the_server_and_alive_does_not() -> None:
         assert (await asking.head("/healthz")).status_code == 200
         assert (await asking.post("/healthz")).status_code == 405
         assert answer.headers["cache-control"] == "no-store"
+        server.ready = True
+        await chat.stop()
+        assert (await asking.get("/readyz")).status_code == 503
 
 
 async def test_rooms_come_a_page_at_a_time_each_once_in_order() -> None:
@@ -95,6 +98,20 @@ async def test_a_crowd_is_counted_and_not_named_beyond_the_bound() -> None:
             await chat.join("a", f"user {number:05}")
         shown = (await rooms(asking, "/rooms/a")).json()
         assert (shown["members"], len(shown["presence"])) == (MEMBERS_AT_ONCE + 5, MEMBERS_AT_ONCE)
+
+
+async def test_memberships_of_one_user_are_counted_and_not_named_beyond_the_bound() -> None:
+    async with Chat() as chat, client(chat) as asking:
+        for user in ("ada", "bob"):
+            process = await chat.engine.enter("a", user, "join")
+            for _ in range(MEMBERS_AT_ONCE - 10):
+                process.join(user, 0)
+        shown = (await rooms(asking, "/rooms/a")).json()
+        assert shown["members"] == 2
+        assert {user: len(metas) for user, metas in shown["presence"].items()} == {
+            "ada": MEMBERS_AT_ONCE - 10,
+            "bob": 10,
+        }
 
 
 async def test_whoever_may_not_see_rooms_is_answered_alike_for_all() -> None:

@@ -243,6 +243,19 @@ async def alone(chat: Chat, user_id: str) -> bool:
     return True
 
 
+async def test_what_is_published_in_the_turn_in_which_the_chat_stops_comes_before_the_close(shell: str) -> None:
+    chat = Chat()
+    async with served(shell, chat) as port, real_client(port, "ada") as client:
+        await client.ask("room:a", "phx_join")
+        # A send in which nothing waits does not give way to the loop.
+        await chat.send_message("a", "bob", "last words")
+        await chat.stop()
+        assert [each["content"] for each in await client.wait_for_messages(1)] == ["last words"]
+        await client.connection.wait_closed()
+        assert client.connection.close_code == 1012
+        await chat.start()
+
+
 async def test_a_stopped_chat_sends_everyone_away_to_come_back(shell: str) -> None:
     chat = Chat()
     async with served(shell, chat) as port, real_client(port, "ada") as client:

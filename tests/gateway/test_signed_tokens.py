@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from chatx import ConfigError, Identity, InvalidMessage
 from chatx.gateway.handshake import Handshake
-from chatx.gateway.tokens import SignedTokens, sign
+from chatx.gateway.tokens import LEEWAY_S, SignedTokens, sign
 
 SECRET = "0123456789abcdef0123456789abcdef"
 LATER = int(time.time()) + 3600
@@ -78,6 +78,10 @@ def test_a_token_comes_by_the_subprotocol_the_header_or_the_parameter_in_this_or
         {"sub": "alice", "exp": float("nan")},
         {"sub": "alice", "exp": 10**400},
         {"sub": "alice", "nbf": LATER},
+        {"sub": "alice", "nbf": None},
+        {"sub": "alice", "nbf": "0"},
+        {"sub": "alice", "nbf": True},
+        {"sub": "alice", "nbf": float("nan")},
         {"sub": "alice", "aud": "another-server"},
         {"sub": "alice", "rooms": "a"},
         {"sub": "alice", "rooms": {"a": 1}},
@@ -92,6 +96,19 @@ def test_a_token_comes_by_the_subprotocol_the_header_or_the_parameter_in_this_or
 )
 def test_claims_that_are_not_understood_let_nobody_in(claims: Any) -> None:
     assert who(shown(signed(claims))) is None
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {"iat": LATER},
+        {"iat": "yesterday"},
+        {"nbf": int(time.time()) - 1},
+        {"nbf": time.time() + LEEWAY_S / 2},
+    ],
+)
+def test_a_signer_whose_clock_is_a_little_ahead_lets_in(claims: Any) -> None:
+    assert who(shown(signed({"sub": "alice", **claims}))) == Identity("alice")
 
 
 def test_only_this_secret_and_this_algorithm_count() -> None:
@@ -115,6 +132,18 @@ def test_no_text_raises(text: str) -> None:
 @pytest.mark.parametrize("body", [b"[" * 100_000, b'{"sub":' * 50_000, b"\xff", b'{"sub":"\\ud800"}', b"1" * 5000])
 def test_no_body_raises_even_where_it_is_signed(body: bytes) -> None:
     assert who(shown(jwt.api_jws.encode(body, SECRET, "HS256"))) is None
+
+
+@pytest.mark.parametrize(
+    "secret, named",
+    [("\udcff" * 32, "UTF-8"), ("-----BEGIN PUBLIC KEY-----\nMFkw\n-----END PUBLIC KEY-----\n", "key")],
+    ids=["no UTF-8", "a key"],
+)
+def test_a_secret_that_can_be_none_is_refused_at_once(secret: str, named: str) -> None:
+    for use in (SignedTokens, lambda given: sign(given, Identity("alice"))):
+        with pytest.raises(ConfigError, match=named) as refused:
+            use(secret)
+        assert "MFkw" not in str(refused.value)
 
 
 def test_without_a_secret_there_is_nothing_to_trust() -> None:

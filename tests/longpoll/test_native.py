@@ -53,7 +53,7 @@ async def test_a_drain_lets_nobody_in_and_sends_whoever_polls_away() -> None:
     async with Chat() as chat, native(chat) as (server, port), polls(server, port, 5) as waiting:
         for number in range(5):
             await chat.send_message(str(number), "bob", "the last thing before")
-        await asyncio.sleep(0)  # the turn ends; no poll has been answered yet
+        # Within the turn: nothing of it is written yet, and no poll has been answered.
         await server.drain(0.2)
         # Each had its message first.
         assert [(await poll).contents for poll in waiting] == [["the last thing before"]] * 5

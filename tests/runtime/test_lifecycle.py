@@ -24,8 +24,9 @@ from chatx import (
     Message,
 )
 from chatx.core.message import Draft
+from chatx.runtime.delivery import DeadLetter
 from chatx.testing import run_virtual
-from tests.faults import Batches, FaultyPersistence, Gate, HangDeaf, Listener, Stored, raises
+from tests.faults import Batches, FaultyPersistence, Gate, Hang, HangDeaf, Listener, Stored, raises
 from tests.virtual import virtual
 
 
@@ -223,6 +224,37 @@ async def test_a_stop_that_the_loops_shutdown_cancels_still_leaves_nothing_and_h
     assert left_over() == []
     await chat.start()
     await chat.stop()
+
+
+@virtual
+async def test_a_stop_that_is_cancelled_waits_for_nothing_any_more() -> None:
+    loop = asyncio.get_running_loop()
+    persistence, letters = Batches(), Hang()
+    persistence.down = True
+
+    async def on_dead_letter(letter: DeadLetter) -> None:
+        await letters()
+
+    chat = Chat(
+        persistence=persistence,
+        on_dead_letter=on_dead_letter,
+        adapter_timeout_ms=60_000,
+        drain_timeout_ms=60_000,
+        delivery_max_retries=0,
+    )
+    await chat.start()
+    await chat.send_message("room", "alice", "hello")
+    stopping = asyncio.create_task(chat.stop())
+    while not letters.begun:  # noqa: ASYNC110  # it is told by the delivery's own clock
+        await asyncio.sleep(0.01)
+    began = loop.time()
+    for task in asyncio.all_tasks():
+        if task.get_name() == "chatx stop":
+            task.cancel()
+    await asyncio.wait([stopping])
+    assert loop.time() == began
+    assert letters.cancelled == 1
+    assert left_over() == []
 
 
 @virtual

@@ -75,6 +75,7 @@ class SQLitePersistence:
             raise ConfigError(f"The path of SQLitePersistence is {path!r}; give the name of a file, or ':memory:'.")
         self._path = os.fspath(path)
         self._lock = threading.Lock()
+        self._closing = False
         self._db: sqlite3.Connection | None = None
         try:
             # Explicit transactions, one at a time: the lock keeps the threads of the engine apart.
@@ -210,7 +211,11 @@ class SQLitePersistence:
             )
 
     def close(self) -> None:
-        """Close the file; twice is harmless. Calls that come later fail."""
+        """Close the file; twice is harmless. Calls that come later fail, and so do those that have not begun.
+
+        It waits for the one call that has: 2 s where the file is locked by somebody else.
+        """
+        self._closing = True
         with self._lock:
             db, self._db = self._db, None
             if db is not None:
@@ -244,7 +249,7 @@ class SQLitePersistence:
                 raise
 
     def _opened(self) -> sqlite3.Connection:
-        if self._db is None:
+        if self._db is None or self._closing:
             raise RuntimeError(f"The persistence in {self._path!r} is closed; close it after the chat has stopped.")
         return self._db
 

@@ -67,7 +67,7 @@ class AdapterThreads:
                 ended.set_result(None)
         await asyncio.wait((ended,), timeout=timeout_s)
         with self._wake:
-            hung = self._alive
+            hung = self._alive - self._idle  # one that waited for a call only wakes up to end
         if not hung:
             for thread in self._threads:
                 thread.join()  # each has said that it ends: this takes no time

@@ -43,7 +43,7 @@ def configuration(path: str | None) -> ChatConfig:
     """
     here = str(Path.cwd())
     if here not in sys.path:
-        sys.path.insert(0, here)
+        sys.path.append(here)  # last: a file here is not to take the place of a module that is installed
     return ChatConfig.load(path)
 
 

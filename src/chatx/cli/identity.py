@@ -16,6 +16,11 @@ logger: logging.Logger = logging.getLogger("chatx")
 
 USER_PARAM = "user_id"
 
+ADMIN_TOKEN_BYTES = 16
+"""Bytes that the admin token should have: with fewer it can be guessed by trying."""
+
+_PROXIED = frozenset({"forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip"})
+
 
 def identity_source(secret: str, *, insecure: bool) -> Authenticate:
     """Return the server's `authenticate`.
@@ -39,19 +44,47 @@ def identity_source(secret: str, *, insecure: bool) -> Authenticate:
             "CHATX_SECRET is not set, so no token can be trusted; set it to the secret that tokens are signed with "
             "(`openssl rand -hex 32` makes one), or give --insecure-user-param to develop."
         )
+    try:
+        tokens = SignedTokens(secret)
+    except ConfigError as error:
+        raise ConfigError(f"CHATX_SECRET: {error.reason}") from error
     if len(secret.encode()) < SECRET_BYTES:
         logger.warning(
             "CHATX_SECRET has fewer than %d bytes: it can be guessed by whoever has one token.", SECRET_BYTES
         )
         warnings.simplefilter("ignore", InsecureKeyLengthWarning)  # it was said, once
-    return SignedTokens(secret)
+    return tokens
+
+
+def admin_token(text: str) -> str:
+    """Return the token of operators; empty where there is none.
+
+    Args:
+        text: As the environment has it. White space around it is no part of it: a file that it was read from ends with
+            a newline, and no header can bring one.
+
+    Raises:
+        ConfigError: It is not UTF-8.
+    """
+    token = text.strip()
+    try:
+        size = len(token.encode())
+    except UnicodeEncodeError:
+        raise ConfigError("CHATX_ADMIN_TOKEN is no UTF-8; give a text, as `openssl rand -hex 32` makes one.") from None
+    if token and size < ADMIN_TOKEN_BYTES:
+        logger.warning("CHATX_ADMIN_TOKEN has fewer than %d bytes: it can be guessed.", ADMIN_TOKEN_BYTES)
+    return token
 
 
 def named_by_itself(handshake: Handshake) -> str | None:
     """Return the user that a client says it is, where it came to this machine by a name of its own.
 
-    A page of another site can have its own name resolve to this machine, and would then be of the same origin.
+    A page of another site can have its own name resolve to this machine, and would then be of the same origin. A proxy
+    on this machine would bring in everybody, so what says that it came through one is refused.
     """
+    if not _PROXIED.isdisjoint(handshake.headers):
+        logger.info("A handshake was refused: it came through a proxy; to develop, connect to the server itself.")
+        return None
     if not _loopback(handshake.headers.get("host", "")):
         logger.info("A handshake was refused: to develop, connect to localhost.")
         return None

@@ -9,19 +9,22 @@ import os
 import signal
 import socket
 import ssl
+import threading
 from collections.abc import Callable
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import replace
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from chatx.cli.command import command, configuration, fail, port
+from chatx.cli.ending import LEAST_S, LEFT_S, Ending, close_loop
 from chatx.cli.listening import CannotListen, listening
 from chatx.cli.logs import FORMATS, LEVELS, log_to
-from chatx.cli.store import store_of
+from chatx.cli.store import named, store_of
 from chatx.errors import ChatError, ConfigError
 
 if TYPE_CHECKING:
+    from chatx.adapters.sqlite import SQLitePersistence
     from chatx.chat import Chat
     from chatx.cli.command import Commands
     from chatx.gateway.websocket import NativeServer
@@ -49,8 +52,10 @@ ends it at once.
 exit status: 0 drained after a signal, 1 could not run or was cut short, 2 wrong options
 """
 
-_RESERVED_MS = 250
-"""Of the drain timeout, for the process to end in."""
+_RESERVED_MS = 1000
+"""Of the drain timeout, for the process to end in; at most a quarter of it."""
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def add_to(commands: Commands) -> None:
@@ -101,7 +106,9 @@ def run(options: argparse.Namespace) -> int:
     """Serve until a signal."""
     try:
         from chatx.chat import Chat
-        from chatx.cli.identity import identity_source
+        from chatx.cli.identity import admin_token, identity_source
+        from chatx.gateway.metrics import Metrics
+        from chatx.gateway.operations import HEALTH, operations
         from chatx.gateway.websocket import NativeServer
     except ModuleNotFoundError as error:
         return fail(
@@ -110,6 +117,7 @@ def run(options: argparse.Namespace) -> int:
             1,
         )
     log_to(style=options.log_format, level=options.log_level)
+    ending = Ending()
     with ExitStack() as stack:
         try:
             authenticate = identity_source(os.environ.get("CHATX_SECRET", ""), insecure=options.insecure_user_param)
@@ -122,75 +130,97 @@ def run(options: argparse.Namespace) -> int:
                 if config.persistence is not None:
                     raise ConfigError("--store and the option persistence are both given; give one of them.")
                 try:
-                    store = stack.enter_context(closing(store_of(options.store)))
+                    store = store_of(options.store)
                 except ConfigError as error:
-                    raise ConfigError(f"--store {options.store}: {error.reason}") from error
+                    raise ConfigError(f"--store {named(options.store)}: {error.reason}") from error
+                stack.callback(_close, store, ending)
                 config = replace(config, persistence=store)
             chat = Chat(config=config)
             server = NativeServer(
                 chat,
                 authenticate=authenticate,
                 origins=tuple(options.origin),
+                health=HEALTH,
                 ssl=tls,
                 forwarded_allow_ips=options.forwarded_allow_ips,
+            )
+            server.http = operations(
+                chat,
+                Metrics(chat, server),
+                ready=lambda: not server.draining,
+                admin_token=admin_token(os.environ.get("CHATX_ADMIN_TOKEN", "")),
             )
         except CannotListen as error:
             return fail(str(error), 1)
         except ChatError as error:
             return fail(error.reason)
         _raise_open_files()
-        scheme = "https" if tls is not None else "http"
-        for each in sockets:
-            logger.info("Listening on %s://%s", scheme, _shown(each))
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            return runner.run(_serve(chat, server, sockets))
+        loop = _loop_factory()()
+        try:
+            status = loop.run_until_complete(_serve(chat, server, sockets, "http" if tls is None else "https", ending))
+        finally:
+            hung = close_loop(loop, LEFT_S / 2)
+    hung += ending.threads_left(LEFT_S / 2)
+    if hung:
+        logger.error("Tasks and threads of adapters that did not end and are left behind: %d.", hung)
+        ending.within(min(LEFT_S, max(0.0, ending.left)))
+    else:
+        ending.cancel()
+    return status
 
 
-async def _serve(chat: Chat, server: NativeServer, sockets: list[socket.socket]) -> int:
-    from chatx.gateway.metrics import Metrics
-    from chatx.gateway.operations import operations
-
+async def _serve(chat: Chat, server: NativeServer, sockets: list[socket.socket], scheme: str, ending: Ending) -> int:
     loop = asyncio.get_running_loop()
     signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
-    for each in (signal.SIGINT, signal.SIGTERM):
+    for each in _SIGNALS:
         loop.add_signal_handler(each, signals.put_nowait, each)
-    started = False
-    server.http = operations(
-        chat,
-        Metrics(chat, server),
-        ready=lambda: started and not server.draining,
-        admin_token=os.environ.get("CHATX_ADMIN_TOKEN"),
-    )
+    for listens in sockets:
+        logger.info("Listening on %s://%s", scheme, _shown(listens))
     await chat.start()
     await server.start(sockets)
-    started = True
     logger.info("Ready. Clients connect to %s/websocket.", server.path)
     logger.info("Draining after %s.", (await signals.get()).name)
-    draining = loop.create_task(_drain(chat, server), name="chatx drain")
+    draining = loop.create_task(_drain(chat, server, ending), name="chatx drain")
     again = loop.create_task(signals.get(), name="chatx second signal")
     await asyncio.wait((draining, again), return_when=asyncio.FIRST_COMPLETED)
+    # From here on a signal ends it as it ends any process.
+    for each in _SIGNALS:
+        loop.remove_signal_handler(each)
+        signal.signal(each, signal.SIG_DFL)
     cut_short = not draining.done()
     if cut_short:
         logger.error("Ended by a second signal: what was not drained is lost.")
+        ending.within(LEFT_S)
         draining.cancel()
         await server.close()  # the end of the loop cancels the chat's stop
     again.cancel()
     await asyncio.gather(draining, again, return_exceptions=True)
     if not cut_short:
         draining.result()
+        ending.status = 0
         logger.info("Stopped.")
     return int(cut_short)
 
 
-async def _drain(chat: Chat, server: NativeServer) -> None:
+async def _drain(chat: Chat, server: NativeServer, ending: Ending) -> None:
     """Send the clients away, then save what is to be saved; both within the drain timeout."""
     loop = asyncio.get_running_loop()
     timeout_ms = chat.config.drain_timeout_ms
-    deadline = loop.time() + max(1, timeout_ms - _RESERVED_MS) / 1000
+    ending.within(max(LEAST_S, timeout_ms / 1000))
+    deadline = loop.time() + (timeout_ms - min(_RESERVED_MS, timeout_ms // 4)) / 1000
     logger.info("Sockets to send away: %d.", server.connections)
     await server.drain((deadline - loop.time()) / 2)
     await chat.stop(drain_timeout_ms=max(1, int((deadline - loop.time()) * 1000)))
     await server.close()
+
+
+def _close(store: SQLitePersistence, ending: Ending) -> None:
+    """Close it in time: a thread that the chat had to leave behind may wait for a locked file, and the store for it."""
+    closing = threading.Thread(target=store.close, name="chatx store", daemon=True)
+    closing.start()
+    closing.join(max(LEFT_S / 2, ending.left - LEFT_S))
+    if closing.is_alive():
+        logger.error("The store is still busy and is left to close itself with the process; what it has saved is kept.")
 
 
 def _tls(options: argparse.Namespace) -> ssl.SSLContext | None:
@@ -199,8 +229,15 @@ def _tls(options: argparse.Namespace) -> ssl.SSLContext | None:
     if options.tls_cert is None or options.tls_key is None:
         raise ConfigError("TLS needs both files; give --tls-cert and --tls-key.")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+
+    def passphrase() -> str:
+        # Without this the library would ask for it, on the terminal that a service does not have.
+        raise ConfigError(
+            f"--tls-key {options.tls_key} has a passphrase, which nobody is there to give; give a key without."
+        )
+
     try:
-        context.load_cert_chain(options.tls_cert, options.tls_key)
+        context.load_cert_chain(options.tls_cert, options.tls_key, passphrase)
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
         raise ConfigError(
             f"--tls-cert {options.tls_cert} --tls-key {options.tls_key}: {error}; give a PEM certificate and its key."

@@ -10,6 +10,12 @@ from chatx.errors import ConfigError
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*):", re.IGNORECASE)
 
 
+def named(url: str) -> str:
+    """Return what may be shown of a URL: one of a database's server has a password in it."""
+    scheme = _SCHEME.match(url)
+    return scheme[1] if scheme is not None else url
+
+
 def store_of(url: str) -> SQLitePersistence:
     """Return the persistence adapter for a URL; whoever opens it closes it.
 

@@ -11,7 +11,7 @@ import warnings
 from typing import TYPE_CHECKING
 
 from chatx.cli.command import command, fail
-from chatx.errors import ChatError
+from chatx.errors import ChatError, ConfigError
 
 if TYPE_CHECKING:
     from chatx.cli.command import Commands
@@ -66,16 +66,18 @@ def run(options: argparse.Namespace) -> int:
     secret = os.environ.get("CHATX_SECRET", "")
     if not secret:
         return fail("CHATX_SECRET is not set; set it to the secret of the server. `openssl rand -hex 32` makes one.")
-    if len(secret.encode()) < SECRET_BYTES:
-        fail(f"CHATX_SECRET has fewer than {SECRET_BYTES} bytes: it can be guessed by whoever has one token.")
     expires_at = int(time.time()) + options.ttl
     try:
         identity = Identity(options.user, expires_at, None if options.rooms is None else tuple(options.rooms))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the secret, which was said
             token = sign(secret, identity)
+    except ConfigError as error:
+        return fail(f"CHATX_SECRET: {error.reason}")
     except ChatError as error:
         return fail(error.reason)
+    if len(secret.encode()) < SECRET_BYTES:
+        fail(f"CHATX_SECRET has fewer than {SECRET_BYTES} bytes: it can be guessed by whoever has one token.")
     if options.json:
         print(json.dumps({"token": token, "user_id": options.user, "rooms": options.rooms, "expires_at": expires_at}))
     else:

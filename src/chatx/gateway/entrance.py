@@ -79,9 +79,14 @@ class Entrance:
         return self._hubs.closed if self._hubs is not None else {}
 
     def drain(self) -> None:
-        """Refuse joins on the sockets that are open, until the chat is started anew."""
+        """Refuse joins on the sockets that are open, and tell no presence, until the chat is started anew."""
         if self._hubs is not None:
-            self._hubs.draining = True
+            self._hubs.drain()
+
+    def flush(self) -> None:
+        """Write what was published in this turn, ahead of whatever is to follow it."""
+        if self._hubs is not None:
+            self._hubs.engine.turn.end()
 
     def begin(self, address: str | None) -> tuple[Hubs, Place]:
         """Count a handshake from this address; end the place when its socket has ended.

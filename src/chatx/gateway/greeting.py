@@ -131,8 +131,12 @@ class Greeting(asyncio.Protocol):
 
     def _exchange(self, transport: asyncio.Transport, head: bytes, rest: bytes) -> None:
         server = self._server
-        polls = server.is_poll(head.split(b" ", 2)[1].decode("latin-1")) if head.count(b" ") > 1 else False
-        if len(server.polls) >= MAX_POLLS if polls else len(server.exchanges) >= MAX_EXCHANGES:
+        target = head.split(b" ", 2)[1].decode("latin-1") if head.count(b" ") > 1 else ""
+        if server.is_poll(target):
+            full = len(server.polls) >= MAX_POLLS
+        else:
+            full = len(server.exchanges) >= MAX_EXCHANGES and not server.is_health(target)
+        if full:
             self._answer(HTTPStatus.SERVICE_UNAVAILABLE, "Too many requests are under way. Come back.")
             return
         self._finish()
@@ -142,7 +146,7 @@ class Greeting(asyncio.Protocol):
         exchange.on_read = server.read
         transport.set_protocol(exchange)
         exchange.data_received(head + rest)
-        if polls and exchange in server.exchanges and len(server.exchanges) > MAX_EXCHANGES:
+        if not exchange.whole and len(server.exchanges) > MAX_EXCHANGES:
             exchange.turn_away()  # its body has not come yet, and would be kept
 
     def _upgrade(self, transport: asyncio.Transport, head: bytes, rest: bytes) -> None:

@@ -64,6 +64,11 @@ class HttpExchange(asyncio.Protocol):
         self.on_lost: Callable[[HttpExchange], object] | None = None
         self.on_read: Callable[[HttpExchange, str], object] | None = None
 
+    @property
+    def whole(self) -> bool:
+        """Whether the request has come."""
+        return self._task is not None
+
     def data_received(self, data: bytes) -> None:
         """Read the request; when it is whole, have it answered."""
         if self._task is not None or self._transport.is_closing():

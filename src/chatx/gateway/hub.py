@@ -9,6 +9,7 @@ Rules:
 2. A newcomer gets a `presence_state`, and each `presence_diff` after that.
 3. Presence is told at the end of the turn in which it changed. In a room of more than `SMALL` members it is told every
    `PAUSE_MS` at most: were each of n who come within a moment told to all at once, that would be n² writes.
+4. While the server drains nobody is told of presence, for the same reason: all go, and come back to a new state.
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ class Hub:
     def __init__(self, process: RoomProcess, turn: Turn, flow: Flow, on_empty: Callable[[Hub], None]) -> None:
         self.process = process
         self.topic: str = room_topic(process.room_id)
+        self.quiet: bool = False  # set where the server drains
         self._turn = turn
         self._flow = flow
         self._on_empty = on_empty
@@ -115,7 +117,9 @@ class Hub:
         self._turn.touch(self)
 
     def _pauses(self) -> bool:
-        """Return whether presence is to be told later, by the timer."""
+        """Return whether presence is to be told later, by the timer, or not at all."""
+        if self.quiet:
+            return True
         if len(self._members) <= SMALL:
             return False
         left = self._told_at + PAUSE_MS / 1000 - self._turn.loop.time()

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from heapq import nsmallest
 from http import HTTPStatus
 from itertools import islice
-from typing import Any
+from typing import Any, Final
 
 from msgspec import json
 from starlette.requests import Request
@@ -36,7 +36,10 @@ ROOMS_AT_ONCE = 1000
 """Rooms in one answer at most; 100 where no limit is given."""
 
 MEMBERS_AT_ONCE = 1000
-"""Members of a room that an answer names at most; `members` counts all of them."""
+"""Memberships in a room that an answer names at most, of one user or of many; `members` counts all users."""
+
+HEALTH: Final = ("/healthz", "/readyz")
+"""What is to be answered however much else is asked, or whoever watches over the server takes it for dead."""
 
 _BEARER = "bearer "
 
@@ -47,7 +50,7 @@ def operations(chat: Chat, metrics: Metrics, *, ready: Callable[[], bool], admin
     Args:
         chat: The chat.
         metrics: Its figures.
-        ready: Whether new sockets are taken.
+        ready: Whether the server takes new sockets; where the chat does not run, none are taken anyway.
         admin_token: What an operator shows to see rooms; None or empty shuts them.
     """
 
@@ -55,7 +58,7 @@ def operations(chat: Chat, metrics: Metrics, *, ready: Callable[[], bool], admin
         return _json({"status": "alive"})
 
     async def readyz(request: Request) -> Response:
-        if ready():
+        if ready() and _engine(chat) is not None:
             return _json({"status": "ready"})
         return _json({"status": "not ready"}, HTTPStatus.SERVICE_UNAVAILABLE)
 
@@ -86,12 +89,7 @@ def operations(chat: Chat, metrics: Metrics, *, ready: Callable[[], bool], admin
         process = engine.rooms.find(request.path_params["room_id"])
         if process is None:
             return _error(HTTPStatus.NOT_FOUND, "There is no room of this id in memory.")
-        presence = process.room.presence.snapshot()
-        named = {
-            user_id: [{"ref": meta.ref, "online_at": meta.online_at} for meta in metas]
-            for user_id, metas in islice(sorted(presence.items()), MEMBERS_AT_ONCE)
-        }
-        return _json(_summary(process) | {"presence": named})
+        return _json(_summary(process) | {"presence": _named(process)})
 
     return Router(
         [
@@ -127,6 +125,18 @@ def _summary(process: RoomProcess) -> dict[str, Any]:
         "admitted": room.admitted,
         "crashes": process.crashes,
     }
+
+
+def _named(process: RoomProcess) -> dict[str, list[dict[str, Any]]]:
+    """Return the first members, each with the memberships that there is room for."""
+    named: dict[str, list[dict[str, Any]]] = {}
+    left = MEMBERS_AT_ONCE
+    for user_id, metas in sorted(process.room.presence.snapshot().items()):
+        if left <= 0:
+            break
+        named[user_id] = [{"ref": meta.ref, "online_at": meta.online_at} for meta in islice(metas, left)]
+        left -= len(metas)
+    return named
 
 
 def _refused(request: Request, admin_token: str | None) -> Response | None:

@@ -126,7 +126,14 @@ class Hubs:
         hub = self._hubs.get(process)
         if hub is None:
             hub = self._hubs[process] = Hub(process, self.engine.turn, self.flow, self._forget)
+            hub.quiet = self.draining
         return hub
+
+    def drain(self) -> None:
+        """Refuse joins from here on, and tell nobody any more of those who come and go."""
+        self.draining = True
+        for hub in self._hubs.values():
+            hub.quiet = True
 
     def _forget(self, hub: Hub) -> None:
         if self._hubs.get(hub.process) is hub:

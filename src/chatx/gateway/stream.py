@@ -322,7 +322,12 @@ class Stream(asyncio.Protocol):
         """The peer closed, is gone or broke a rule: what waits is for nobody, and nothing follows the answer."""
         self._backlog = None
         self._shut(CLOSE_GOING_AWAY, "")
-        if self._session is not None:
+        if self._session is None:
+            return
+        sent = self._protocol.close_sent
+        if sent is not None and self._protocol.parser_exc is not None:
+            self._session.cut(sent.code, sent.reason)  # by the library, for a rule that was broken: it counts as ours
+        else:
             self._session.end()
 
     def _take(self, frames: deque[Frame]) -> None:

@@ -2,9 +2,9 @@
 
     chat.asgi(authenticate=SignedTokens(secret))
 
-A token is a JWT with HS256, whose claims are `sub` (the user id), `exp` (Unix time in seconds) and `rooms` (ids, or
-`prefix*`). It comes as the subprotocol of phoenix.js (`authToken`), as `Authorization: Bearer`, or as the parameter
-`token`, in this order; the last one reaches logs. Source: RFC 7519.
+A token is a JWT with HS256, whose claims are `sub` (the user id), `exp` and `nbf` (Unix time in seconds) and `rooms`
+(ids, or `prefix*`). It comes as the subprotocol of phoenix.js (`authToken`), as `Authorization: Bearer`, or as the
+parameter `token`, in this order; the last one reaches logs. Source: RFC 7519.
 
 Rules:
 1. What cannot be understood is refused: a claim of the wrong type lets nobody in, and into nothing.
@@ -30,6 +30,9 @@ ALGORITHM = "HS256"
 SECRET_BYTES = 32
 """Bytes that a secret should have: with fewer, whoever has one token can guess it. Source: RFC 7518, section 3.2."""
 
+LEEWAY_S = 10.0
+"""Seconds that the clock of whoever signs may be ahead, where a token says from when it is valid."""
+
 PARAM = "token"
 _BEARER = "bearer "
 
@@ -42,7 +45,7 @@ def sign(secret: str, identity: Identity) -> str:
         identity: Who, until when, and for which rooms.
 
     Raises:
-        ConfigError: The secret is empty.
+        ConfigError: The secret is empty, no UTF-8, or looks like a key of another kind.
         InvalidMessage: A room is neither an id nor a `prefix*`.
     """
     _check(secret)
@@ -61,7 +64,7 @@ class SignedTokens:
         secret: Known to whoever signs; `SECRET_BYTES` bytes or more.
 
     Raises:
-        ConfigError: The secret is empty.
+        ConfigError: The secret is empty, no UTF-8, or looks like a key of another kind.
     """
 
     def __init__(self, secret: str) -> None:
@@ -75,7 +78,10 @@ class SignedTokens:
             logger.info("A handshake came without a token.")
             return None
         try:
-            claims = jwt.decode(token, self._secret, [ALGORITHM], {"require": ["sub"]})
+            # `nbf` is looked at below, with a leeway that `exp` is not given; when it was made says nothing.
+            claims = jwt.decode(
+                token, self._secret, [ALGORITHM], {"require": ["sub"], "verify_iat": False, "verify_nbf": False}
+            )
             return _identity(claims)
         # Besides its own errors it lets through what decoding a hostile JSON raises.
         except (jwt.PyJWTError, ChatError, ValueError, RecursionError) as error:
@@ -84,8 +90,16 @@ class SignedTokens:
 
 
 def _check(secret: str) -> None:
+    wanted = f"give text of {SECRET_BYTES} bytes or more, known to nobody else"
     if not isinstance(secret, str) or not secret:
-        raise ConfigError(f"The secret is empty; give text of {SECRET_BYTES} bytes or more, known to nobody else.")
+        raise ConfigError(f"The secret is empty; {wanted}.")
+    try:
+        jwt.get_algorithm_by_name(ALGORITHM).prepare_key(secret)
+    except UnicodeEncodeError:
+        raise ConfigError(f"The secret is no UTF-8; {wanted}.") from None
+    except jwt.InvalidKeyError:
+        # Whoever verifies by a public key may be shown one signed with its text, which everybody knows.
+        raise ConfigError(f"The secret is a key or a certificate of another kind; {wanted}.") from None
 
 
 def _token(handshake: Handshake) -> str | None:
@@ -98,6 +112,10 @@ def _token(handshake: Handshake) -> str | None:
 
 
 def _identity(claims: dict[str, Any]) -> Identity:
+    since = claims.get("nbf", 0)
+    # Not a number is at no time, and nothing is before it.
+    if isinstance(since, bool) or not isinstance(since, (int, float)) or not since <= time.time() + LEEWAY_S:
+        raise ConfigError("The claim `nbf` is no time, or is still to come.")
     rooms = claims.get("rooms")
     if rooms is not None and not isinstance(rooms, list):
         raise ConfigError("The claim `rooms` is no list of texts.")

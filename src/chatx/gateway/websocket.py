@@ -56,6 +56,7 @@ class NativeServer:
         origins: Origins besides the page's own that may connect, such as `https://example.org`; `*` is all.
         path: Where the socket is; clients connect to `<path>/websocket`, or poll at `<path>/longpoll`.
         http: An ASGI application for every other request.
+        health: Paths of it that are answered however many other requests are under way.
         ssl: TLS, or None.
         forwarded_allow_ips: Addresses and networks of proxies whose `X-Forwarded-For` and `-Proto` are believed.
         idle_timeout_s: Seconds of silence after which a socket is closed.
@@ -77,6 +78,7 @@ class NativeServer:
         origins: tuple[str, ...] = (),
         path: str = "/socket",
         http: Callable[[Any, Any, Any], Awaitable[None]] | None = None,
+        health: tuple[str, ...] = (),
         ssl: SSLContext | None = None,
         forwarded_allow_ips: tuple[str, ...] = (),
         idle_timeout_s: float = IDLE_TIMEOUT_S,
@@ -94,6 +96,7 @@ class NativeServer:
         self.polls: set[HttpExchange] = set()
         self.longpoll: LongPoll = LongPoll(self.entrance)
         self.streams: dict[Stream, tuple[Client, Place]] = {}
+        self._health = frozenset(health)
         self._ssl = ssl
         self._proxies = Proxies(tuple(forwarded_allow_ips))
         self._listeners: list[TcpListener | TlsListener] = []
@@ -146,6 +149,9 @@ class NativeServer:
         steps = max(1, min(math.ceil(len(waiting) / 50), int(timeout_s / 2 / _STEP_S)))
         size = max(1, math.ceil(len(waiting) / steps))
         for start in range(0, len(waiting), size):
+            if start and loop.time() >= ends:
+                break
+            self.entrance.flush()
             for session in waiting[start : start + size]:
                 session.cut(CLOSE_RESTART, "restarting")
             await asyncio.sleep(random.uniform(0.5, 1.5) * _STEP_S)
@@ -156,6 +162,8 @@ class NativeServer:
                     await self._empty.wait()
             except TimeoutError:
                 break
+        for session in self.longpoll.sessions:
+            session.cut(CLOSE_RESTART, "restarting")
         for stream in list(self.streams):
             stream.abort()
 
@@ -193,6 +201,10 @@ class NativeServer:
     def is_poll(self, target: str) -> bool:
         """Return whether a request is one of long-polling."""
         return path_of(target)[0] == self.path + PATH
+
+    def is_health(self, target: str) -> bool:
+        """Return whether a request asks for the server's health."""
+        return path_of(target)[0] in self._health
 
     def read(self, exchange: HttpExchange, target: str) -> None:
         """Count a request that is read: one of long-polling is not among the others, since it may wait."""

@@ -206,7 +206,7 @@ class Delivery:
         for parcel in left_over:
             self._give_up(parcel, "stopped")
         if self._telling:
-            _, hung = await asyncio.wait(self._telling, timeout=max(0.1, deadline - self._loop.time()))
+            _, hung = await asyncio.wait(self._telling, timeout=max(0.0, deadline - self._loop.time()))
             for telling in hung:
                 telling.cancel()
             if hung:

@@ -36,6 +36,10 @@ REVOKED_KEPT = 10_000
 """Revoked users remembered, for what was under way when they were revoked; it all ends within some adapter timeouts."""
 
 
+GRACE_S = 0.1
+"""Seconds for what ends quickly, where the time of a drain is over."""
+
+
 class Revocable(Protocol):
     """What a user holds and loses when revoked."""
 
@@ -265,22 +269,25 @@ class Engine:
         self.open = False
         timeout = self.config.drain_timeout_ms if drain_timeout_ms is None else drain_timeout_ms
         deadline = self.loop.time() + timeout / 1000
+        grace_s = GRACE_S
         try:
             await self._wait_quiet(deadline)
             # What comes out of its middlewares from here on is refused: nobody would deliver it.
             self.sending.close()
             self.turn.end()
             await self.delivery.drain(deadline)
-            await self.delivery.close(deadline)
+            await self.delivery.close(max(deadline, self.loop.time() + grace_s))
             await self._conclude(deadline)
+        except asyncio.CancelledError:
+            # As when a loop is shut down: nothing is waited for any more.
+            deadline, grace_s = self.loop.time(), 0.0
+            raise
         finally:
-            # Also where this is cancelled, as it is when a loop is shut down.
             self.sending.close()
-            await self.delivery.close(deadline)
+            await self.delivery.close(max(deadline, self.loop.time() + grace_s))
             self._end()
-            left = max(0.1, min(1.0, deadline - self.loop.time()))
             await self.rooms.close()
-            await self.boundary.close(left)
+            await self.boundary.close(max(grace_s, min(1.0, deadline - self.loop.time())))
 
     async def _wait_quiet(self, deadline: float) -> None:
         if not self._sending:
@@ -295,7 +302,7 @@ class Engine:
         if not self.storage.serves_history:
             return
         try:
-            async with asyncio.timeout_at(max(deadline, self.loop.time() + 0.1)):
+            async with asyncio.timeout_at(max(deadline, self.loop.time() + GRACE_S)):
                 for process in self.rooms:
                     await self.rooms.conclude(process)
         except TimeoutError:
