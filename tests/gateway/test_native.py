@@ -20,6 +20,7 @@ from chatx.errors import ConfigError
 from chatx.gateway import greeting, stream, websocket
 from chatx.gateway.forwarded import Proxies
 from chatx.gateway.session import PENDING_PUSHES
+from chatx.gateway.stream import PIECE_BYTES
 from chatx.gateway.websocket import NativeServer
 from tests.gateway.fakes import chatx_tasks
 from tests.gateway.loops import on_each_loop
@@ -468,3 +469,17 @@ async def test_over_tls_it_takes_no_plain_request() -> None:
             said = await answer(port, HANDSHAKE % b"ada")
         assert b"HTTP" not in said
         assert server.connections == 0
+
+
+@pytest.mark.parametrize("size", [PIECE_BYTES - 1, PIECE_BYTES, PIECE_BYTES + 1])
+async def test_a_message_behind_one_as_large_as_what_is_parsed_at_once_is_read_too(size: int) -> None:
+    async with Chat() as chat, native(chat) as (_, port), real_client(port, "ada", compression=None) as client:
+        head = 8  # two bytes, two of length, four of the mask
+        begin, end = '[null,"1","phoenix","heartbeat",{"x":"', '"}]'
+        first = (begin + "x" * (size - head - len(begin) - len(end)) + end).encode()
+        second = b'[null,"2","phoenix","heartbeat",{}]'
+        frames = [Frame(Opcode.TEXT, text).serialize(mask=True) for text in (first, second)]
+        assert len(frames[0]) == size
+        client.connection.transport.write(b"".join(frames))
+        await client.wait_for(lambda each: each.ref == "1")
+        await client.wait_for(lambda each: each.ref == "2")
