@@ -1,7 +1,11 @@
-"""Hypothesis profiles: `ci` by default, `long` where TEST_LONG is set (`make test LONG=1`)."""
+"""Hypothesis profiles, `ci` by default, `long` where TEST_LONG is set (`make test LONG=1`); the log as it was."""
 
+import logging
 import os
+import warnings
+from collections.abc import Iterator
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 # No deadline: a shared machine's pauses are not findings. The blob lets anyone replay a failure.
@@ -13,3 +17,13 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("long" if os.environ.get("TEST_LONG") else "ci")
+
+
+@pytest.fixture
+def quiet_logging() -> Iterator[None]:
+    """Undo what a command that runs in this process does to the log and to the warnings."""
+    root, own = logging.getLogger(), logging.getLogger("chatx")
+    before = (root.handlers[:], root.level, own.level)
+    with warnings.catch_warnings():
+        yield
+    root.handlers[:], root.level, own.level = before

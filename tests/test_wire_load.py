@@ -45,7 +45,7 @@ async def seen_by(load: Path, port: int, *arguments: str) -> list[dict[str, Any]
 
 @asynccontextmanager
 async def room(order: Callable[[list[str]], list[str]]) -> AsyncIterator[int]:
-    """Send what comes to everybody, four messages at a time; to the last client in the order given here."""
+    """Send what comes to everybody, four messages at a time; to the second client in the order given here."""
     clients: list[ServerConnection] = []
     held: list[str] = []
 
@@ -57,7 +57,7 @@ async def room(order: Callable[[list[str]], list[str]]) -> AsyncIterator[int]:
                 four = held.copy()
                 held.clear()
                 for each in clients:
-                    for text in order(four) if each is clients[-1] else four:
+                    for text in order(four) if each is clients[1] else four:
                         await each.send(text)
 
     async with serve(handler, "127.0.0.1", 0, compression=None) as server:
@@ -68,20 +68,25 @@ async def room(order: Callable[[list[str]], list[str]]) -> AsyncIterator[int]:
 @pytest.mark.parametrize(
     "order, incomplete, disordered",
     [
-        (lambda four: four, 0, 0),
-        (lambda four: [four[1], four[0], *four[2:]], 0, 1),
-        (lambda four: [four[0], four[0], *four[2:]], 0, 1),
-        (lambda four: [*four, four[3]], 1, 1),
+        (lambda four: four, False, 0),
+        (lambda four: [four[1], four[0], *four[2:]], False, 1),
+        (lambda four: [four[0], four[0], *four[2:]], False, 1),
+        (lambda four: [*four, four[3]], True, 1),
     ],
     ids=["as sent", "swapped", "another's", "twice"],
 )
 async def test_the_load_sees_who_missed_something_or_saw_another_order(
-    load: Path, order: Callable[[list[str]], list[str]], incomplete: int, disordered: int
+    load: Path, order: Callable[[list[str]], list[str]], incomplete: bool, disordered: int
 ) -> None:
     async with room(order) as port:
         _, messages = await seen_by(load, port, *SOME_MESSAGES, "--plain", EIGHT)
     assert messages["messages"] == 8
-    assert (messages["incomplete"], messages["disordered"]) == (incomplete, disordered)
+    assert (messages["incomplete"] > 0) is incomplete
+    if incomplete:
+        # As many deliveries as there should be have come before the last client's, so that one may be told of as well.
+        assert messages["disordered"] in (disordered, disordered + 1)
+    else:
+        assert messages["disordered"] == disordered
 
 
 @pytest.mark.process

@@ -1,11 +1,8 @@
-"""What the tests of the command share: a clean environment, a certificate, the log as it was."""
+"""What the tests of the command share: a clean environment, a certificate."""
 
 from __future__ import annotations
 
-import logging
 import os
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,16 +14,6 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in os.environ:
         if name.startswith("CHATX_"):
             monkeypatch.delenv(name)
-
-
-@pytest.fixture
-def quiet_logging() -> Iterator[None]:
-    """Undo what a command that runs in this process does to the log and to the warnings."""
-    root, own = logging.getLogger(), logging.getLogger("chatx")
-    before = (root.handlers[:], root.level, own.level)
-    with warnings.catch_warnings():
-        yield
-    root.handlers[:], root.level, own.level = before
 
 
 @pytest.fixture

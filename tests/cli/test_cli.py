@@ -288,6 +288,9 @@ def test_the_demo_serves_its_page_until_it_is_stopped(how: signal.Signals, tmp_p
             assert path in page
             with urllib.request.urlopen(server.url + path) as response:
                 assert response.status == 200
+        # The page asks so whether the server is back.
+        with urllib.request.urlopen(urllib.request.Request(server.url, method="HEAD")) as response:
+            assert (response.status, response.read()) == (200, b"")
         with pytest.raises(urllib.error.HTTPError) as refused:
             urllib.request.urlopen(server.url + "/socket/websocket")
         assert refused.value.code == 426

@@ -122,7 +122,7 @@ def test_toml_snippets_are_valid_configurations(block: Block, tmp_path: Path) ->
         assert effective[name] == value, name
 
 
-def test_shell_snippets_say_what_exists(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_shell_snippets_say_what_exists(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, quiet_logging: None) -> None:
     """`make` targets are there, `chatx` commands work, extras and modules exist."""
     toml = blocks(ROOT / "docs" / "configuration.md", "toml")
     (tmp_path / "chatx.toml").write_text(toml[0].code, encoding="utf-8")

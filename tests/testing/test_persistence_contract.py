@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sqlite3
 import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -391,9 +392,7 @@ async def test_an_adapter_that_is_bound_to_one_thread_is_found() -> None:
     class OneThread(SQLitePersistence):
         def __init__(self) -> None:
             super().__init__()
-            self.close()
-            import sqlite3
-
+            self._opened().close()
             self._db = sqlite3.connect(":memory:", isolation_level=None)
 
     adapter = OneThread()

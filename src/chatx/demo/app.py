@@ -83,6 +83,8 @@ def demo_app(store: str) -> FastAPI:
     app.mount("/socket", chat.asgi(authenticate=_name_in_socket))
     app.mount("/static", StaticFiles(directory=PAGE))
 
+    # The page itself asks with HEAD whether the server is back.
+    @app.head("/")
     @app.get("/")
     def channel_page() -> FileResponse:
         return FileResponse(PAGE / "index.html")
