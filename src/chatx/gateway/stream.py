@@ -29,7 +29,6 @@ from chatx.gateway.phoenix import CLOSE_MALFORMED, MAX_FRAME_BYTES
 from chatx.gateway.session import CLOSE_GOING_AWAY, Session
 from chatx.gateway.socket import Batch, Flow
 from chatx.gateway.tcp import TcpTransport, direct_of
-from chatx.gateway.whole import whole_text
 
 WRITE_STALL_S = 10.0
 """Seconds in which a peer must take something of what waits for it."""
@@ -299,8 +298,6 @@ class Stream(asyncio.Protocol):
         rest = b""
         if len(data) > PIECE_BYTES:
             data, rest = data[:PIECE_BYTES], data[PIECE_BYTES:]
-        if not rest and self._whole(data):
-            return
         self._protocol.receive_data(data)
         frames = deque(cast("list[Frame]", self._protocol.events_received()))
         if self._protocol.state is OPEN:
@@ -314,32 +311,6 @@ class Stream(asyncio.Protocol):
         if rest:
             self._wait(frames, rest)
             asyncio.get_running_loop().call_soon(self._go_on)
-
-    def _whole(self, data: bytes) -> bool:
-        """Take what is most of all input, one message that came whole, without the library; return whether it was one.
-
-        Only between messages, and where nothing is to wait: the library has seen nothing then that this could miss.
-        """
-        protocol, session = self._protocol, self._session
-        if (
-            session is None
-            or session.busy
-            or self._closing is not None
-            or protocol.state is not OPEN
-            or protocol.current_size is not None
-            or protocol.reader.buffer
-        ):
-            return False
-        payload = whole_text(data)
-        if payload is None:
-            return False
-        try:
-            text = payload.decode()
-        except UnicodeDecodeError:
-            self._fault(session, CLOSE_MALFORMED, "text that is not UTF-8")
-        else:
-            session.receive(text)
-        return True
 
     def _taken(self) -> None:
         """Every frame that was parsed is dealt with: do what the library wants done."""
