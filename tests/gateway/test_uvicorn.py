@@ -11,9 +11,10 @@ from uvicorn.config import Config
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
 
-from chatx import Chat
+from chatx import Chat, RateLimit
 from chatx.gateway.uvicorn import Uvicorn, uvicorn_of
-from tests.gateway.real_client import real_client
+from tests.gateway.fakes import chatx_tasks
+from tests.gateway.real_client import real_client, until
 from tests.gateway.servers import served
 
 
@@ -43,6 +44,27 @@ async def test_what_a_turn_leaves_goes_out_as_one_write(
         await asyncio.wait_for(await ada.connection.ping(), 10)
         await chat.send_message("a", "bob", "after a ping")
         await ada.wait_for_messages(11)
+
+
+@pytest.mark.process
+async def test_a_client_that_takes_nothing_does_not_keep_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chatx.gateway.asgi.WRITE_STALL_S", 0.3)
+    ways: list[Uvicorn] = []
+    abort = Uvicorn.abort
+
+    def noted(way: Uvicorn) -> None:
+        ways.append(way)
+        abort(way)
+
+    monkeypatch.setattr(Uvicorn, "abort", noted)
+    chat = Chat(mailbox_bytes=50_000_000, rate_limit=RateLimit(messages_per_sec=1e6, burst=10**6))
+    async with served("asgi", chat) as port, real_client(port, "ada", close_timeout=0.1, compression=None) as ada:
+        await ada.ask("room:a", "phx_join")
+        ada.connection.transport.pause_reading()
+        for _ in range(3000):
+            await chat.send_message("a", "bob", "x" * 4000)
+        await until(lambda: bool(ways))
+        await until(lambda: not chatx_tasks())
 
 
 def protocol() -> WebSocketsSansIOProtocol:

@@ -286,6 +286,8 @@ class AsgiSocket:
             self._timer = self._loop.call_later(left, self._check_writing)
         else:
             self._writer.cancel()
+            if self._uvicorn is not None:
+                self._uvicorn.abort()
 
 
 def _bytes(frame: str) -> int:

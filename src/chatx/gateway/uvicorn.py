@@ -58,6 +58,10 @@ class Uvicorn:
         """Write whole frames; they go out uncompressed, also where compression was agreed on, as RFC 7692 allows."""
         self._protocol.transport.write(wire)
 
+    def abort(self) -> None:
+        """End the connection now; uvicorn's own close waits for a peer that takes nothing, without a bound."""
+        self._protocol.transport.abort()
+
 
 def uvicorn_of(receive: Callable[..., Any]) -> Uvicorn | None:
     """Return the way past uvicorn's `send` for the connection that this `receive` belongs to, or None."""
