@@ -127,7 +127,7 @@ def _source_linked_back(app: Any, doctree: nodes.document) -> None:
         if signature.get("module") == "chatx.adapters.protocols":
             signature["ids"].append(f"chatx.{signature['fullname']}")
         elif signature.get("module") == "chatx" and signature["fullname"].partition(".")[0] == "Identity":
-            signature["ids"].append(f"chatx.gateway.handshake.{signature['fullname']}")
+            signature["ids"].append(f"chatx.gateway.entry.handshake.{signature['fullname']}")
 
 
 def _sources_known(app: Any, env: Any) -> None:

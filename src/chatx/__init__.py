@@ -47,7 +47,7 @@ from chatx.errors import (
     Unauthorized,
     UnmatchedTopic,
 )
-from chatx.gateway.handshake import Identity
+from chatx.gateway.entry.handshake import Identity
 from chatx.runtime.connection import Connection
 from chatx.runtime.delivery import DeadLetter
 from chatx.runtime.statistics import Statistics

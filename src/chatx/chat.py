@@ -23,8 +23,8 @@ from chatx.runtime.subscription import CallbackSubscription, Subscription
 from chatx.telemetry import Telemetry
 
 if TYPE_CHECKING:
-    from chatx.gateway.asgi import ChatApp
-    from chatx.gateway.handshake import Authenticate
+    from chatx.gateway.asgi.app import ChatApp
+    from chatx.gateway.entry.handshake import Authenticate
     from chatx.integrations.starlette import LiveResponse
 
 
@@ -288,14 +288,14 @@ class Chat:
         return statistics_of(self._engine)
 
     def asgi(self, *, authenticate: Authenticate, **options: Any) -> ChatApp:
-        """Return an ASGI application that speaks the wire protocol, to be mounted; see `chatx.gateway.asgi`.
+        """Return an ASGI application that speaks the wire protocol, to be mounted; see `chatx.gateway.asgi.app`.
 
         Args:
             authenticate: `authenticate(handshake)` → the user id or an `Identity`, or None to refuse; plain or async.
-            options: As in `chatx.gateway.asgi.ChatApp`.
+            options: As in `chatx.gateway.asgi.app.ChatApp`.
         """
         # The façade's one step up: whoever does not serve sockets does not load the gateway.
-        from chatx.gateway.asgi import ChatApp
+        from chatx.gateway.asgi.app import ChatApp
 
         return ChatApp(self, authenticate=authenticate, **options)
 

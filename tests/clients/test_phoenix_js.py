@@ -11,7 +11,7 @@ import pytest
 from chatx import Identity
 from chatx.chat import Chat
 from chatx.core.rate_limit import RateLimit
-from chatx.gateway.handshake import Handshake
+from chatx.gateway.entry.handshake import Handshake
 from tests.clients.peers import OpenPeer, Peer
 from tests.gateway.real_client import until
 from tests.gateway.servers import SHELLS, served

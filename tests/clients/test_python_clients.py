@@ -17,7 +17,7 @@ from phoenix_channels_python_client.phx_messages import ChannelMessage
 from phxsocket.channel import ChannelConnectError
 
 from chatx.chat import Chat
-from chatx.gateway.handshake import Handshake
+from chatx.gateway.entry.handshake import Handshake
 from tests.gateway.real_client import until
 from tests.gateway.servers import SHELLS, served
 

@@ -4,8 +4,8 @@ import re
 from typing import get_args
 
 from chatx.core.message import Unrecovered
-from chatx.gateway.asyncapi import document
-from chatx.gateway.closes import CLOSES
+from chatx.gateway.describe.asyncapi import document
+from chatx.gateway.wire.closes import CLOSES
 from tests.docs.markdown import ROOT, prose, rows
 
 PAGE = ROOT / "docs" / "client.md"

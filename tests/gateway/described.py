@@ -7,7 +7,7 @@ from typing import Any
 
 from jsonschema import Draft7Validator
 
-from chatx.gateway.asyncapi import document
+from chatx.gateway.describe.asyncapi import document
 
 DOCUMENT = document()
 _MESSAGES = DOCUMENT["components"]["messages"]

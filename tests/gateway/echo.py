@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import cast
 
 from chatx.chat import Chat
-from chatx.gateway.entrance import Client, Entrance
-from chatx.gateway.frames import Version
-from chatx.gateway.handshake import Handshake, Identity
-from chatx.gateway.session import Hubs, Session
-from chatx.gateway.socket import Batch, Socket
+from chatx.gateway.entry.handshake import Handshake, Identity
+from chatx.gateway.session.entrance import Client, Entrance
+from chatx.gateway.session.session import Hubs, Session
+from chatx.gateway.session.socket import Batch, Socket
+from chatx.gateway.wire.frames import Version
 from chatx.runtime.engine import Engine
 from tests.gateway.servers import named
 

@@ -10,11 +10,11 @@ from typing import Any
 from chatx.config import ChatConfig
 from chatx.core.message import Draft
 from chatx.core.room import Room
-from chatx.gateway.asgi import ChatApp
-from chatx.gateway.frames import Version
-from chatx.gateway.handshake import Identity
-from chatx.gateway.session import Hubs, Session
-from chatx.gateway.socket import Batch
+from chatx.gateway.asgi.app import ChatApp
+from chatx.gateway.entry.handshake import Identity
+from chatx.gateway.session.session import Hubs, Session
+from chatx.gateway.session.socket import Batch
+from chatx.gateway.wire.frames import Version
 from chatx.runtime.engine import Engine
 from chatx.telemetry import Telemetry
 from tests.gateway.phoenix_peer import Received, raw_frame, read

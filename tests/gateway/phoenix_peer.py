@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from chatx.gateway.actions import Action, Join, Push, Send
-from chatx.gateway.frames import Version
-from chatx.gateway.phoenix import PhoenixProtocol
+from chatx.gateway.wire.actions import Action, Join, Push, Send
+from chatx.gateway.wire.frames import Version
+from chatx.gateway.wire.phoenix import PhoenixProtocol
 
 
 class Received(NamedTuple):

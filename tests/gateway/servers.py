@@ -13,8 +13,8 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from chatx.chat import Chat
-from chatx.gateway.handshake import Authenticate, Handshake
-from chatx.gateway.websocket import NativeServer
+from chatx.gateway.entry.handshake import Authenticate, Handshake
+from chatx.gateway.native.server import NativeServer
 from tests.gateway.real_client import until
 
 SHELLS = ("asgi", "native")

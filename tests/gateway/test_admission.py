@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from chatx.gateway.admission import Admission, Full, Place
+from chatx.gateway.entry.admission import Admission, Full, Place
 
 
 def admission(*, per_user: int = 0, per_address: int = 0, pending: int = 1024) -> Admission:

@@ -13,10 +13,10 @@ import pytest
 from chatx.chat import Chat
 from chatx.core.rate_limit import RateLimit
 from chatx.errors import ConfigError, Unauthorized
-from chatx.gateway.asgi import WRITE_STALL_S, AsgiSocket, ChatApp
-from chatx.gateway.handshake import Handshake
-from chatx.gateway.session import PENDING_PUSHES
-from chatx.gateway.socket import Batch
+from chatx.gateway.asgi.app import WRITE_STALL_S, AsgiSocket, ChatApp
+from chatx.gateway.entry.handshake import Handshake
+from chatx.gateway.session.session import PENDING_PUSHES
+from chatx.gateway.session.socket import Batch
 from tests.gateway.fakes import FakeServer, chatx_tasks, settle
 from tests.virtual import virtual
 

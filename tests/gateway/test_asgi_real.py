@@ -22,7 +22,7 @@ from websockets.exceptions import ConnectionClosedError, InvalidStatus
 from chatx import Identity
 from chatx.chat import Chat
 from chatx.core.rate_limit import RateLimit
-from chatx.gateway.handshake import Handshake
+from chatx.gateway.entry.handshake import Handshake
 from tests.gateway.fakes import chatx_tasks
 from tests.gateway.real_client import real_client, until
 from tests.process import demo

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from jsonschema import Draft7Validator
 
 from chatx.errors import ERRORS, ChatError
-from chatx.gateway.asyncapi import document, text
-from chatx.gateway.closes import CLOSES
-from chatx.gateway.frames import negotiate
-from chatx.gateway.phoenix import REFUSALS
+from chatx.gateway.describe.asyncapi import document, text
+from chatx.gateway.wire.closes import CLOSES
+from chatx.gateway.wire.frames import negotiate
+from chatx.gateway.wire.phoenix import REFUSALS
 from tests.gateway.described import DOCUMENT, FROM_CLIENTS, FROM_SERVER, examples, matches
 
 ROOT = Path(__file__).parents[2]
@@ -129,7 +129,7 @@ def test_a_schema_has_no_description_of_its_types_insides() -> None:
 
 
 def test_every_close_code_that_the_gateway_gives_is_in_the_table() -> None:
-    source = "".join(path.read_text(encoding="utf-8") for path in GATEWAY.glob("*.py"))
+    source = "".join(path.read_text(encoding="utf-8") for path in GATEWAY.rglob("*.py"))
     given_out = re.findall(r"^CLOSE_[A-Z_]+(?:: Final)? = (\d{4})$|\bclose\((\d{4}),", source, re.MULTILINE)
     codes = {int(code) for pair in given_out for code in pair if code}
     assert codes == set(CLOSES)

@@ -15,9 +15,9 @@ from websockets.exceptions import ConnectionClosedError
 
 from chatx import Identity
 from chatx.core.rate_limit import RateLimit
-from chatx.gateway.frames import Version
-from chatx.gateway.handshake import Handshake
-from chatx.gateway.session import Hubs
+from chatx.gateway.entry.handshake import Handshake
+from chatx.gateway.session.session import Hubs
+from chatx.gateway.wire.frames import Version
 from chatx.runtime.process import RESTARTS
 from tests.faults import CrashingChat
 from tests.gateway.described import DOCUMENT, FROM_CLIENTS, FROM_SERVER, matches

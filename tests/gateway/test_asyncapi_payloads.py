@@ -12,8 +12,8 @@ from jsonschema import Draft7Validator
 
 from chatx.core.validation import valid_content, valid_id
 from chatx.errors import InvalidMessage
-from chatx.gateway.frames import MalformedFrame, Version, decode
-from chatx.gateway.payloads import AccessToken, History, NewMessage, Resume, parse
+from chatx.gateway.wire.frames import MalformedFrame, Version, decode
+from chatx.gateway.wire.payloads import AccessToken, History, NewMessage, Resume, parse
 from tests.gateway.described import DOCUMENT, FROM_CLIENTS, matches, validator
 
 _SCHEMAS: dict[type[msgspec.Struct], Draft7Validator] = {

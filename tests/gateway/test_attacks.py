@@ -11,10 +11,10 @@ import pytest
 
 from chatx.chat import Chat
 from chatx.core.rate_limit import RateLimit
-from chatx.gateway.admission import PENDING_HANDSHAKES
-from chatx.gateway.asgi import ChatApp
-from chatx.gateway.handshake import Handshake
-from chatx.gateway.session import Hubs
+from chatx.gateway.asgi.app import ChatApp
+from chatx.gateway.entry.admission import PENDING_HANDSHAKES
+from chatx.gateway.entry.handshake import Handshake
+from chatx.gateway.session.session import Hubs
 from tests.gateway.fakes import Client, FakeServer, chatx_tasks, settle
 from tests.virtual import virtual
 

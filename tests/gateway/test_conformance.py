@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from chatx.chat import Chat
-from chatx.gateway import stream
-from chatx.gateway.limits import MessageBound
+from chatx.gateway.native import stream
+from chatx.gateway.native.limits import MessageBound
 from tests.gateway.echo import EchoEntrance
 from tests.gateway.fakes import chatx_tasks
 from tests.gateway.real_client import until

@@ -8,7 +8,7 @@ import random
 
 import pytest
 
-from chatx.gateway.expiry import AT_ONCE, FARTHEST_S, TICK_S, Wheel
+from chatx.gateway.session.expiry import AT_ONCE, FARTHEST_S, TICK_S, Wheel
 from tests.virtual import virtual
 
 

@@ -17,7 +17,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from chatx import Chat
-from chatx.gateway.asgi import ChatApp
+from chatx.gateway.asgi.app import ChatApp
 from tests.docs.markdown import ROOT, blocks
 from tests.gateway.fakes import chatx_tasks
 from tests.gateway.real_client import real_client

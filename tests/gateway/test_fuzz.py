@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from chatx import Chat, RateLimit
-from chatx.gateway.session import Hubs
+from chatx.gateway.session.session import Hubs
 from tests.gateway import hostile
 from tests.gateway.fakes import Client, chatx_tasks, settle
 from tests.virtual import virtual

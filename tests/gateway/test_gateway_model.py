@@ -19,9 +19,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from chatx.chat import Chat
 from chatx.core.message import Event, Message
 from chatx.core.rate_limit import RateLimit
-from chatx.gateway.frames import Version
-from chatx.gateway.phoenix import State
-from chatx.gateway.session import Hubs
+from chatx.gateway.session.session import Hubs
+from chatx.gateway.wire.frames import Version
+from chatx.gateway.wire.phoenix import State
 from chatx.testing import VirtualLoop
 from tests.gateway.fakes import Client, chatx_tasks
 from tests.gateway.phoenix_peer import Received, raw_frame

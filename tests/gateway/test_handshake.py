@@ -10,7 +10,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from chatx.errors import ChatError
-from chatx.gateway.handshake import BEARER, Identity, chosen_subprotocol, handshake_of, identity_of, origin_allowed
+from chatx.gateway.entry.handshake import (
+    BEARER,
+    Identity,
+    chosen_subprotocol,
+    handshake_of,
+    identity_of,
+    origin_allowed,
+)
 
 
 def scope_of(

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from chatx.chat import Chat
 from chatx.core.rate_limit import RateLimit
-from chatx.gateway import hub
-from chatx.gateway.frames import Version
-from chatx.gateway.session import Hubs
-from chatx.gateway.socket import Batch
+from chatx.gateway.session import hub
+from chatx.gateway.session.session import Hubs
+from chatx.gateway.session.socket import Batch
+from chatx.gateway.wire.frames import Version
 from tests.gateway.fakes import Client, settle
 from tests.virtual import virtual
 

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from chatx.gateway.limits import (
+from chatx.gateway.native.limits import (
     CONTROL_FRAMES_BURST,
     CONTROL_FRAMES_PER_S,
     MAX_FRAGMENTS,
@@ -14,7 +14,7 @@ from chatx.gateway.limits import (
     Excess,
     MessageBound,
 )
-from chatx.gateway.phoenix import MAX_CLOSE_REASON, MAX_FRAME_BYTES
+from chatx.gateway.wire.phoenix import MAX_CLOSE_REASON, MAX_FRAME_BYTES
 
 
 def test_a_message_may_have_its_bytes_in_one_frame_or_in_many_and_not_one_more() -> None:

@@ -17,11 +17,12 @@ from websockets.frames import Frame, Opcode
 from chatx.chat import Chat
 from chatx.core.rate_limit import RateLimit
 from chatx.errors import ConfigError
-from chatx.gateway import greeting, http, stream, websocket
-from chatx.gateway.forwarded import Proxies
-from chatx.gateway.session import PENDING_PUSHES
-from chatx.gateway.stream import PIECE_BYTES
-from chatx.gateway.websocket import NativeServer
+from chatx.gateway.entry.forwarded import Proxies
+from chatx.gateway.native import greeting, http, stream
+from chatx.gateway.native import server as websocket
+from chatx.gateway.native.server import NativeServer
+from chatx.gateway.native.stream import PIECE_BYTES
+from chatx.gateway.session.session import PENDING_PUSHES
 from tests.gateway.fakes import chatx_tasks
 from tests.gateway.loops import on_each_loop
 from tests.gateway.phoenix_peer import raw_frame
@@ -74,7 +75,7 @@ async def test_a_head_that_does_not_come_is_not_waited_for(monkeypatch: pytest.M
 
 
 async def test_connections_that_say_nothing_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("chatx.gateway.websocket.PENDING_HANDSHAKES", 2)
+    monkeypatch.setattr("chatx.gateway.native.server.PENDING_HANDSHAKES", 2)
     async with Chat() as chat, native(chat) as (server, port):
         async with raw(port), raw(port):
             await until(lambda: server.full)

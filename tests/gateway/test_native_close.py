@@ -15,9 +15,9 @@ from websockets.frames import Opcode
 
 from chatx.chat import Chat
 from chatx.core.rate_limit import RateLimit
-from chatx.gateway import stream
-from chatx.gateway.session import PENDING_PUSHES
-from chatx.gateway.websocket import NativeServer
+from chatx.gateway.native import stream
+from chatx.gateway.native.server import NativeServer
+from chatx.gateway.session.session import PENDING_PUSHES
 from tests.gateway.loops import on_each_loop
 from tests.gateway.raw_peer import CLOSE, Peer, close_code, masked, next_frame, opened, pushed, server_tls
 from tests.gateway.real_client import until

@@ -10,8 +10,8 @@ from websockets.frames import Opcode
 
 from chatx.chat import Chat
 from chatx.core.rate_limit import RateLimit
-from chatx.gateway import stream
-from chatx.gateway.limits import CONTROL_FRAMES_BURST, MAX_FRAGMENTS
+from chatx.gateway.native import stream
+from chatx.gateway.native.limits import CONTROL_FRAMES_BURST, MAX_FRAGMENTS
 from tests.gateway.echo import Echo, EchoEntrance
 from tests.gateway.fakes import chatx_tasks
 from tests.gateway.loops import on_each_loop
@@ -119,8 +119,8 @@ async def test_a_flood_of_joins_is_felt_by_nobody_else() -> None:
 async def test_connections_that_hang_fill_their_bound_and_no_more_and_time_frees_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("chatx.gateway.websocket.PENDING_HANDSHAKES", 50)
-    monkeypatch.setattr("chatx.gateway.greeting.HEAD_S", 0.3)
+    monkeypatch.setattr("chatx.gateway.native.server.PENDING_HANDSHAKES", 50)
+    monkeypatch.setattr("chatx.gateway.native.greeting.HEAD_S", 0.3)
     async with Chat() as chat, native(chat) as (server, port), AsyncExitStack() as stack:
         for number in range(60):
             _, writer = await stack.enter_async_context(raw(port))

@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 import pytest
 
 from chatx.chat import Chat
-from chatx.gateway import greeting
-from chatx.gateway.target import origin_form
-from chatx.gateway.websocket import NativeServer
+from chatx.gateway.entry.target import origin_form
+from chatx.gateway.native import greeting
+from chatx.gateway.native.server import NativeServer
 from tests.gateway.fakes import chatx_tasks
 from tests.gateway.loops import on_each_loop
 from tests.gateway.raw_peer import HANDSHAKE, answer, close_code, masked, opened, raw, server_tls
@@ -222,7 +222,7 @@ async def test_a_head_that_drips_is_not_waited_for(monkeypatch: pytest.MonkeyPat
 async def test_handshakes_of_tls_that_do_not_end_are_bounded_in_number_and_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("chatx.gateway.websocket.PENDING_HANDSHAKES", 3)
+    monkeypatch.setattr("chatx.gateway.native.server.PENDING_HANDSHAKES", 3)
     async with Chat() as chat, native(chat, ssl=server_tls()) as (server, port):
         async with raw(port), raw(port), raw(port) as (_, hello):
             hello.write(b"\x16\x03\x01\x02\x00\x01")  # a ClientHello that goes no further
@@ -230,7 +230,7 @@ async def test_handshakes_of_tls_that_do_not_end_are_bounded_in_number_and_time(
             async with raw(port) as (reader, _):
                 assert await gone(reader)
         await until(lambda: not server.greetings)
-        monkeypatch.setattr("chatx.gateway.tls.HEAD_S", 0.2)
+        monkeypatch.setattr("chatx.gateway.native.tls.HEAD_S", 0.2)
         async with raw(port) as (reader, _), raw(port) as (_, hello):
             hello.write(b"\x16\x03\x01\x02\x00\x01")
             assert await gone(reader)
@@ -273,7 +273,7 @@ class FailsTwice(socket.socket):
 async def test_a_connection_that_cannot_be_accepted_over_tls_keeps_out_no_later_one(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("chatx.gateway.tls.PAUSE_S", 0.01)
+    monkeypatch.setattr("chatx.gateway.native.tls.PAUSE_S", 0.01)
     failures = [ConnectionAbortedError("gone"), OSError(errno.EMFILE, "too many open files")]
     monkeypatch.setattr(FailsTwice, "failures", failures)
     with socket.create_server(("127.0.0.1", 0)) as made:

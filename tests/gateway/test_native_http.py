@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from chatx.chat import Chat
-from chatx.gateway import greeting, http
+from chatx.gateway.native import greeting, http
 from tests.gateway.loops import on_each_loop
 from tests.gateway.raw_peer import answer, raw, server_tls
 from tests.gateway.real_client import until

@@ -13,7 +13,7 @@ from websockets.frames import Opcode
 
 from chatx.chat import Chat
 from chatx.core.rate_limit import RateLimit
-from chatx.gateway import stream
+from chatx.gateway.native import stream
 from tests.gateway import hostile
 from tests.gateway.loops import on_each_loop
 from tests.gateway.raw_peer import CLOSE, Peer, masked, opened, pushed, server_tls

@@ -10,8 +10,8 @@ from httpx2 import ASGITransport, AsyncClient, Response
 from prometheus_client.parser import text_string_to_metric_families
 
 from chatx import Chat, Statistics
-from chatx.gateway.metrics import CONTENT_TYPE, Metrics
-from chatx.gateway.operations import MEMBERS_AT_ONCE, ROOMS_AT_ONCE, operations
+from chatx.gateway.operations.app import MEMBERS_AT_ONCE, ROOMS_AT_ONCE, operations
+from chatx.gateway.operations.metrics import CONTENT_TYPE, Metrics
 
 ADMIN = "admin-token"
 

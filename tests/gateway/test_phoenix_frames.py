@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatx.gateway.frames import (
+from chatx.gateway.wire.frames import (
     BINARY,
     Frame,
     MalformedFrame,

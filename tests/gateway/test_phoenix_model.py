@@ -13,9 +13,9 @@ from typing import Any, ClassVar, NamedTuple
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from chatx.gateway.actions import Action, Close, Join, Leave, Push, Send, Superseded
-from chatx.gateway.frames import Version, encode_broadcast
-from chatx.gateway.phoenix import PhoenixProtocol, room_topic
+from chatx.gateway.wire.actions import Action, Close, Join, Leave, Push, Send, Superseded
+from chatx.gateway.wire.frames import Version, encode_broadcast
+from chatx.gateway.wire.phoenix import PhoenixProtocol, room_topic
 from tests.gateway.phoenix_peer import EXCESS, UNMATCHED, Received, raw_frame, read
 
 ROOMS = ["room:a", "room:b", "room:c"]

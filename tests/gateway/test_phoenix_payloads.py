@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from chatx.core.message import PresenceMeta
 from chatx.errors import ERRORS, ChatError, InvalidMessage, RateLimited
-from chatx.gateway.payloads import (
+from chatx.gateway.wire.payloads import (
     History,
     NewMessage,
     Resume,

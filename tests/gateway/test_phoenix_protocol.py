@@ -12,10 +12,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from chatx.gateway import actions, frames, payloads, phoenix
-from chatx.gateway.actions import Action, Close, Join, Leave, Push, Send, Superseded
-from chatx.gateway.frames import Version, encode_broadcast
-from chatx.gateway.phoenix import (
+from chatx.gateway.wire import actions, frames, payloads, phoenix
+from chatx.gateway.wire.actions import Action, Close, Join, Leave, Push, Send, Superseded
+from chatx.gateway.wire.frames import Version, encode_broadcast
+from chatx.gateway.wire.phoenix import (
     MAX_WAITING_BYTES,
     MAX_WAITING_FRAMES,
     TRANSITIONS,

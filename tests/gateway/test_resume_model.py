@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from chatx.chat import Chat
 from chatx.core.rate_limit import RateLimit
-from chatx.gateway.session import Hubs
+from chatx.gateway.session.session import Hubs
 from chatx.testing import VirtualLoop
 from tests.gateway.fakes import Client, chatx_tasks
 

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatx import ConfigError, Identity, InvalidMessage
-from chatx.gateway.handshake import Handshake
-from chatx.gateway.tokens import LEEWAY_S, SignedTokens, sign
+from chatx.gateway.entry.handshake import Handshake
+from chatx.gateway.entry.tokens import LEEWAY_S, SignedTokens, sign
 
 SECRET = "0123456789abcdef0123456789abcdef"
 LATER = int(time.time()) + 3600

@@ -10,8 +10,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from websockets.frames import Frame, Opcode
 
-from chatx.gateway.socket import Flow
-from chatx.gateway.stream import Stream
+from chatx.gateway.native.stream import Stream
+from chatx.gateway.session.socket import Flow
 
 
 class Sink(asyncio.Transport):

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatx.gateway.socket import Audience, Batch
-from chatx.gateway.tcp import TcpTransport
+from chatx.gateway.native.tcp import TcpTransport
+from chatx.gateway.session.socket import Audience, Batch
 from tests.gateway.loops import on_each_loop
 
 BIG = random.Random(1).randbytes(3_000_000)

@@ -12,9 +12,9 @@ import pytest
 
 from chatx import Identity
 from chatx.chat import Chat
-from chatx.gateway.asgi import ChatApp
-from chatx.gateway.handshake import Handshake
-from chatx.gateway.session import PENDING_PUSHES, Hubs
+from chatx.gateway.asgi.app import ChatApp
+from chatx.gateway.entry.handshake import Handshake
+from chatx.gateway.session.session import PENDING_PUSHES, Hubs
 from tests.gateway.fakes import Client, FakeServer, chatx_tasks, settle
 from tests.virtual import virtual
 
@@ -28,7 +28,7 @@ def now() -> float:
 
 @pytest.fixture(autouse=True)
 def wall_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("chatx.gateway.session.time.time", now)
+    monkeypatch.setattr("chatx.gateway.session.session.time.time", now)
 
 
 class Tokens:

@@ -12,7 +12,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from uvicorn.server import ServerState
 
 from chatx import Chat, RateLimit
-from chatx.gateway.uvicorn import Uvicorn, uvicorn_of
+from chatx.gateway.asgi.uvicorn import Uvicorn, uvicorn_of
 from tests.gateway.fakes import chatx_tasks
 from tests.gateway.real_client import real_client, until
 from tests.gateway.servers import served
@@ -48,7 +48,7 @@ async def test_what_a_turn_leaves_goes_out_as_one_write(
 
 @pytest.mark.process
 async def test_a_client_that_takes_nothing_does_not_keep_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("chatx.gateway.asgi.WRITE_STALL_S", 0.3)
+    monkeypatch.setattr("chatx.gateway.asgi.app.WRITE_STALL_S", 0.3)
     ways: list[Uvicorn] = []
     abort = Uvicorn.abort
 

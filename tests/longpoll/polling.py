@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 
 import httpx2
 
-from chatx.gateway.frames import Version
+from chatx.gateway.wire.frames import Version
 from tests.gateway.phoenix_peer import Received, raw_frame, read
 
 NDJSON = "application/x-ndjson"

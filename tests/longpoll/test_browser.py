@@ -18,8 +18,8 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import Mount, Route
 
 from chatx.chat import Chat
-from chatx.gateway.handshake import Handshake
-from chatx.gateway.websocket import NativeServer
+from chatx.gateway.entry.handshake import Handshake
+from chatx.gateway.native.server import NativeServer
 from tests.gateway.real_client import real_client, until
 from tests.longpoll.node import PHOENIX
 
@@ -130,7 +130,7 @@ def told(page: Page, condition: str) -> None:
 def test_a_page_whose_websocket_does_not_get_through_chats_all_the_same(
     browser: Browser, monkeypatch: pytest.MonkeyPatch, shell: Any, options: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr("chatx.gateway.poller.CUT_OFF_S", 0.2)
+    monkeypatch.setattr("chatx.gateway.longpoll.poller.CUT_OFF_S", 0.2)
     with serving(shell) as server, opened(browser, f"http://localhost:{server.port}/?user=ada") as ada:
         ada.evaluate("options => enter('/socket', options)", options)
         told(ada, "t.opened[0] === 'LongPoll' && t.joined.length")

@@ -11,8 +11,8 @@ import httpx2
 import pytest
 
 from chatx.chat import Chat
-from chatx.gateway import greeting
-from chatx.gateway.websocket import NativeServer
+from chatx.gateway.native import greeting
+from chatx.gateway.native.server import NativeServer
 from tests.gateway.fakes import chatx_tasks
 from tests.gateway.real_client import until
 from tests.gateway.servers import native

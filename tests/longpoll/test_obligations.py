@@ -17,11 +17,11 @@ import pytest
 from chatx import Identity
 from chatx.chat import Chat
 from chatx.core.rate_limit import RateLimit
-from chatx.gateway import longpoll
-from chatx.gateway.frames import Version
-from chatx.gateway.handshake import Authenticate, Handshake
-from chatx.gateway.http import BODY_BYTES, EXCHANGE_S
-from chatx.gateway.posts import MAX_POST_BYTES, MAX_POST_MESSAGES
+from chatx.gateway.entry.handshake import Authenticate, Handshake
+from chatx.gateway.longpoll import app as longpoll
+from chatx.gateway.native.http import BODY_BYTES, EXCHANGE_S
+from chatx.gateway.wire.frames import Version
+from chatx.gateway.wire.posts import MAX_POST_BYTES, MAX_POST_MESSAGES
 from tests.gateway.fakes import chatx_tasks
 from tests.gateway.phoenix_peer import EXCESS, UNMATCHED
 from tests.gateway.real_client import real_client, until

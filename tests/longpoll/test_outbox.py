@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatx.gateway.outbox import Outbox, OutOfStep
+from chatx.gateway.longpoll.outbox import Outbox, OutOfStep
 
 
 def add(outbox: Outbox, *texts: str, bounded: bool = True) -> bool:

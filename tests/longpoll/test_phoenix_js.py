@@ -14,9 +14,9 @@ from starlette.routing import Mount
 
 from chatx.chat import Chat
 from chatx.core.rate_limit import RateLimit
-from chatx.gateway.handshake import Handshake
-from chatx.gateway.poller import ABANDONED_S
-from chatx.gateway.websocket import NativeServer
+from chatx.gateway.entry.handshake import Handshake
+from chatx.gateway.longpoll.poller import ABANDONED_S
+from chatx.gateway.native.server import NativeServer
 from tests.gateway.real_client import real_client, until
 from tests.gateway.servers import SHELLS
 from tests.longpoll.node import node_client
@@ -143,7 +143,7 @@ async def test_it_falls_back_from_a_websocket_that_cannot_connect(shell: str) ->
 async def test_whoever_disconnects_has_left_long_before_an_abandoned_session_would_end(
     shell: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("chatx.gateway.poller.CUT_OFF_S", 0.2)
+    monkeypatch.setattr("chatx.gateway.longpoll.poller.CUT_OFF_S", 0.2)
     port = free_port()
     async with Chat() as chat, serving(shell, chat, port), node_client(port, "ada") as ada:
         ada.do("connect")

@@ -14,10 +14,10 @@ from chatx import Identity
 from chatx.chat import Chat
 from chatx.core.rate_limit import RateLimit
 from chatx.errors import Unauthorized
-from chatx.gateway.longpoll import MAX_POSTS, POLL_S, POST_S, WRITE_STALL_S, LongPoll
-from chatx.gateway.outbox import MAX_REPEATS
-from chatx.gateway.poller import ABANDONED_S, CUT_OFF_S
-from chatx.gateway.session import PENDING_PUSHES, REPLAYED_AT_ONCE
+from chatx.gateway.longpoll.app import MAX_POSTS, POLL_S, POST_S, WRITE_STALL_S, LongPoll
+from chatx.gateway.longpoll.outbox import MAX_REPEATS
+from chatx.gateway.longpoll.poller import ABANDONED_S, CUT_OFF_S
+from chatx.gateway.session.session import PENDING_PUSHES, REPLAYED_AT_ONCE
 from tests.gateway import hostile
 from tests.gateway.fakes import chatx_tasks, settle
 from tests.longpoll.polling import NDJSON, Call, Poll, PollingClient, inside

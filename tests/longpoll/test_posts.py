@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatx.gateway.limits import Excess
-from chatx.gateway.posts import MAX_POST_MESSAGES, MalformedPost, messages_of
+from chatx.gateway.native.limits import Excess
+from chatx.gateway.wire.posts import MAX_POST_MESSAGES, MalformedPost, messages_of
 from tests.longpoll.polling import NDJSON
 
 

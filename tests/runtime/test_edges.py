@@ -8,8 +8,8 @@ import pytest
 
 from chatx import AdapterError, Chat, ChatError, Closed, ConfigError, InvalidMessage, Message
 from chatx.core.message import Event
-from chatx.gateway.asgi import AsgiSocket
-from chatx.gateway.socket import Batch
+from chatx.gateway.asgi.app import AsgiSocket
+from chatx.gateway.session.socket import Batch
 from tests.virtual import virtual
 
 

@@ -34,7 +34,7 @@ def add_to(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the document."""
-    from chatx.gateway.asyncapi import text
+    from chatx.gateway.describe.asyncapi import text
 
     print(text(), end="")
     return 0

@@ -9,8 +9,8 @@ from ipaddress import ip_address
 from jwt import InsecureKeyLengthWarning
 
 from chatx.errors import ConfigError
-from chatx.gateway.handshake import Authenticate, Handshake
-from chatx.gateway.tokens import SECRET_BYTES, SignedTokens
+from chatx.gateway.entry.handshake import Authenticate, Handshake
+from chatx.gateway.entry.tokens import SECRET_BYTES, SignedTokens
 
 logger: logging.Logger = logging.getLogger("chatx")
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from chatx.adapters.sqlite import SQLitePersistence
     from chatx.chat import Chat
     from chatx.cli.command import Commands
-    from chatx.gateway.websocket import NativeServer
+    from chatx.gateway.native.server import NativeServer
 
 logger: logging.Logger = logging.getLogger("chatx")
 
@@ -107,9 +107,9 @@ def run(options: argparse.Namespace) -> int:
     try:
         from chatx.chat import Chat
         from chatx.cli.identity import admin_token, identity_source
-        from chatx.gateway.metrics import Metrics
-        from chatx.gateway.operations import HEALTH, operations
-        from chatx.gateway.websocket import NativeServer
+        from chatx.gateway.native.server import NativeServer
+        from chatx.gateway.operations.app import HEALTH, operations
+        from chatx.gateway.operations.metrics import Metrics
     except ModuleNotFoundError as error:
         return fail(
             f"chatx serve needs {error.name}, which is not installed; install the extra: "

@@ -55,8 +55,8 @@ def add_to(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print a token."""
     try:
-        from chatx.gateway.handshake import Identity
-        from chatx.gateway.tokens import SECRET_BYTES, sign
+        from chatx.gateway.entry.handshake import Identity
+        from chatx.gateway.entry.tokens import SECRET_BYTES, sign
     except ModuleNotFoundError as error:
         return fail(
             f"chatx token needs {error.name}, which is not installed; install the extra: "

@@ -26,7 +26,7 @@ from chatx.chat import Chat
 from chatx.core.message import Event
 from chatx.core.validation import valid_id
 from chatx.errors import Blocked, ChatError
-from chatx.gateway.handshake import Handshake
+from chatx.gateway.entry.handshake import Handshake
 from chatx.integrations import html
 from chatx.integrations.starlette import SCRIPT, http_status, snapshot
 

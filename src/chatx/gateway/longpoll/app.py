@@ -30,14 +30,14 @@ from msgspec.json import encode
 from msgspec.structs import replace
 
 from chatx.errors import Closed
-from chatx.gateway.entrance import CLOSE_TRY_LATER, Entrance, Refused
-from chatx.gateway.handshake import Handshake, handshake_of
-from chatx.gateway.limits import Excess
-from chatx.gateway.outbox import OutOfStep
-from chatx.gateway.phoenix import CLOSE_MALFORMED, CLOSE_TOO_LARGE
-from chatx.gateway.poller import Poller
-from chatx.gateway.posts import MAX_POST_BYTES, MalformedPost, messages_of
-from chatx.gateway.session import CLOSE_GOING_AWAY, Session
+from chatx.gateway.entry.handshake import Handshake, handshake_of
+from chatx.gateway.longpoll.outbox import OutOfStep
+from chatx.gateway.longpoll.poller import Poller
+from chatx.gateway.native.limits import Excess
+from chatx.gateway.session.entrance import CLOSE_TRY_LATER, Entrance, Refused
+from chatx.gateway.session.session import CLOSE_GOING_AWAY, Session
+from chatx.gateway.wire.phoenix import CLOSE_MALFORMED, CLOSE_TOO_LARGE
+from chatx.gateway.wire.posts import MAX_POST_BYTES, MalformedPost, messages_of
 
 logger: logging.Logger = logging.getLogger("chatx")
 

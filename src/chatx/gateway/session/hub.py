@@ -23,10 +23,10 @@ from chatx.core.fanout import Subscriber
 from chatx.core.message import Event, Message, PresenceDiff
 from chatx.core.presence import Changes
 from chatx.errors import ChatError
-from chatx.gateway.frames import Version, encode_broadcast
-from chatx.gateway.payloads import Published, presence_diff, presence_state
-from chatx.gateway.phoenix import room_topic
-from chatx.gateway.socket import Audience, Batch, Flow, Socket
+from chatx.gateway.session.socket import Audience, Batch, Flow, Socket
+from chatx.gateway.wire.frames import Version, encode_broadcast
+from chatx.gateway.wire.payloads import Published, presence_diff, presence_state
+from chatx.gateway.wire.phoenix import room_topic
 from chatx.runtime.process import RoomProcess
 from chatx.runtime.turn import Turn
 

@@ -6,7 +6,7 @@ from typing import TypeAlias
 
 from msgspec import Raw, Struct
 
-from chatx.gateway.frames import Ref
+from chatx.gateway.wire.frames import Ref
 
 
 class Send(Struct, frozen=True, gc=False):

@@ -24,12 +24,12 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from chatx.errors import AlreadyStarted, Closed, ConfigError
-from chatx.gateway.entrance import CLOSE_TRY_LATER, Client, Entrance, Refused
-from chatx.gateway.handshake import Authenticate, chosen_subprotocol, handshake_of
-from chatx.gateway.longpoll import PATH, LongPoll
-from chatx.gateway.session import CLOSE_GOING_AWAY, IDLE_TIMEOUT_S, Session
-from chatx.gateway.socket import Batch
-from chatx.gateway.uvicorn import Uvicorn, uvicorn_of
+from chatx.gateway.asgi.uvicorn import Uvicorn, uvicorn_of
+from chatx.gateway.entry.handshake import Authenticate, chosen_subprotocol, handshake_of
+from chatx.gateway.longpoll.app import PATH, LongPoll
+from chatx.gateway.session.entrance import CLOSE_TRY_LATER, Client, Entrance, Refused
+from chatx.gateway.session.session import CLOSE_GOING_AWAY, IDLE_TIMEOUT_S, Session
+from chatx.gateway.session.socket import Batch
 
 if TYPE_CHECKING:
     from chatx.chat import Chat

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from chatx.gateway.entrance import CLOSE_RESTART, CLOSE_TRY_LATER
-from chatx.gateway.phoenix import CLOSE_MALFORMED, CLOSE_POLICY, CLOSE_TOO_LARGE
-from chatx.gateway.session import CLOSE_EXPIRED, CLOSE_GOING_AWAY, CLOSE_INTERNAL, CLOSE_REVOKED
+from chatx.gateway.session.entrance import CLOSE_RESTART, CLOSE_TRY_LATER
+from chatx.gateway.session.session import CLOSE_EXPIRED, CLOSE_GOING_AWAY, CLOSE_INTERNAL, CLOSE_REVOKED
+from chatx.gateway.wire.phoenix import CLOSE_MALFORMED, CLOSE_POLICY, CLOSE_TOO_LARGE
 
 
 class CloseCode(NamedTuple):

@@ -7,8 +7,9 @@ from typing import Final, NamedTuple
 from msgspec import Struct
 
 from chatx.errors import RateLimited
-from chatx.gateway.frames import Ref
-from chatx.gateway.payloads import (
+from chatx.gateway.describe.schemas import Schema, constant, ref, reply
+from chatx.gateway.wire.frames import Ref
+from chatx.gateway.wire.payloads import (
     AccessToken,
     Empty,
     Failed,
@@ -27,8 +28,7 @@ from chatx.gateway.payloads import (
     StreamPosition,
     error_response,
 )
-from chatx.gateway.phoenix import REFUSALS
-from chatx.gateway.schemas import Schema, constant, ref, reply
+from chatx.gateway.wire.phoenix import REFUSALS
 
 HEARTBEAT_S: Final = 30
 """Seconds between two heartbeats of a client, as in phoenix.js."""

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 import h11
 
-from chatx.gateway.target import origin_form
+from chatx.gateway.entry.target import origin_form
 
 logger: logging.Logger = logging.getLogger("chatx")
 

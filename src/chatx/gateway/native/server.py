@@ -24,18 +24,18 @@ from ssl import SSLContext
 from typing import TYPE_CHECKING, Any
 
 from chatx.errors import ConfigError
-from chatx.gateway.admission import PENDING_HANDSHAKES, Place
-from chatx.gateway.entrance import CLOSE_RESTART, Client, Entrance
-from chatx.gateway.forwarded import Proxies
-from chatx.gateway.greeting import Greeting
-from chatx.gateway.handshake import Authenticate
-from chatx.gateway.http import AsgiApp, HttpExchange, Receive, Scope, Send
-from chatx.gateway.listener import TcpListener
-from chatx.gateway.longpoll import PATH, LongPoll
-from chatx.gateway.session import IDLE_TIMEOUT_S
-from chatx.gateway.stream import Stream
-from chatx.gateway.target import path_of
-from chatx.gateway.tls import TlsListener
+from chatx.gateway.entry.admission import PENDING_HANDSHAKES, Place
+from chatx.gateway.entry.forwarded import Proxies
+from chatx.gateway.entry.handshake import Authenticate
+from chatx.gateway.entry.target import path_of
+from chatx.gateway.longpoll.app import PATH, LongPoll
+from chatx.gateway.native.greeting import Greeting
+from chatx.gateway.native.http import AsgiApp, HttpExchange, Receive, Scope, Send
+from chatx.gateway.native.listener import TcpListener
+from chatx.gateway.native.stream import Stream
+from chatx.gateway.native.tls import TlsListener
+from chatx.gateway.session.entrance import CLOSE_RESTART, Client, Entrance
+from chatx.gateway.session.session import IDLE_TIMEOUT_S
 
 if TYPE_CHECKING:
     from chatx.chat import Chat

@@ -28,8 +28,8 @@ from enum import StrEnum
 from typing import ClassVar, Final, NamedTuple
 
 from chatx.errors import TooManyJoins, UnmatchedTopic
-from chatx.gateway.actions import Action, Close, Join, Leave, Push, Send, Superseded
-from chatx.gateway.frames import (
+from chatx.gateway.wire.actions import Action, Close, Join, Leave, Push, Send, Superseded
+from chatx.gateway.wire.frames import (
     Frame,
     MalformedFrame,
     Payload,
@@ -39,7 +39,7 @@ from chatx.gateway.frames import (
     encode_frame,
     encode_reply,
 )
-from chatx.gateway.payloads import Empty, ErrorResponse, Failed, Status, error_response
+from chatx.gateway.wire.payloads import Empty, ErrorResponse, Failed, Status, error_response
 
 MAX_JOINS: Final = 100
 MAX_FRAME_BYTES: Final = 65_536

@@ -12,11 +12,11 @@ from socket import socket
 from ssl import SSLContext
 from typing import TYPE_CHECKING
 
-from chatx.gateway.greeting import HEAD_S, Greeting
-from chatx.gateway.stream import CLOSE_S
+from chatx.gateway.native.greeting import HEAD_S, Greeting
+from chatx.gateway.native.stream import CLOSE_S
 
 if TYPE_CHECKING:
-    from chatx.gateway.websocket import NativeServer
+    from chatx.gateway.native.server import NativeServer
 
 logger: logging.Logger = logging.getLogger("chatx")
 

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 from msgspec import DecodeError, Meta, Raw, Struct
 from msgspec.json import Decoder, Encoder
 
-from chatx.gateway.payloads import Reply, Status
+from chatx.gateway.wire.payloads import Reply, Status
 
 Version: TypeAlias = Literal[1, 2]
 

@@ -14,8 +14,8 @@ from msgspec import Struct
 from msgspec.json import schema, schema_components
 
 from chatx.core.validation import ID_LIMIT
-from chatx.gateway.frames import Frame, Ref
-from chatx.gateway.payloads import (
+from chatx.gateway.wire.frames import Frame, Ref
+from chatx.gateway.wire.payloads import (
     AccessToken,
     Empty,
     ErrorResponse,
@@ -35,7 +35,7 @@ from chatx.gateway.payloads import (
     Status,
     StreamPosition,
 )
-from chatx.gateway.phoenix import room_topic
+from chatx.gateway.wire.phoenix import room_topic
 
 Schema: TypeAlias = dict[str, Any]
 

@@ -10,7 +10,7 @@ Source of the terms: RFC 6455, sections 5.4 and 5.5.
 
 from __future__ import annotations
 
-from chatx.gateway.phoenix import CLOSE_POLICY, CLOSE_TOO_LARGE, MAX_FRAME_BYTES
+from chatx.gateway.wire.phoenix import CLOSE_POLICY, CLOSE_TOO_LARGE, MAX_FRAME_BYTES
 
 MAX_FRAGMENTS = 128
 """Frames of one message, the first and the last included."""

@@ -8,7 +8,7 @@ import time
 
 from chatx.adapters.boundary import AdapterFailure, is_async
 from chatx.errors import ChatError, Closed
-from chatx.gateway.handshake import Authenticate, Handshake, Identity, identity_of
+from chatx.gateway.entry.handshake import Authenticate, Handshake, Identity, identity_of
 from chatx.runtime.engine import Engine
 
 logger: logging.Logger = logging.getLogger("chatx")

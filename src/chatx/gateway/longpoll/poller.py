@@ -17,12 +17,12 @@ import secrets
 from collections.abc import Callable
 from typing import Final
 
-from chatx.gateway.admission import Place
-from chatx.gateway.entrance import CLOSE_TRY_LATER, Client
-from chatx.gateway.expiry import Wheel
-from chatx.gateway.outbox import MAX_REPEATS, Outbox
-from chatx.gateway.session import CLOSE_GOING_AWAY
-from chatx.gateway.socket import Batch
+from chatx.gateway.entry.admission import Place
+from chatx.gateway.longpoll.outbox import MAX_REPEATS, Outbox
+from chatx.gateway.session.entrance import CLOSE_TRY_LATER, Client
+from chatx.gateway.session.expiry import Wheel
+from chatx.gateway.session.session import CLOSE_GOING_AWAY
+from chatx.gateway.session.socket import Batch
 
 ABANDONED_S: Final = 15.0
 """Seconds without a poll after which a client is gone."""

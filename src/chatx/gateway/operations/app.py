@@ -28,7 +28,7 @@ from starlette.routing import Route, Router
 
 from chatx.chat import Chat
 from chatx.errors import Closed
-from chatx.gateway.metrics import CONTENT_TYPE, Metrics
+from chatx.gateway.operations.metrics import CONTENT_TYPE, Metrics
 from chatx.runtime.engine import Engine
 from chatx.runtime.process import RoomProcess
 

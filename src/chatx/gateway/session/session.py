@@ -28,13 +28,14 @@ from chatx.core.message import Draft, Event, Message, Position
 from chatx.core.rate_limit import RateLimit, TokenBuckets
 from chatx.core.validation import valid_id
 from chatx.errors import ChatError, InvalidMessage, RateLimited, RoomUnavailable, Unauthorized
-from chatx.gateway.actions import Action, Close, Join, Leave, Push, Send, Superseded
-from chatx.gateway.admission import Admission
-from chatx.gateway.expiry import Wheel
-from chatx.gateway.frames import Version
-from chatx.gateway.handshake import Identity
-from chatx.gateway.hub import Hub, encode_event, message_payload
-from chatx.gateway.payloads import (
+from chatx.gateway.entry.admission import Admission
+from chatx.gateway.entry.handshake import Identity
+from chatx.gateway.session.expiry import Wheel
+from chatx.gateway.session.hub import Hub, encode_event, message_payload
+from chatx.gateway.session.socket import Batch, Flow, Socket
+from chatx.gateway.wire.actions import Action, Close, Join, Leave, Push, Send, Superseded
+from chatx.gateway.wire.frames import Version
+from chatx.gateway.wire.payloads import (
     AccessToken,
     History,
     HistoryPage,
@@ -46,8 +47,7 @@ from chatx.gateway.payloads import (
     error_response,
     parse,
 )
-from chatx.gateway.phoenix import MAX_JOINS, PhoenixProtocol
-from chatx.gateway.socket import Batch, Flow, Socket
+from chatx.gateway.wire.phoenix import MAX_JOINS, PhoenixProtocol
 from chatx.runtime.catchup import CatchUp
 from chatx.runtime.engine import Engine
 from chatx.runtime.process import RoomProcess

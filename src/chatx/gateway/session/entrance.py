@@ -16,12 +16,12 @@ from msgspec.structs import replace
 
 from chatx.adapters.boundary import check_arguments
 from chatx.errors import ChatError, ConfigError
-from chatx.gateway.admission import Full, Place
-from chatx.gateway.frames import Version, negotiate
-from chatx.gateway.handshake import Authenticate, Handshake, Identity, origin_allowed, request_allowed
-from chatx.gateway.identify import identify
-from chatx.gateway.session import CLOSE_REVOKED, Hubs, Session
-from chatx.gateway.socket import Socket
+from chatx.gateway.entry.admission import Full, Place
+from chatx.gateway.entry.handshake import Authenticate, Handshake, Identity, origin_allowed, request_allowed
+from chatx.gateway.entry.identify import identify
+from chatx.gateway.session.session import CLOSE_REVOKED, Hubs, Session
+from chatx.gateway.session.socket import Socket
+from chatx.gateway.wire.frames import Version, negotiate
 
 if TYPE_CHECKING:
     from chatx.chat import Chat

@@ -7,11 +7,11 @@ import logging
 from socket import socket
 from typing import TYPE_CHECKING, Final
 
-from chatx.gateway.greeting import Greeting
-from chatx.gateway.tcp import LATER, TcpTransport
+from chatx.gateway.native.greeting import Greeting
+from chatx.gateway.native.tcp import LATER, TcpTransport
 
 if TYPE_CHECKING:
-    from chatx.gateway.websocket import NativeServer
+    from chatx.gateway.native.server import NativeServer
 
 logger: logging.Logger = logging.getLogger("chatx")
 

@@ -21,7 +21,7 @@ import jwt
 
 from chatx.core.validation import valid_id
 from chatx.errors import ChatError, ConfigError
-from chatx.gateway.handshake import Handshake, Identity
+from chatx.gateway.entry.handshake import Handshake, Identity
 
 logger: logging.Logger = logging.getLogger("chatx")
 

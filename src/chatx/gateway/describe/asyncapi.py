@@ -17,14 +17,24 @@ from chatx import __version__
 from chatx.config import ChatConfig
 from chatx.core.validation import ID_LIMIT
 from chatx.errors import ERRORS, AlreadyStarted, ConfigError, Revoked, SlowConsumer, SubscriberFailed
-from chatx.gateway.closes import CLOSES
-from chatx.gateway.frames import VSN_PATTERN, Frame
-from chatx.gateway.handshake import BEARER
-from chatx.gateway.limits import CONTROL_FRAMES_PER_S, MAX_FRAGMENTS
-from chatx.gateway.messages import ANSWERS, BROADCASTS, ENDS, FROM_CLIENTS, HEARTBEAT_S, PHOENIX, REPLIES, Example, Kind
-from chatx.gateway.phoenix import MAX_FRAME_BYTES, MAX_WAITING_FRAMES, TRANSITIONS, room_topic
-from chatx.gateway.schemas import Schema, client_frame, schemas, server_frame
-from chatx.gateway.session import IDLE_TIMEOUT_S, JOIN_BURSTS, JOIN_SECONDS, PENDING_PUSHES
+from chatx.gateway.describe.catalogue import (
+    ANSWERS,
+    BROADCASTS,
+    ENDS,
+    FROM_CLIENTS,
+    HEARTBEAT_S,
+    PHOENIX,
+    REPLIES,
+    Example,
+    Kind,
+)
+from chatx.gateway.describe.schemas import Schema, client_frame, schemas, server_frame
+from chatx.gateway.entry.handshake import BEARER
+from chatx.gateway.native.limits import CONTROL_FRAMES_PER_S, MAX_FRAGMENTS
+from chatx.gateway.session.session import IDLE_TIMEOUT_S, JOIN_BURSTS, JOIN_SECONDS, PENDING_PUSHES
+from chatx.gateway.wire.closes import CLOSES
+from chatx.gateway.wire.frames import VSN_PATTERN, Frame
+from chatx.gateway.wire.phoenix import MAX_FRAME_BYTES, MAX_WAITING_FRAMES, TRANSITIONS, room_topic
 
 _KINDS: Final = {**FROM_CLIENTS, **REPLIES, **BROADCASTS, **ENDS}
 

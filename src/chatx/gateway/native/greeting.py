@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, cast
 from websockets.http11 import Request
 
 from chatx.errors import Closed
-from chatx.gateway.entrance import Refused
-from chatx.gateway.handshake import Handshake, chosen_subprotocol, handshake_of
-from chatx.gateway.http import HttpExchange
-from chatx.gateway.stream import Stream, wire_protocol
-from chatx.gateway.target import origin_form
+from chatx.gateway.entry.handshake import Handshake, chosen_subprotocol, handshake_of
+from chatx.gateway.entry.target import origin_form
+from chatx.gateway.native.http import HttpExchange
+from chatx.gateway.native.stream import Stream, wire_protocol
+from chatx.gateway.session.entrance import Refused
 
 if TYPE_CHECKING:
-    from chatx.gateway.websocket import NativeServer
+    from chatx.gateway.native.server import NativeServer
 
 logger: logging.Logger = logging.getLogger("chatx")
 

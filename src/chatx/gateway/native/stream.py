@@ -24,11 +24,11 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
 
-from chatx.gateway.limits import ControlFrameRate, Excess, MessageBound
-from chatx.gateway.phoenix import CLOSE_MALFORMED, MAX_FRAME_BYTES
-from chatx.gateway.session import CLOSE_GOING_AWAY, Session
-from chatx.gateway.socket import Batch, Flow
-from chatx.gateway.tcp import TcpTransport, direct_of
+from chatx.gateway.native.limits import ControlFrameRate, Excess, MessageBound
+from chatx.gateway.native.tcp import TcpTransport, direct_of
+from chatx.gateway.session.session import CLOSE_GOING_AWAY, Session
+from chatx.gateway.session.socket import Batch, Flow
+from chatx.gateway.wire.phoenix import CLOSE_MALFORMED, MAX_FRAME_BYTES
 
 WRITE_STALL_S = 10.0
 """Seconds in which a peer must take something of what waits for it."""

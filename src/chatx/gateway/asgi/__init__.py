@@ -1,0 +1,1 @@
+"""The socket as an ASGI application."""

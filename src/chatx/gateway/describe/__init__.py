@@ -1,0 +1,1 @@
+"""The wire as an AsyncAPI document, made of the types."""

@@ -1,0 +1,1 @@
+"""Phoenix's long-polling, for both shells."""

@@ -1,0 +1,1 @@
+"""The native server: from the bytes of a connection to a session."""

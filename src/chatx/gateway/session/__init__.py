@@ -1,0 +1,1 @@
+"""What a client that is in does: sessions, the rooms' fan-out to sockets, deadlines."""
