@@ -15,8 +15,8 @@ from chatx.core.rate_limit import RateLimit
 from chatx.errors import ConfigError, Unauthorized
 from chatx.gateway.asgi.app import WRITE_STALL_S, AsgiSocket, ChatApp
 from chatx.gateway.entry.handshake import Handshake
-from chatx.gateway.session.session import PENDING_PUSHES
 from chatx.gateway.session.socket import Batch
+from chatx.gateway.wire.bounds import PENDING_PUSHES
 from tests.gateway.fakes import FakeServer, chatx_tasks, settle
 from tests.virtual import virtual
 

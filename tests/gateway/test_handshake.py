@@ -10,14 +10,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from chatx.errors import ChatError
-from chatx.gateway.entry.handshake import (
-    BEARER,
-    Identity,
-    chosen_subprotocol,
-    handshake_of,
-    identity_of,
-    origin_allowed,
-)
+from chatx.gateway.entry.handshake import Identity, chosen_subprotocol, handshake_of, identity_of, origin_allowed
+from chatx.gateway.wire.phoenix import BEARER
 
 
 def scope_of(

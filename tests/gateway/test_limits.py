@@ -6,14 +6,9 @@ import random
 
 import pytest
 
-from chatx.gateway.native.limits import (
-    CONTROL_FRAMES_BURST,
-    CONTROL_FRAMES_PER_S,
-    MAX_FRAGMENTS,
-    ControlFrameRate,
-    Excess,
-    MessageBound,
-)
+from chatx.gateway.native.limits import ControlFrameRate, MessageBound
+from chatx.gateway.wire.bounds import CONTROL_FRAMES_BURST, CONTROL_FRAMES_PER_S, MAX_FRAGMENTS
+from chatx.gateway.wire.excess import Excess
 from chatx.gateway.wire.phoenix import MAX_CLOSE_REASON, MAX_FRAME_BYTES
 
 

@@ -22,7 +22,7 @@ from chatx.gateway.native import greeting, http, stream
 from chatx.gateway.native import server as websocket
 from chatx.gateway.native.server import NativeServer
 from chatx.gateway.native.stream import PIECE_BYTES
-from chatx.gateway.session.session import PENDING_PUSHES
+from chatx.gateway.wire.bounds import PENDING_PUSHES
 from tests.gateway.fakes import chatx_tasks
 from tests.gateway.loops import on_each_loop
 from tests.gateway.phoenix_peer import raw_frame

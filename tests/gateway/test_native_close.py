@@ -17,7 +17,7 @@ from chatx.chat import Chat
 from chatx.core.rate_limit import RateLimit
 from chatx.gateway.native import stream
 from chatx.gateway.native.server import NativeServer
-from chatx.gateway.session.session import PENDING_PUSHES
+from chatx.gateway.wire.bounds import PENDING_PUSHES
 from tests.gateway.loops import on_each_loop
 from tests.gateway.raw_peer import CLOSE, Peer, close_code, masked, next_frame, opened, pushed, server_tls
 from tests.gateway.real_client import until

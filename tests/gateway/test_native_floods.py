@@ -11,7 +11,7 @@ from websockets.frames import Opcode
 from chatx.chat import Chat
 from chatx.core.rate_limit import RateLimit
 from chatx.gateway.native import stream
-from chatx.gateway.native.limits import CONTROL_FRAMES_BURST, MAX_FRAGMENTS
+from chatx.gateway.wire.bounds import CONTROL_FRAMES_BURST, MAX_FRAGMENTS
 from tests.gateway.echo import Echo, EchoEntrance
 from tests.gateway.fakes import chatx_tasks
 from tests.gateway.loops import on_each_loop

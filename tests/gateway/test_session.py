@@ -14,8 +14,9 @@ from chatx.core.message import Draft, PresenceDiff
 from chatx.core.rate_limit import RateLimit
 from chatx.errors import ERRORS, ChatError, RoomUnavailable
 from chatx.gateway.entry.handshake import Identity
-from chatx.gateway.session.session import PENDING_PUSHES, REPLAYED_AT_ONCE, Hubs
+from chatx.gateway.session.session import REPLAYED_AT_ONCE, Hubs
 from chatx.gateway.session.socket import Batch
+from chatx.gateway.wire.bounds import PENDING_PUSHES
 from chatx.gateway.wire.frames import Version
 from chatx.runtime.process import RESTARTS
 from tests.gateway.fakes import Client, FakeSocket, chatx_tasks, crashing_engine, settle

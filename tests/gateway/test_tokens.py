@@ -14,7 +14,8 @@ from chatx import Identity
 from chatx.chat import Chat
 from chatx.gateway.asgi.app import ChatApp
 from chatx.gateway.entry.handshake import Handshake
-from chatx.gateway.session.session import PENDING_PUSHES, Hubs
+from chatx.gateway.session.session import Hubs
+from chatx.gateway.wire.bounds import PENDING_PUSHES
 from tests.gateway.fakes import Client, FakeServer, chatx_tasks, settle
 from tests.virtual import virtual
 

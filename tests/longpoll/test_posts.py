@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatx.gateway.native.limits import Excess
+from chatx.gateway.wire.excess import Excess
 from chatx.gateway.wire.posts import MAX_POST_MESSAGES, MalformedPost, messages_of
 from tests.longpoll.polling import NDJSON
 

@@ -27,9 +27,11 @@ from chatx.errors import AlreadyStarted, Closed, ConfigError
 from chatx.gateway.asgi.uvicorn import Uvicorn, uvicorn_of
 from chatx.gateway.entry.handshake import Authenticate, chosen_subprotocol, handshake_of
 from chatx.gateway.longpoll.app import PATH, LongPoll
-from chatx.gateway.session.entrance import CLOSE_TRY_LATER, Client, Entrance, Refused
-from chatx.gateway.session.session import CLOSE_GOING_AWAY, IDLE_TIMEOUT_S, Session
+from chatx.gateway.session.entrance import Client, Entrance, Refused
+from chatx.gateway.session.session import Session
 from chatx.gateway.session.socket import Batch
+from chatx.gateway.wire.bounds import IDLE_TIMEOUT_S
+from chatx.gateway.wire.closes import CLOSE_GOING_AWAY, CLOSE_POLICY, CLOSE_TRY_LATER
 
 if TYPE_CHECKING:
     from chatx.chat import Chat
@@ -308,7 +310,7 @@ async def _refuse(send: Send, refused: Refused) -> None:
     logger.info("A handshake was refused: %s", refused.reason)
     # A close before the accept is an HTTP 403. Another status would need an extension, at whose every use uvicorn 0.54
     # logs an error: a flood of handshakes would be one of the log.
-    await send({"type": "websocket.close", "code": 1008, "reason": "refused"})
+    await send({"type": "websocket.close", "code": CLOSE_POLICY, "reason": "refused"})
 
 
 async def _plain(send: Send, status: int, body: bytes) -> None:

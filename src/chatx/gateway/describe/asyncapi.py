@@ -29,12 +29,17 @@ from chatx.gateway.describe.catalogue import (
     Kind,
 )
 from chatx.gateway.describe.schemas import Schema, client_frame, schemas, server_frame
-from chatx.gateway.entry.handshake import BEARER
-from chatx.gateway.native.limits import CONTROL_FRAMES_PER_S, MAX_FRAGMENTS
-from chatx.gateway.session.session import IDLE_TIMEOUT_S, JOIN_BURSTS, JOIN_SECONDS, PENDING_PUSHES
+from chatx.gateway.wire.bounds import (
+    CONTROL_FRAMES_PER_S,
+    IDLE_TIMEOUT_S,
+    JOIN_BURSTS,
+    JOIN_SECONDS,
+    MAX_FRAGMENTS,
+    PENDING_PUSHES,
+)
 from chatx.gateway.wire.closes import CLOSES
 from chatx.gateway.wire.frames import VSN_PATTERN, Frame
-from chatx.gateway.wire.phoenix import MAX_FRAME_BYTES, MAX_WAITING_FRAMES, TRANSITIONS, room_topic
+from chatx.gateway.wire.phoenix import BEARER, MAX_FRAME_BYTES, MAX_WAITING_FRAMES, TRANSITIONS, room_topic
 
 _KINDS: Final = {**FROM_CLIENTS, **REPLIES, **BROADCASTS, **ENDS}
 

@@ -14,9 +14,7 @@ from msgspec import Struct
 
 from chatx.core.validation import valid_id
 from chatx.errors import ConfigError
-
-BEARER = "base64url.bearer.phx."
-"""The subprotocol in which phoenix.js carries its `authToken`; it is never echoed."""
+from chatx.gateway.wire.phoenix import BEARER
 
 MAX_PARAMS = 100
 """Query parameters read; those behind them are not."""

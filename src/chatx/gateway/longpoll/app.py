@@ -33,10 +33,10 @@ from chatx.errors import Closed
 from chatx.gateway.entry.handshake import Handshake, handshake_of
 from chatx.gateway.longpoll.outbox import OutOfStep
 from chatx.gateway.longpoll.poller import Poller
-from chatx.gateway.native.limits import Excess
-from chatx.gateway.session.entrance import CLOSE_TRY_LATER, Entrance, Refused
-from chatx.gateway.session.session import CLOSE_GOING_AWAY, Session
-from chatx.gateway.wire.phoenix import CLOSE_MALFORMED, CLOSE_TOO_LARGE
+from chatx.gateway.session.entrance import Entrance, Refused
+from chatx.gateway.session.session import Session
+from chatx.gateway.wire.closes import CLOSE_GOING_AWAY, CLOSE_MALFORMED, CLOSE_TOO_LARGE, CLOSE_TRY_LATER
+from chatx.gateway.wire.excess import Excess
 from chatx.gateway.wire.posts import MAX_POST_BYTES, MalformedPost, messages_of
 
 logger: logging.Logger = logging.getLogger("chatx")

@@ -19,10 +19,10 @@ from typing import Final
 
 from chatx.gateway.entry.admission import Place
 from chatx.gateway.longpoll.outbox import MAX_REPEATS, Outbox
-from chatx.gateway.session.entrance import CLOSE_TRY_LATER, Client
+from chatx.gateway.session.entrance import Client
 from chatx.gateway.session.expiry import Wheel
-from chatx.gateway.session.session import CLOSE_GOING_AWAY
 from chatx.gateway.session.socket import Batch
+from chatx.gateway.wire.closes import CLOSE_GOING_AWAY, CLOSE_TRY_LATER
 
 ABANDONED_S: Final = 15.0
 """Seconds without a poll after which a client is gone."""

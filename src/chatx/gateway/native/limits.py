@@ -10,28 +10,10 @@ Source of the terms: RFC 6455, sections 5.4 and 5.5.
 
 from __future__ import annotations
 
-from chatx.gateway.wire.phoenix import CLOSE_POLICY, CLOSE_TOO_LARGE, MAX_FRAME_BYTES
-
-MAX_FRAGMENTS = 128
-"""Frames of one message, the first and the last included."""
-
-CONTROL_FRAMES_PER_S = 10.0
-CONTROL_FRAMES_BURST = 20
-"""Pings and pongs of one socket. A browser sends none by itself, other clients one in some seconds."""
-
-
-class Excess(Exception):
-    """A bound was passed.
-
-    Attributes:
-        code: The close code.
-        reason: For the close frame; at most 123 bytes, and nothing of the peer's in it.
-    """
-
-    def __init__(self, code: int, reason: str) -> None:
-        super().__init__(reason)
-        self.code = code
-        self.reason = reason
+from chatx.gateway.wire.bounds import CONTROL_FRAMES_BURST, CONTROL_FRAMES_PER_S, MAX_FRAGMENTS
+from chatx.gateway.wire.closes import CLOSE_POLICY, CLOSE_TOO_LARGE
+from chatx.gateway.wire.excess import Excess
+from chatx.gateway.wire.phoenix import MAX_FRAME_BYTES
 
 
 class MessageBound:

@@ -34,8 +34,9 @@ from chatx.gateway.native.http import AsgiApp, HttpExchange, Receive, Scope, Sen
 from chatx.gateway.native.listener import TcpListener
 from chatx.gateway.native.stream import Stream
 from chatx.gateway.native.tls import TlsListener
-from chatx.gateway.session.entrance import CLOSE_RESTART, Client, Entrance
-from chatx.gateway.session.session import IDLE_TIMEOUT_S
+from chatx.gateway.session.entrance import Client, Entrance
+from chatx.gateway.wire.bounds import IDLE_TIMEOUT_S
+from chatx.gateway.wire.closes import CLOSE_RESTART
 
 if TYPE_CHECKING:
     from chatx.chat import Chat

@@ -24,19 +24,19 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
 
-from chatx.gateway.native.limits import ControlFrameRate, Excess, MessageBound
+from chatx.gateway.native.limits import ControlFrameRate, MessageBound
 from chatx.gateway.native.tcp import TcpTransport, direct_of
-from chatx.gateway.session.session import CLOSE_GOING_AWAY, Session
+from chatx.gateway.session.session import Session
 from chatx.gateway.session.socket import Batch, Flow
-from chatx.gateway.wire.phoenix import CLOSE_MALFORMED, MAX_FRAME_BYTES
+from chatx.gateway.wire.closes import CLOSE_GOING_AWAY, CLOSE_MALFORMED, CLOSE_TRY_LATER
+from chatx.gateway.wire.excess import Excess
+from chatx.gateway.wire.phoenix import MAX_FRAME_BYTES
 
 WRITE_STALL_S = 10.0
 """Seconds in which a peer must take something of what waits for it."""
 
 CLOSE_S = 5.0
 """Seconds between a close frame and the end of the connection, at most."""
-
-CLOSE_SLOW = 1013
 
 PIECE_BYTES = 8192
 """Bytes of input parsed in one turn of the loop."""
@@ -250,7 +250,7 @@ class Stream(asyncio.Protocol):
         if self._closing is not None:
             self._transport.abort()
         elif self._session is not None:
-            self._session.cut(CLOSE_SLOW, "too slow: resume from the last message")
+            self._session.cut(CLOSE_TRY_LATER, "too slow: resume from the last message")
 
     def _shut(self, code: int, reason: str) -> None:
         """Write nothing further from here on but the close frame."""

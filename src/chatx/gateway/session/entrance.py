@@ -19,18 +19,15 @@ from chatx.errors import ChatError, ConfigError
 from chatx.gateway.entry.admission import Full, Place
 from chatx.gateway.entry.handshake import Authenticate, Handshake, Identity, origin_allowed, request_allowed
 from chatx.gateway.entry.identify import identify
-from chatx.gateway.session.session import CLOSE_REVOKED, Hubs, Session
+from chatx.gateway.session.session import Hubs, Session
 from chatx.gateway.session.socket import Socket
+from chatx.gateway.wire.closes import CLOSE_RESTART, CLOSE_REVOKED
 from chatx.gateway.wire.frames import Version, negotiate
 
 if TYPE_CHECKING:
     from chatx.chat import Chat
 
 logger: logging.Logger = logging.getLogger("chatx")
-
-CLOSE_RESTART = 1012
-CLOSE_TRY_LATER = 1013
-"""Codes that tell every phoenix.js to come back; after 1000 those before 1.8.16 do not."""
 
 
 class Refused(Exception):

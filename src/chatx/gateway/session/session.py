@@ -34,6 +34,8 @@ from chatx.gateway.session.expiry import Wheel
 from chatx.gateway.session.hub import Hub, encode_event, message_payload
 from chatx.gateway.session.socket import Batch, Flow, Socket
 from chatx.gateway.wire.actions import Action, Close, Join, Leave, Push, Send, Superseded
+from chatx.gateway.wire.bounds import IDLE_TIMEOUT_S, JOIN_BURSTS, JOIN_SECONDS, PENDING_PUSHES
+from chatx.gateway.wire.closes import CLOSE_EXPIRED, CLOSE_GOING_AWAY, CLOSE_INTERNAL
 from chatx.gateway.wire.frames import Version
 from chatx.gateway.wire.payloads import (
     AccessToken,
@@ -54,30 +56,11 @@ from chatx.runtime.process import RoomProcess
 
 logger: logging.Logger = logging.getLogger("chatx")
 
-CLOSE_GOING_AWAY = 1001
-CLOSE_INTERNAL = 1011
-CLOSE_EXPIRED = 4001
-CLOSE_REVOKED = 4003
-"""Codes that tell every phoenix.js to come back; after 1000 those before 1.8.16 do not."""
-
-IDLE_TIMEOUT_S = 60.0
-"""Seconds of silence after which a socket is closed; clients send a heartbeat every 30 s."""
-
 AskAgain: TypeAlias = Callable[[str], Awaitable[Identity | None]]
 """Returns who a new token is for, or None to refuse; raises `Closed` where the chat is not running any more."""
 
-PENDING_PUSHES = 64
-"""Pushes of one connection under way at a time."""
-
 REPLAYED_AT_ONCE = 64
 """Missed messages written before the client must have taken them."""
-
-JOIN_BURSTS = 5
-"""Times that a socket may join as many rooms as it may have, at once. phoenix.js tries a refused join again after 1, 2,
-5 and then every 10 s: were all of them refused, that is four times within 8 s."""
-
-JOIN_SECONDS = 10
-"""Seconds in which it may do so once more; the pause of phoenix.js between two tries."""
 
 
 class Hubs:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from operator import length_hint
 from typing import Protocol
 
+from chatx.gateway.wire.closes import CLOSE_GOING_AWAY
+
 _TEXT = 0x81
 """First byte of a text message in one frame: FIN and opcode 1."""
 
@@ -138,7 +140,7 @@ class Audience:
                 self._reached(remaining).rest(wire)
             except Exception:
                 # The connection is gone, which transports tell by exceptions of several kinds before they tell its end.
-                self._reached(remaining).close(1001, "")
+                self._reached(remaining).close(CLOSE_GOING_AWAY, "")
 
     def _reached(self, remaining: Iterator[object]) -> Socket:
         """Return the socket whose `direct` was taken last."""

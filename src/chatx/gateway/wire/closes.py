@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from chatx.gateway.session.entrance import CLOSE_RESTART, CLOSE_TRY_LATER
-from chatx.gateway.session.session import CLOSE_EXPIRED, CLOSE_GOING_AWAY, CLOSE_INTERNAL, CLOSE_REVOKED
-from chatx.gateway.wire.phoenix import CLOSE_MALFORMED, CLOSE_POLICY, CLOSE_TOO_LARGE
+CLOSE_GOING_AWAY: Final = 1001
+CLOSE_MALFORMED: Final = 1007
+CLOSE_POLICY: Final = 1008
+CLOSE_TOO_LARGE: Final = 1009
+CLOSE_INTERNAL: Final = 1011
+CLOSE_RESTART: Final = 1012
+CLOSE_TRY_LATER: Final = 1013
+CLOSE_EXPIRED: Final = 4001
+CLOSE_REVOKED: Final = 4003
 
 
 class CloseCode(NamedTuple):

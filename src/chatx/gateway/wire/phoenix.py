@@ -29,6 +29,7 @@ from typing import ClassVar, Final, NamedTuple
 
 from chatx.errors import TooManyJoins, UnmatchedTopic
 from chatx.gateway.wire.actions import Action, Close, Join, Leave, Push, Send, Superseded
+from chatx.gateway.wire.closes import CLOSE_MALFORMED, CLOSE_POLICY, CLOSE_TOO_LARGE
 from chatx.gateway.wire.frames import (
     Frame,
     MalformedFrame,
@@ -48,11 +49,11 @@ MAX_WAITING_BYTES: Final = 262_144
 # As in Phoenix's binary frames, whose lengths are one byte. No valid room id is lost: those have up to 128.
 MAX_TOPIC_LENGTH: Final = 255
 
-CLOSE_MALFORMED: Final = 1007
-CLOSE_POLICY: Final = 1008
-CLOSE_TOO_LARGE: Final = 1009
 # A WebSocket close frame holds 125 bytes, two of which are the code.
 MAX_CLOSE_REASON: Final = 123
+
+BEARER: Final = "base64url.bearer.phx."
+"""The subprotocol in which phoenix.js carries its `authToken`; it is never echoed."""
 
 REFUSALS: Final[dict[str, ErrorResponse]] = {
     "unmatched_topic": error_response(UnmatchedTopic()),

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import binascii
 
-from chatx.gateway.native.limits import Excess
-from chatx.gateway.wire.phoenix import CLOSE_POLICY
+from chatx.gateway.wire.closes import CLOSE_POLICY
+from chatx.gateway.wire.excess import Excess
 
 MAX_POST_BYTES = 262_144
 """Bytes of one post."""

@@ -1,0 +1,26 @@
+"""The bounds that a client meets and no option of `ChatConfig` sets: what the description of the wire tells of."""
+
+from __future__ import annotations
+
+from typing import Final
+
+IDLE_TIMEOUT_S: Final = 60.0
+"""Seconds of silence after which a socket is closed; clients send a heartbeat every 30 s."""
+
+PENDING_PUSHES: Final = 64
+"""Pushes of one connection under way at a time."""
+
+JOIN_BURSTS: Final = 5
+"""Times that a socket may join as many rooms as it may have, at once. phoenix.js tries a refused join again after 1, 2,
+5 and then every 10 s: were all of them refused, that is four times within 8 s."""
+
+JOIN_SECONDS: Final = 10
+"""Seconds in which it may do so once more; the pause of phoenix.js between two tries."""
+
+MAX_FRAGMENTS: Final = 128
+"""Frames of one message to the native server, the first and the last included."""
+
+CONTROL_FRAMES_PER_S: Final = 10.0
+CONTROL_FRAMES_BURST: Final = 20
+"""Pings and pongs of one socket of the native server. A browser sends none by itself, other clients one
+in some seconds."""
