@@ -93,7 +93,11 @@ def _documented(app: Any, what: str, name: str, thing: object, options: Any, lin
     if what != "data":
         return
     home, _, short = name.rpartition(".")
-    exporting = sorted(each for each in sys.modules if each.startswith("chatx.")) if home == "chatx" else [home]
+    exporting = (
+        sorted(each for each in sys.modules if each.startswith("chatx."))
+        if home in ("chatx", "chatx.gateway")
+        else [home]
+    )
     for module in exporting:
         if found := ModuleAnalyzer.for_module(module).find_attr_docs().get(("", short)):
             lines[:] = found
@@ -127,7 +131,7 @@ def _source_linked_back(app: Any, doctree: nodes.document) -> None:
         if signature.get("module") == "chatx.adapters.protocols":
             signature["ids"].append(f"chatx.{signature['fullname']}")
         elif signature.get("module") == "chatx" and signature["fullname"].partition(".")[0] == "Identity":
-            signature["ids"].append(f"chatx.gateway.entry.handshake.{signature['fullname']}")
+            signature["ids"].append(f"chatx.gateway.{signature['fullname']}")
 
 
 def _sources_known(app: Any, env: Any) -> None:

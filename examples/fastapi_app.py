@@ -6,7 +6,7 @@ from fastapi.staticfiles import StaticFiles
 
 from chatx import Chat
 from chatx.demo.app import PAGE
-from chatx.gateway.entry.handshake import Handshake
+from chatx.gateway import Handshake
 
 chat = Chat()
 app = FastAPI(lifespan=chat.lifespan)

@@ -27,8 +27,7 @@ from starlette.routing import Mount
 from benchmarks.memory import resident
 from benchmarks.pipeline import Allow
 from chatx import Chat, RateLimit
-from chatx.gateway.entry.handshake import Handshake
-from chatx.gateway.native.server import NativeServer
+from chatx.gateway import Handshake, NativeServer
 
 UNLIMITED = RateLimit(messages_per_sec=1e9, burst=10**9)
 

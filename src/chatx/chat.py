@@ -15,6 +15,7 @@ from chatx.core.mailbox import OverflowPolicy
 from chatx.core.message import Event, Message, Presences
 from chatx.core.validation import valid_id
 from chatx.errors import AlreadyStarted, ChatError, Closed, ConfigError
+from chatx.extras import needs
 from chatx.runtime.connection import Connection
 from chatx.runtime.delivery import DeadLetter
 from chatx.runtime.engine import Engine
@@ -288,14 +289,15 @@ class Chat:
         return statistics_of(self._engine)
 
     def asgi(self, *, authenticate: Authenticate, **options: Any) -> ChatApp:
-        """Return an ASGI application that speaks the wire protocol, to be mounted; see `chatx.gateway.asgi.app`.
+        """Return an ASGI application that speaks the wire protocol, to be mounted; see `chatx.gateway.ChatApp`.
 
         Args:
             authenticate: `authenticate(handshake)` → the user id or an `Identity`, or None to refuse; plain or async.
-            options: As in `chatx.gateway.asgi.app.ChatApp`.
+            options: As in `chatx.gateway.ChatApp`.
         """
         # The façade's one step up: whoever does not serve sockets does not load the gateway.
-        from chatx.gateway.asgi.app import ChatApp
+        with needs("gateway", "chat.asgi()"):
+            from chatx.gateway.asgi.app import ChatApp
 
         return ChatApp(self, authenticate=authenticate, **options)
 
@@ -316,7 +318,8 @@ class Chat:
             ConfigError: `render` cannot be called so, or `history` is out of range.
         """
         # A façade like `asgi`: whoever does not use it needs no Starlette.
-        from chatx.integrations.starlette import LiveResponse
+        with needs("gateway", "chat.live()"):
+            from chatx.integrations.starlette import LiveResponse
 
         return LiveResponse(self, room_id, render, user_id=user_id, history=history)
 

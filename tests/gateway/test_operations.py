@@ -10,7 +10,7 @@ from httpx2 import ASGITransport, AsyncClient, Response
 from prometheus_client.parser import text_string_to_metric_families
 
 from chatx import Chat, Statistics
-from chatx.gateway.operations.app import MEMBERS_AT_ONCE, ROOMS_AT_ONCE, operations
+from chatx.gateway.operations.app import MEMBERS_AT_ONCE, ROOMS_AT_ONCE, operations_app
 from chatx.gateway.operations.metrics import CONTENT_TYPE, Metrics
 
 ADMIN = "admin-token"
@@ -29,7 +29,7 @@ class Server:
 
 def client(chat: Chat, server: Server | None = None, admin_token: str | None = ADMIN) -> AsyncClient:
     server = server or Server()
-    app = operations(chat, Metrics(chat, server), ready=lambda: server.ready, admin_token=admin_token)
+    app = operations_app(chat, Metrics(chat, server), ready=lambda: server.ready, admin_token=admin_token)
     return AsyncClient(transport=ASGITransport(app), base_url="http://here")
 
 

@@ -108,7 +108,7 @@ def run(options: argparse.Namespace) -> int:
         from chatx.chat import Chat
         from chatx.cli.identity import admin_token, identity_source
         from chatx.gateway.native.server import NativeServer
-        from chatx.gateway.operations.app import HEALTH, operations
+        from chatx.gateway.operations.app import HEALTH, operations_app
         from chatx.gateway.operations.metrics import Metrics
     except ModuleNotFoundError as error:
         return fail(
@@ -144,7 +144,7 @@ def run(options: argparse.Namespace) -> int:
                 ssl=tls,
                 forwarded_allow_ips=options.forwarded_allow_ips,
             )
-            server.http = operations(
+            server.http = operations_app(
                 chat,
                 Metrics(chat, server),
                 ready=lambda: not server.draining,

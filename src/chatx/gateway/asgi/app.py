@@ -21,8 +21,9 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
+from chatx.chat import Chat
 from chatx.errors import AlreadyStarted, Closed, ConfigError
 from chatx.gateway.asgi.uvicorn import Uvicorn, uvicorn_of
 from chatx.gateway.entry.handshake import Authenticate, chosen_subprotocol, handshake_of
@@ -32,9 +33,6 @@ from chatx.gateway.session.session import Session
 from chatx.gateway.session.socket import Batch
 from chatx.gateway.wire.bounds import IDLE_TIMEOUT_S
 from chatx.gateway.wire.closes import CLOSE_GOING_AWAY, CLOSE_POLICY, CLOSE_TRY_LATER
-
-if TYPE_CHECKING:
-    from chatx.chat import Chat
 
 logger: logging.Logger = logging.getLogger("chatx")
 

@@ -21,8 +21,9 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from http import HTTPStatus
 from socket import AF_INET, AF_INET6, IPPROTO_TCP, TCP_NODELAY, socket
 from ssl import SSLContext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from chatx.chat import Chat
 from chatx.errors import ConfigError
 from chatx.gateway.entry.admission import PENDING_HANDSHAKES, Place
 from chatx.gateway.entry.forwarded import Proxies
@@ -37,9 +38,6 @@ from chatx.gateway.native.tls import TlsListener
 from chatx.gateway.session.entrance import Client, Entrance
 from chatx.gateway.wire.bounds import IDLE_TIMEOUT_S
 from chatx.gateway.wire.closes import CLOSE_RESTART
-
-if TYPE_CHECKING:
-    from chatx.chat import Chat
 
 BACKLOG = 4096
 """Connections that the kernel holds until they are accepted."""

@@ -44,7 +44,7 @@ HEALTH: Final = ("/healthz", "/readyz")
 _BEARER = "bearer "
 
 
-def operations(chat: Chat, metrics: Metrics, *, ready: Callable[[], bool], admin_token: str | None) -> Router:
+def operations_app(chat: Chat, metrics: Metrics, *, ready: Callable[[], bool], admin_token: str | None) -> Router:
     """Return the ASGI application with these routes.
 
     Args:

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
 from chatx.adapters.boundary import check_arguments
+from chatx.chat import Chat
 from chatx.errors import ChatError, ConfigError
 from chatx.gateway.entry.admission import Full, Place
 from chatx.gateway.entry.handshake import Authenticate, Handshake, Identity, origin_allowed, request_allowed
@@ -23,9 +23,6 @@ from chatx.gateway.session.session import Hubs, Session
 from chatx.gateway.session.socket import Socket
 from chatx.gateway.wire.closes import CLOSE_RESTART, CLOSE_REVOKED
 from chatx.gateway.wire.frames import Version, negotiate
-
-if TYPE_CHECKING:
-    from chatx.chat import Chat
 
 logger: logging.Logger = logging.getLogger("chatx")
 
