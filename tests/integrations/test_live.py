@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from json import loads
 from typing import Any
 
 import pytest
@@ -12,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatx import (
-    ERRORS,
     Chat,
     ConfigError,
     Gap,
@@ -29,8 +29,6 @@ from chatx.integrations.starlette import (
     WRITE_STALL_S,
     LiveResponse,
     _frame,
-    http_status,
-    refusal,
     snapshot,
 )
 from tests.faults import CrashingChat, Stored
@@ -506,8 +504,8 @@ async def test_who_may_not_read_gets_a_refusal_and_no_page() -> None:
         reader = await opened(chat, "eve")
 
         assert reader.status == 403
-        assert reader.headers["content-type"] == "text/plain; charset=utf-8"
-        assert "Members only." in reader.text
+        assert reader.headers["content-type"] == "application/json"
+        assert loads(reader.text) == {"code": "unauthorized", "reason": "Members only.", "retryable": False}
         await gone(reader, chat)
         with pytest.raises(Unauthorized):
             await snapshot(chat, "a", plain, user_id="eve")
@@ -531,16 +529,6 @@ async def test_a_chat_that_does_not_run_is_a_503() -> None:
 
     assert reader.status == 503
     assert reader.complete
-
-
-def test_every_refusal_has_a_status_that_says_whether_to_come_back() -> None:
-    for error in ERRORS.values():
-        status = http_status(error())
-        if error.retryable:
-            assert status in (429, 503), error
-    assert http_status(ERRORS["blocked"]()) == 422
-    assert refusal(ERRORS["rate_limited"](retry_after=0.2)).headers["retry-after"] == "1"
-    assert refusal(ERRORS["rate_limited"](retry_after=2.0)).headers["retry-after"] == "2"
 
 
 async def _awaits(event: Event) -> str:

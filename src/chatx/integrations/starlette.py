@@ -34,9 +34,12 @@ from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import quote, unquote
 
 from msgspec import Struct
+from msgspec.json import encode
 from starlette.datastructures import Headers, QueryParams
-from starlette.responses import PlainTextResponse, Response
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
+from starlette.websockets import WebSocket
 
 from chatx.adapters.boundary import check_arguments, is_async
 from chatx.core.message import (
@@ -50,6 +53,7 @@ from chatx.core.message import (
     SubscriptionEnded,
 )
 from chatx.errors import ChatError, ConfigError
+from chatx.gateway.wire.payloads import error_response
 from chatx.runtime.connection import Connection
 from chatx.runtime.process import RoomProcess
 
@@ -82,16 +86,38 @@ _PLACE = re.compile(r"(?P<epoch>.+):(?P<offset>[0-9]{1,18})")
 HTTP_STATUS = {
     "invalid_message": 400,
     "unauthorized": 403,
+    "revoked": 403,
     "message_too_large": 413,
     "blocked": 422,
     "rate_limited": 429,
+    "closed": 503,
+    "config_error": 500,
+    "subscriber_failed": 500,
+    "already_started": 500,
 }
-"""The status of a refusal by its code; every other one is 503."""
+"""The status of an error by its code; any other code is 503 where the error is retryable, else 422."""
 
 
 def http_status(error: ChatError) -> int:
-    """Return the HTTP status that says what a refusal says: 4xx for what was asked, 503 for what may work later."""
-    return HTTP_STATUS.get(error.code, 503)
+    """Return an error's HTTP status: 4xx for what was asked, 503 for what may work later, 500 for a mistake here."""
+    return HTTP_STATUS.get(error.code, 503 if error.retryable else 422)
+
+
+def chat_error_response(request: Request | WebSocket, error: Exception) -> Response:
+    """Return a `ChatError` as the response to the request that raised it; a handler for Starlette and FastAPI.
+
+        app.add_exception_handler(ChatError, chat_error_response)
+
+    The body is what clients on the wire get, as JSON: `code`, `reason`, `retryable`, and `retry_after_ms` where it is
+    known; `Retry-After` says the same in whole seconds. The status is that of `http_status`.
+
+    Raises:
+        Exception: `error` itself, where it is no `ChatError`, or where it ends a WebSocket of the application's own:
+            that has no response.
+    """
+    if not isinstance(error, ChatError) or request.scope["type"] != "http":
+        raise error
+    return refusal(error)
 
 
 class Snapshot(Struct, frozen=True):
@@ -264,11 +290,11 @@ class _Feed:
 
 
 def refusal(error: ChatError) -> Response:
-    """Return a refusal as plain text, with its status and, where it is known, `Retry-After` in seconds."""
+    """Return an error as a response: JSON, its status and, where it is known, `Retry-After` in seconds."""
     headers = {"cache-control": "no-store"}
     if error.retry_after is not None:
         headers["retry-after"] = str(math.ceil(error.retry_after))
-    return PlainTextResponse(f"{error.reason}\n", http_status(error), headers)
+    return Response(encode(error_response(error)), http_status(error), headers, "application/json")
 
 
 async def _newest(chat: Chat, process: RoomProcess, render: Render, limit: int) -> tuple[str, Position]:
