@@ -100,7 +100,7 @@ SIGNATURES = {
     "lifespan": (Chat.lifespan, "(self, app)"),
     "join": (Chat.join, "(self, room_id, user_id)"),
     "leave": (Chat.leave, "(self, room_id, user_id)"),
-    "send_message": (Chat.send_message, "(self, room_id, user_id, content, *, idempotency_key=None)"),
+    "send_message": (Chat.send_message, "(self, room_id, user_id, content, *, idempotency_key=None, trusted=False)"),
     "subscribe": (
         Chat.subscribe,
         "(self, room_id, *, after=None, presence=False, user_id=None, overflow='disconnect')",
@@ -120,7 +120,10 @@ SIGNATURES = {
     "Connection.leave": (Connection.leave, "(self, room_id)"),
     "Connection.subscribe": (Connection.subscribe, "(self, room_id, *, after=None, presence=False)"),
     "Connection.unsubscribe": (Connection.unsubscribe, "(self, room_id)"),
-    "Connection.send_message": (Connection.send_message, "(self, room_id, content, *, idempotency_key=None)"),
+    "Connection.send_message": (
+        Connection.send_message,
+        "(self, room_id, content, *, idempotency_key=None, trusted=False)",
+    ),
     "ChatConfig.load": (ChatConfig.load, "(path=None, env=...)"),
     "Telemetry.attach": (chatx.Telemetry.attach, "(self, event, handler)"),
     "ChatError": (ChatError, "(reason='', *, retry_after=None)"),

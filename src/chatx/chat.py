@@ -146,7 +146,13 @@ class Chat:
             process.leave_plain(user_id)
 
     async def send_message(
-        self, room_id: str, user_id: str, content: str | bytes, *, idempotency_key: str | None = None
+        self,
+        room_id: str,
+        user_id: str,
+        content: str | bytes,
+        *,
+        idempotency_key: str | None = None,
+        trusted: bool = False,
     ) -> Message:
         """Send a message to a room; when this returns it is `sequenced`: it has its place and is on its way to all.
 
@@ -158,9 +164,12 @@ class Chat:
             content: Text, or bytes of UTF-8, of at most `message_size_limit` bytes.
             idempotency_key: 1 to 128 bytes, scoped by room and user and remembered for 5 minutes. With a key seen
                 before, the answer is the original message with `duplicate=True`, and nothing is sent.
+            trusted: True sends what the application itself says: no middleware is asked, not auth, rate limit,
+                moderation or one of yours. Everything else holds, the order of this user's sends too. Clients cannot
+                set it.
 
         Raises:
-            InvalidMessage: The content or an id is not valid; `MessageTooLarge`: too many bytes.
+            InvalidMessage: The content, an id or `trusted` is not valid; `MessageTooLarge`: too many bytes.
             Unauthorized: The auth adapter said no.
             RateLimited: Too fast; `retry_after` says when.
             Blocked: The moderation said no.
@@ -174,7 +183,7 @@ class Chat:
             # Whoever tries again at once must not keep the loop from the stop, or from the next start.
             await asyncio.sleep(0)
             engine = self._running()
-        return await engine.send(room_id, user_id, content, idempotency_key)
+        return await engine.send(room_id, user_id, content, idempotency_key, trusted)
 
     def subscribe(
         self,

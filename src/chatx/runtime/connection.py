@@ -119,11 +119,13 @@ class Connection(Consumer):
         self._unsubscribe(room_id)
         self._forget(room_id)
 
-    async def send_message(self, room_id: str, content: str | bytes, *, idempotency_key: str | None = None) -> Message:
+    async def send_message(
+        self, room_id: str, content: str | bytes, *, idempotency_key: str | None = None, trusted: bool = False
+    ) -> Message:
         """Send a message as this connection's user; errors as `Chat.send_message`."""
         if self._closed or self._engine is None or not self._engine.open:
             await asyncio.sleep(0)  # as in `Chat.send_message`
-        return await self._open_engine().send(room_id, self.user_id, content, idempotency_key)
+        return await self._open_engine().send(room_id, self.user_id, content, idempotency_key, trusted)
 
     def cut(self, error: ChatError) -> None:
         """End it, and leave every room."""

@@ -132,12 +132,14 @@ class Engine:
         if not self.open:
             raise Closed("The chat is stopping; start it again before using it.")
 
-    async def send(self, room_id: str, user_id: str, content: str | bytes, key: str | None) -> Message:
+    async def send(
+        self, room_id: str, user_id: str, content: str | bytes, key: str | None, trusted: bool = False
+    ) -> Message:
         """Send a message; errors as `Chat.send_message`."""
         try:
-            message = self.send_at_once(room_id, user_id, content, key)
+            message = self.send_at_once(room_id, user_id, content, key, trusted)
             if isinstance(message, Draft):
-                message = await self.send_draft(message, key)
+                message = await self.send_draft(message, key, trusted)
         except ChatError:
             self.turn.count()
             if self.turn.published >= BURST:
@@ -149,17 +151,19 @@ class Engine:
             await asyncio.sleep(0)
         return message
 
-    def send_at_once(self, room_id: str, user_id: str, content: str | bytes, key: str | None) -> Message | Draft:
+    def send_at_once(
+        self, room_id: str, user_id: str, content: str | bytes, key: str | None, trusted: bool = False
+    ) -> Message | Draft:
         """Send a message where nothing must be awaited for it, or return its draft for `send_draft`; errors alike."""
         if not self.open:
             self.check_open()
-        return self.sending.send_at_once(room_id, user_id, content, key)
+        return self.sending.send_at_once(room_id, user_id, content, key, trusted)
 
-    async def send_draft(self, draft: Draft, key: str | None) -> Message:
+    async def send_draft(self, draft: Draft, key: str | None, trusted: bool = False) -> Message:
         """Send a draft that `send_at_once` returned; errors as `Chat.send_message`."""
         self._sending += 1
         try:
-            return await self.sending.send_draft(draft, key)
+            return await self.sending.send_draft(draft, key, trusted)
         finally:
             self._sending -= 1
             if not (self._sending or self.open):

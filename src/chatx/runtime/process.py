@@ -209,6 +209,10 @@ class RoomProcess:
         if self._error is not None:
             raise self._error.again()
 
+    def has_sends_of(self, user_id: str) -> bool:
+        """Return whether a send of this user is under way here: the next one waits for it in the lane."""
+        return user_id in self._lanes
+
     async def enter_lane(self, user_id: str) -> None:
         """Wait until this user's earlier sends are through; `leave_lane` follows, whatever happens."""
         lane = self._lanes.get(user_id)
