@@ -105,15 +105,15 @@ class Served:
 class Demo(Served):
     """A running `chatx demo`."""
 
-    def __init__(self, store: Path, port: int) -> None:
+    def __init__(self, store: Path, port: int, **options: Any) -> None:
         self.store = store
-        super().__init__("demo", port, "--store", str(store))
+        super().__init__("demo", port, "--store", str(store), **options)
 
 
 @contextmanager
-def demo(store: Path) -> Iterator[Demo]:
-    """Run the demo on a free port."""
-    with _until_the_end(Demo(store, free_port())) as running:
+def demo(store: Path, **options: Any) -> Iterator[Demo]:
+    """Run the demo on a free port; options as `Served`."""
+    with _until_the_end(Demo(store, free_port(), **options)) as running:
         yield running
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,9 +40,26 @@ def server(tmp_path: Path) -> Iterator[Demo]:
 
 
 @pytest.fixture
+def patient_server(tmp_path: Path) -> Iterator[Demo]:
+    """A demo that takes twenty messages of a person, and then one in fifty seconds."""
+    with demo(tmp_path / "demo.db", command=(sys.executable, "-m", "tests.demo.limited", "patient")) as running:
+        yield running
+
+
+@pytest.fixture
+def stumbling_server(tmp_path: Path) -> Iterator[Demo]:
+    """A demo that refuses the eighth message of a room once."""
+    with demo(tmp_path / "demo.db", command=(sys.executable, "-m", "tests.demo.limited", "stumbling")) as running:
+        yield running
+
+
+OWN_SERVERS = ("server", "patient_server", "stumbling_server")
+
+
+@pytest.fixture
 def visitors(request: pytest.FixtureRequest, browser: Browser) -> Iterator[Visitors]:
     """People at the module's demo, or at the test's own where it has one."""
-    wanted = "server" if "server" in request.fixturenames else "shared_server"
+    wanted = next((each for each in OWN_SERVERS if each in request.fixturenames), "shared_server")
     visitors = Visitors(browser, request.getfixturevalue(wanted))
     yield visitors
     visitors.close()

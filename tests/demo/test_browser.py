@@ -6,16 +6,22 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.demo.browsing import PHONE, Channel, Visitors
+from tests.process import Demo
 
 pytestmark = [pytest.mark.browser, pytest.mark.process]
 
 
-def test_who_writes_too_fast_is_told_so_and_everything_arrives_once_in_order(visitors: Visitors) -> None:
+def test_who_writes_too_fast_is_told_so_and_everything_arrives_once_in_order(
+    visitors: Visitors, stumbling_server: Demo
+) -> None:
     ada, bob = visitors.join(Channel, "Ada"), visitors.join(Channel, "Bob")
     texts = [f"message {number}" for number in range(24)]
-    # Faster than hands, but through what hands use.
+    # Faster than hands, but through what hands use. What is said meanwhile is gone when everything has arrived.
     ada.locate("#composer").evaluate(
         """(composer, texts) => {
+            const notice = document.querySelector("#notice");
+            window.said = [];
+            new MutationObserver(() => said.push(notice.textContent)).observe(notice, { childList: true });
             for (const text of texts) {
                 composer.value = text;
                 composer.dispatchEvent(new InputEvent("input", { bubbles: true }));
@@ -25,10 +31,12 @@ def test_who_writes_too_fast_is_told_so_and_everything_arrives_once_in_order(vis
         texts,
     )
 
-    ada.told("You are sending faster than this room allows")
     ada.shows(*texts)
     bob.shows(*texts)
     expect(ada.locate("#notice")).to_be_empty()
+    said = ada.page.evaluate("said.filter(each => each !== '')")
+    assert len(said) == 1
+    assert said[0].startswith("You are sending faster than this room allows.Your messages go out by themselves in 1 s")
 
 
 def test_a_name_and_a_room_are_asked_for_in_words(visitors: Visitors) -> None:

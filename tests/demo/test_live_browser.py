@@ -8,6 +8,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.demo.browsing import PHONE, Channel, Live, Visitors
+from tests.process import Demo
 
 pytestmark = [pytest.mark.browser, pytest.mark.process]
 
@@ -20,6 +21,10 @@ def test_the_page_works_without_scripts_but_for_the_pushing(visitors: Visitors) 
     ada.join("Ada")
     ada.shows("from the channel")
     ada.people("Grace")
+    for words in ("Connecting", "Connected", "Reconnecting", "Here now", "pushes"):
+        expect(ada.page.get_by_text(words)).not_to_be_visible()
+    expect(ada.locate("[data-live-count]")).to_have_text("1")
+    ada.page.get_by_role("link", name="Load the page anew").click()
 
     ada.locate("#content").fill("STOP SHOUTING AT ME")
     ada.page.get_by_role("button", name="Send").click()
@@ -49,19 +54,11 @@ def test_a_page_without_scripts_begins_at_its_newest_message(visitors: Visitors)
     expect(late.page.get_by_text("0", exact=True)).not_to_be_in_viewport()
 
 
-def test_who_writes_too_fast_is_asked_to_wait_and_keeps_the_text(visitors: Visitors) -> None:
+def test_who_writes_too_fast_is_asked_to_wait_and_keeps_the_text(visitors: Visitors, patient_server: Demo) -> None:
     ada = visitors.join(Live, "Ada")
-    ada.locate("#content").fill("me too")
-    # Behind sixty others of the same person, for which nobody could wait in between.
-    ada.locate("[data-live-form]").evaluate(
-        """form => {
-            for (let number = 0; number < 60; number += 1) {
-                const body = new URLSearchParams({ content: `message ${number}`, key: `key ${number}` });
-                fetch(form.action, { method: "POST", body, redirect: "manual" });
-            }
-            form.requestSubmit();
-        }"""
-    )
+    for number in range(20):
+        ada.say(f"message {number}")
+    ada.write("me too")
 
     ada.told("You are sending faster than this room allows")
     ada.told("Your text is still here; try again in a moment.")
@@ -75,4 +72,35 @@ def test_a_run_of_one_persons_messages_stands_together(visitors: Visitors) -> No
     ada.shows("one", "two")
 
     expect(ada.locate("[data-message-id].lead")).to_have_count(1)
-    expect(ada.locate("[data-message-id] time").first).to_have_text(re.compile(r"^\d{1,2}:\d\d"))
+    expect(ada.locate("[data-message-id] time").first).to_have_text(re.compile(r"^\d\d:\d\d$"))
+
+
+def test_the_count_follows_who_comes_and_goes(visitors: Visitors) -> None:
+    ada, bob = visitors.join(Live, "Ada"), visitors.join(Channel, "Bob")
+    count = ada.locate("[data-live-count]")
+    expect(count).to_have_text("2")
+    bob.page.close()
+    expect(count).to_have_text("1")
+
+
+def test_the_strip_of_people_on_a_phone_is_seen_to_go_on_and_scrolls(visitors: Visitors) -> None:
+    ada = visitors.join(Live, "Ada", **PHONE)
+    names = [f"Somebody {number}" for number in range(5)]
+    for name in names:
+        visitors.join(Channel, name)
+    ada.people("Ada", *names)
+    panel = ada.locate(".people-panel")
+    look = panel.evaluate(
+        """panel => [panel.scrollWidth > panel.clientWidth, getComputedStyle(panel).overflowX,
+            getComputedStyle(panel).maskImage.startsWith("linear-gradient")]"""
+    )
+    assert look == [True, "auto", True]
+
+    last = ada.locate(".person").last
+    expect(last).not_to_be_in_viewport(ratio=1)
+    panel.evaluate("panel => panel.scrollLeft = panel.scrollWidth")
+    expect(last).to_be_in_viewport(ratio=1)
+    # Nothing of the last one is under the end that fades.
+    assert last.evaluate("last => last.getBoundingClientRect().right") <= 360 - 47
+    # How many there are stays in sight.
+    expect(ada.locate("[data-live-count]")).to_be_in_viewport(ratio=1)

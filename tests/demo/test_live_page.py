@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
+from chatx import RateLimit
 from chatx.demo.app import COOKIE, FORM_BYTES, demo_app
 from chatx.integrations.starlette import SCRIPT
 from tests.process import demo
@@ -123,12 +124,41 @@ def test_a_message_that_is_too_long_says_how_long_it_is(ada: TestClient) -> None
     assert draft(page.text) == "é" * 2500
 
 
-def test_who_sends_too_fast_is_asked_to_wait(ada: TestClient) -> None:
-    pages = [ada.post("/live?room=general", data={"content": "again", "key": f"k{each}"}) for each in range(40)]
-    page = next(each for each in pages if not each.history)
+def test_who_sends_too_fast_is_asked_to_wait(tmp_path: Path) -> None:
+    app = demo_app(str(tmp_path / "demo.db"), rate_limit=RateLimit(messages_per_sec=0.001, burst=2))
+    with TestClient(app) as ada:
+        ada.post("/live/name", data={"name": "Ada", "room": "general"})
+        pages = [ada.post("/live?room=general", data={"content": "again", "key": f"k{each}"}) for each in range(3)]
 
-    assert "faster than this room allows" in notice(page.text)
-    assert "try again in a moment" in notice(page.text)
+    assert [len(each.history) for each in pages] == [1, 1, 0]
+    assert "faster than this room allows" in notice(pages[-1].text)
+    assert "Your text is still here; try again in a moment." in notice(pages[-1].text)
+
+
+@pytest.mark.parametrize("draft_before", ["", "a draft"])
+def test_without_scripts_the_buttons_to_try_meet_the_moderation_and_the_rate_limit(
+    tmp_path: Path, draft_before: str
+) -> None:
+    app = demo_app(str(tmp_path / "demo.db"), rate_limit=RateLimit(messages_per_sec=0.001, burst=20))
+    with TestClient(app) as ada:
+        ada.post("/live/name", data={"name": "Ada", "room": "general"})
+        form = {"content": draft_before, "key": "k"}
+        shouting = ada.post("/live?room=general", data=form | {"try": "shouting"}).text
+        flooding = ada.post("/live?room=general", data=form | {"try": "flooding"}).text
+
+    assert "No shouting" in notice(shouting)
+    assert "faster than this room allows" in notice(flooding)
+    # What is refused for its content has counted against the rate limit.
+    for page, count in ((shouting, 0), (flooding, 19)):
+        assert len(texts(page)) == count
+        assert draft(page) == draft_before
+        assert ("still here" in notice(page)) == bool(draft_before)
+
+
+def test_what_office_programs_paste_is_sent_with_newlines(ada: TestClient) -> None:
+    page = ada.post("/live?room=general", data={"content": "a\vb\u2028c\u2029d\fe\x85f\r\ng\rh", "key": "k"})
+
+    assert texts(page.text) == ["a\nb\nc\nd\ne\nf\ng\nh"]
 
 
 def test_an_empty_message_is_refused_with_words(ada: TestClient) -> None:

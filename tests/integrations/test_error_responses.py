@@ -118,8 +118,8 @@ def test_a_plain_endpoint_and_a_coroutine_are_answered_alike() -> None:
 def test_what_ends_a_websocket_of_the_application_is_not_swallowed() -> None:
     client = TestClient(application(Starlette, Blocked("Not here.")))
 
-    with pytest.raises(Blocked, match="Not here"), client.websocket_connect("/own"):
-        pass
+    with pytest.raises(Blocked, match="Not here"), client.websocket_connect("/own") as websocket:
+        websocket.receive_text()
 
 
 def test_another_exception_is_not_taken_for_an_answer() -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -11,9 +14,11 @@ from hypothesis import strategies as st
 
 from chatx import Gap, Message, PresenceDiff, PresenceMeta, PresenceState
 from chatx.demo.app import PAGE
-from chatx.integrations.html import PEOPLE_LIMIT, render, text
+from chatx.integrations.html import PEOPLE_LIMIT, marked, render, text
+from chatx.integrations.spans import spans
 
 ANYTHING = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
+CASES = json.loads((Path(__file__).parents[1] / "demo" / "spans.json").read_text(encoding="utf-8"))
 NASTY = "<script>alert(1)</script>\"'&amp;<img src=x onerror=alert(1)>"
 
 
@@ -22,7 +27,7 @@ class Seen(HTMLParser):
 
     Attributes:
         tags: Every element's name and attributes.
-        text: Text by the class of the element it stands in.
+        text: Text by the class of the innermost element around it that has one.
     """
 
     def __init__(self, html: str) -> None:
@@ -42,7 +47,8 @@ class Seen(HTMLParser):
         self._inside.pop()
 
     def handle_data(self, data: str) -> None:
-        self.text[self._inside[-1]] = self.text.get(self._inside[-1], "") + data
+        within = next(filter(None, reversed(self._inside)), "")
+        self.text[within] = self.text.get(within, "") + data
 
 
 def message(content: str = "hi", user_id: str = "ada") -> Message:
@@ -57,10 +63,64 @@ def people(*names: str) -> PresenceState:
 def test_a_message_shows_its_text_and_nothing_of_it_is_markup(content: str, user_id: str) -> None:
     seen = Seen(render(message(content, user_id)))
 
-    assert [tag for tag, _ in seen.tags] == ["article", "span", "header", "bdi", "time", "p"]
-    assert seen.text.get("message-text", "") == content
+    tags = [tag for tag, _ in seen.tags]
+    assert tags[:6] == ["article", "span", "header", "bdi", "time", "p"]
+    assert set(tags[6:]) <= {"a", "code"}
+    assert seen.text.get("message-text", "") == "".join(part for _, part in spans(content))
     assert seen.text.get("message-author", "") == user_id
     assert seen.tags[0][1]["data-user-id"] == user_id
+
+
+@pytest.mark.parametrize("content, expected", CASES)
+def test_links_and_code_are_found_where_they_are(content: str, expected: list[list[str]]) -> None:
+    """The channel page's script is tested with the same table."""
+    assert [list(each) for each in spans(content)] == expected
+    seen = Seen(f"<p>{marked(content)}</p>")
+    links = [part for kind, part in expected if kind == "link"]
+    assert [tag for tag, _ in seen.tags[1:]] == [
+        "a" if kind == "link" else "code" for kind, _ in expected if kind != "text"
+    ]
+    assert [attributes["href"] for tag, attributes in seen.tags if tag == "a"] == links
+
+
+PIECES = st.sampled_from(
+    ["http://", "HTTPS://", "a", ".b", "/", "(", ")", "]", "[", "`", "``", "```", "\n", " ", "\u202e", "<"]
+)
+
+
+@given(st.lists(PIECES | ANYTHING).map("".join))
+def test_of_a_content_nothing_is_lost_but_the_backticks_of_its_code(content: str) -> None:
+    found = spans(content)
+    rest = content
+    for kind, part in found:
+        before, _, rest = rest.partition(part)
+        assert set(before) <= {"`"}
+        assert part
+        assert kind != "link" or re.fullmatch(r"https?://[^\s<>\"`\u202e]+", part, re.IGNORECASE)
+    assert set(rest) <= {"`"}
+    assert not any(one[0] == other[0] == "text" for one, other in pairwise(found))
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["`" * 65_536, "`a\n" * 20_000, "https://a.b/" + "(" * 30_000 + ")" * 30_001, "http://" * 10_000, ")]" * 30_000],
+)
+def test_no_content_holds_the_server_up(content: str) -> None:
+    """Each took minutes or more if the work grew with the square of the length."""
+    assert "".join(part for _, part in spans(content)) == content
+
+
+def test_a_link_tells_the_page_it_opens_nothing_of_this_one() -> None:
+    assert marked('https://a.b/?c=1&d="') == (
+        '<a href="https://a.b/?c=1&amp;d=" target="_blank" rel="noopener noreferrer" dir="ltr">https://a.b/?c=1&amp;d=</a>'
+        "&quot;"
+    )
+    assert marked("`<b>`") == '<code dir="auto">&lt;b&gt;</code>'
+
+
+def test_ones_own_name_is_hidden_on_ones_own_messages_only() -> None:
+    assert " hidden>ada</bdi>" in render(message(user_id="ada"), me="ada")
+    assert " hidden>" not in render(message(user_id="ada"), me="bob")
 
 
 @given(st.lists(ANYTHING, unique=True, max_size=5))
@@ -90,10 +150,12 @@ def test_a_crowd_is_shown_in_part_and_counted(more: int, words: str | None) -> N
 
     assert html.count('class="person"') == PEOPLE_LIMIT
     assert Seen(html).text.get("people-rest") == words
+    assert re.findall(r'data-count="(\d+)"', html) == [str(PEOPLE_LIMIT + more)]
 
 
 def test_an_empty_room_says_so() -> None:
     assert Seen(render(people())).text["people-rest"] == "Nobody is here"
+    assert 'data-count="0"' in render(people())
 
 
 def test_a_gap_is_told_and_what_has_no_rendering_is_empty() -> None:

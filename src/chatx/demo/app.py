@@ -7,6 +7,7 @@ in `_name_in_socket` and `_name_in_cookie`, and changes nothing else.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 import uuid
 from collections.abc import AsyncIterator, Callable
@@ -14,6 +15,7 @@ from contextlib import asynccontextmanager, closing
 from functools import partial
 from pathlib import Path
 from string import Template
+from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlencode
 
 from fastapi import FastAPI, HTTPException, Request, Response
@@ -37,6 +39,13 @@ LIVE_PAGE = Template((HERE / "live.html").read_text(encoding="utf-8"))
 
 COOKIE = "chatx_name"
 FORM_BYTES = 262_144
+LINE_BREAK = re.compile("\r\n|[\v\f\r\x85\u2028\u2029]")
+
+TRIES = {
+    "shouting": ["WHY IS NOBODY ANSWERING?"],
+    "flooding": [f"A flood of messages, {number} of 30" for number in range(1, 31)],
+}
+"""What buttons of the page send: a text that the moderation refuses, and more at once than the rate limit allows."""
 
 POLICY = (
     b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -62,14 +71,18 @@ class NoShouting:
         return True
 
 
-def demo_app(store: str) -> FastAPI:
+def demo_app(store: str, **options: Any) -> FastAPI:
     """Return the demo, with its messages in the SQLite file `store`; it runs once. Its chat is `app.state.chat`.
+
+    Args:
+        store: The file.
+        options: Further options of the chat.
 
     Raises:
         ConfigError: The file cannot be used.
     """
     persistence = SQLitePersistence(store)
-    chat = Chat(persistence=persistence, moderation=NoShouting())
+    chat = Chat(persistence=persistence, moderation=NoShouting(), **options)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -110,7 +123,11 @@ def demo_app(store: str) -> FastAPI:
             return _name_page("", room, "You have left. Pick a name to write again.", 403)
         content = form.get("content", "")
         try:
-            await chat.send_message(room, name, content, idempotency_key=form.get("key"))
+            if tried := TRIES.get(form.get("try", "")):
+                for text in tried:
+                    await chat.send_message(room, name, text)
+            else:
+                await chat.send_message(room, name, content, idempotency_key=form.get("key"))
         except ChatError as error:
             return await _live_page(chat, name, room, error, content)
         return RedirectResponse(_live_address(room), 303)
@@ -152,6 +169,7 @@ async def _live_page(chat: Chat, name: str, room: str, error: ChatError | None =
         me=html.text(name),
         messages=shown.messages,
         people=shown.people,
+        count=shown.count,
         after=html.text(shown.after),
         notice=_notice(error, draft) if error is not None else "",
         draft=html.text(draft),
@@ -174,10 +192,11 @@ def _notice(error: ChatError, draft: str) -> str:
         "message_too_large": f"This message is too long ({len(draft.encode()):,} bytes). Please shorten it.",
         "room_overloaded": "The room is very busy right now.",
     }.get(error.code, error.reason)
-    wait = (
-        "Your text is still here." if error.retry_after is None else "Your text is still here; try again in a moment."
-    )
-    return f'<div class="notice-body"><p class="notice-words">{html.text(words)}</p><p>{wait}</p></div>'
+    still = "Your text is still here" if draft else ""
+    again = "try again in a moment" if error.retry_after is not None else ""
+    rest = "; ".join(filter(None, (still, again)))
+    rest = f"<p>{rest[0].upper()}{rest[1:]}.</p>" if rest else ""
+    return f'<div class="notice-body"><p class="notice-words">{html.text(words)}</p>{rest}</div>'
 
 
 def _renders_for(name: str) -> Callable[[Event], str]:
@@ -202,7 +221,7 @@ def _name_in_cookie(request: Request) -> str:
 
 
 async def _form(request: Request) -> dict[str, str]:
-    """Return the fields of a form; a line break in them is one newline, as it was typed."""
+    """Return the fields of a form; each line break in them is one newline, those of office programs too."""
     body = b""
     async for part in request.stream():
         body += part
@@ -212,7 +231,7 @@ async def _form(request: Request) -> dict[str, str]:
         fields = parse_qs(body.decode("ascii"), keep_blank_values=True, max_num_fields=10, errors="strict")
     except ValueError:
         raise HTTPException(400) from None
-    return {name: values[0].replace("\r\n", "\n") for name, values in fields.items()}
+    return {name: LINE_BREAK.sub("\n", values[0]) for name, values in fields.items()}
 
 
 class _Headers:

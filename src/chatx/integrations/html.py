@@ -1,7 +1,7 @@
 """HTML for the events of a room, safe as it is: a `render` for `Chat.live` to use, to wrap or to copy.
 
 The class names and `data-` attributes are for your style sheet and scripts. Times are UTC, for a script to turn into
-the reader's own.
+the reader's own. The first of the people has how many there are, as `data-count`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from html import escape
 from typing import Final
 
 from chatx.core.message import Event, Gap, Message, PresenceState
+from chatx.integrations.spans import spans
 
 PEOPLE_LIMIT = 200
 """People shown by name; the number of the others follows."""
@@ -24,7 +25,7 @@ def render(event: Event, *, me: str = "") -> str:
 
     Args:
         event: The event.
-        me: The user who reads it; that user's own messages have the class `own`.
+        me: The user who reads it; that user's own messages have the class `own`, and their name is hidden there.
     """
     match event:
         case Message():
@@ -42,6 +43,23 @@ def text(content: str) -> str:
     return escape(content).replace("\r", "&#13;")
 
 
+def marked(content: str) -> str:
+    """Return a message's content as HTML in which links are links and what stands in backticks is code.
+
+    Only `http` and `https` are linked, to a page of its own that is told nothing of this one. Everything else is as
+    `text` shows it. It is for between tags, where white space is kept (`white-space: pre-wrap`).
+    """
+    return "".join(_MARKED[kind](text(part)) for kind, part in spans(content))
+
+
+_MARKED: Final = {
+    "text": "{}".format,
+    # From left to right, whatever stands around it.
+    "link": '<a href="{0}" target="_blank" rel="noopener noreferrer" dir="ltr">{0}</a>'.format,
+    "code": '<code dir="auto">{}</code>'.format,
+}
+
+
 def _message(message: Message, me: str) -> str:
     at = datetime.fromtimestamp(message.inserted_at / 1000, UTC)
     own = message.user_id == me
@@ -50,11 +68,12 @@ def _message(message: Message, me: str) -> str:
         f' data-user-id="{text(message.user_id)}">'
         f"{_avatar(message.user_id)}"
         f'<header class="message-head">'
-        f'<bdi class="message-author" data-tint="{_tint(message.user_id)}">{text(message.user_id)}</bdi>'
+        f'<bdi class="message-author" data-tint="{_tint(message.user_id)}"{" hidden" if own else ""}>'
+        f"{text(message.user_id)}</bdi>"
         f"{_you(own)} "
         f'<time class="message-time" datetime="{at:%Y-%m-%dT%H:%M:%S}Z">{at:%Y-%m-%d %H:%M} UTC</time>'
         f"</header>"
-        f'<p class="message-text" dir="auto">{text(message.content)}</p>'
+        f'<p class="message-text" dir="auto">{marked(message.content)}</p>'
         f"</article>"
     )
 
@@ -62,16 +81,18 @@ def _message(message: Message, me: str) -> str:
 def _people(names: list[str], me: str) -> str:
     # The reader first, then by name.
     names.sort(key=lambda name: (name != me, name.casefold(), name))
+    # The script of the live page reads it there, whatever part of them is shown.
+    count = f' data-count="{len(names)}"'
     items = [
-        f'<li class="person" data-user-id="{text(name)}">'
+        f'<li class="person"{"" if place else count} data-user-id="{text(name)}">'
         f'{_avatar(name)}<bdi class="person-name">{text(name)}</bdi>{_you(name == me)}</li>'
-        for name in names[:PEOPLE_LIMIT]
+        for place, name in enumerate(names[:PEOPLE_LIMIT])
     ]
     others = len(names) - PEOPLE_LIMIT
     if others > 0:
         items.append(f'<li class="people-rest">and {others} other{"s" if others > 1 else ""}</li>')
     # Never an empty text: nobody is here, and the page shall show so.
-    return "".join(items) or '<li class="people-rest">Nobody is here</li>'
+    return "".join(items) or f'<li class="people-rest"{count}>Nobody is here</li>'
 
 
 def _avatar(name: str) -> str:

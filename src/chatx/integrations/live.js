@@ -6,15 +6,17 @@
  *
  *   data-live-messages   takes the HTML of messages and gaps
  *   data-live-people     takes the HTML of who is here
+ *   data-live-count      gets how many that are: the `data-count` in that HTML, or else how many elements it has
  *   data-live-status     gets `data-state` (connecting, connected, waiting) and its words
- *   data-live-form       the form that sends: a text field `content` and a hidden `key`; it needs the next one too
+ *   data-live-form       the form that sends: a text field `content` and a hidden `key`, and what its buttons are named;
+ *                        it needs the next one too
  *   data-live-notice     shows why a message was refused: the same element of the page that answered the form
  *
  * What the stream brings is HTML that the server has escaped. Without this script the page works as it was loaded.
  */
 
 const MESSAGE_LIMIT = 1_000;
-/** Messages of one person closer than this stand together. */
+/** Messages of one person stand together for so long; then the name is there again. */
 const GROUP_MS = 5 * 60_000;
 const LONGEST_WAIT_MS = 15_000;
 
@@ -24,13 +26,17 @@ const messages = part("messages");
 const people = part("people");
 const form = part("form");
 const notice = part("notice");
+const count = part("count");
 
-const clock = new Intl.DateTimeFormat(undefined, { hour: "numeric", minute: "2-digit" });
-const dated = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short", hour: "numeric", minute: "2-digit" });
+const time24 = { hour: "2-digit", minute: "2-digit", hourCycle: "h23" };
+const clock = new Intl.DateTimeFormat(undefined, time24);
+const dated = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short", ...time24 });
 const moment = new Intl.DateTimeFormat(undefined, { dateStyle: "full", timeStyle: "medium" });
 
 let place = root.dataset.after;
 let wait = 1_000;
+/** When the group of a message, which then has no name of its own, began. */
+const began = new WeakMap();
 /** The text that the form's key stands for, once it has been tried. */
 let tried = null;
 
@@ -50,7 +56,9 @@ function connect() {
   on("message", append);
   on("gap", append);
   on("people", (html) => {
-    if (people) people.innerHTML = html;
+    if (!people) return;
+    people.innerHTML = html;
+    if (count) count.textContent = people.querySelector("[data-count]")?.dataset.count ?? people.children.length;
   });
   source.onopen = () => {
     wait = 1_000;
@@ -68,6 +76,7 @@ function connect() {
 function append(html) {
   messages.insertAdjacentHTML("beforeend", html);
   while (messages.children.length > MESSAGE_LIMIT) messages.firstElementChild.remove();
+  messages.querySelector("[data-message-id]")?.classList.add("lead");
   dress();
 }
 
@@ -78,8 +87,9 @@ function dress() {
     time.title = moment.format(at);
     const message = time.closest("[data-message-id]");
     const before = message.previousElementSibling;
-    const since = before?.querySelector("time")?.dateTime;
-    const together = before?.dataset.userId === message.dataset.userId && at - new Date(since) < GROUP_MS;
+    const since = before?.dataset.userId === message.dataset.userId ? began.get(before) : undefined;
+    const together = at - since < GROUP_MS;
+    began.set(message, together ? since : at);
     if (together) message.classList.remove("lead");
     const today = at.toDateString() === new Date().toDateString();
     time.textContent = (today || together ? clock : dated).format(at);
@@ -100,18 +110,22 @@ function renew(key) {
   tried = null;
 }
 
-async function send() {
+/** Sends the form; `button` is the one that was pressed, whose name and value are sent along where it has any. */
+async function send(button = null) {
   const { content, key } = form.elements;
-  if (content.readOnly || content.value.trim() === "") return;
+  if (content.readOnly || (content.value.trim() === "" && !button?.name)) return;
+  // What office programs paste as a line break is none to a server.
+  const text = content.value.replace(/[\v\f\x85\u2028\u2029]/g, "\n");
+  if (text !== content.value) content.value = text;
   if (tried !== null && tried !== content.value) renew(key);
   tried = content.value;
   content.readOnly = true;
   notice.replaceChildren();
   try {
-    const body = new URLSearchParams(new FormData(form));
+    const body = new URLSearchParams(new FormData(form, button));
     const answer = await fetch(form.action, { method: "POST", body, redirect: "manual" });
     if (answer.type === "opaqueredirect") {
-      content.value = "";
+      if (!button?.name) content.value = "";
       renew(key);
       messages.parentElement.scrollTop = 0;
     } else {
@@ -130,7 +144,7 @@ async function send() {
 if (form) {
   form.addEventListener("submit", (event) => {
     event.preventDefault();
-    send();
+    send(event.submitter);
   });
   form.elements.content.addEventListener("keydown", (event) => {
     // While a word is being composed (Japanese, Chinese, ...), Enter belongs to the input method.

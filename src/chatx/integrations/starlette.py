@@ -127,11 +127,13 @@ class Snapshot(Struct, frozen=True):
         messages: The newest messages, oldest first.
         people: Who is here now.
         after: The place that this leads up to; the page's stream goes on from it with `?after=`.
+        count: How many users are here now, all of whom `people` need not show.
     """
 
     messages: str
     people: str
     after: str
+    count: int
 
 
 async def snapshot(chat: Chat, room_id: str, render: Render, *, user_id: str, history: int = 50) -> Snapshot:
@@ -151,9 +153,9 @@ async def snapshot(chat: Chat, room_id: str, render: Render, *, user_id: str, hi
         Closed: The chat is not running.
     """
     process = await chat.engine.enter(room_id, user_id, "subscribe")
-    people = _html(render, process.room.state())
+    present = process.room.state()
     messages, place = await _newest(chat, process, render, history)
-    return Snapshot(messages, people, _place_text(place))
+    return Snapshot(messages, _html(render, present), _place_text(place), len(present.presences))
 
 
 class LiveResponse(Response):

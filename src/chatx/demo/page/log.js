@@ -2,19 +2,20 @@
  * The message list on screen.
  *
  * It is drawn anew as a whole, but node by node only where something changed: each message keeps its node from the
- * moment it is written, through its ack, until it leaves. Text goes into text nodes and nowhere else.
+ * moment it is written, through its ack, until it leaves. Text goes into text nodes, and a link's address is one of http.
  */
 
 import { MESSAGE_LIMIT } from "/static/room.js";
+import { spans } from "/static/spans.js";
 import { plural, refusalWords } from "/static/words.js";
 
-/** Messages of one person closer than this stand together. */
+/** Messages of one person stand together for so long; then the name is there again. */
 const GROUP_MS = 5 * 60_000;
 /** A reader this close to the end, in pixels, is following the conversation. */
 const FOLLOW_PX = 60;
 const TINTS = 8;
 
-const clock = new Intl.DateTimeFormat(undefined, { hour: "numeric", minute: "2-digit" });
+const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
 const moment = new Intl.DateTimeFormat(undefined, { dateStyle: "full", timeStyle: "medium" });
 const dayName = new Intl.DateTimeFormat(undefined, { weekday: "long", day: "numeric", month: "long" });
 const dayNameWithYear = new Intl.DateTimeFormat(undefined, { dateStyle: "long" });
@@ -25,6 +26,8 @@ export class MessageLog {
   #me;
   #actions;
   #nodes = new Map();
+  /** The content that each message's paragraph was made from. */
+  #drawn = new WeakMap();
   #following = true;
   #unseen = 0;
   #resize;
@@ -110,8 +113,8 @@ export class MessageLog {
         author: message.user_id,
         text: message.content,
         at: message.inserted_at,
-        lead: hole || newDay || !sameGroup(previous, message.user_id, message.inserted_at),
       };
+      group(item, hole || newDay ? null : previous);
       const key = message.key ?? message.id;
       place(key, () => this.#make(key), (node) => this.#update(node, item));
       previous = item;
@@ -124,10 +127,10 @@ export class MessageLog {
         author: entry.userId,
         text: entry.text,
         at: entry.writtenAt,
-        lead: newDay || !sameGroup(previous, entry.userId, entry.writtenAt),
         entry,
         connected,
       };
+      group(item, newDay ? null : previous);
       place(entry.key, () => this.#make(entry.key), (node) => this.#update(node, item));
       previous = item;
     }
@@ -219,6 +222,7 @@ export class MessageLog {
     }
     setText(avatar, initial(author));
     setText(authorNode, author);
+    authorNode.hidden = own;
     setText(you, own ? "you" : "");
     avatar.dataset.tint = tint(author);
     authorNode.dataset.tint = avatar.dataset.tint;
@@ -228,7 +232,10 @@ export class MessageLog {
       time.title = moment.format(date);
       setText(time, clock.format(date));
     }
-    setText(paragraph, text);
+    if (this.#drawn.get(paragraph) !== text) {
+      this.#drawn.set(paragraph, text);
+      paragraph.replaceChildren(...spans(text).map(marked));
+    }
     this.#updateState(article, state, entry, connected);
   }
 
@@ -292,8 +299,27 @@ function divider(kind, words) {
   return node;
 }
 
-function sameGroup(previous, author, at) {
-  return previous !== null && previous.author === author && at - previous.at < GROUP_MS;
+/** Says whether an item leads a group, whose time `since` is that of its first message; null begins one. */
+function group(item, previous) {
+  const together = previous?.author === item.author && item.at - previous.since < GROUP_MS;
+  item.lead = !together;
+  item.since = together ? previous.since : item.at;
+}
+
+function marked([kind, part]) {
+  if (kind === "text") return document.createTextNode(part);
+  const node = document.createElement(kind === "link" ? "a" : "code");
+  node.textContent = part;
+  if (kind === "link") {
+    node.href = part;
+    node.target = "_blank";
+    node.rel = "noopener noreferrer";
+    // From left to right, whatever stands around it.
+    node.dir = "ltr";
+  } else {
+    node.dir = "auto";
+  }
+  return node;
 }
 
 function dayWords(at) {

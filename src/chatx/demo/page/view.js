@@ -1,7 +1,7 @@
 /** The page around the message list: the way in, the bar, the composer with its notice, and who is here. */
 
 import { MessageLog, element, initial, tint } from "/static/log.js";
-import { counterWords, idProblem, plural, refusalWords, statusWords } from "/static/words.js";
+import { FLOOD, SHOUT, counterWords, idProblem, oneKindOfLineBreak, plural, refusalWords, statusWords } from "/static/words.js";
 
 /** Faces shown in the list; the number of the others follows. */
 const PEOPLE_LIMIT = 200;
@@ -220,18 +220,24 @@ export class View {
       event.preventDefault();
       this.#submit();
     });
+    byId("try-shouting").addEventListener("click", () => this.#send(SHOUT));
+    byId("try-flooding").addEventListener("click", () => this.#send(...FLOOD));
   }
 
   #submit() {
     const composer = byId("composer");
-    const text = composer.value;
+    const text = oneKindOfLineBreak(composer.value);
     composer.focus();
     if (text.trim() === "") return;
     composer.value = "";
     this.#composerChanged();
+    this.#send(text);
+  }
+
+  #send(...texts) {
     this.clearNotice();
     this.#log?.toEnd();
-    this.#actions.send(text);
+    for (const text of texts) this.#actions.send(text);
   }
 
   #edit(key) {

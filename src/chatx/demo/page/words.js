@@ -5,6 +5,11 @@ const ID_LIMIT_BYTES = 128;
 /** The counter appears when this share of the limit is used. */
 const COUNTER_FROM = 0.8;
 
+/** What the demo's moderation refuses. */
+export const SHOUT = "WHY IS NOBODY ANSWERING?";
+/** More at once than the rate limit lets through. */
+export const FLOOD = Array.from({ length: 30 }, (_, index) => `A flood of messages, ${index + 1} of 30`);
+
 const number = new Intl.NumberFormat("en");
 const encoder = new TextEncoder();
 
@@ -20,6 +25,11 @@ export function counterWords(text) {
   if (left > CONTENT_LIMIT_BYTES * (1 - COUNTER_FROM)) return { text: "", over: false };
   if (left >= 0) return { text: `${plural(left, "byte")} left`, over: false };
   return { text: `${plural(-left, "byte")} too long`, over: true };
+}
+
+/** The text with a newline for each other line break that may be pasted; those of office programs are refused. */
+export function oneKindOfLineBreak(text) {
+  return text.replace(/\r\n|[\v\f\r\x85\u2028\u2029]/g, "\n");
 }
 
 export function plural(count, word) {
