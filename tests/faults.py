@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, ClassVar
@@ -55,6 +56,30 @@ def raises_a_foreign_refusal() -> Any:
     raise Closed(SECRET)
 
 
+def raises_system_exit() -> Any:
+    raise SystemExit(SECRET)
+
+
+def raises_generator_exit() -> Any:
+    raise GeneratorExit(SECRET)
+
+
+def raises_keyboard_interrupt() -> Any:
+    raise KeyboardInterrupt(SECRET)
+
+
+class Violent(BaseException):
+    """What only `except BaseException` catches."""
+
+
+def raises_a_base_exception() -> Any:
+    raise Violent(SECRET)
+
+
+def raises_a_base_group() -> Any:
+    raise BaseExceptionGroup(SECRET, [Violent(), SystemExit()])
+
+
 def returns_none() -> Any:
     return None
 
@@ -71,7 +96,15 @@ def returns_a_coroutine() -> Any:
     return asyncio.sleep(0, True)
 
 
+VIOLENT: tuple[Act, ...] = (
+    raises_system_exit,
+    raises_generator_exit,
+    raises_keyboard_interrupt,
+    raises_a_base_exception,
+    raises_a_base_group,
+)
 RAISING: tuple[Act, ...] = (
+    *VIOLENT,
     raises,
     raises_unprintable,
     raises_cancelled,
@@ -505,3 +538,12 @@ class Listener:
     def contents(self) -> list[str]:
         """The contents of the messages among them."""
         return [each.content for each in self.events if isinstance(each, Message)]
+
+
+def interrupt() -> None:
+    """Be interrupted by a signal, as by Ctrl+C: where SIGINT is ignored too, which this does not touch."""
+    before = signal.signal(signal.SIGUSR1, signal.default_int_handler)
+    try:
+        signal.raise_signal(signal.SIGUSR1)
+    finally:
+        signal.signal(signal.SIGUSR1, before)

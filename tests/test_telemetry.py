@@ -2,14 +2,14 @@
 
 import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
 
 from chatx import Chat, ChatError, ConfigError, RateLimit, SlowConsumer, Telemetry, telemetry
 from chatx.telemetry import EVENTS
-from tests.faults import Batches, CrashingChat, FaultyAuth, Gate, raises
+from tests.faults import RAISING, Batches, CrashingChat, FaultyAuth, Gate, raises
 from tests.virtual import virtual
 
 Seen = list[tuple[str, Mapping[str, float], Mapping[str, Any]]]
@@ -184,8 +184,10 @@ def test_a_handler_that_is_not_callable_is_refused() -> None:
         Telemetry().attach("broadcast", None)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("act", RAISING, ids=lambda act: act.__name__)
 @virtual
 async def test_a_handler_that_raises_is_detached_and_logged_and_harms_nothing(
+    act: Callable[[], object],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     chat = Chat()
@@ -193,7 +195,7 @@ async def test_a_handler_that_raises_is_detached_and_logged_and_harms_nothing(
 
     def broken(*event: Any) -> None:
         calls.append(1)
-        raise ZeroDivisionError
+        act()
 
     chat.telemetry.attach("broadcast", broken)
     seen = watch(chat, "broadcast")

@@ -7,7 +7,17 @@ without being changed, and `summary` says in one line what the code means. `ERRO
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar, Self
+
+# CPython's mark of a class that was made by a `class` statement, not built in.
+_HEAP_TYPE = 1 << 9
+
+
+class _Summary:
+    """The reason of an error that was given none: its class's summary."""
+
+    def __get__(self, error: ChatError | None, kind: type[ChatError]) -> str:
+        return kind.summary
 
 
 class ChatError(Exception):
@@ -24,14 +34,34 @@ class ChatError(Exception):
     retryable: ClassVar[bool] = False
     summary: ClassVar[str] = "The root of the tree; never raised itself."
 
+    if not TYPE_CHECKING:
+        # For classes of an application's own whose constructor does not pass them on.
+        reason = _Summary()
+        retry_after = None
+
     def __init__(self, reason: str = "", *, retry_after: float | None = None) -> None:
         self.reason: str = reason or type(self).summary
-        self.retry_after = retry_after
+        self.retry_after: float | None = retry_after
         super().__init__(self.reason)
 
-    def again(self) -> ChatError:
-        """Return an equal exception without this one's traceback, for a second caller who waits on one outcome."""
-        return type(self)(self.reason, retry_after=self.retry_after)
+    def again(self) -> Self:
+        """Return an equal exception without this one's traceback, for a second caller who waits on one outcome.
+
+        No constructor is called: an application's own class may have one that takes something else.
+        """
+        kind = type(self)
+        built_in = next(each for each in kind.__mro__ if not each.__flags__ & _HEAP_TYPE)
+        try:
+            error = built_in.__new__(kind, *self.args)
+            error.args = self.args
+            for name in (
+                slot for each in kind.__mro__ for slot in getattr(each, "__slots__", ()) if hasattr(self, slot)
+            ):
+                setattr(error, name, getattr(self, name))
+            vars(error).update(vars(self))
+        except Exception:
+            return self  # with a traceback that grows, rather than with none to raise
+        return error
 
 
 class ConfigError(ChatError):

@@ -26,12 +26,12 @@ and logged. Handlers run on the hot path: they must be quick and must not block.
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import logging
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
+from chatx.core.interrupts import from_signal
 from chatx.errors import ConfigError
 
 logger: logging.Logger = logging.getLogger("chatx")
@@ -100,8 +100,10 @@ class Telemetry:
         for entry in self._handlers.get(event, ()):
             try:
                 entry[1](entry[0], measurements, metadata)
-            # A handler that asks a cancelled future for its result must not cancel the sender, nor stop a timer.
-            except (Exception, asyncio.CancelledError):
+            # Whatever it raises: one that asks a cancelled future for its result must not cancel the sender.
+            except BaseException as error:
+                if from_signal(error):
+                    raise
                 self._detach(event, entry)
                 logger.exception("A telemetry handler for %s raised and was detached.", event)
 

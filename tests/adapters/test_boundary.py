@@ -4,14 +4,22 @@ import asyncio
 import functools
 import logging
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from chatx import AdapterError, Blocked, Chat, Message, Unauthorized
-from chatx.adapters.boundary import AdapterFailure, Boundary, is_async
-from chatx.adapters.threads import THREADS, AdapterThreads
+from chatx.adapters.boundary import (
+    LOGGED_PER_MINUTE,
+    TEXT_CHARACTERS,
+    AdapterFailure,
+    Boundary,
+    _Logged,
+    is_async,
+)
+from chatx.adapters.threads import THREADS, WAITING_CALLS, AdapterThreads, Busy
 from chatx.telemetry import Telemetry
 from tests.faults import (
     ANSWERING,
@@ -34,6 +42,7 @@ from tests.faults import (
     HangDeaf,
     SendsToItsRoom,
     awaited,
+    interrupt,
     raises,
 )
 from tests.virtual import virtual
@@ -293,17 +302,65 @@ async def test_a_thread_that_outlives_its_timeout_is_not_given_the_same_message_
     assert not [thread for thread in threading.enumerate() if thread.name == "chatx-adapter"]
 
 
-async def test_calls_that_no_thread_began_before_the_timeout_are_taken_back() -> None:
+async def test_a_call_that_no_thread_began_within_the_timeout_is_taken_back_and_is_no_timeout() -> None:
     block = Block()
     boundary = Boundary(20, Telemetry())
     calls = [boundary.in_thread("a", block) for _ in range(THREADS)]
     late: list[int] = []
     results = await asyncio.gather(*calls, boundary.in_thread("late", late.append, 1), return_exceptions=True)
-    assert all(isinstance(each, AdapterFailure) and each.failure == "timeout" for each in results)
-    assert [each.running is not None for each in results] == [True] * THREADS + [False]  # type: ignore[union-attr]
+    failures = [each for each in results if isinstance(each, AdapterFailure)]
+    assert [each.failure for each in failures] == ["timeout"] * THREADS + ["busy"]
+    assert [each.running is not None for each in failures] == [True] * THREADS + [False]
     block.release()
     await boundary.close(2)
     assert late == []
+
+
+async def test_the_time_that_a_call_waits_for_a_thread_is_not_the_adapters() -> None:
+    """Each call takes most of the timeout, and twice as many come at once as there are threads."""
+    boundary = Boundary(2000, Telemetry())
+    calls = (boundary.in_thread("slow", time.sleep, 1.2) for _ in range(2 * THREADS))
+    assert await asyncio.gather(*calls) == [None] * (2 * THREADS)
+    assert boundary.failures == {}
+    await boundary.close(2)
+
+
+async def test_calls_of_one_kind_that_hang_leave_the_threads_of_another_alone() -> None:
+    block = Block()
+    boundary = Boundary(60_000, Telemetry())
+    hanging = [asyncio.create_task(boundary.caller("one")("a", block)) for _ in range(3 * THREADS)]
+    async with asyncio.timeout(30):
+        assert await boundary.caller("another")("b", pow, 2, 3) == 8
+        assert await boundary.call("c", pow, 3, 2) == 9
+    block.release()
+    await asyncio.gather(*hanging)
+    await boundary.close(2)
+
+
+async def test_so_many_calls_wait_for_a_thread_and_the_next_one_fails_at_once() -> None:
+    block = Block()
+    threads = AdapterThreads()
+    waiting: list[asyncio.Future[Any]] = []
+    with pytest.raises(Busy, match="wait for its threads already"):
+        waiting.extend(threads.run(block) for _ in range(THREADS + WAITING_CALLS + 1))
+    assert len(waiting) >= WAITING_CALLS
+    # Taken back in the order that a search from the front would suffer from most.
+    assert sum(threads.withdraw(each) for each in reversed(waiting)) == len(waiting) - block.begun
+    _ = threads.run(block)
+    block.release()
+    assert await threads.close(5) == 0
+
+
+async def test_a_call_for_which_there_is_no_room_is_a_failure_of_its_own_kind() -> None:
+    class Full(AdapterThreads):
+        def run(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> asyncio.Future[Any]:
+            raise Busy("too many")
+
+    boundary = Boundary(1000, Telemetry())
+    boundary._threads[""] = Full()
+    with pytest.raises(AdapterFailure, match="too many") as caught:
+        await boundary.in_thread("a", print)
+    assert caught.value.failure == "busy"
 
 
 async def test_a_call_whose_caller_was_cancelled_before_a_thread_began_it_is_never_made() -> None:
@@ -360,6 +417,19 @@ async def test_threads_serve_more_calls_than_there_are_threads_and_then_end() ->
     assert not [thread for thread in threading.enumerate() if thread.name == "chatx-adapter"]
     with pytest.raises(RuntimeError, match="closed"):
         _ = threads.run(pow, 2, 2)
+
+
+async def test_what_a_signal_raises_amid_an_adapter_goes_through(caplog: pytest.LogCaptureFixture) -> None:
+    boundary = Boundary(5000, Telemetry())
+    with pytest.raises(KeyboardInterrupt):
+        boundary.plain("a", interrupt)
+    async with Chat(auth=FaultyAuth(interrupt), moderation=FaultyModeration(interrupt)) as chat:
+        chat.telemetry.attach("message_sent", lambda *_: interrupt())
+        for user, content in (("victim", "hello"), ("alice", "victim"), ("alice", "hello")):
+            with pytest.raises(KeyboardInterrupt):
+                await chat.send_message("room", user, content)
+    assert boundary.failures == {}
+    assert caplog.records == []
 
 
 async def test_what_a_thread_cannot_hand_over_as_it_is_comes_as_a_failure() -> None:
@@ -477,6 +547,35 @@ def test_is_async_sees_through_partials_and_callable_objects() -> None:
     assert is_async(Called())
     assert not is_async(CalledPlainly())
     assert not is_async(len)
+
+
+@virtual
+async def test_failures_beyond_so_many_a_minute_are_counted_and_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    async with Chat(auth=FaultyAuth(raises), middlewares=("auth",)) as chat:
+        for _ in range(3 * LOGGED_PER_MINUTE):
+            with pytest.raises(AdapterError):
+                await chat.send_message("room", "victim", "hello")
+        assert chat.statistics().adapter_failures == {"FaultyAuth": 3 * LOGGED_PER_MINUTE}
+    assert len([each for each in caplog.records if "FaultyAuth failed" in each.getMessage()]) == LOGGED_PER_MINUTE
+
+
+def test_a_new_minute_says_how_many_failures_were_not_logged() -> None:
+    logged = _Logged()
+    assert [logged.due(100.0) for _ in range(LOGGED_PER_MINUTE + 3)] == [0] * LOGGED_PER_MINUTE + [None] * 3
+    assert logged.due(159.9) is None
+    assert logged.due(160.0) == 4
+    assert logged.due(160.1) == 0
+
+
+def test_a_failures_text_is_cut(caplog: pytest.LogCaptureFixture) -> None:
+    def verbose() -> None:
+        raise ValueError("x" * 100_000)
+
+    with pytest.raises(AdapterFailure) as caught:
+        Boundary(5000, Telemetry()).plain("a", verbose)
+    assert len(str(caught.value)) == TEXT_CHARACTERS + 1
+    assert len(caplog.records[0].getMessage()) < 2 * TEXT_CHARACTERS
+    assert (vars(caplog.records[0])["adapter"], vars(caplog.records[0])["failure"]) == ("a", "raised")
 
 
 def test_an_exception_without_text_is_contained() -> None:

@@ -11,6 +11,7 @@ from chatx import Message, PresenceDiff
 from chatx.core.fanout import Callback, Fanout, Subscriber
 from chatx.core.mailbox import Batch, Mailbox
 from chatx.core.message import Event
+from tests.faults import VIOLENT, interrupt
 
 DIFF = PresenceDiff("general", {}, {})
 
@@ -334,12 +335,19 @@ def test_interrupted_callbacks_are_finished_exactly_once(calls: int) -> None:
     assert logs == [[message(1), message(2), message(3)]] * 4
 
 
-def test_an_exit_of_the_program_passes_through() -> None:
+def test_a_callback_that_raises_what_ends_a_program_is_out_like_any_other() -> None:
+    for act in VIOLENT:
+        fanout = Fanout()
+        seen: list[Event] = []
+        fanout.add(Subscriber(False, callback=lambda _, act=act: act()))  # type: ignore[misc]
+        fanout.add(Subscriber(False, callback=seen.append))
+        assert len(fanout.publish(message(1))) == 1
+        assert seen == [message(1)]
+        assert len(fanout.subscribers) == 1
+
+
+def test_what_a_signal_raises_within_a_callback_passes_through() -> None:
     fanout = Fanout()
-
-    def leaves(_: Event) -> None:
-        raise KeyboardInterrupt
-
-    fanout.add(Subscriber(False, callback=leaves))
+    fanout.add(Subscriber(False, callback=lambda _: interrupt()))
     with pytest.raises(KeyboardInterrupt):
         fanout.publish(message(1))

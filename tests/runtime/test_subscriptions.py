@@ -31,6 +31,7 @@ from chatx.core.fanout import Fanout, Subscriber
 from chatx.core.message import EVENT_BYTES, Event, Presences
 from chatx.core.presence import Presence
 from chatx.testing import VirtualLoop, run_virtual
+from tests.faults import Violent
 from tests.virtual import virtual
 
 Policy = Literal["disconnect", "drop_oldest"]
@@ -546,7 +547,10 @@ async def test_a_callback_first_gets_the_state_and_what_it_missed() -> None:
 
 
 # A cancelled future that a callback asks for its result raises CancelledError, which is no Exception.
-@pytest.mark.parametrize("error", [ValueError("mine"), asyncio.CancelledError()])
+RAISED = [ValueError("mine"), asyncio.CancelledError(), SystemExit(1), KeyboardInterrupt(), GeneratorExit(), Violent()]
+
+
+@pytest.mark.parametrize("error", RAISED, ids=repr)
 @virtual
 async def test_a_callback_that_raises_is_out_and_nobody_else_notices(error: BaseException) -> None:
     async with unlimited() as chat:
@@ -577,7 +581,7 @@ async def test_a_callback_that_raises_is_out_and_nobody_else_notices(error: Base
         assert await send(chat, 1) == called[3:]
 
 
-@pytest.mark.parametrize("error", [ValueError("mine"), asyncio.CancelledError()])
+@pytest.mark.parametrize("error", RAISED, ids=repr)
 @virtual
 async def test_a_callback_that_raises_while_it_catches_up_is_out(error: BaseException) -> None:
     async with unlimited() as chat:

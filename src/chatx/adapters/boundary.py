@@ -1,8 +1,8 @@
 """The hardened boundary: whatever an adapter does, a room and other users' sends do not notice.
 
-An adapter can raise, hang, answer wrongly, return None, raise `CancelledError`, swallow cancellation, or send to the
-room itself. Here each becomes one of two things: an answer, or a contained `AdapterFailure` that is logged with the
-adapter's name and counted. Auth and moderation fail closed.
+An adapter can raise (also `SystemExit`, `CancelledError` or `KeyboardInterrupt`), hang, answer wrongly, return None,
+swallow cancellation, or send to the room itself. Here each becomes one of two things: an answer, or a contained
+`AdapterFailure` that is logged with the adapter's name and counted. Auth and moderation fail closed.
 
 Rules:
 1. Whether a method is plain or async is decided once, when the chat is built; so is whether it takes the right number
@@ -12,7 +12,10 @@ Rules:
 3. A plain persistence or notifier method runs in a thread; a thread that outlives the timeout is reported as still
    running by `AdapterFailure.running`, so that the same message is not given to it twice at a time. A coroutine as its
    answer is a wrong one: what it was asked for has not been done.
-4. A call whose caller was cancelled before it began is not made, and after `close` none is begun.
+4. Saving, reading, notifying and dead letters have threads of their own (`caller`). While a call waits for a thread the
+   adapter's time does not run; one that waits as long as a call may take is not made (`busy`).
+5. What a signal's handler raises, such as a real Ctrl+C, goes through: it ends the process, whatever code it meets.
+6. A call whose caller was cancelled before it began is not made, and after `close` none is begun.
 """
 
 from __future__ import annotations
@@ -22,21 +25,35 @@ import contextlib
 import functools
 import inspect
 import logging
-from collections.abc import Awaitable, Callable
-from typing import Any, NoReturn
+import math
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, NoReturn, TypeAlias
 
-from chatx.adapters.threads import AdapterThreads
+from chatx.adapters.threads import AdapterThreads, Busy
+from chatx.core.interrupts import from_signal
 from chatx.errors import AdapterError, Blocked, ChatError, Closed, ConfigError, Unauthorized
 from chatx.telemetry import Telemetry
 
 logger: logging.Logger = logging.getLogger("chatx")
 
 
+Caller: TypeAlias = Callable[..., Coroutine[Any, Any, Any]]
+"""`(name, function, *args, **kwargs)` -> the answer; what `Boundary.caller` returns."""
+
+LOGGED_PER_MINUTE = 10
+"""Failures of one adapter and kind that are logged within a minute; the next line says how many were not."""
+
+TEXT_CHARACTERS = 500
+"""The longest text of a failure in a log or an error, in characters; the rest is left out."""
+
+
 class AdapterFailure(Exception):
     """A call of an adapter failed. Contained: it is no `ChatError` and never reaches a user.
 
     Attributes:
-        failure: `raised`, `timeout`, `wrong_answer` or, where it was not called any more, `stopped`.
+        failure: `raised`, `timeout` or `wrong_answer`; where it was not called, `busy` (earlier calls have its threads)
+            or `stopped`.
         running: A future that ends when the call that timed out does, or None.
     """
 
@@ -106,8 +123,9 @@ class Boundary:
         self.timeout_s: float = timeout_ms / 1000
         self._telemetry = telemetry
         self._running: set[asyncio.Future[Any]] = set()
-        self._threads: AdapterThreads | None = None
+        self._threads: dict[str, AdapterThreads] = {}
         self._closed = False
+        self._logged: dict[tuple[str, str], _Logged] = {}
         self.failures: dict[str, int] = {}
 
     def plain(self, name: str, function: Callable[..., Any], *args: Any) -> Any:
@@ -121,42 +139,58 @@ class Boundary:
             return function(*args)
         except ChatError:
             raise
-        # An adapter that raises CancelledError must not cancel its caller.
-        except (Exception, asyncio.CancelledError) as error:
+        # Whatever an adapter raises, CancelledError and SystemExit too, is its own failure and not its caller's end.
+        except BaseException as error:
+            if from_signal(error):
+                raise
             return self.failed(name, "raised", error)
 
     async def awaiting(self, name: str, function: Callable[..., Awaitable[Any]], *args: Any, **kwargs: Any) -> Any:
         """Await a call of an async function, within the timeout; errors as `plain`."""
         self._check_open()
 
-        # Whatever calling it does, it does within the task.
+        # Whatever calling it does, it does within the task. A task hands SystemExit and the like on to the loop, which
+        # would end: so they leave it as an answer.
         async def run() -> Any:
-            return await function(*args, **kwargs)
+            try:
+                return await function(*args, **kwargs)
+            except (Exception, asyncio.CancelledError):
+                raise
+            except BaseException as error:
+                if from_signal(error):
+                    raise
+                return _Raised(error)
 
-        return await self._bounded(name, asyncio.ensure_future(run()))
+        return await self._bounded(name, asyncio.ensure_future(run()), None)
 
     async def in_thread(self, name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Await a call of a plain function in a thread, within the timeout; errors as `plain`."""
-        self._check_open()
-        if self._threads is None:
-            self._threads = AdapterThreads()
-        answer = await self._bounded(name, self._threads.run(function, *args, **kwargs))
-        if inspect.iscoroutine(answer):
-            answer.close()
-            self.failed(name, "wrong_answer", "it is a plain function and answered a coroutine; make it `async def`")
-        return answer
+        return await self._in_thread("", name, function, *args, **kwargs)
 
     async def call(self, name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Await a call of an adapter that may block: in a task if it is async, else in a thread."""
-        run = self.awaiting if is_async(function) else self.in_thread
-        return await run(name, function, *args, **kwargs)
+        return await self._call("", name, function, *args, **kwargs)
+
+    def caller(self, kind: str) -> Caller:
+        """Return a `call` whose threads are shared by calls of this kind only, so that others are not held up."""
+        return functools.partial(self._call, kind)
 
     def failed(self, name: str, failure: str, cause: object, running: asyncio.Future[Any] | None = None) -> NoReturn:
         """Count and log a failure, and raise it as `AdapterFailure`."""
         self.failures[name] = self.failures.get(name, 0) + 1
         error = cause if isinstance(cause, BaseException) else None
         text = _text(cause)
-        logger.error("The adapter %s failed (%s): %s", name, failure, text, exc_info=error)
+        logged = self._logged.setdefault((name, failure), _Logged())
+        if (left_out := logged.due(time.monotonic())) is not None:
+            logger.error(
+                "The adapter %s failed (%s): %s%s",
+                name,
+                failure,
+                text,
+                f" ({left_out} failures like it were not logged)" if left_out else "",
+                exc_info=error,
+                extra={"adapter": name, "failure": failure},
+            )
         if self._telemetry.watched("adapter_failure"):
             self._telemetry.emit("adapter_failure", {}, {"adapter": name, "failure": failure})
         raise AdapterFailure(failure, text, running) from error
@@ -170,9 +204,8 @@ class Boundary:
         if running:
             await asyncio.wait(running, timeout=timeout_s)
         hung = sum(not future.done() for future in running)
-        if self._threads is not None:
-            hung += await self._threads.close(timeout_s)
-            self._threads = None
+        hung += sum(await asyncio.gather(*(each.close(timeout_s) for each in self._threads.values())))
+        self._threads.clear()
         if hung:
             logger.error("%d adapter calls did not end within %.1f s and were left behind.", hung, timeout_s)
 
@@ -180,30 +213,60 @@ class Boundary:
         if self._closed:
             raise AdapterFailure("stopped", "The chat was stopped, so the adapter was not called.")
 
-    async def _bounded(self, name: str, future: asyncio.Future[Any]) -> Any:
+    async def _call(self, kind: str, name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if is_async(function):
+            return await self.awaiting(name, function, *args, **kwargs)
+        return await self._in_thread(kind, name, function, *args, **kwargs)
+
+    async def _in_thread(self, kind: str, name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        self._check_open()
+        threads = self._threads.get(kind)
+        if threads is None:
+            threads = self._threads[kind] = AdapterThreads()
+        try:
+            future = threads.run(function, *args, **kwargs)
+        except Busy as busy:
+            self.failed(name, "busy", str(busy))
+        answer = await self._bounded(name, future, threads)
+        if inspect.iscoroutine(answer):
+            answer.close()
+            self.failed(name, "wrong_answer", "it is a plain function and answered a coroutine; make it `async def`")
+        return answer
+
+    async def _bounded(self, name: str, future: asyncio.Future[Any], threads: AdapterThreads | None) -> Any:
         self._running.add(future)
         future.add_done_callback(self._ended)
         try:
             await asyncio.wait((future,), timeout=self.timeout_s)
+            if threads is not None and not future.done():
+                if threads.withdraw(future):
+                    self.failed(name, "busy", f"earlier calls have had all of its threads for {self.timeout_s} s")
+                # The time that it waited for a thread is not the adapter's.
+                began = threads.begun_at(future)
+                now = future.get_loop().time()
+                # None: it has just returned, and the answer is on its way here.
+                left = self.timeout_s - (0.0 if began is None else now - began)
+                if left > 0:
+                    await asyncio.wait((future,), timeout=left)
         except asyncio.CancelledError:
-            if self._threads is not None:
-                self._threads.withdraw(future)
+            if threads is not None:
+                threads.withdraw(future)
             future.cancel()
             raise
         if not future.done():
-            begun = True
-            if isinstance(future, asyncio.Task):
+            if threads is None:
                 future.cancel()
-            elif self._threads is not None:
-                begun = not self._threads.withdraw(future)
-            self.failed(name, "timeout", f"no answer within {self.timeout_s} s", future if begun else None)
+            self.failed(name, "timeout", f"no answer within {self.timeout_s} s", future)
         if future.cancelled():
             if self._closed:
                 raise AdapterFailure("stopped", "The chat was stopped before the adapter answered.")
             self.failed(name, "raised", "it raised CancelledError")
         error = future.exception()
         if error is None:
-            return future.result()
+            answer = future.result()
+            if isinstance(answer, _Raised):
+                self.failed(name, "raised", answer.error)
+            return answer
         if isinstance(error, ChatError):
             raise error
         return self.failed(name, "raised", error)
@@ -212,6 +275,37 @@ class Boundary:
         self._running.discard(future)
         if not future.cancelled():
             future.exception()  # seen, so that asyncio does not report it as never retrieved
+
+
+class _Raised:
+    """What an async adapter raised that a task must not."""
+
+    __slots__ = ("error",)
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
+class _Logged:
+    """How many failures of one adapter and kind were logged in this minute, and how many were not."""
+
+    __slots__ = ("left_out", "lines", "since")
+
+    def __init__(self) -> None:
+        self.since = -math.inf
+        self.lines = 0
+        self.left_out = 0
+
+    def due(self, now: float) -> int | None:
+        """Return whether to log this one: how many were left out before it, or None if it is left out too."""
+        if now - self.since >= 60:
+            self.since, self.lines = now, 0
+        if self.lines >= LOGGED_PER_MINUTE:
+            self.left_out += 1
+            return None
+        self.lines += 1
+        left_out, self.left_out = self.left_out, 0
+        return left_out
 
 
 class Guard:
@@ -248,8 +342,10 @@ class Guard:
             answer = self._ask(*args)
         except self._refusal:
             raise
-        # An adapter that raises CancelledError must not cancel its caller.
-        except (Exception, asyncio.CancelledError) as error:
+        # Whatever an adapter raises, CancelledError and SystemExit too, is its own failure and not its caller's end.
+        except BaseException as error:
+            if from_signal(error):
+                raise
             raise self._failed("raised", error) from None
         if answer is not True:
             raise self._no(answer)
@@ -288,6 +384,9 @@ class Guard:
 def _text(cause: object) -> str:
     """Return what a failure says, also where an exception cannot say it."""
     try:
-        return f"{type(cause).__name__}: {cause}" if isinstance(cause, BaseException) else str(cause)
-    except Exception:
+        text = f"{type(cause).__name__}: {cause}" if isinstance(cause, BaseException) else str(cause)
+    except BaseException as error:
+        if from_signal(error):
+            raise
         return type(cause).__name__
+    return text if len(text) <= TEXT_CHARACTERS else text[:TEXT_CHARACTERS] + "…"

@@ -9,20 +9,29 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 THREADS = 8
-"""The most adapter calls that run at a time; the others wait in order."""
+"""The most calls of one kind (saving, reading, notifying, ...) that run at a time; the others wait in order."""
+
+WAITING_CALLS = 16_384
+"""The most calls that wait for one kind's threads; the next one is not made, which is a failure (`busy`)."""
+
+
+class Busy(Exception):
+    """As many calls wait for the threads as may."""
 
 
 class AdapterThreads:
     """At most `THREADS` threads, started when needed, ended by `close`."""
 
     def __init__(self) -> None:
-        self._calls: deque[tuple[asyncio.Future[Any], Callable[[], Any]]] = deque()
+        # By future, so that one in the middle is taken back without a search.
+        self._calls: OrderedDict[asyncio.Future[Any], Callable[[], Any]] = OrderedDict()
+        self._begun: dict[asyncio.Future[Any], float] = {}
         self._wake = threading.Condition()
         self._threads: list[threading.Thread] = []
         self._idle = 0
@@ -31,12 +40,18 @@ class AdapterThreads:
         self._ended: asyncio.Future[None] | None = None
 
     def run(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> asyncio.Future[Any]:
-        """Call the function in a thread; return a future of this loop with what it returns or raises."""
+        """Call the function in a thread; return a future of this loop with what it returns or raises.
+
+        Raises:
+            Busy: `WAITING_CALLS` wait already.
+        """
         future = asyncio.get_running_loop().create_future()
         with self._wake:
             if self._closed:
                 raise RuntimeError("The adapter threads are closed.")
-            self._calls.append((future, partial(function, *args, **kwargs)))
+            if len(self._calls) >= WAITING_CALLS:
+                raise Busy(f"{WAITING_CALLS} calls wait for its threads already")
+            self._calls[future] = partial(function, *args, **kwargs)
             if self._idle >= len(self._calls):
                 self._wake.notify()
             elif len(self._threads) < THREADS:
@@ -49,11 +64,12 @@ class AdapterThreads:
     def withdraw(self, future: asyncio.Future[Any]) -> bool:
         """Take back a call that no thread has begun; return whether that was so."""
         with self._wake:
-            for call in self._calls:
-                if call[0] is future:
-                    self._calls.remove(call)
-                    return True
-        return False
+            return self._calls.pop(future, None) is not None
+
+    def begun_at(self, future: asyncio.Future[Any]) -> float | None:
+        """Return when a thread began this call, in its loop's time; None where none has, or it has returned."""
+        with self._wake:
+            return self._begun.get(future)
 
     async def close(self, timeout_s: float) -> int:
         """End the threads, waiting at most so many seconds for calls under way; return how many still hang."""
@@ -85,7 +101,8 @@ class AdapterThreads:
                     if not self._alive and self._ended is not None:
                         _tell(self._ended, _end, self._ended)
                     return
-                future, call = self._calls.popleft()
+                future, call = self._calls.popitem(last=False)
+                self._begun[future] = future.get_loop().time()
             result: Any = None
             error: BaseException | None = None
             try:
@@ -93,7 +110,10 @@ class AdapterThreads:
             # Whatever it raises, SystemExit too, belongs to the caller and must not end the thread.
             except BaseException as raised:
                 error = raised
+            with self._wake:
+                del self._begun[future]
             _tell(future, _settle, future, result, error)
+            del future, call, result, error  # or it is kept for as long as the thread waits for its next call
 
 
 def _tell(future: asyncio.Future[Any], function: Callable[..., None], *args: Any) -> None:

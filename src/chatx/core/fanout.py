@@ -20,6 +20,7 @@ from typing import TypeAlias
 
 from msgspec import Struct
 
+from chatx.core.interrupts import from_signal
 from chatx.core.mailbox import Batch, Mailbox
 from chatx.core.message import Event, Message
 from chatx.errors import ChatError
@@ -159,9 +160,10 @@ class Fanout:
                 for subscriber in rest:
                     subscriber.callback(event)  # type: ignore[misc]  # the audience holds callbacks only
                 return
-            # Not only Exception: a callback that asks a cancelled future for its result raises CancelledError.
+            # Not only Exception: a callback that asks a cancelled future for its result raises CancelledError, and one
+            # may raise SystemExit.
             except BaseException as error:
-                if subscriber is None or isinstance(error, (KeyboardInterrupt, SystemExit)):
+                if subscriber is None or from_signal(error):
                     raise
                 if self.remove(subscriber):
                     raised.append((subscriber, error))

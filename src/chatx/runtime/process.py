@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
 from chatx.core.fanout import Subscriber
+from chatx.core.interrupts import from_signal
 from chatx.core.message import Draft, Event, Message, PresenceMeta
 from chatx.core.room import Effects, Room
 from chatx.errors import ChatError, RoomUnavailable, SubscriberFailed
@@ -188,7 +189,7 @@ class RoomProcess:
                 subscriber.callback = callback
         except BaseException as error:
             self.room.fanout.remove(subscriber)
-            if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            if from_signal(error):
                 raise
             self._report(Effects([(subscriber, error)], ()))
 
@@ -274,7 +275,7 @@ class RoomProcess:
         )
         self._keeper.closed(self)
         self.close(self._error)
-        return self._error.again()  # type: ignore[return-value]  # again() keeps the class
+        return self._error.again()
 
     def _report(self, effects: Effects) -> None:
         for subscriber, error in effects.raised:
@@ -298,7 +299,9 @@ class RoomProcess:
             return
         try:
             subscriber.on_closed(error)
-        except (Exception, asyncio.CancelledError):
+        except BaseException as raised:
+            if from_signal(raised):
+                raise
             logger.exception("What a subscriber of room %r does at its end raised.", self.room_id)
 
     def _told(self, event: str, user_id: str) -> None:

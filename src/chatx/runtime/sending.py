@@ -257,7 +257,8 @@ class Sending:
         finally:
             for outcome in self._under_way.pop(scope):
                 if not outcome.done():
-                    outcome.set_exception(error.again() if isinstance(error, ChatError) else error)
+                    # Not a method that an application's own error may have by the same name, and may raise.
+                    outcome.set_exception(ChatError.again(error) if isinstance(error, ChatError) else error)
                     outcome.exception()  # a waiter may be gone by now; then nobody is to be told
 
     def _publish(self, process: RoomProcess, draft: Draft, key: str | None) -> Message:
