@@ -34,6 +34,7 @@ NUMBERS = {
     "adapter_timeout_ms": 5000,
     "drain_timeout_ms": 10000,
     "room_idle_ms": 60000,
+    "idempotency_bytes": 33554432,
     "resume_max_messages": 10000,
     "max_connections_per_user": 10,
     "max_connections_per_address": 0,

@@ -162,8 +162,9 @@ class Chat:
             room_id: The room; begun if it is not there.
             user_id: Who sends it; needs not be a member.
             content: Text, or bytes of UTF-8, of at most `message_size_limit` bytes.
-            idempotency_key: 1 to 128 bytes, scoped by room and user and remembered for 5 minutes. With a key seen
-                before, the answer is the original message with `duplicate=True`, and nothing is sent.
+            idempotency_key: 1 to 128 bytes, scoped by room and user and remembered for 5 minutes, within
+                `idempotency_bytes` over all rooms. With a key seen before, the answer is the original message with
+                `duplicate=True`, and nothing is sent.
             trusted: True sends what the application itself says: no middleware is asked, not auth, rate limit,
                 moderation or one of yours. Everything else holds, the order of this user's sends too. Clients cannot
                 set it.

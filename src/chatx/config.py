@@ -72,6 +72,7 @@ class ChatConfig:
     adapter_timeout_ms: int = _number(5000, "ms", "bound of each adapter call that awaits or runs in a thread")
     drain_timeout_ms: int = _number(10000, "ms", "bound of the drain when the chat stops")
     room_idle_ms: int = _number(60000, "ms", "after which a room that nothing holds is forgotten")
+    idempotency_bytes: int = _number(32 * 1024 * 1024, "bytes", "idempotency keys of all rooms; one user has a quarter")
     resume_max_messages: int = _number(10000, "messages", "the most a resume replays")
     max_connections_per_user: int = _number(
         10, "sockets", "of one user on one gateway; 0 is no bound, as in the two below", least=0

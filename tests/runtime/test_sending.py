@@ -414,6 +414,94 @@ async def test_a_key_is_scoped_by_room_and_user() -> None:
         assert len({each.id for each in messages}) == 3
 
 
+async def repeated(chat: Chat, first: Message, content: str) -> Message:
+    """Return the answer to a repeat of the key `k` that is the first message but for its content."""
+    repeat = await chat.send_message(first.room_id, first.user_id, content, idempotency_key="k")
+    assert repeat == replace(first, content=repeat.content, duplicate=True)
+    return repeat
+
+
+@virtual
+async def test_a_repeat_has_the_content_of_the_first_also_where_memory_has_it_no_more() -> None:
+    async with Chat(history_size=1) as chat:
+        first = await chat.send_message("room", "alice", "hello", idempotency_key="k")
+        assert (await repeated(chat, first, "other")).content == "hello"
+        await chat.send_message("room", "bob", "next")
+        assert (await repeated(chat, first, "hello")).content == "hello"
+        # Nobody knows any more what was said first; its place stands.
+        assert (await repeated(chat, first, "other")).content == "other"
+        assert (chat.statistics().sent, chat.statistics().duplicates) == (2, 3)
+
+
+@virtual
+async def test_what_a_middleware_made_of_the_first_is_what_a_repeat_is_answered_with() -> None:
+    async with Chat(middlewares=(lambda draft: replace(draft, content=draft.content.upper()),)) as chat:
+        first = await chat.send_message("room", "alice", "hello", idempotency_key="k")
+        assert first.content == "HELLO"
+        assert (await repeated(chat, first, "hello")).content == "HELLO"
+
+
+@virtual
+async def test_a_repeat_that_says_something_else_is_answered_from_storage_where_memory_has_it_no_more() -> None:
+    stored = Stored()
+    limit = RateLimit(messages_per_sec=1, burst=3)
+    async with Chat(persistence=stored, history_size=1, rate_limit=limit) as chat:
+        first = await chat.send_message("room", "alice", "hello", idempotency_key="k")
+        await chat.send_message("room", "bob", "next")
+        await asyncio.sleep(1)
+        assert (await repeated(chat, first, "other")).content == "hello"
+        # What reads from storage takes a token, so that nobody has it read without end.
+        for _ in range(2):
+            await repeated(chat, first, "other")
+        assert await refused(chat.send_message("room", "alice", "other", idempotency_key="k")) == "rate_limited"
+        assert (await repeated(chat, first, "hello")).content == "hello"
+
+
+@virtual
+async def test_a_repeat_is_answered_also_where_storage_cannot_be_read() -> None:
+    stored = Stored()
+    async with Chat(persistence=stored, history_size=1) as chat:
+        first = await chat.send_message("room", "alice", "hello", idempotency_key="k")
+        await chat.send_message("room", "bob", "next")
+        await asyncio.sleep(1)
+
+        def away(*_: Any, **__: Any) -> Any:
+            raise Broken
+
+        stored.load_messages = away  # type: ignore[method-assign]
+        assert (await repeated(chat, first, "other")).content == "other"
+
+
+@virtual
+async def test_nobody_shortens_the_window_of_another_users_key() -> None:
+    async with Chat(idempotency_bytes=2**20, middlewares=()) as chat:
+        first = await chat.send_message("room", "alice", "pay bob 5", idempotency_key="k")
+        for user, key in itertools.product(range(500), range(20)):
+            await chat.send_message("room", f"user {user}", "hello", idempotency_key=f"{key}")
+        # Nor do many rooms of one user, or many connections.
+        for number in range(3000):
+            async with chat.connect("mallory") as connection:
+                await connection.send_message(f"room {number}", "hello", idempotency_key="k" * 128)
+        assert (await repeated(chat, first, "pay bob 5")).duplicate
+        assert chat.statistics().idempotency_keys < 3000
+
+
+@virtual
+async def test_a_repeat_is_not_published_while_the_first_waits_for_the_room_to_open() -> None:
+    stored = Stored()
+    stored.wait_ms = 100
+    async with Chat(persistence=stored, middlewares=()) as chat, asyncio.TaskGroup() as tasks:
+        first = tasks.create_task(chat.send_message("room", "alice", "hello", idempotency_key="k"))
+        repeats = []
+        while not first.done():
+            repeats.append(tasks.create_task(chat.send_message("room", "alice", "hello", idempotency_key="k")))
+            await asyncio.sleep(0)
+            if len(repeats) > 50:
+                await asyncio.sleep(0.01)
+    assert all([(await each).duplicate for each in repeats])
+    assert len(stored.rows) == 1
+
+
 @virtual
 async def test_a_key_is_remembered_for_the_window_and_outlives_its_idle_room() -> None:
     async with Chat(room_idle_ms=1000) as chat:

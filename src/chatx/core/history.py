@@ -67,6 +67,11 @@ class History:
             return "too_old"
         return list(islice(self._ring, position.offset + 1 - self.start, None))
 
+    def at(self, position: Position) -> Message | None:
+        """Return the message at a place of the stream, or None where it is not kept."""
+        found = self.before(position.offset + 1, 1) if position.epoch == self.epoch else []
+        return found[0] if found and found[0].offset == position.offset else None
+
     def newest(self, limit: int) -> list[Message]:
         """Return the newest messages kept, oldest first, at most `limit`."""
         return list(islice(self._ring, max(0, len(self._ring) - limit), None))

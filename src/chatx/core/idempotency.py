@@ -1,74 +1,206 @@
-"""Which idempotency keys were used of late, and for which message.
+"""Which idempotency keys were used of late, and the place of the message that each one made.
 
 Rules:
-1. A key is scoped by (room, user); a key seen within the window answers with the message it made.
-2. Only what was published is recorded: a refusal records nothing.
-3. Bounded twice: by age (the window) and by count per room, where the oldest key goes first.
+1. A key is scoped by (room, user). Seen again within the window it answers with the place of the message it made.
+2. Only what was published is recorded: a refusal records nothing. The first message of a key stands.
+3. A place is kept, not a message: what a key costs does not grow with what was said.
+4. Bounded in bytes over all rooms and users, what Python's objects cost included. A user has a share of that, over all
+   rooms and connections, and beyond it loses their own oldest key. At the bound of all, one of those who hold most, who
+   are alike within a quarter, loses theirs: so few keys of one user stay, however many others have.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from itertools import islice
+from struct import Struct as Layout
+from typing import Final
+
+from msgspec import Struct
 
 from chatx.core.message import Message
 
-WINDOW_S = 300.0
+WINDOW_S: Final = 300.0
 """How long a key is remembered, in seconds."""
 
-KEYS_PER_ROOM = 10_000
-"""How many keys a room remembers; at the bound the oldest is forgotten."""
+BYTES: Final = 32 * 1024 * 1024
+"""Bytes of all keys together; at the bound the oldest key of whoever holds most is forgotten."""
+
+SHARES: Final = 4
+"""One user holds at most one of so many parts of all bytes; beyond it their own oldest key is forgotten."""
+
+# What a key costs beside its two texts, and a user beside their id: tables, objects, what memory is rounded up by.
+# Measured, and held against what Python allocates by a test.
+_KEY_BYTES = 280
+_USER_BYTES = 400
+
+# When it expires, when it was published, the offset, the hash of the content, the bytes of the id; id and epoch follow.
+_LAYOUT = Layout("<dqqqH")
+
+
+class Place(Struct, frozen=True, gc=False):
+    """Where the message that a key made stands.
+
+    Attributes:
+        id: The message's id.
+        inserted_at: When it was published, in ms since the Unix epoch.
+        epoch: The stream.
+        offset: The place in that stream.
+        content_hash: `hash` of its content, which tells whether a repeat says the same.
+    """
+
+    id: str
+    inserted_at: int
+    epoch: str
+    offset: int
+    content_hash: int
+
+
+class _Holder(Struct, gc=False, eq=False):
+    """A user with keys: what they cost, and the ends of the chain from the oldest to the newest."""
+
+    user_id: str
+    held: int
+    oldest: bytes
+    newest: bytes
+
+
+class _Kept(Struct, gc=False):
+    """A key's place, written together; the user's next newer key; the user."""
+
+    packed: bytes
+    newer: bytes | None
+    holder: _Holder
 
 
 class IdempotencyWindow:
-    """The keys of every room. It outlives the rooms themselves, which are forgotten sooner when idle."""
+    """The keys of every room. It outlives the rooms themselves, which are forgotten sooner when idle.
 
-    __slots__ = ("_keys_per_room", "_rooms", "_window_s")
+    Attributes:
+        held: Bytes that the keys cost.
+    """
 
-    def __init__(self, *, window_s: float = WINDOW_S, keys_per_room: int = KEYS_PER_ROOM) -> None:
+    __slots__ = ("_heaviest", "_kept", "_most", "_ranks", "_share", "_users", "_window_s", "held")
+
+    def __init__(self, *, window_s: float = WINDOW_S, most_bytes: int = BYTES) -> None:
         self._window_s = window_s
-        self._keys_per_room = keys_per_room
-        # Least recently written room first; in a room the oldest key first. A value is (message, when it expires).
-        self._rooms: OrderedDict[str, OrderedDict[tuple[str, str], tuple[Message, float]]] = OrderedDict()
+        self._most = most_bytes
+        self._share = most_bytes // SHARES
+        self._kept: OrderedDict[bytes, _Kept] = OrderedDict()  # oldest first
+        self._users: dict[str, _Holder] = {}
+        # Rank by bytes held -> who has it; who came to it first is first.
+        self._ranks: dict[int, OrderedDict[_Holder, None]] = {}
+        self._heaviest = 0  # no rank above this one
+        self.held: int = 0
 
     def __len__(self) -> int:
         """Return how many keys are remembered."""
-        return sum(map(len, self._rooms.values()))
+        return len(self._kept)
 
-    def find(self, room_id: str, user_id: str, key: str, now: float) -> Message | None:
-        """Return the message this key made within the window, or None."""
-        room = self._rooms.get(room_id)
-        found = room.get((user_id, key)) if room is not None else None
-        return found[0] if found is not None and found[1] > now else None
+    def find(self, room_id: str, user_id: str, key: str, now: float) -> Place | None:
+        """Return the place of the message that this key made within the window, or None."""
+        kept = self._kept.get(_scope(room_id, user_id, key))
+        if kept is None:
+            return None
+        packed = kept.packed
+        until, inserted_at, offset, content_hash, id_size = _LAYOUT.unpack_from(packed)
+        if until <= now:
+            return None
+        epoch_at = _LAYOUT.size + id_size
+        return Place(
+            packed[_LAYOUT.size : epoch_at].decode(), inserted_at, packed[epoch_at:].decode(), offset, content_hash
+        )
 
     def record(self, key: str, message: Message, now: float) -> None:
         """Remember that `key` of the message's room and sender made this message."""
-        room = self._rooms.setdefault(message.room_id, OrderedDict())
-        self._rooms.move_to_end(message.room_id)
-        room.pop((message.user_id, key), None)
-        # Two for one, so that a room that is never quiet lets go of its old keys too.
-        for _ in range(2):
-            if room and (len(room) >= self._keys_per_room or next(iter(room.values()))[1] <= now):
-                room.popitem(last=False)
-        room[message.user_id, key] = (message, now + self._window_s)
+        # Two for one, so that what is over goes although nobody sweeps.
+        self.expire(now, 2)
+        user_id = message.user_id
+        scope = _scope(message.room_id, user_id, key)
+        message_id = message.id.encode()
+        packed = (
+            _LAYOUT.pack(
+                now + self._window_s, message.inserted_at, message.offset, hash(message.content), len(message_id)
+            )
+            + message_id
+            + message.epoch.encode()
+        )
+        kept = self._kept.get(scope)
+        if kept is not None:
+            if _until(kept) > now:
+                return
+            # It is over, and so are the user's older ones.
+            while scope in self._kept:
+                self._forget_oldest(kept.holder)
+        holder = self._users.get(user_id)
+        if holder is None:
+            holder = self._users[user_id] = _Holder(user_id, 0, scope, scope)
+            self._weigh(holder, _USER_BYTES + len(user_id.encode()))
+        else:
+            self._kept[holder.newest].newer = scope
+            holder.newest = scope
+        self._kept[scope] = _Kept(packed, None, holder)
+        self._weigh(holder, _KEY_BYTES + len(scope) + len(packed))
+        while holder.held > self._share and holder.oldest is not scope:
+            self._forget_oldest(holder)
+        while self.held > self._most and len(self._kept) > 1:
+            self._forget_oldest(self._who_holds_most())
 
     def expire(self, now: float, at_most: int) -> int:
-        """Forget keys whose window has passed, at most about `at_most`; return how many went.
-
-        Rooms are visited from the least recently written one; a room whose newest key still counts ends the visit.
-        """
+        """Forget keys whose window has passed, at most `at_most`, oldest first; return how many went."""
         gone = 0
-        for room_id in list(islice(self._rooms, at_most)):
-            room = self._rooms[room_id]
-            while room and gone < at_most:
-                oldest = next(iter(room))
-                if room[oldest][1] > now:
-                    break
-                del room[oldest]
-                gone += 1
-            if room:
-                if next(reversed(room.values()))[1] > now:
-                    break
-            else:
-                del self._rooms[room_id]
+        while gone < at_most and self._kept:
+            oldest = self._kept[next(iter(self._kept))]
+            if _until(oldest) > now:
+                break
+            # The oldest of all is its user's oldest as well.
+            self._forget_oldest(oldest.holder)
+            gone += 1
         return gone
+
+    def _forget_oldest(self, holder: _Holder) -> None:
+        scope = holder.oldest
+        kept = self._kept.pop(scope)
+        self._weigh(holder, -(_KEY_BYTES + len(scope) + len(kept.packed)))
+        if kept.newer is None:
+            self._weigh(holder, -holder.held)
+            del self._users[holder.user_id]
+        else:
+            holder.oldest = kept.newer
+
+    def _weigh(self, holder: _Holder, more: int) -> None:
+        """Add to what a user holds; who holds nothing has no rank."""
+        before, after = _rank(holder.held), _rank(holder.held + more)
+        holder.held += more
+        self.held += more
+        if before == after:
+            return
+        if before:
+            equals = self._ranks[before]
+            del equals[holder]
+            if not equals:
+                del self._ranks[before]
+        if after:
+            self._ranks.setdefault(after, OrderedDict())[holder] = None
+            self._heaviest = max(self._heaviest, after)
+
+    def _who_holds_most(self) -> _Holder:
+        # There are few ranks, four for each power of two.
+        while self._heaviest not in self._ranks:
+            self._heaviest -= 1
+        return next(iter(self._ranks[self._heaviest]))
+
+
+def _scope(room_id: str, user_id: str, key: str) -> bytes:
+    # No id has a control character in it, so no two scopes are written alike.
+    return f"{room_id}\0{user_id}\0{key}".encode()
+
+
+def _rank(held: int) -> int:
+    """Return 0 for nothing, else a number that grows by one for about a fifth more."""
+    bits = held.bit_length()
+    return bits << 2 | held >> bits - 3 & 3 if bits > 2 else 0
+
+
+def _until(kept: _Kept) -> float:
+    until: float = _LAYOUT.unpack_from(kept.packed)[0]
+    return until

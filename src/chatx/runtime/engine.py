@@ -113,6 +113,7 @@ class Engine:
             telemetry=telemetry,
             rooms=self.rooms,
             delivery=self.delivery,
+            storage=self.storage,
             loop=self.loop,
         )
         self._auth = guard_of(config, self.boundary, "auth")

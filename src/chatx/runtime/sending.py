@@ -5,7 +5,8 @@ Rules:
 2. Otherwise the sends of one user in one room go one at a time, in the order of their calls; other users do not wait.
 3. A message takes its place when its chain ends.
 4. A repeat of an idempotency key takes no token and is not published; while the first is under way it waits for that
-   one's outcome. A refusal records nothing.
+   one's outcome. A refusal records nothing. It is answered with the first message: the key keeps that one's place and a
+   hash of its content, so the content is the repeat's own where it is equal, else what memory or persistence still has.
 5. A trusted send skips the chain and nothing else. It waits for the earlier sends of its user in its room, as any
    other does, so that order holds.
 """
@@ -22,8 +23,8 @@ from msgspec.structs import replace
 
 from chatx.adapters.boundary import AdapterFailure, Boundary, Guard, adapter_name, is_async
 from chatx.config import ChatConfig
-from chatx.core.idempotency import IdempotencyWindow
-from chatx.core.message import Draft, Message
+from chatx.core.idempotency import IdempotencyWindow, Place
+from chatx.core.message import Draft, Message, Position
 from chatx.core.middleware import AwaitingStep, Chain, PlainStep, Step
 from chatx.core.rate_limit import TokenBuckets
 from chatx.core.validation import valid_content, valid_id
@@ -42,6 +43,7 @@ from chatx.runtime.delivery import Delivery
 from chatx.runtime.ids import MessageIds
 from chatx.runtime.process import RoomProcess
 from chatx.runtime.rooms import Rooms
+from chatx.runtime.storage import Storage
 from chatx.telemetry import Telemetry
 
 
@@ -81,6 +83,7 @@ class Sending:
         telemetry: Telemetry,
         rooms: Rooms,
         delivery: Delivery,
+        storage: Storage,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._size_limit = config.message_size_limit
@@ -89,11 +92,13 @@ class Sending:
         self._telemetry = telemetry
         self._rooms = rooms
         self._delivery = delivery
+        self._storage = storage
+        self._rate_limited = "rate_limit" in config.middlewares
         self._now = loop.time
         self._loop = loop
         self._ids = MessageIds()
         self.buckets: TokenBuckets = TokenBuckets(config.rate_limit)
-        self.window: IdempotencyWindow = IdempotencyWindow()
+        self.window: IdempotencyWindow = IdempotencyWindow(most_bytes=config.idempotency_bytes)
         self._waiting: dict[str, int] = {}  # room id -> sends that wait for the room to be opened
         self._under_way: dict[tuple[str, str, str], list[asyncio.Future[Message]]] = {}
         self.sent: int = 0
@@ -127,8 +132,10 @@ class Sending:
                 valid_id(key, "idempotency_key")
                 found = self.window.find(room_id, user_id, key, began)
                 if found is not None:
-                    self.duplicates += 1
-                    return replace(found, duplicate=True)
+                    repeat = self._repeat_from_memory(draft, found)
+                    return draft if repeat is None else repeat
+                if (room_id, user_id, key) in self._under_way:
+                    return draft
             if self._chain.awaits and not trusted:
                 return draft
             process = self._rooms.at_once(draft.room_id)
@@ -240,8 +247,7 @@ class Sending:
             return replace(message, duplicate=True)
         found = self.window.find(*scope, self._now())
         if found is not None:
-            self.duplicates += 1
-            return replace(found, duplicate=True)
+            return self._repeat_from_memory(draft, found) or await self._repeat_from_storage(draft, found)
         self._under_way[scope] = []
         error: Exception = _FirstWasCancelled()
         try:
@@ -260,6 +266,46 @@ class Sending:
                     # Not a method that an application's own error may have by the same name, and may raise.
                     outcome.set_exception(ChatError.again(error) if isinstance(error, ChatError) else error)
                     outcome.exception()  # a waiter may be gone by now; then nobody is to be told
+
+    def _repeat_from_memory(self, draft: Draft, place: Place) -> Message | None:
+        """Return what a repeat is answered with, or None where only persistence may still know what was said first."""
+        content = draft.content
+        if hash(content) != place.content_hash:
+            process = self._rooms.find(draft.room_id)
+            original = None if process is None else process.room.history.at(Position(place.epoch, place.offset))
+            if original is not None and original.id == place.id:
+                content = original.content
+            elif self._storage.serves_history:
+                return None
+        return self._repeat(draft, place, content)
+
+    async def _repeat_from_storage(self, draft: Draft, place: Place) -> Message:
+        """Return the answer to a repeat that says something else; with its own words where the first ones are gone."""
+        if self._rate_limited:
+            # A repeat takes no token, but this one reads.
+            self._take_token(draft)
+        try:
+            found = await self._storage.load(
+                draft.room_id, after=Position(place.epoch, place.offset - 1), limit=1, strict=True
+            )
+        except AdapterError:
+            found = []
+        self._check_open()
+        original = next((each for each in found if each.id == place.id), None)
+        return self._repeat(draft, place, draft.content if original is None else original.content)
+
+    def _repeat(self, draft: Draft, place: Place, content: str) -> Message:
+        self.duplicates += 1
+        return Message(
+            place.id,
+            draft.room_id,
+            draft.user_id,
+            content,
+            place.inserted_at,
+            place.epoch,
+            place.offset,
+            duplicate=True,
+        )
 
     def _publish(self, process: RoomProcess, draft: Draft, key: str | None) -> Message:
         now_ms = time.time_ns() // 1_000_000
