@@ -125,6 +125,15 @@ def serve(*arguments: str, **options: Any) -> Iterator[Served]:
 
 
 @contextmanager
+def uvicorn(application: str, folder: Path, **environment: str) -> Iterator[Served]:
+    """Run uvicorn in a folder, which has the application, on a free port; it is stopped gently."""
+    command = (sys.executable, "-m", "uvicorn")
+    with _until_the_end(Served(application, free_port(), command=command, cwd=folder, **environment)) as running:
+        yield running
+        running.stop()
+
+
+@contextmanager
 def _until_the_end(running: Any) -> Iterator[Any]:
     try:
         running.wait_until_it_answers()

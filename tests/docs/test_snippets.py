@@ -2,6 +2,7 @@
 
 import ast
 import asyncio
+import json
 import os
 import re
 import shlex
@@ -134,6 +135,7 @@ def test_shell_snippets_say_what_exists(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setattr("uvicorn.Server.run", lambda server, sockets: setattr(server, "started", True))
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    npm = json.loads((ROOT / "tests" / "npm" / "package.json").read_text(encoding="utf-8"))["dependencies"]
     seen = set()
     for block in SHELL:
         for line in block.code.splitlines():
@@ -154,6 +156,10 @@ def test_shell_snippets_say_what_exists(monkeypatch: pytest.MonkeyPatch, tmp_pat
                         assert set(extra.split(",")) <= set(extras), line
                 case ["uvicorn", *arguments]:
                     assert any(re.fullmatch(r"\w+:\w+", each) for each in arguments), line
+                case ["npm", "install", *wanted]:
+                    assert set(wanted) <= set(npm), line
+                case ["curl", *_]:
+                    pass  # the page's own test asks the same
                 case _:
                     pytest.fail(f"{block.name}: nothing here knows how to check {line!r}")
     assert {"make", "chatx"} <= seen

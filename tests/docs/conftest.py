@@ -1,0 +1,5 @@
+"""Chromium, for the pages that the documentation builds."""
+
+from tests.demo.conftest import browser
+
+__all__ = ["browser"]
