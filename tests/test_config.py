@@ -35,6 +35,7 @@ NUMBERS = {
     "drain_timeout_ms": 10000,
     "room_idle_ms": 60000,
     "idempotency_bytes": 33554432,
+    "idle_rooms_limit": 10000,
     "resume_max_messages": 10000,
     "max_connections_per_user": 10,
     "max_connections_per_address": 0,

@@ -208,7 +208,8 @@ class Chat:
 
         Raises:
             InvalidMessage: An id or `after` is not valid (when it is opened, as all that follow).
-            Unauthorized: The auth adapter said no; `AdapterError`: it failed.
+            Unauthorized: The auth adapter said no; `AdapterError`: it failed, or persistence cannot be read
+                now: come back with the same `after`.
             RoomUnavailable: The room has just failed.
             Closed: The chat is not running.
         """
@@ -272,7 +273,7 @@ class Chat:
             Closed: The chat is not running.
         """
         process = self.engine.rooms.find(valid_id(room_id, "room_id"))
-        return process.room.presence.snapshot() if process is not None else {}
+        return process.presences() if process is not None else {}
 
     async def history(
         self, room_id: str, *, before: Message | tuple[str, int] | None = None, limit: int = 50
@@ -283,6 +284,7 @@ class Chat:
 
         Raises:
             InvalidMessage: The room id, `before` or `limit` is not valid.
+            AdapterError: Persistence cannot be read now.
             Closed: The chat is not running.
         """
         return await self.engine.history(room_id, before, limit)

@@ -73,6 +73,9 @@ class ChatConfig:
     drain_timeout_ms: int = _number(10000, "ms", "bound of the drain when the chat stops")
     room_idle_ms: int = _number(60000, "ms", "after which a room that nothing holds is forgotten")
     idempotency_bytes: int = _number(32 * 1024 * 1024, "bytes", "idempotency keys of all rooms; one user has a quarter")
+    idle_rooms_limit: int = _number(
+        10000, "rooms", "kept that nobody is in; the oldest are forgotten early, or new ones refused"
+    )
     resume_max_messages: int = _number(10000, "messages", "the most a resume replays")
     max_connections_per_user: int = _number(
         10, "sockets", "of one user on one gateway; 0 is no bound, as in the two below", least=0
@@ -225,6 +228,9 @@ def _check_persistence(persistence: object) -> None:
         check_method("persistence", persistence, "last_position", "room_id")
     if hasattr(persistence, "mark_open") or hasattr(persistence, "mark_closed"):
         check_method("persistence", persistence, "mark_open", "room_id", "epoch")
+        check_method("persistence", persistence, "mark_closed", "room_id", "epoch", "offset")
+    if hasattr(persistence, "mark_all_closed"):
+        check_method("persistence", persistence, "mark_all_closed", "ends")
         check_method("persistence", persistence, "mark_closed", "room_id", "epoch", "offset")
 
 

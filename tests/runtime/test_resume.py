@@ -250,17 +250,6 @@ async def test_a_hole_in_what_is_stored_is_a_gap_in_its_place() -> None:
 
 
 @virtual
-async def test_persistence_that_cannot_be_read_is_a_gap() -> None:
-    store = Store()
-    async with unlimited(history_size=2, persistence=store) as chat:
-        messages = await send(chat, 10)
-        await asyncio.sleep(10)
-        store.down = True
-        epoch = messages[0].epoch
-        assert await read(chat, 3, after=(epoch, 0)) == [Gap("general", "missing", epoch, 8, 8), *messages[8:]]
-
-
-@virtual
 async def test_cancelling_a_resume_that_reads_persistence_leaves_nothing() -> None:
     store = Store()
     async with unlimited(history_size=2, persistence=store, room_idle_ms=1000) as chat:

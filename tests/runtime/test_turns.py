@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from chatx import Chat, ChatError, Event, InvalidMessage, Message, RateLimit, RateLimited
-from chatx.runtime.turn import BURST
+from chatx.runtime.turn import BURST, Turn
+from tests.faults import CrashingChat
 from tests.virtual import virtual
 
 
@@ -209,3 +210,55 @@ def test_readers_keep_up_on_real_loops_too(factory: Callable[[], asyncio.Abstrac
 
     with asyncio.Runner(debug=debug, loop_factory=factory) as runner:
         runner.run(main())
+
+
+class Part:
+    """What is flushed at the end of a turn: raises if it has something to raise."""
+
+    def __init__(self, error: BaseException | None = None) -> None:
+        self.error = error
+        self.flushed = 0
+
+    def flush(self) -> None:
+        self.flushed += 1
+        if self.error is not None:
+            raise self.error
+
+
+@virtual
+async def test_a_flush_that_raises_keeps_nobody_elses_messages_back() -> None:
+    turn = Turn(asyncio.get_running_loop())
+    parts = [Part(), Part(ZeroDivisionError()), Part(), Part(ValueError()), Part()]
+    for part in parts:
+        turn.touch(part)
+    await asyncio.sleep(0)
+    assert [part.flushed for part in parts] == [1] * 5
+    assert turn.number == 1
+    turn.touch(parts[0])
+    await asyncio.sleep(0)
+    assert (parts[0].flushed, parts[1].flushed, turn.number) == (2, 1, 2)
+
+
+@virtual
+async def test_a_signal_amid_a_flush_goes_through_and_the_others_are_flushed_in_the_next_turn() -> None:
+    turn = Turn(asyncio.get_running_loop())
+    parts = [Part(), Part(KeyboardInterrupt()), Part(), Part()]
+    for part in parts:
+        turn.touch(part)
+    with pytest.raises(KeyboardInterrupt):
+        turn.end()
+    assert [part.flushed for part in parts] == [1, 1, 0, 0]
+    await asyncio.sleep(0)
+    assert [part.flushed for part in parts] == [1, 1, 1, 1]
+
+
+@virtual
+async def test_a_room_whose_presence_cannot_be_told_does_not_keep_the_others_back() -> None:
+    chat = CrashingChat()
+    async with chat, chat.subscribe("room 0") as first, chat.subscribe("room 2") as last:
+        chat.crash("flush: before", "room 1")
+        await chat.join("room 1", "alice")
+        for number in range(3):
+            await chat.send_message(f"room {number}", "alice", "hello")
+        await asyncio.sleep(0)
+        assert (first.unread, last.unread) == (1, 1)

@@ -86,11 +86,22 @@ class MarksStreams(Protocol):
     """Persistence that is told when a stream is open, and can so prove a clean stop; optional."""
 
     def mark_open(self, room_id: str, epoch: str, /) -> object:
-        """Withdraw the proof: from now on offsets may be seen that were never saved."""
+        """Withdraw the proof: from now on offsets may be seen that were never saved.
+
+        It precedes the first message of each of the room's lives; a life in which nothing is said has none.
+        """
         ...
 
     def mark_closed(self, room_id: str, epoch: str, offset: int, /) -> object:
         """Record that the stream ended at `offset` with everything saved: `last_position` may answer with it."""
+        ...
+
+
+class MarksManyStreams(MarksStreams, Protocol):
+    """Persistence that records many ends at once; optional, for a stop with thousands of rooms."""
+
+    def mark_all_closed(self, ends: Sequence[tuple[str, str, int]], /) -> object:
+        """Record these (room id, epoch, offset), all or none; after a failure each is tried alone."""
         ...
 
 

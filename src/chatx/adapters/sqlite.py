@@ -203,11 +203,20 @@ class SQLitePersistence:
         Raises:
             sqlite3.Error: The file cannot be written.
         """
+        self.mark_all_closed([(room_id, epoch, offset)])
+
+    def mark_all_closed(self, ends: Sequence[tuple[str, str, int]], /) -> None:
+        """Record that these streams, (room id, epoch, offset), ended there with everything saved: all or none.
+
+        Raises:
+            sqlite3.Error: The file cannot be written.
+        """
         with self._transaction() as db:
-            _rank_made(db, room_id, epoch)
-            db.execute(
+            for room_id, epoch, _ in ends:
+                _rank_made(db, room_id, epoch)
+            db.executemany(
                 "UPDATE chatx_streams SET closed_at = ? WHERE room_id = ? AND epoch = ?",
-                (offset, room_id, epoch),
+                [(offset, room_id, epoch) for room_id, epoch, offset in ends],
             )
 
     def close(self) -> None:

@@ -33,11 +33,11 @@ class CatchUp(Struct):
     reason: Unrecovered | None = None
 
 
-def position_of(after: object) -> Position | None:
+def position_of(after: object, name: str = "after") -> Position | None:
     """Return where a reader says it stands: a `Message`, a `Gap` or (epoch, offset); None for a new reader.
 
     Raises:
-        InvalidMessage: It is none of these.
+        InvalidMessage: It is none of these; the argument's `name` is in the text.
     """
     match after:
         case None:
@@ -46,7 +46,9 @@ def position_of(after: object) -> Position | None:
             return Position(after.epoch, after.offset)
         case (str() as epoch, int() as offset) if offset >= 0 and not isinstance(offset, bool):
             return Position(epoch, offset)
-    raise InvalidMessage(f"after is {after!r}; give a Message, a Gap, or (epoch, offset) with an offset of 0 or more.")
+    raise InvalidMessage(
+        f"{name} is {after!r:.200}; give a Message, a Gap, or (epoch, offset) with an offset of 0 or more."
+    )
 
 
 async def catch_up(
@@ -55,6 +57,10 @@ async def catch_up(
     """Return what a reader who has seen up to `after` missed, at most `limit` messages.
 
     With `settle`, the caller may attach a subscriber of its own to the room, before it awaits anything.
+
+    Raises:
+        RoomUnavailable: The room has crashed too often.
+        AdapterError: What was missed is in persistence, which cannot be read now.
     """
     events: list[Event] = []
     reached = after
@@ -64,23 +70,22 @@ async def catch_up(
         if settle:
             process.settle()
         process.check()
-        history = process.room.history
-        head = history.position
+        head = process.head
         if reached is None or after is None:
             return CatchUp(head, [])
         if head.epoch == after.epoch and head.offset - after.offset > limit:
             return _refused(process, after, "too_many")
-        found = history.after(reached, limit)
+        found = process.after(reached, limit)
         if isinstance(found, list):
             return CatchUp(head, [*events, *found], _hole_in(events))
         if found != "too_old" or not storage.serves_history:
             return _refused(process, after, found)
         page = await storage.load(process.room_id, after=reached, limit=PAGE)
         # What memory has comes from memory: the newest may not be stored yet.
-        start = process.room.history.start
-        page = [each for each in page if each.epoch == reached.epoch and reached.offset < each.offset < start]
+        start = process.oldest
+        page = [each for each in page if each.offset < start]
         if not page:
-            # What is missing here is neither stored nor in memory any more.
+            # The store has been asked and answered: what is missing here is neither there nor in memory any more.
             last = start - 1
             if last <= reached.offset:
                 continue
@@ -89,13 +94,12 @@ async def catch_up(
         for message in page:
             if message.offset > reached.offset + 1:
                 events.append(_missing(process.room_id, reached, message.offset - 1))
-            if message.offset > reached.offset:
-                events.append(message)
-                reached = Position(message.epoch, message.offset)
+            events.append(message)
+            reached = Position(message.epoch, message.offset)
 
 
 def _refused(process: RoomProcess, after: Position, reason: Unrecovered) -> CatchUp:
-    head = process.room.history.position
+    head = process.head
     missed = head.offset - after.offset if reason != "epoch_changed" else None
     return CatchUp(head, [Gap(process.room_id, reason, head.epoch, head.offset, missed)], reason)
 

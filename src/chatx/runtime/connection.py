@@ -88,13 +88,13 @@ class Connection(Consumer):
 
         Raises:
             InvalidMessage: The room id or `after` is not valid.
-            Unauthorized: The auth adapter said no; `AdapterError`: it failed.
+            Unauthorized: The auth adapter said no; `AdapterError`: it failed, or what was missed cannot be read now.
             RoomUnavailable: The room has just failed.
             Closed: This connection, or the chat, is not open.
         """
         engine = self._open_engine()
         position = position_of(after)
-        await engine.enter(room_id, self.user_id, "subscribe")
+        await engine.enter(room_id, self.user_id, "subscribe", at_a_place=position is not None)
         process, caught_up = await engine.reader(room_id, position)
         self._open_engine()
         held = self._subscribed.get(room_id)
@@ -106,7 +106,7 @@ class Connection(Consumer):
         process.attach(subscriber)
         self._subscribed[room_id] = (process, subscriber)
         if presence:
-            self._backlog.append(process.room.state())
+            self._backlog.append(process.state())
         self._backlog.extend(caught_up.events)
         if self._mailbox.wake is not None and self._backlog:
             wake, self._mailbox.wake = self._mailbox.wake, None

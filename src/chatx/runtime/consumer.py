@@ -91,7 +91,7 @@ class Consumer:
             # What the flush brought is told before the state, but for the presence that the state tells.
             for events in iter(mailbox.take, ()):
                 self._backlog.extend(events)
-            self._backlog.append(process.room.state())
+            self._backlog.append(process.state())
         mailbox.lost_presence.discard(room_id)
         return True
 

@@ -104,6 +104,7 @@ class Engine:
             storage=self.storage,
             history_size=config.history_size,
             idle_s=config.room_idle_ms / 1000,
+            limit=config.idle_rooms_limit,
             delivery=self.delivery,
             room_class=room_class,
         )
@@ -180,14 +181,15 @@ class Engine:
         else:
             self._auth.ask(user_id, room_id, action)
 
-    async def enter(self, room_id: str, user_id: str, action: Action) -> RoomProcess:
-        """Return the room for a user who may do this there.
+    async def enter(self, room_id: str, user_id: str, action: Action, *, at_a_place: bool = False) -> RoomProcess:
+        """Return the room for a user who may do this there; `at_a_place` is that of `Rooms.opened`.
 
         Raises:
             InvalidMessage: An id is not valid.
             Unauthorized: The user may not.
             Revoked: The user was revoked meanwhile.
-            AdapterError: The auth adapter failed.
+            AdapterError: The auth adapter failed, or the store cannot say where the stream stood.
+            RoomOverloaded: There are too many rooms that nobody is in.
             RoomUnavailable: The room has crashed too often just now.
             Closed: The chat is not running.
         """
@@ -196,7 +198,7 @@ class Engine:
         valid_id(user_id, "user_id")
         since = self.revocations
         await self.authorize(user_id, room_id, action)
-        process = await self.room(room_id)
+        process = await self.room(room_id, at_a_place=at_a_place)
         self.check_not_revoked(user_id, since)
         return process
 
@@ -223,9 +225,12 @@ class Engine:
         if self._revoked.get(user_id, 0) > since:
             raise Revoked
 
-    async def room(self, room_id: str) -> RoomProcess:
-        """Return the room, begun if need be; the caller holds on to it before it awaits anything."""
-        process = self.rooms.at_once(room_id) or await self.rooms.opened(room_id)
+    async def room(self, room_id: str, *, at_a_place: bool = False) -> RoomProcess:
+        """Return the room, begun if need be; the caller holds on to it before it awaits anything.
+
+        Errors and `at_a_place` are those of `Rooms.opened`.
+        """
+        process = self.rooms.at_once(room_id) or await self.rooms.opened(room_id, at_a_place=at_a_place)
         self.check_open()
         return process
 
@@ -235,10 +240,14 @@ class Engine:
         Without `settle` nothing pending is flushed, so that many who come in one turn are one change of presence; it is
         for who reads through a subscriber that is there already.
         """
-        process = await self.room(room_id)
-        # Reading from persistence takes time, in which an idle room would be forgotten.
-        with process.held():
-            caught_up = await catch_up(process, self.storage, after, self.config.resume_max_messages, settle=settle)
+        try:
+            process = await self.room(room_id, at_a_place=after is not None)
+            # Reading from persistence takes time, in which an idle room would be forgotten.
+            with process.held():
+                caught_up = await catch_up(process, self.storage, after, self.config.resume_max_messages, settle=settle)
+        except AdapterError:
+            self.check_open()  # a read that the stop cut short is no fault of the adapter
+            raise
         self.check_open()
         return process, caught_up
 
@@ -248,21 +257,17 @@ class Engine:
         valid_id(room_id, "room_id")
         if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= HISTORY_AT_ONCE:
             raise InvalidMessage(f"limit is {limit!r}; give a whole number of messages from 1 to {HISTORY_AT_ONCE}.")
-        place = position_of(before)
+        place = position_of(before, "before")
         process = self.rooms.find(room_id)
         newest: list[Message] = []
         if process is not None:
-            ring = process.room.history
-            if place is None:
-                newest = ring.newest(limit)
-            elif place.epoch == ring.epoch:
-                newest = ring.before(place.offset, limit)
+            newest = process.newest(limit) if place is None else process.before(place, limit)
         missing = limit - len(newest)
         if not missing or not self.storage.serves_history:
             return newest
         place = Position(newest[0].epoch, newest[0].offset) if newest else place
         try:
-            older = await self.storage.load(room_id, before=place, limit=missing, strict=True)
+            older = await self.storage.load(room_id, before=place, limit=missing)
         except AdapterError:
             self.check_open()
             raise
@@ -308,8 +313,7 @@ class Engine:
             return
         try:
             async with asyncio.timeout_at(max(deadline, self.loop.time() + GRACE_S)):
-                for process in self.rooms:
-                    await self.rooms.conclude(process)
+                await self.rooms.conclude()
         except TimeoutError:
             logger.error("Not every room's end could be recorded in time; those begin a new epoch.")
 
@@ -325,8 +329,9 @@ class Engine:
         self.turn.end()
 
     def _sweep(self) -> None:
+        # First of all, so that nothing that raises here is the last sweep.
+        self._sweeper = self.loop.call_later(self._sweep_s, self._sweep)
         now = self.loop.time()
         self.rooms.sweep()
         self.sending.buckets.expire(now, EXPIRED_AT_ONCE)
         self.sending.window.expire(now, EXPIRED_AT_ONCE)
-        self._sweeper = self.loop.call_later(self._sweep_s, self._sweep)

@@ -18,8 +18,9 @@ from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
 from chatx.core.fanout import Subscriber
+from chatx.core.history import History
 from chatx.core.interrupts import from_signal
-from chatx.core.message import Draft, Event, Message, PresenceMeta
+from chatx.core.message import Draft, Event, Message, Position, PresenceMeta, Presences, PresenceState, Unrecovered
 from chatx.core.room import Effects, Room
 from chatx.errors import ChatError, RoomUnavailable, SubscriberFailed
 from chatx.runtime.turn import Turn
@@ -53,6 +54,8 @@ class RoomProcess:
     Attributes:
         room: The state; another object after a crash.
         crashes: How often it has crashed.
+        proven: Whether the store may still prove the head of the stream; nothing is published before it does not.
+        goes_on: Whether the stream began in an earlier life.
         chain_s: About how long a message spends in the middlewares, in seconds; an estimate for `retry_after`.
     """
 
@@ -64,10 +67,14 @@ class RoomProcess:
         turn: Turn,
         telemetry: Telemetry,
         keeper: Keeper,
+        proven: bool = False,
     ) -> None:
         self.room_id: str = room.room_id
         self.room: Room = room
         self.crashes: int = 0
+        self.proven: bool = proven
+        self.goes_on: bool = False
+        self._began: Position = room.history.position
         self.chain_s: float = 0.05
         self._loop = loop
         self._turn = turn
@@ -78,6 +85,76 @@ class RoomProcess:
         self._lanes: dict[str, deque[asyncio.Future[None]]] = {}
         self._refs = 0
         self._holders = 0  # who is about to use it, and must find it here
+
+    @property
+    def head(self) -> Position:
+        """The place of the newest message in the stream."""
+        return self.room.history.position
+
+    @property
+    def oldest(self) -> int:
+        """The offset of the oldest message in memory; one past the head where there is none."""
+        return self.room.history.start
+
+    @property
+    def blank(self) -> bool:
+        """Whether nothing was published in this life."""
+        return self.room.history.position == self._began
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """The users in the room, in the order of their coming."""
+        return self.room.presence.users()
+
+    @property
+    def subscribers(self) -> int:
+        """How many read the room."""
+        return len(self.room.fanout.subscribers)
+
+    @property
+    def admitted(self) -> int:
+        """Messages admitted and not yet sequenced or refused."""
+        return self.room.admitted
+
+    def admit(self) -> None:
+        """Count a message as admitted; `release` follows, whatever becomes of it."""
+        self.room.admitted += 1
+
+    def release(self) -> None:
+        """Count a message as sequenced or refused."""
+        self.room.admitted -= 1
+        if self.idle:
+            self._keeper.idle(self)
+
+    def presences(self) -> Presences:
+        """Return who is in the room, as a copy."""
+        return self.room.presence.snapshot()
+
+    def state(self) -> PresenceState:
+        """Return who is in the room, as the event that a reader of presence gets first. The caller settles first."""
+        return self.room.state()
+
+    def newest(self, limit: int) -> list[Message]:
+        """Return the newest messages in memory, oldest first, at most `limit`."""
+        return self.room.history.newest(limit)
+
+    def at(self, place: Position) -> Message | None:
+        """Return the message at a place, or None where memory does not have it."""
+        return self.room.history.at(place)
+
+    def before(self, place: Position, limit: int) -> list[Message]:
+        """Return the newest messages in memory ahead of a place, oldest first, at most `limit`."""
+        return self.room.history.before(place.offset, limit) if place.epoch == self.head.epoch else []
+
+    def after(self, place: Position, limit: int) -> list[Message] | Unrecovered:
+        """Return every message after a place, as `History.after`."""
+        return self.room.history.after(place, limit)
+
+    def begin_anew(self, position: Position) -> None:
+        """Go on in another stream. Nothing was published in this life, and nobody reads it."""
+        self.room.history = History(self.room.history.size, position)
+        self._began = position
+        self.goes_on = False
 
     def publish(self, draft: Draft, message_id: str, now_ms: int) -> Message:
         """Sequence a draft and fan it out.

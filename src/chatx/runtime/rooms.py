@@ -1,9 +1,23 @@
 """The rooms by id: begun on first use, forgotten when idle.
 
+What a room id can be, and what makes it another thing:
+
+| state | here as | the store | becomes |
+|---|---|---|---|
+| absent | nothing | proves its head, or not | opening at its first use; open where the store serves no history |
+| opening | a `Passage` | the same | proven, when it is known where the stream stood |
+| proven | a `RoomProcess` | the same | open: its first message awaits `mark_open`; absent, when idle |
+| open | a `RoomProcess` | proves nothing | ending, when idle and saved; absent after too many crashes |
+| ending | a `Passage` | is asked for `mark_closed` | absent; opening, if somebody has come meanwhile |
+
+Without marks a room is open as soon as it is there, and absent when it is idle and saved.
+
 Rules:
-1. A room is in the registry from its first use until `room_idle_ms` after nothing held it.
-2. Where persistence serves history, beginning and forgetting a room awaits it; whoever comes meanwhile waits in order.
+1. A room is here from its first use until `room_idle_ms` after nothing held it.
+2. Where persistence serves history, opening and ending await it; whoever comes meanwhile waits in order.
 3. A room whose messages are not all saved is not forgotten.
+4. At most `limit` rooms are here that nobody is in. For the next one the oldest of them is let go of early, first of
+   those in which nothing was said; where none can go, the next one is refused.
 """
 
 from __future__ import annotations
@@ -11,12 +25,15 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Iterator
+from itertools import islice
 
 from chatx.core.message import Position
 from chatx.core.room import Room
-from chatx.errors import ChatError, Closed
+from chatx.errors import AdapterError, ChatError, Closed, RoomOverloaded
 from chatx.runtime.delivery import Delivery
+from chatx.runtime.endings import Endings
 from chatx.runtime.ids import new_epoch
+from chatx.runtime.passage import Passage
 from chatx.runtime.process import RoomProcess
 from chatx.runtime.storage import Storage
 from chatx.runtime.turn import Turn
@@ -24,6 +41,12 @@ from chatx.telemetry import Telemetry
 
 SWEPT_AT_ONCE = 10_000
 """Rooms forgotten in one sweep at most; the rest go in the next."""
+
+PASSAGES = 10_000
+"""Room ids that are opening or ending at a time, at most; the next room is refused."""
+
+LOOKED_AT = 32
+"""Rooms that cannot go yet which are passed over to find one that can be let go of early."""
 
 
 class Rooms:
@@ -42,6 +65,7 @@ class Rooms:
         storage: Storage,
         history_size: int,
         idle_s: float,
+        limit: int,
         delivery: Delivery,
         room_class: type[Room] = Room,
     ) -> None:
@@ -51,11 +75,17 @@ class Rooms:
         self._storage = storage
         self._history_size = history_size
         self._idle_s = idle_s
+        self._limit = limit
         self._delivery = delivery
         self._room_class = room_class
         self._rooms: dict[str, RoomProcess] = {}
+        # Rooms and since when nothing holds them, oldest first. Those that something holds by now are passed over.
+        self._blank: OrderedDict[RoomProcess, float] = OrderedDict()  # nothing was said in them
         self._idle: OrderedDict[RoomProcess, float] = OrderedDict()
-        self._between: dict[str, _Between] = {}
+        self._passages: dict[str, Passage] = {}
+        self._endings = Endings(storage, loop)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._withdrawals: dict[RoomProcess, asyncio.Task[bool]] = {}
         self.closed_by_crashes: int = 0
 
     def __len__(self) -> int:
@@ -71,41 +101,77 @@ class Rooms:
         return self._rooms.get(room_id)
 
     def at_once(self, room_id: str) -> RoomProcess | None:
-        """Return the room, begun if need be, or None where that must await: then `opened`."""
-        if room_id in self._between:
+        """Return the room, begun if need be, or None where that must await: then `opened`.
+
+        Raises:
+            RoomOverloaded: There are as many rooms that nobody is in as there may be, and none can go.
+        """
+        if room_id in self._passages:
             return None
         process = self._rooms.get(room_id)
         if process is not None or self._storage.serves_history:
             return process
+        self._make_place()
         return self._begin(room_id, Position(new_epoch(), 0))
 
-    async def opened(self, room_id: str) -> RoomProcess:
+    async def opened(self, room_id: str, *, at_a_place: bool = False) -> RoomProcess:
         """Return the room, begun if need be.
 
+        Args:
+            room_id: The room.
+            at_a_place: The caller stands at a place in the stream and has to know whether it is in this one. Where the
+                store cannot say, it is refused; others begin a new stream.
+
         Raises:
+            AdapterError: The store cannot say where the stream stood.
+            RoomOverloaded: As `at_once`.
             Closed: The chat was stopped meanwhile.
         """
         while (process := self.at_once(room_id)) is None:
-            waiting = self._between.get(room_id)
-            if waiting is None:
-                waiting = self._between_lives(room_id, None)
-            elif waiting.over:
+            passage = self._passages.get(room_id)
+            if passage is None:
+                self._make_place()
+                passage = self._passages[room_id] = Passage(self._loop)
+                self._open(room_id, passage)
+            elif passage.over:
                 # Those who waited longer go on in this very turn: go behind them.
                 await asyncio.sleep(0)
                 continue
-            place = self._loop.create_future()
-            waiting.places.append(place)
-            await place
+            else:
+                self._endings.hurry(room_id)
+            await passage.through(at_a_place=at_a_place)
             if (process := self._rooms.get(room_id)) is not None:
                 return process
         return process
+
+    async def withdraw_proof(self, process: RoomProcess) -> AdapterError | None:
+        """Have the store withdraw the proof of the room's head, ahead of the first message of this life.
+
+        Whoever comes meanwhile waits for the same call. Return why nothing may be published, or None.
+        """
+        while process.proven:
+            task = self._withdrawals.get(process)
+            if task is None:
+                task = self._withdrawals[process] = self._loop.create_task(
+                    self._withdraw(process), name=f"chatx room {process.room_id}"
+                )
+            await asyncio.wait([task])
+            if task.cancelled() or not task.result():
+                return AdapterError(
+                    "The persistence adapter could not be told that the room goes on; send again later."
+                )
+        return None
 
     def idle(self, process: RoomProcess) -> None:
         """Note that nothing holds the room as of now."""
         if self._rooms.get(process.room_id) is not process:
             return  # it was closed: the room of that name, if there is one, is another
-        self._idle[process] = self._loop.time()
-        self._idle.move_to_end(process)
+        queue = self._blank
+        if not process.blank:
+            self._blank.pop(process, None)
+            queue = self._idle
+        queue[process] = self._loop.time()
+        queue.move_to_end(process)
 
     def closed(self, process: RoomProcess) -> None:
         """Let go of a room that crashed too often."""
@@ -115,38 +181,37 @@ class Rooms:
     def sweep(self) -> None:
         """Forget the rooms that have been idle for long enough."""
         now = self._loop.time()
-        for process in list(self._idle)[:SWEPT_AT_ONCE] if self._idle else ():
-            if now - self._idle[process] < self._idle_s:
-                return
-            del self._idle[process]
-            if not process.idle:
-                continue
-            if self._delivery.waiting(process.room_id):
-                self.idle(process)
-                continue
-            self._remove(process)
-            if self._storage.serves_history:
-                self._between_lives(process.room_id, process)
-            else:
-                self._delivery.forget(process.room_id)
-            if self._telemetry.watched("room_forgotten"):
-                self._telemetry.emit("room_forgotten", {}, {"room_id": process.room_id})
+        for queue in (self._blank, self._idle):
+            for process in list(islice(queue, SWEPT_AT_ONCE)):
+                # Half of the places are left to those who come.
+                if now - queue[process] < self._idle_s or len(self._passages) >= PASSAGES // 2:
+                    break
+                del queue[process]
+                if process.idle and not self._let_go(process):
+                    self.idle(process)
+        self._keep(self._limit)
 
-    async def conclude(self, process: RoomProcess) -> None:
-        """Record where the stream ended, if everything in it is saved."""
-        clean = self._delivery.saved(process.room_id)
-        self._delivery.forget(process.room_id)
-        if clean:
-            await self._storage.close(process.room_id, process.room.history.position)
+    async def conclude(self) -> None:
+        """Record where each stream ended that is saved whole, those of rooms let go of before included."""
+        for process in self:
+            position = self._end_of(process)
+            if position is not None:
+                self._endings.add(process.room_id, position, _nobody_waits)
+        await self._endings.finish()
 
     async def close(self) -> None:
         """End what is between two lives, and let go of every room."""
-        between = list(self._between.values())
-        for each in between:
-            each.task.cancel()
-        if between:
-            await asyncio.wait([each.task for each in between])
+        tasks = [*self._tasks, *self._withdrawals.values()]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        await self._endings.close()
+        for passage in self._passages.values():
+            passage.refuse(Closed("The chat was stopped while the room was being opened."))
+        self._passages.clear()
         self._rooms.clear()
+        self._blank.clear()
         self._idle.clear()
 
     def _begin(self, room_id: str, position: Position) -> RoomProcess:
@@ -156,49 +221,110 @@ class Rooms:
             turn=self._turn,
             telemetry=self._telemetry,
             keeper=self,
+            proven=self._storage.marks,
         )
         self._rooms[room_id] = process
         self.idle(process)
         return process
 
+    def _make_place(self) -> None:
+        """See that one more room may be here that nobody is in."""
+        if len(self._passages) >= PASSAGES:
+            raise RoomOverloaded(
+                f"{PASSAGES} rooms wait for persistence to open or to end; try again later.",
+                retry_after=self._delivery.retry_after,
+            )
+        self._keep(self._limit - 1)
+        if len(self._blank) + len(self._idle) >= self._limit:
+            raise RoomOverloaded(
+                f"{self._limit} rooms that nobody is in are kept already, and what was said there is not saved yet; "
+                "try again later.",
+                retry_after=self._delivery.retry_after,
+            )
+
+    def _keep(self, at_most: int) -> None:
+        """Let go of the oldest rooms that nobody is in until so many are left, as far as they can go."""
+        passed_over = 0
+        for queue in (self._blank, self._idle):
+            while queue and len(self._blank) + len(self._idle) > at_most and passed_over < LOOKED_AT:
+                process = next(iter(queue))
+                del queue[process]
+                if process.idle and not self._let_go(process):
+                    self.idle(process)
+                    passed_over += 1
+
+    def _let_go(self, process: RoomProcess) -> bool:
+        """Forget an idle room, or begin to; return whether it can be: not where a message of it is not saved."""
+        # One that was begun in this turn has those who waited for it yet to come.
+        if self._delivery.waiting(process.room_id) or process.room_id in self._passages:
+            return False
+        position = self._end_of(process)
+        self._remove(process)
+        if position is not None:
+            room_id = process.room_id
+            passage = self._passages[room_id] = Passage(self._loop)
+            self._endings.add(room_id, position, lambda: self._ended(room_id, passage))
+        if self._telemetry.watched("room_forgotten"):
+            self._telemetry.emit("room_forgotten", {}, {"room_id": process.room_id})
+        return True
+
+    def _end_of(self, process: RoomProcess) -> Position | None:
+        """Return what is to be recorded as the end of this life, or None: there was none, or it is not saved whole."""
+        saved = self._delivery.saved(process.room_id)
+        self._delivery.forget(process.room_id)
+        head = process.head
+        return head if saved and self._storage.marks and not process.proven and head.offset else None
+
+    def _ended(self, room_id: str, passage: Passage) -> None:
+        if passage.wanted:
+            self._open(room_id, passage)
+        else:
+            del self._passages[room_id]
+
+    def _open(self, room_id: str, passage: Passage) -> None:
+        task = self._loop.create_task(self._opening(room_id, passage), name=f"chatx room {room_id}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _opening(self, room_id: str, passage: Passage) -> None:
+        error: ChatError | None = Closed("The chat was stopped while the room was being opened.")
+        try:
+            try:
+                position = await self._storage.last_position(room_id)
+            except AdapterError as unreadable:
+                # Who stands at a place must not be told of another stream for a store that was away.
+                passage.refuse(unreadable, only_at_a_place=True)
+                position = None
+            if passage.wanted:
+                process = self._begin(room_id, position or Position(new_epoch(), 0))
+                process.goes_on = position is not None
+            error = None
+        finally:
+            passage.over = True
+            passage.let_through() if error is None else passage.refuse(error)
+            # Behind those who waited: they are resumed first.
+            self._loop.call_soon(self._passages.pop, room_id, None)
+
+    async def _withdraw(self, process: RoomProcess) -> bool:
+        try:
+            with process.held():
+                if not await self._storage.mark_open(process.room_id, process.head.epoch) and process.goes_on:
+                    # The proof stands although the stream would go on: only an epoch of its own is safe, and that
+                    # cannot begin under the eyes of those who read this one.
+                    if process.subscribers:
+                        return False
+                    process.begin_anew(Position(new_epoch(), 0))
+                process.proven = False
+                return True
+        finally:
+            del self._withdrawals[process]
+
     def _remove(self, process: RoomProcess) -> None:
         if self._rooms.get(process.room_id) is process:
             del self._rooms[process.room_id]
+        self._blank.pop(process, None)
         self._idle.pop(process, None)
 
-    def _between_lives(self, room_id: str, ending: RoomProcess | None) -> _Between:
-        between = _Between(self._loop.create_task(self._change_lives(room_id, ending), name=f"chatx room {room_id}"))
-        self._between[room_id] = between
-        return between
 
-    async def _change_lives(self, room_id: str, ending: RoomProcess | None) -> None:
-        between = self._between[room_id]
-        error: ChatError | None = Closed("The chat was stopped while the room was being opened.")
-        try:
-            if ending is not None:
-                await self.conclude(ending)
-            if ending is None or between.places:
-                self._begin(room_id, await self._storage.open(room_id))
-            error = None
-        finally:
-            between.over = True
-            for place in between.places:
-                if place.done():
-                    continue
-                if error is None:
-                    place.set_result(None)
-                else:
-                    place.set_exception(error.again())
-            # Behind those who waited: they are resumed first.
-            self._loop.call_soon(self._between.pop, room_id, None)
-
-
-class _Between:
-    """A room between two lives, or before its first, and who waits for it, in order."""
-
-    __slots__ = ("over", "places", "task")
-
-    def __init__(self, task: asyncio.Task[None]) -> None:
-        self.task = task
-        self.places: list[asyncio.Future[None]] = []
-        self.over = False
+def _nobody_waits() -> None:
+    """Do nothing: at a stop nobody comes back for a room."""

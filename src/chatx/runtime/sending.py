@@ -139,9 +139,9 @@ class Sending:
             if self._chain.awaits and not trusted:
                 return draft
             process = self._rooms.at_once(draft.room_id)
-            if process is None or process.has_sends_of(user_id):
+            if process is None or process.proven or process.has_sends_of(user_id):
                 return draft
-            if process.room.admitted >= self._queue_limit or self._delivery.full:
+            if process.admitted >= self._queue_limit or self._delivery.full:
                 raise self._overloaded(process)
             message = self._publish(process, draft if trusted else self._chain.run(draft), key)
         except ChatError as error:
@@ -185,14 +185,14 @@ class Sending:
 
     async def _send_awaiting(self, draft: Draft, key: str | None, trusted: bool) -> Message:
         process = await self._opened(draft.room_id)
-        if process.room.admitted >= self._queue_limit or self._delivery.full:
+        if process.admitted >= self._queue_limit or self._delivery.full:
             raise self._overloaded(process)
         pair = (draft.room_id, draft.user_id)
         inside = tuple(each for each in _inside.get() if each.open)
         nested = any(each.pair == pair and each.sending is self for each in inside)
         own = _Pass(self, pair)
         began = self._now()
-        process.room.admitted += 1
+        process.admit()
         self._watch_queue(process)
         self._delivery.reserve()
         entered = False
@@ -206,18 +206,21 @@ class Sending:
             if not trusted:
                 draft = await self._chain.run_awaiting(draft)
                 self._check_open()
+            if process.proven:
+                error = await self._rooms.withdraw_proof(process)
+                self._check_open()
+                if error is not None:
+                    raise error
             return self._publish(process, draft, key)
         finally:
             if token is not None:
                 _inside.reset(token)
             own.open = False
-            process.room.admitted -= 1
             self._delivery.release()
             if entered:
                 process.leave_lane(draft.user_id)
             process.chain_s += ((self._now() - began) - process.chain_s) / 8
-            if process.room.idle:
-                self._rooms.idle(process)
+            process.release()
 
     async def _opened(self, room_id: str) -> RoomProcess:
         """Return the room; the sends that wait for it count against its bound, like those it has admitted."""
@@ -247,7 +250,7 @@ class Sending:
             return replace(message, duplicate=True)
         found = self.window.find(*scope, self._now())
         if found is not None:
-            return self._repeat_from_memory(draft, found) or await self._repeat_from_storage(draft, found)
+            return self._repeat_from_memory(draft, found) or await self._repeat_from_storage(draft, found, trusted)
         self._under_way[scope] = []
         error: Exception = _FirstWasCancelled()
         try:
@@ -272,22 +275,20 @@ class Sending:
         content = draft.content
         if hash(content) != place.content_hash:
             process = self._rooms.find(draft.room_id)
-            original = None if process is None else process.room.history.at(Position(place.epoch, place.offset))
+            original = None if process is None else process.at(Position(place.epoch, place.offset))
             if original is not None and original.id == place.id:
                 content = original.content
             elif self._storage.serves_history:
                 return None
         return self._repeat(draft, place, content)
 
-    async def _repeat_from_storage(self, draft: Draft, place: Place) -> Message:
+    async def _repeat_from_storage(self, draft: Draft, place: Place, trusted: bool) -> Message:
         """Return the answer to a repeat that says something else; with its own words where the first ones are gone."""
-        if self._rate_limited:
+        if self._rate_limited and not trusted:
             # A repeat takes no token, but this one reads.
             self._take_token(draft)
         try:
-            found = await self._storage.load(
-                draft.room_id, after=Position(place.epoch, place.offset - 1), limit=1, strict=True
-            )
+            found = await self._storage.load(draft.room_id, after=Position(place.epoch, place.offset - 1), limit=1)
         except AdapterError:
             found = []
         self._check_open()
@@ -314,7 +315,7 @@ class Sending:
             message = process.publish(draft, message_id, now_ms)
         except RoomUnavailable:
             # Published or not: what the history has, everybody will see, so it counts as published once.
-            newest = process.room.history.newest(1)
+            newest = process.newest(1)
             if newest and newest[0].id == message_id:
                 self.sent += 1
                 self._published(process, newest[0], key)
@@ -323,15 +324,14 @@ class Sending:
         return message
 
     def _published(self, process: RoomProcess, message: Message, key: str | None) -> None:
-        room = process.room
         if key is not None:
             self.window.record(key, message, self._now())
         if self._delivery.enabled:
-            self._delivery.offer(message, room.presence.users())
+            self._delivery.offer(message, process.members)
         if self._telemetry.watched("broadcast"):
             self._telemetry.emit(
                 "broadcast",
-                {"recipients": len(room.fanout.subscribers)},
+                {"recipients": process.subscribers},
                 {"room_id": message.room_id, "message_id": message.id, "offset": message.offset},
             )
 
@@ -402,13 +402,13 @@ class Sending:
                 f"{self._delivery.limit} messages wait for delivery already; send again later.",
                 retry_after=self._delivery.retry_after,
             )
-        return self._too_many_wait(process.room.admitted, max(process.chain_s, 0.01))
+        return self._too_many_wait(process.admitted, max(process.chain_s, 0.01))
 
     def _too_many_wait(self, count: int, retry_after: float) -> RoomOverloaded:
         return RoomOverloaded(f"{count} messages wait in this room already; send again later.", retry_after=retry_after)
 
     def _watch_queue(self, process: RoomProcess) -> None:
-        size = process.room.admitted
+        size = process.admitted
         if size & (size - 1) == 0 and self._telemetry.watched("queue_size"):
             self._telemetry.emit(
                 "queue_size",

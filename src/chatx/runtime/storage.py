@@ -1,29 +1,37 @@
-"""Persistence as the engine reads it: where a stream stands, and what it holds.
+"""Persistence as the engine reads it: where a stream stands, what it holds, and the marks that prove a clean stop.
 
 Rules:
-1. What cannot be read is not guessed: a failure, a timeout or a wrong answer means no position and no messages.
+1. What cannot be read is not guessed: a failure, a timeout or a wrong answer is an `AdapterError`. Only an answer says
+   that something is not there.
 2. A stream goes on under its epoch only from a position that persistence gave and whose proof could be withdrawn.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from chatx.adapters.boundary import AdapterFailure, Boundary, adapter_name
 from chatx.core.message import Message, Position
 from chatx.errors import AdapterError, ChatError
-from chatx.runtime.ids import new_epoch
 
 logger: logging.Logger = logging.getLogger("chatx")
 
+CLOSED_AT_ONCE = 500
+"""Ends of streams in one call of `mark_all_closed`."""
+
+CLOSING = 32
+"""Calls of `mark_closed` under way at a time, where the adapter takes one end a call."""
+
 
 class Storage:
-    """The reading side of the persistence adapter, and the marks that prove a clean stop.
+    """The reading side of the persistence adapter, and the marks.
 
     Attributes:
         serves_history: Whether the adapter can be read at all.
+        marks: Whether it is told when a stream opens and closes.
     """
 
     def __init__(self, persistence: Any, boundary: Boundary) -> None:
@@ -31,46 +39,78 @@ class Storage:
         self._boundary = boundary
         self._name = adapter_name(persistence) if persistence is not None else ""
         self.serves_history: bool = hasattr(persistence, "load_messages")
-        self._marks = hasattr(persistence, "mark_open")
+        self.marks: bool = self.serves_history and hasattr(persistence, "mark_open")
 
-    async def open(self, room_id: str) -> Position:
-        """Return where the room's stream goes on, which is a new epoch unless the old one's place is proven."""
-        position = _position(await self._call("last_position", room_id))
-        epoch = position.epoch if position is not None else new_epoch()
-        if self._marks and not await self._marked("mark_open", room_id, epoch):
-            # The proof stands although the stream would go on: only an epoch of its own is safe.
-            return Position(new_epoch(), 0)
-        return position or Position(epoch, 0)
+    async def last_position(self, room_id: str) -> Position | None:
+        """Return the place from which the room's stream goes on, or None where a new one begins.
 
-    async def close(self, room_id: str, position: Position) -> None:
-        """Record that the stream ended here with everything saved."""
-        if self._marks and position.offset:
-            await self._marked("mark_closed", room_id, position.epoch, position.offset)
+        Raises:
+            AdapterError: The adapter failed, hung or gave a wrong answer.
+        """
+        answer = await self._read("last_position", room_id)
+        match answer:
+            case None:
+                return None
+            case (str() as epoch, int() as offset) if epoch and offset >= 0 and not isinstance(offset, bool):
+                return Position(epoch, offset)
+        raise self._wrong("last_position", f"{answer!r}, not (epoch, offset) or None")
 
     async def load(
-        self,
-        room_id: str,
-        *,
-        after: Position | None = None,
-        before: Position | None = None,
-        limit: int,
-        strict: bool = False,
+        self, room_id: str, *, after: Position | None = None, before: Position | None = None, limit: int
     ) -> list[Message]:
-        """Return stored messages in order; none where they cannot be read, or `AdapterError` if `strict`."""
-        answer = await self._call("load_messages", room_id, after=after, before=before, limit=limit)
-        if isinstance(answer, Sequence) and all(isinstance(each, Message) for each in answer):
-            return list(answer[:limit])
-        if answer is not None:
-            logger.error("The adapter %s answered load_messages with %r, not messages.", self._name, type(answer))
-        if strict:
-            raise AdapterError(f"The persistence adapter {self._name} could not be read; try again later.")
-        return []
+        """Return stored messages in order, at most `limit`.
 
-    async def _call(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        Raises:
+            AdapterError: The adapter failed, hung or gave a wrong answer.
+        """
+        answer = await self._read("load_messages", room_id, after=after, before=before, limit=limit)
+        if not isinstance(answer, Sequence) or not all(isinstance(each, Message) for each in answer):
+            raise self._wrong("load_messages", f"{type(answer).__name__}, not a sequence of messages")
+        messages = list(answer[:limit])
+        reached = after.offset if after is not None else 0
+        for message in messages:
+            if message.room_id != room_id:
+                raise self._wrong("load_messages", f"a message of room {message.room_id!r} for room {room_id!r}")
+            if after is not None:
+                if message.epoch != after.epoch or message.offset <= reached:
+                    raise self._wrong("load_messages", f"{_place(message)} where what follows {reached} was due")
+                reached = message.offset
+            elif before is not None and message.epoch == before.epoch and message.offset >= before.offset:
+                # Who reads backwards page by page would never come to an end.
+                raise self._wrong("load_messages", f"{_place(message)}, which is not before {before.offset}")
+        return messages
+
+    async def mark_open(self, room_id: str, epoch: str) -> bool:
+        """Withdraw the proof of where the room's stream ended; return whether that was done."""
+        return await self._marked("mark_open", room_id, epoch)
+
+    async def mark_closed(self, ends: Sequence[tuple[str, Position]]) -> None:
+        """Record that these rooms' streams ended there with everything saved, as far as the adapter can."""
+        if hasattr(self._persistence, "mark_all_closed"):
+            for first in range(0, len(ends), CLOSED_AT_ONCE):
+                some = ends[first : first + CLOSED_AT_ONCE]
+                if not await self._marked("mark_all_closed", [(room_id, *position) for room_id, position in some]):
+                    # One of them may be at fault: the others do not lose their proof for it.
+                    await self._close_each(some)
+        else:
+            await self._close_each(ends)
+
+    async def _close_each(self, ends: Sequence[tuple[str, Position]]) -> None:
+        rest: Iterator[tuple[str, Position]] = iter(ends)
+
+        async def close() -> None:
+            for room_id, position in rest:
+                await self._marked("mark_closed", room_id, position.epoch, position.offset)
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(CLOSING, len(ends))):
+                group.create_task(close())
+
+    async def _read(self, method: str, *args: Any, **kwargs: Any) -> Any:
         try:
             return await self._boundary.call(self._name, getattr(self._persistence, method), *args, **kwargs)
         except (ChatError, AdapterFailure):
-            return None
+            raise self._unreadable() from None
 
     async def _marked(self, method: str, *args: Any) -> bool:
         try:
@@ -79,12 +119,15 @@ class Storage:
             return False
         return True
 
+    def _wrong(self, method: str, answer: str) -> AdapterError:
+        try:
+            self._boundary.failed(self._name, "wrong_answer", f"{method} answered {answer}")
+        except AdapterFailure:
+            return self._unreadable()
 
-def _position(answer: Any) -> Position | None:
-    match answer:
-        case (str() as epoch, int() as offset) if epoch and offset >= 0 and not isinstance(offset, bool):
-            return Position(epoch, offset)
-        case None:
-            return None
-    logger.error("The persistence adapter answered last_position with %r, not (epoch, offset) or None.", answer)
-    return None
+    def _unreadable(self) -> AdapterError:
+        return AdapterError(f"The persistence adapter {self._name} could not be read; try again later.")
+
+
+def _place(message: Message) -> str:
+    return f"offset {message.offset} of epoch {message.epoch!r}"

@@ -63,7 +63,7 @@ class Subscription(Consumer):
             self.close()
             raise
         if self._presence:
-            self._backlog.append(process.room.state())
+            self._backlog.append(process.state())
         self._backlog.extend(caught_up.events)
         return self
 
@@ -139,7 +139,7 @@ class CallbackSubscription:
         if self.user_id is not None and not self._closed:
             self._engine = engine
             engine.callbacks[self] = None
-        first: list[Event] = [process.room.state()] if self._presence else []
+        first: list[Event] = [process.state()] if self._presence else []
         process.replay(self._subscriber, first + caught_up.events)
         return self
 

@@ -2,15 +2,19 @@
 
 Rules:
 1. Whatever a room publishes within a turn is flushed once, when the turn ends. No timer, so nothing waits longer.
-2. After `BURST` messages without a turn, a send yields once, so that readers get theirs.
+2. Whatever raises in a flush keeps nobody else's messages back.
+3. After `BURST` messages without a turn, a send yields once, so that readers get theirs.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from contextvars import Context
 from typing import Any, Protocol
+
+logger: logging.Logger = logging.getLogger("chatx")
 
 BURST = 64
 """Messages published without a turn of the loop before a send yields."""
@@ -66,11 +70,22 @@ class Turn:
     def end(self) -> None:
         """End the turn now."""
         handle, self._handle = self._handle, None
-        # What is flushed may touch what is built on top of it, which belongs to the same turn.
-        while self._touched:
-            touched, self._touched = self._touched, {}
-            for what in touched:
-                what.flush()
+        rest: Iterator[Flushes] = iter(())
+        try:
+            # What is flushed may touch what is built on top of it, which belongs to the same turn.
+            while self._touched:
+                touched, self._touched = self._touched, {}
+                rest = iter(touched)
+                for what in rest:
+                    try:
+                        what.flush()
+                    except Exception:
+                        logger.exception("A flush raised, which it must not; the others are flushed all the same.")
+        except BaseException:
+            # Only a signal's exception gets here; those behind it are flushed in a turn of their own.
+            for what in rest:
+                self.touch(what)
+            raise
         if handle is not None:
             handle.cancel()
         if self._handle is not None:

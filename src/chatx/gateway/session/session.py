@@ -382,7 +382,7 @@ class Session:
             position = Position(after.epoch, after.offset) if after is not None else None
             if not self.identity.may_join(valid_id(join.room_id, "room_id")):
                 raise Unauthorized
-            await self.engine.enter(join.room_id, self.user_id, "join")
+            await self.engine.enter(join.room_id, self.user_id, "join", at_a_place=position is not None)
             await self.engine.authorize(self.user_id, join.room_id, "subscribe")
             process, caught_up = await self.engine.reader(join.room_id, position, settle=False)
             if not self.identity.may_join(join.room_id):  # a new token came meanwhile
