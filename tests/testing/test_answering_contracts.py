@@ -259,7 +259,7 @@ async def test_a_notifier_that_fails_is_found() -> None:
         def recipients(self, message: Message) -> Sequence[str]:
             return ()
 
-    with pytest.raises(AssertionError, match=r"notify\('alice', Message\(.*failed: ValueError\('told already'\)"):
+    with pytest.raises(AssertionError, match=r"notify\(.*, Message\(.*failed: ValueError\('told already'\)"):
         await check_notifier(Once())
     with pytest.raises(AssertionError, match=r"notify\(.*failed: OSError\('no network'\); it must not"):
         await check_notifier(Fails())
