@@ -53,6 +53,7 @@ from chatx.core.message import (
     SubscriptionEnded,
 )
 from chatx.errors import ChatError, ConfigError
+from chatx.gateway.entry.stopping import told_when_stopping
 from chatx.gateway.wire.payloads import error_response
 from chatx.runtime.connection import Connection
 from chatx.runtime.process import RoomProcess
@@ -179,7 +180,7 @@ class LiveResponse(Response):
         self._history = history
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve the stream until the client goes, the chat stops or the reader is too slow."""
+        """Serve the stream until the client goes, the server or the chat stops, or the reader is too slow."""
         after = _place_asked(scope)
         async with AsyncExitStack() as stack:
             try:
@@ -190,6 +191,7 @@ class LiveResponse(Response):
                 await refusal(error)(scope, receive, send)
                 return
             await stack.enter_async_context(_closed_when_gone(connection, receive))
+            stack.enter_context(told_when_stopping(scope, connection.close))
             try:
                 await _write(send, {"type": "http.response.start", "status": 200, "headers": self.raw_headers})
                 if scope["method"] != "HEAD":

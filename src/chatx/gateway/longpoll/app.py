@@ -19,6 +19,7 @@ Source: `Phoenix.Transports.LongPoll` and `longpoll.js` of phoenix.js.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import re
@@ -31,6 +32,7 @@ from msgspec.structs import replace
 
 from chatx.errors import Closed
 from chatx.gateway.entry.handshake import Handshake, handshake_of
+from chatx.gateway.entry.stopping import told_when_stopping
 from chatx.gateway.longpoll.outbox import OutOfStep
 from chatx.gateway.longpoll.poller import Poller
 from chatx.gateway.session.entrance import Entrance, Refused
@@ -132,7 +134,11 @@ class LongPoll:
                 await exchange.put_off(refused.status)
         except Closed:
             await exchange.put_off(503)
-        except (OSError, TimeoutError, _Gone):
+        except _Gone:
+            # Nobody reads this; but a middleware around takes a request without a response for a failure.
+            with contextlib.suppress(Exception):  # servers raise what they like once the client is gone
+                await exchange.respond(200, b"")
+        except (OSError, TimeoutError):
             # The client is gone or takes nothing. What it did not get is kept for a while.
             return
 
@@ -271,18 +277,20 @@ class _Exchange:
         )
 
     async def wait(self, waiter: asyncio.Future[bool]) -> bool | None:
-        """Wait for it, as long as a poll waits; return its result, or None where it did not come.
+        """Wait for it, as long as a poll waits and the server does not stop; return its result, or None without one.
 
         Raises:
             _Gone: The client went away.
         """
         gone = asyncio.create_task(self._until_gone(), name="chatx poll")
         try:
-            await asyncio.wait((waiter, gone), timeout=POLL_S, return_when=asyncio.FIRST_COMPLETED)
+            # Whoever cancels it ends the waiting.
+            with told_when_stopping(self._scope, waiter.cancel):
+                await asyncio.wait((waiter, gone), timeout=POLL_S, return_when=asyncio.FIRST_COMPLETED)
             if gone.done():
                 gone.result()
                 raise _Gone
-            return waiter.result() if waiter.done() else None
+            return waiter.result() if waiter.done() and not waiter.cancelled() else None
         finally:
             gone.cancel()
             waiter.cancel()

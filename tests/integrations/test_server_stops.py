@@ -1,0 +1,237 @@
+"""A server that stops, under what holds a request open: a live page's stream, and a poll. Real processes and sockets.
+
+Nothing here is timed. A server that waits for its clients never ends, and the wait for its end is bounded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from chatx import Chat
+from chatx.gateway.entry.stopping import told_when_stopping
+from chatx.integrations.html import render
+from tests.process import ENVIRONMENT, Served, free_port
+
+APP = Path(__file__).with_name("held_app.py")
+
+
+class Server(Served):
+    """A server of ASGI with the application of `held_app`, or a copy of it, in the folder `cwd`."""
+
+    def __init__(self, command: list[str], cwd: Path, **environment: str) -> None:
+        self.port = free_port()
+        self.url = f"http://localhost:{self.port}"
+        self._command = [sys.executable, "-m", *(part.format(port=self.port) for part in command)]
+        self._cwd = cwd
+        self._environment = ENVIRONMENT | environment
+        self.process = self._started()
+
+
+@contextmanager
+def running(*command: str, cwd: Path = APP.parent, **environment: str) -> Iterator[Server]:
+    server = Server(list(command), cwd, **environment)
+    try:
+        server.wait_until_it_answers()
+        yield server
+    finally:
+        if server.process.poll() is None:
+            server.stop(9)
+
+
+class Held:
+    """A request that is held open, on a connection of its own."""
+
+    def __init__(self, port: int, path: str, method: str = "GET", more: str = "") -> None:
+        self.socket = socket.create_connection(("localhost", port), 20)
+        self.socket.sendall(f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n{more}\r\n".encode())
+        self.got = b""
+
+    def until(self, what: bytes) -> None:
+        while what not in self.got:
+            part = self.socket.recv(65_536)
+            assert part, self.got
+            self.got += part
+
+    def to_the_end(self) -> bytes:
+        while part := self.socket.recv(65_536):
+            self.got += part
+        self.close()
+        return self.got
+
+    def close(self) -> None:
+        self.socket.close()
+
+
+def stream(port: int) -> Held:
+    held = Held(port, "/events")
+    held.until(b"event: people")
+    return held
+
+
+def session(port: int) -> str:
+    """Return the token of a session that polls."""
+    held = Held(port, "/socket/longpoll?vsn=2.0.0&user_id=bob")
+    held.until(b"}")
+    held.close()
+    token: str = json.loads(held.got.split(b"\r\n\r\n", 1)[1])["token"]
+    return token
+
+
+def poll(port: int, token: str) -> Held:
+    """Open a poll, and return when it is certain that the server has read it."""
+    held = Held(port, f"/socket/longpoll?vsn=2.0.0&token={token}")
+    answered = Held(port, "/version")
+    answered.until(b"first")
+    answered.close()
+    return held
+
+
+UVICORN = ("uvicorn", "held_app:app", "--port", "{port}")
+HYPERCORN = ("hypercorn", "held_app:app", "--bind", "localhost:{port}")
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "command",
+    [UVICORN, (*UVICORN, "--loop", "uvloop"), (*UVICORN, "--workers", "2"), HYPERCORN],
+    ids=["uvicorn", "uvloop", "workers", "hypercorn"],
+)
+def test_a_server_that_stops_ends_what_is_held_open_and_says_nothing_of_it(
+    command: tuple[str, ...], sent: signal.Signals
+) -> None:
+    with running(*command, MIDDLEWARE="1") as server:
+        # Of two workers, either may get a connection; a poll belongs to the one that has its session.
+        held = [stream(server.port) for _ in range(4)]
+        if "--workers" not in command:
+            held.append(poll(server.port, session(server.port)))
+        _, output = server.stop(sent)
+
+        for each in held[:4]:
+            assert each.to_the_end().endswith(b"\r\n0\r\n\r\n")
+        for each in held[4:]:
+            assert b'"status":204' in each.to_the_end()
+    assert "Traceback" not in output
+    assert "ERROR" not in output
+
+
+@pytest.mark.process
+def test_a_server_that_reloads_does_so_under_open_streams(tmp_path: Path) -> None:
+    source = tmp_path / "held_app.py"
+    shutil.copy(APP, source)
+    with running(*UVICORN, "--reload", cwd=tmp_path) as server:
+        for now, then in (("first", "second"), ("second", "third")):
+            held = stream(server.port)
+            source.write_text(source.read_text().replace(f'VERSION = "{now}"', f'VERSION = "{then}"'))
+            assert held.to_the_end().endswith(b"\r\n0\r\n\r\n")
+            # The parent keeps the port: whoever comes meanwhile is served by the next process.
+            answered = Held(server.port, "/version", more="Connection: close\r\n")
+            assert f'"{then}"'.encode() in answered.to_the_end()
+        _, output = server.stop(signal.SIGTERM)
+
+    assert "Traceback" not in output
+
+
+@pytest.mark.process
+def test_a_server_at_its_maximum_of_requests_ends_what_is_held_open() -> None:
+    with running(*UVICORN, "--limit-max-requests", "4") as server:
+        held = stream(server.port)
+        for _ in range(4):
+            answered = Held(server.port, "/version", more="Connection: close\r\n")
+            answered.to_the_end()
+        _, output = server.wait()
+
+        assert held.to_the_end().endswith(b"\r\n0\r\n\r\n")
+    assert "Traceback" not in output
+
+
+@pytest.mark.process
+def test_who_breaks_off_under_a_middleware_leaves_no_traceback() -> None:
+    with running(*UVICORN, MIDDLEWARE="1") as server:
+        token = session(server.port)
+        broken = [stream(server.port), poll(server.port, token)]
+        # A post whose body never comes whole.
+        broken.append(Held(server.port, f"/socket/longpoll?vsn=2.0.0&token={token}", "POST", "content-length: 9\r\n"))
+        broken[-1].socket.sendall(b"\r\nhalf")
+        for each in broken:
+            each.close()
+        # The next poll of the session comes behind them all.
+        after = poll(server.port, token)
+        _, output = server.stop()
+
+        assert b'"status":204' in after.to_the_end()
+    assert "Traceback" not in output
+    assert "ERROR" not in output
+
+
+async def test_of_two_servers_in_one_loop_only_the_streams_of_the_one_that_stops_end() -> None:
+    def app_of(chat: Chat) -> Starlette:
+        async def events(request: Request) -> Response:
+            return chat.live("general", render, user_id="ada")
+
+        return Starlette(routes=[Route("/events", events)], lifespan=chat.lifespan)
+
+    with ExitStack() as stack:
+        chats = [Chat(), Chat()]
+        listening = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in chats]
+        servers = [uvicorn.Server(uvicorn.Config(app_of(chat), log_level="warning")) for chat in chats]
+        tasks = [asyncio.create_task(server.serve([at])) for server, at in zip(servers, listening, strict=True)]
+        readers = []
+        for at in listening:
+            reader, writer = await asyncio.open_connection(*at.getsockname())
+            stack.callback(writer.close)
+            writer.write(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            await reader.readuntil(b"event: people")
+            readers.append(reader)
+        servers[0].should_exit = True
+        async with asyncio.timeout(20):
+            assert (await readers[0].read()).endswith(b"\r\n0\r\n\r\n")
+            await tasks[0]
+            await chats[1].send_message("general", "bob", "still here")
+            await readers[1].readuntil(b"still here")
+            servers[1].should_exit = True
+            assert (await readers[1].read()).endswith(b"\r\n0\r\n\r\n")
+            await tasks[1]
+
+
+async def _serve() -> None:
+    await asyncio.sleep(3600)
+
+
+@pytest.mark.parametrize("known", [False, True])
+async def test_a_server_that_is_unknown_or_has_changed_is_not_asked(
+    known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What looks like uvicorn's, and has nothing of what is asked for.
+    monkeypatch.setitem(_serve.__globals__, "__name__", "uvicorn.server" if known else __name__)
+    task = asyncio.create_task(_serve())
+    await asyncio.sleep(0)
+    told: list[str] = []
+    scopes: list[dict[str, Any]] = [
+        {},
+        {"server": None},
+        {"server": ("localhost", 80)},
+        {"server": ("/a/socket", None)},
+    ]
+    for scope in scopes:
+        with told_when_stopping(scope, lambda: told.append("told")):
+            pass
+    task.cancel()
+
+    assert told == []
