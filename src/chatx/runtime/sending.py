@@ -134,8 +134,6 @@ class Sending:
                 if found is not None:
                     repeat = self._repeat_from_memory(draft, found)
                     return draft if repeat is None else repeat
-                if (room_id, user_id, key) in self._under_way:
-                    return draft
             if self._chain.awaits and not trusted:
                 return draft
             process = self._rooms.at_once(draft.room_id)
