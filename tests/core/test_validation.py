@@ -9,6 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from chatx import Chat, ChatError, InvalidMessage, Message, MessageTooLarge
+from chatx.core.invisible import misplaced
 from chatx.core.validation import ID_LIMIT, valid_content, valid_id
 from chatx.testing import run_virtual
 
@@ -91,12 +92,7 @@ def test_content_is_accepted_and_equal_or_refused_with_its_code(content: str | b
 @example("a\u00a0b c")
 def test_ids_are_accepted_unchanged_or_invalid(value: str) -> None:
     text = as_text(value)
-    bad = {"Cc", "Cf", "Cs", "Zl", "Zp"}
-    fine = (
-        text is not None
-        and 1 <= len(text.encode()) <= ID_LIMIT
-        and not any(unicodedata.category(each) in bad for each in text)
-    )
+    fine = text is not None and 1 <= len(text.encode()) <= ID_LIMIT and misplaced(text) is None
     accepted, code = outcome(valid_id, value, "room_id")
     assert code == (None if fine else "invalid_message")
     assert accepted == (value if fine else None)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from chatx.core.invisible import misplaced
 from chatx.errors import InvalidMessage, MessageTooLarge
 
 ID_LIMIT = 128
@@ -15,10 +16,6 @@ ID_LIMIT = 128
 
 # Control characters (Unicode Cc) but \n, \r and \t.
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
-
-# Not allowed in an id: controls, format characters (bidi marks, zero-width), line and paragraph separators, and what
-# is no character at all. They make two names look alike, or break lines in logs.
-_NOT_IN_IDS = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 
 
 def valid_content(content: object, limit: int) -> str:
@@ -83,7 +80,8 @@ def valid_id(value: object, name: str) -> str:
         name: What to call it in the error, such as `room_id`.
 
     Raises:
-        InvalidMessage: Not a `str`, empty, over 128 bytes of UTF-8, or with a control or format character.
+        InvalidMessage: Not a `str`, empty, over 128 bytes of UTF-8, with a blank at an end, or with a control character
+            or one that shows nothing where it stands; see `chatx.core.invisible`.
     """
     if not isinstance(value, str):
         raise InvalidMessage(f"{name} is of type {type(value).__name__}; give str of 1 to {ID_LIMIT} bytes.")
@@ -96,13 +94,10 @@ def valid_id(value: object, name: str) -> str:
             raise InvalidMessage(f"{name} has a lone surrogate, which is not text; give well-formed Unicode.") from None
         if size > ID_LIMIT:
             raise _bad_length(value, name)
-    if not value.isprintable():
-        for place, character in enumerate(value):
-            if unicodedata.category(character) in _NOT_IN_IDS:
-                raise InvalidMessage(
-                    f"{name} has the control or format character U+{ord(character):04X} at character {place}; "
-                    "give an id without any."
-                )
+    if not (value.isascii() and value.isprintable() and value.strip() is value):
+        found = misplaced(value)
+        if found is not None:
+            raise _misplaced(value, name, *found)
     return value if type(value) is str else str.__str__(value)
 
 
@@ -113,3 +108,10 @@ def _too_large(size: str, limit: int) -> MessageTooLarge:
 def _bad_length(value: str, name: str) -> InvalidMessage:
     length = "is empty" if not value else f"has more than {ID_LIMIT} bytes"
     return InvalidMessage(f"{name} {length}; give 1 to {ID_LIMIT} bytes of UTF-8.")
+
+
+def _misplaced(value: str, name: str, place: int, what: str) -> InvalidMessage:
+    character = value[place]
+    called = f"U+{ord(character):04X} {unicodedata.name(character, '')}".rstrip()
+    where = {len(value) - 1: f"at its end, character {place}", 0: "at its beginning, character 0"}
+    return InvalidMessage(f"{name} has {what} {called} {where.get(place, f'at character {place}')}; leave it out.")

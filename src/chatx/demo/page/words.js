@@ -40,7 +40,12 @@ export function plural(count, word) {
 export function idProblem(id, what) {
   if (id === "") return `Please choose ${what}.`;
   if (byteLength(id) > ID_LIMIT_BYTES) return `This is too long. Please use at most ${ID_LIMIT_BYTES} bytes.`;
-  if (/[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/u.test(id)) return "This contains an invisible character. Please type it anew.";
+  // Joiners within words and emoji, and the tags of flags, are the server's to judge.
+  const judged = id
+    .replace(/([\p{L}\p{M}\p{S}])[\u200c\u200d]/gu, "$1")
+    .replace(/\u{1f3f4}[\u{e0030}-\u{e007a}]+\u{e007f}/gu, "");
+  if (/[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0]/u.test(judged))
+    return "This contains an invisible character. Please type it anew.";
   return "";
 }
 

@@ -90,7 +90,7 @@ def schemas() -> dict[str, Schema]:
         "Ref": {"title": "Ref", "description": "What a reply echoes, or null.", **schema(Ref)},
         "RoomTopic": {
             "title": "RoomTopic",
-            "description": "`room:` and the room's id: 1 to 128 bytes of UTF-8, without control and format characters.",
+            "description": "`room:` and the room's id: 1 to 128 bytes of UTF-8, no control or invisible characters.",
             "type": "string",
             "pattern": f"^{room_topic('')}[^\\u0000-\\u001f\\u007f-\\u009f]+$",
             "maxLength": len(room_topic("")) + ID_LIMIT,
