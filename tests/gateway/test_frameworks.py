@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import time
-import urllib.request
-from collections.abc import Iterator, MutableMapping
-from contextlib import contextmanager
+from collections.abc import MutableMapping
 from pathlib import Path
-from socket import create_connection
 from typing import Any
 
 import pytest
@@ -18,24 +11,10 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from chatx import Chat
 from chatx.gateway.asgi.app import ChatApp
-from tests.docs.markdown import ROOT, blocks
 from tests.gateway.fakes import chatx_tasks
+from tests.gateway.frameworks import APPLICATIONS, running, write
 from tests.gateway.real_client import real_client
 from tests.gateway.servers import named
-from tests.process import ENVIRONMENT, free_port
-
-PAGE = ROOT / "docs" / "frameworks.md"
-
-APPLICATIONS = ("fastapi_app", "starlette_app", "litestar_app", "django_app", "without_lifespan")
-"""What the page shows, in its order; each block is a module of this name."""
-
-COMMANDS: dict[str, tuple[str, ...]] = {
-    "uvicorn": ("uvicorn", "{app}:application", "--port", "{port}", "--ws", "websockets-sansio"),
-    "uvicorn wsproto": ("uvicorn", "{app}:application", "--port", "{port}", "--ws", "wsproto"),
-    "hypercorn": ("hypercorn", "{app}:application", "--bind", "127.0.0.1:{port}"),
-    "granian": ("granian", "--interface", "asgi", "--port", "{port}", "{app}:application"),
-    "daphne": ("daphne", "--port", "{port}", "{app}:application"),
-}
 
 PAIRS = [
     *(("uvicorn", app) for app in APPLICATIONS),
@@ -43,60 +22,11 @@ PAIRS = [
     ("daphne", "without_lifespan"),
 ]
 
-SETTINGS = """
-ALLOWED_HOSTS = ["*"]
-ROOT_URLCONF = "mysite.urls"
-SECRET_KEY = "of no use"
-"""
-URLS = """
-from django.http import HttpResponse
-from django.urls import path
-
-urlpatterns = [path("page", lambda request: HttpResponse("a page of Django's"))]
-"""
-
-
-@contextmanager
-def running(server: str, app: str, folder: Path) -> Iterator[int]:
-    """Serve one of the page's applications; the value is the port."""
-    for name, block in zip(APPLICATIONS, blocks(PAGE, "py"), strict=True):
-        (folder / f"{name}.py").write_text(block.code, encoding="utf-8")
-    (folder / "mysite").mkdir()
-    (folder / "mysite" / "settings.py").write_text(SETTINGS, encoding="utf-8")
-    (folder / "mysite" / "urls.py").write_text(URLS, encoding="utf-8")
-    port = free_port()
-    process = subprocess.Popen(
-        [sys.executable, "-m", *(each.format(app=app, port=port) for each in COMMANDS[server])],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        cwd=folder,
-        env=ENVIRONMENT | {"PYTHONPATH": os.pathsep.join((str(folder), str(ROOT / "src")))},
-    )
-    try:
-        deadline = time.monotonic() + 30
-        while True:
-            try:
-                create_connection(("127.0.0.1", port), timeout=1).close()
-                break
-            except OSError:
-                if process.poll() is not None or time.monotonic() > deadline:
-                    process.kill()
-                    pytest.fail(f"{server} does not serve {app}: {process.communicate()[0]}")
-                time.sleep(0.05)
-        yield port
-    finally:
-        process.terminate()
-        try:
-            process.communicate(timeout=10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
-
 
 @pytest.mark.process
 @pytest.mark.parametrize("server, app", PAIRS)
 async def test_a_chat_works_in_every_framework_and_under_every_server(server: str, app: str, tmp_path: Path) -> None:
+    write(tmp_path)
     with running(server, app, tmp_path) as port:
         async with real_client(port, "ada") as ada, real_client(port, "bob") as bob:
             await ada.ask("room:a", "phx_join")
@@ -122,15 +52,6 @@ async def test_a_chat_works_in_every_framework_and_under_every_server(server: st
         async with real_client(port, "bob") as back:
             assert (await back.ask("room:a", "phx_join", {"epoch": head["epoch"], "offset": 1}))["recovered"] is True
             assert [each["offset"] for each in await back.wait_for_messages(2)] == [2, 3]
-
-
-@pytest.mark.process
-def test_beside_a_chat_django_serves_its_pages(tmp_path: Path) -> None:
-    with (
-        running("uvicorn", "django_app", tmp_path) as port,
-        urllib.request.urlopen(f"http://localhost:{port}/page") as response,
-    ):
-        assert response.read() == b"a page of Django's"
 
 
 async def handshake(app: ChatApp) -> list[str]:
