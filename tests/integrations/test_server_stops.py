@@ -23,10 +23,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from chatx import Chat
-from chatx.gateway.entry.stopping import told_when_stopping
+from chatx import Chat, RateLimit
+from chatx.gateway.entry.stopping import TICK_S, told_when_stopping
 from chatx.integrations.html import render
+from chatx.integrations.starlette import STOP_STALL_S
+from tests.integrations.live_reader import Reader, settle
+from tests.integrations.uvicorn_like import UvicornLike, task_of
 from tests.process import ENVIRONMENT, Served, free_port
+from tests.virtual import virtual
 
 APP = Path(__file__).with_name("held_app.py")
 
@@ -210,28 +214,55 @@ async def test_of_two_servers_in_one_loop_only_the_streams_of_the_one_that_stops
             await tasks[1]
 
 
-async def _serve() -> None:
-    await asyncio.sleep(3600)
+@virtual
+async def test_a_reader_that_takes_nothing_does_not_hold_up_a_server_that_stops() -> None:
+    server = UvicornLike()
+    task = task_of(server)
+    async with Chat(rate_limit=RateLimit(messages_per_sec=1e6, burst=10**6)) as chat:
+        reads, stalls = (Reader(chat.live("general", render, user_id=user)) for user in ("ada", "eve"))
+        await settle()
+        stalls.stall()
+        await chat.send_message("general", "bob", "hi")
+        server.should_exit = True
+        await asyncio.sleep(TICK_S * 1.5)
+        assert (reads.task.done(), reads.complete, stalls.task.done()) == (True, True, False)
+        await asyncio.sleep(STOP_STALL_S)
+        assert stalls.task.done()
+        await stalls.task
+        assert await chat.presence("general") == {}
+    task.cancel()
 
 
-@pytest.mark.parametrize("known", [False, True])
-async def test_a_server_that_is_unknown_or_has_changed_is_not_asked(
-    known: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # What looks like uvicorn's, and has nothing of what is asked for.
-    monkeypatch.setitem(_serve.__globals__, "__name__", "uvicorn.server" if known else __name__)
-    task = asyncio.create_task(_serve())
+@virtual
+async def test_a_stream_that_is_opened_while_the_server_stops_ends_too() -> None:
+    server = UvicornLike()
+    server.should_exit = True
+    task = task_of(server)
+    async with Chat() as chat:
+        reader = Reader(chat.live("general", render, user_id="ada"))
+        await asyncio.sleep(TICK_S * 1.5)
+        assert (reader.task.done(), reader.complete) == (True, True)
+    task.cancel()
+
+
+class Changed:
+    """A server of uvicorn's that has nothing of what is asked for."""
+
+
+@pytest.mark.parametrize(
+    "server, module", [(UvicornLike(), "another.server"), (Changed(), "uvicorn.server")], ids=["unknown", "changed"]
+)
+@virtual
+async def test_a_server_that_is_unknown_or_has_changed_is_not_asked(server: Any, module: str) -> None:
+    task = task_of(server, module)
+    server.should_exit = True
     await asyncio.sleep(0)
     told: list[str] = []
-    scopes: list[dict[str, Any]] = [
-        {},
-        {"server": None},
-        {"server": ("localhost", 80)},
-        {"server": ("/a/socket", None)},
-    ]
-    for scope in scopes:
-        with told_when_stopping(scope, lambda: told.append("told")):
-            pass
+    scopes: list[dict[str, Any]] = [{}, {"server": None}, {"server": ("localhost", 80)}, {"server": ("/a/path", None)}]
+    with ExitStack() as stack:
+        for scope in scopes:
+            stack.enter_context(told_when_stopping(scope, lambda: told.append("told")))
+        await asyncio.sleep(TICK_S * 10)
     task.cancel()
 
     assert told == []

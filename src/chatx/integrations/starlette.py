@@ -73,6 +73,9 @@ KEEP_ALIVE_S = 15.0
 WRITE_STALL_S = 10.0
 """Seconds that one write may take before the reader is given up."""
 
+STOP_STALL_S = 1.0
+"""Seconds that a reader still may take when the server stops."""
+
 RETRY_MS = 1_000
 """Milliseconds after which a browser comes back."""
 
@@ -191,13 +194,13 @@ class LiveResponse(Response):
                 await refusal(error)(scope, receive, send)
                 return
             await stack.enter_async_context(_closed_when_gone(connection, receive))
-            stack.enter_context(told_when_stopping(scope, connection.close))
             try:
-                await _write(send, {"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-                if scope["method"] != "HEAD":
-                    async for text in self._stream(connection, after):
-                        await _write(send, {"type": "http.response.body", "body": text.encode(), "more_body": True})
-                await _write(send, {"type": "http.response.body", "body": b""})
+                async with _closed_when_stopping(connection, scope):
+                    await _write(send, {"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+                    if scope["method"] != "HEAD":
+                        async for text in self._stream(connection, after):
+                            await _write(send, {"type": "http.response.body", "body": text.encode(), "more_body": True})
+                    await _write(send, {"type": "http.response.body", "body": b""})
             except (OSError, TimeoutError):
                 # The client is gone or takes nothing; it comes back to where it stood.
                 return
@@ -370,6 +373,19 @@ async def _closed_when_gone(connection: Connection, receive: Receive) -> AsyncIt
     finally:
         watcher.cancel()
         await asyncio.gather(watcher, return_exceptions=True)
+
+
+@asynccontextmanager
+async def _closed_when_stopping(connection: Connection, scope: Scope) -> AsyncIterator[None]:
+    """Close the connection when the server begins to stop; raise `TimeoutError` where it is still written to then."""
+
+    def stop() -> None:
+        connection.close()
+        bound.reschedule(asyncio.get_running_loop().time() + STOP_STALL_S)
+
+    async with asyncio.timeout(None) as bound:
+        with told_when_stopping(scope, stop):
+            yield
 
 
 async def _write(send: Send, message: dict[str, object]) -> None:
