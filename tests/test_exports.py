@@ -56,6 +56,7 @@ NAMES = [
     "TooManyJoins",
     "Unauthorized",
     "UnmatchedTopic",
+    "WrongLoop",
 ]
 
 
@@ -217,6 +218,7 @@ CODES = {
     "too_many_joins": True,
     "closed": False,
     "already_started": False,
+    "wrong_loop": False,
 }
 """Code to whether it is worth trying again."""
 

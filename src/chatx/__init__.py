@@ -46,6 +46,7 @@ from chatx.errors import (
     TooManyJoins,
     Unauthorized,
     UnmatchedTopic,
+    WrongLoop,
 )
 from chatx.gateway.entry.handshake import Identity
 from chatx.runtime.connection import Connection
@@ -98,5 +99,6 @@ __all__ = [
     "TooManyJoins",
     "Unauthorized",
     "UnmatchedTopic",
+    "WrongLoop",
 ]
 __version__ = "0.1.0"

@@ -36,6 +36,11 @@ class Chat:
     `start` and `stop`, for which `async with chat` and `chat.lifespan` are the usual forms; after `stop` it can be
     started again, and begins empty but for what persistence keeps.
 
+    It belongs to the event loop that it was started on. A call from another thread or loop raises `WrongLoop` and does
+    nothing; `asyncio.run_coroutine_threadsafe(chat.send_message(...), loop)` and, in a plain `def` endpoint,
+    `anyio.from_thread.run(chat.send_message, ...)` go there. What only reads a moment's state or takes apart may be
+    called anywhere: `statistics`, `dead_letters`, `unread`, and closing what was opened.
+
     A room id is what follows `room:` in a topic of the wire protocol: `"general"` here is `room:general` there.
 
     Attributes:
@@ -86,6 +91,7 @@ class Chat:
 
         Raises:
             ConfigError: `drain_timeout_ms` is not at least 1.
+            WrongLoop: It is called from another thread or loop, as from all that follow.
         """
         given = drain_timeout_ms
         if given is not None and (isinstance(given, bool) or not isinstance(given, int) or given < 1):
@@ -93,6 +99,7 @@ class Chat:
         engine = self._engine
         if engine is None:
             return
+        engine.check_here()
         if self._stopping is None or self._stopping.done():
             self._stopping = asyncio.get_running_loop().create_task(self._stop(engine, given), name="chatx stop")
         await asyncio.shield(self._stopping)
@@ -295,7 +302,7 @@ class Chat:
         return tuple(self._dead_letters)
 
     def statistics(self) -> Statistics:
-        """Return counters and gauges as of now; all zero when the chat is not running."""
+        """Return counters and gauges as of now, to any thread; all zero when the chat is not running."""
         if self._engine is None:
             return Statistics(running=False, cluster_strategy=self.config.cluster_strategy)
         return statistics_of(self._engine)
@@ -347,5 +354,6 @@ class Chat:
     def _running(self) -> Engine:
         if self._engine is None:
             raise Closed("The chat is not running; use it inside `async with chat`, or between start() and stop().")
+        self._engine.check_here()
         self._engine.check_open()
         return self._engine

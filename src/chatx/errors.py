@@ -182,6 +182,13 @@ class AlreadyStarted(ChatError):
     summary = "The chat is running already."
 
 
+class WrongLoop(ChatError):
+    """The call came from another thread or another event loop than the chat was started on."""
+
+    code = "wrong_loop"
+    summary = "The call came from another thread or event loop than the chat runs on."
+
+
 ERRORS: dict[str, type[ChatError]] = {
     error.code: error
     for error in (
@@ -201,6 +208,7 @@ ERRORS: dict[str, type[ChatError]] = {
         TooManyJoins,
         Closed,
         AlreadyStarted,
+        WrongLoop,
     )
 }
 """Every error that is raised, by its code."""

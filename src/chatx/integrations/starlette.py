@@ -98,6 +98,7 @@ HTTP_STATUS = {
     "config_error": 500,
     "subscriber_failed": 500,
     "already_started": 500,
+    "wrong_loop": 500,
 }
 """The status of an error by its code; any other code is 503 where the error is retryable, else 422."""
 

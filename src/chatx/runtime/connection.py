@@ -134,7 +134,12 @@ class Connection(Consumer):
         super().cut(error)
 
     def close(self) -> None:
-        """Leave every room and end every subscription, at once; twice is harmless, and it never raises."""
+        """Leave every room and end every subscription, at once; twice is harmless, and it never raises.
+
+        From another thread it is done soon.
+        """
+        if self._engine is not None and not self._engine.end_here(self.close):
+            return
         self._close_mailbox()
         self._leave_all()
 
@@ -153,6 +158,7 @@ class Connection(Consumer):
             raise self._revoked.again()
         if self._engine is None or self._closed:
             raise Closed("The connection is not open: use it inside `async with chat.connect(...)`.")
+        self._engine.check_here()
         self._engine.check_open()
         return self._engine
 

@@ -54,6 +54,7 @@ class Consumer:
             SlowConsumer: The mailbox overflowed; what it held has been read.
             RoomUnavailable: The room failed for good.
             Closed: The chat was stopped, or this is not open yet.
+            WrongLoop: It is read in another thread or loop than the chat runs on.
         """
         for event in self._taken:
             return event
@@ -63,6 +64,8 @@ class Consumer:
                 raise StopAsyncIteration
             if mailbox is None or wakeup is None:
                 raise Closed("This is not open: use it as `async with ...`.")
+            if self._engine is not None:
+                self._engine.check_here()  # not for each event, but for each batch
             if self._backlog:
                 return self._backlog.popleft()
             taken = mailbox.take()

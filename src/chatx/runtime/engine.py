@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections import OrderedDict, deque
+from collections.abc import Callable
 from typing import Protocol
 
 from chatx.adapters.boundary import Boundary
@@ -13,7 +15,7 @@ from chatx.config import ChatConfig
 from chatx.core.message import Draft, Message, Position
 from chatx.core.room import Room
 from chatx.core.validation import valid_id
-from chatx.errors import AdapterError, ChatError, Closed, InvalidMessage, Revoked
+from chatx.errors import AdapterError, ChatError, Closed, InvalidMessage, Revoked, WrongLoop
 from chatx.runtime.catchup import CatchUp, catch_up, position_of
 from chatx.runtime.delivery import DeadLetter, Delivery
 from chatx.runtime.process import RoomProcess
@@ -87,6 +89,7 @@ class Engine:
         self.config = config
         self.telemetry = telemetry
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
         self.turn: Turn = Turn(self.loop)
         self.boundary: Boundary = Boundary(config.adapter_timeout_ms, telemetry)
         self.storage: Storage = Storage(config.persistence, self.boundary)
@@ -134,10 +137,38 @@ class Engine:
         if not self.open:
             raise Closed("The chat is stopping; start it again before using it.")
 
+    @property
+    def here(self) -> bool:
+        """Whether this is called on the chat's own event loop, or in its thread while no loop runs there."""
+        running = asyncio._get_running_loop()  # what get_running_loop() is made of: None, not an error, where none runs
+        return running is self.loop or (running is None and threading.get_ident() == self._thread)
+
+    def check_here(self) -> None:
+        """Raise `WrongLoop` unless this is called where the chat runs: nothing here is locked, nobody would wake up."""
+        if not self.here:
+            raise WrongLoop(
+                "This was called in another thread or event loop than the chat was started on, so nothing was done. "
+                "In a plain `def` endpoint call anyio.from_thread.run(chat.send_message, room_id, user_id, content); "
+                "in another thread asyncio.run_coroutine_threadsafe(chat.send_message(...), loop).result(), where loop "
+                "is the one that the chat was started on."
+            )
+
+    def end_here(self, end: Callable[[], object]) -> bool:
+        """Have `end` called where the chat runs if that is elsewhere; return whether the caller is to go on itself."""
+        if self.here or not self.loop.is_running():
+            return True
+        try:
+            self.loop.call_soon_threadsafe(end)
+        except RuntimeError:  # it was closed meanwhile: nobody is left to tell
+            return True
+        return False
+
     async def send(
         self, room_id: str, user_id: str, content: str | bytes, key: str | None, trusted: bool = False
     ) -> Message:
         """Send a message; errors as `Chat.send_message`."""
+        if asyncio._get_running_loop() is not self.loop:
+            self.check_here()
         try:
             message = self.send_at_once(room_id, user_id, content, key, trusted)
             if isinstance(message, Draft):

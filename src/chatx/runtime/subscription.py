@@ -74,7 +74,12 @@ class Subscription(Consumer):
         self.close()
 
     def close(self) -> None:
-        """End it, at once; twice is harmless, and it never raises. A pending iteration ends."""
+        """End it, at once; twice is harmless, and it never raises. A pending iteration ends.
+
+        From another thread it is done soon.
+        """
+        if self._engine is not None and not self._engine.end_here(self.close):
+            return
         if self._process is not None and self._subscriber is not None:
             self._process.detach(self._subscriber)
         self._close_mailbox()
@@ -133,11 +138,11 @@ class CallbackSubscription:
         process, caught_up = await _reader(engine, self._room_id, self._after, self.user_id)
         if self._closed or self._subscriber is not None:
             raise Closed("The subscription was closed, or opened elsewhere, while it was being opened.")
+        self._engine = engine
         self._process = process
         self._subscriber = Subscriber(self._presence, callback=self._callback, on_closed=self._ended)
         process.attach(self._subscriber)
         if self.user_id is not None and not self._closed:
-            self._engine = engine
             engine.callbacks[self] = None
         first: list[Event] = [process.state()] if self._presence else []
         process.replay(self._subscriber, first + caught_up.events)
@@ -150,7 +155,9 @@ class CallbackSubscription:
         self.close()
 
     def close(self) -> None:
-        """End it, at once; twice is harmless, and it never raises."""
+        """End it, at once; twice is harmless, and it never raises. From another thread it is done soon."""
+        if self._engine is not None and not self._engine.end_here(self.close):
+            return
         self._closed = True
         self._unregister()
         if self._process is not None and self._subscriber is not None:

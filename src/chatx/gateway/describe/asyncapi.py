@@ -16,7 +16,7 @@ from msgspec import json
 from chatx import __version__
 from chatx.config import ChatConfig
 from chatx.core.validation import ID_LIMIT
-from chatx.errors import ERRORS, AlreadyStarted, ConfigError, Revoked, SlowConsumer, SubscriberFailed
+from chatx.errors import ERRORS, AlreadyStarted, ConfigError, Revoked, SlowConsumer, SubscriberFailed, WrongLoop
 from chatx.gateway.describe.catalogue import (
     ANSWERS,
     BROADCASTS,
@@ -44,7 +44,7 @@ from chatx.gateway.wire.phoenix import BEARER, MAX_FRAME_BYTES, MAX_WAITING_FRAM
 _KINDS: Final = {**FROM_CLIENTS, **REPLIES, **BROADCASTS, **ENDS}
 
 _NOT_ON_THE_WIRE: Final = {
-    error.code for error in (AlreadyStarted, ConfigError, Revoked, SlowConsumer, SubscriberFailed)
+    error.code for error in (AlreadyStarted, ConfigError, Revoked, SlowConsumer, SubscriberFailed, WrongLoop)
 }
 """Errors of the Python interface alone; a socket has close codes instead."""
 
