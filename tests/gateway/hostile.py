@@ -68,6 +68,8 @@ def message(draw: random.Random) -> str | bytes:
         return opening + draw.choice("[{") * draw.choice((10, 1000, 30_000))
     if kind == 4:
         return json.dumps(draw.choice(ODD))
+    if kind < 8:
+        return unreadable(draw)
     if kind < 20:
         return json.dumps([None, "9", "room:a", "new_message", {"content": f"evil {kind}"}])
     text = json.dumps(envelope(draw), ensure_ascii=draw.random() < 0.5)
@@ -97,6 +99,15 @@ def payload(draw: random.Random) -> Any:
             return draw.choice(ODD)
         case _:
             return {draw.choice(FIELDS): draw.choice(ODD) for _ in range(draw.randrange(4))}
+
+
+UNREADABLE = ("\\ud83d", "\ud83d", '","x":NaN,"y":"', "\n", "\\x41", '"}]')
+
+
+def unreadable(draw: random.Random) -> str:
+    """Return a frame whose envelope can be read, and whose payload cannot."""
+    frame = [draw.choice(REFS), draw.choice(REFS), draw.choice(TOPICS[:5]), draw.choice(EVENTS[:8]), {"content": "cut"}]
+    return json.dumps(frame).replace("cut", draw.choice(UNREADABLE))
 
 
 def binary_push(draw: random.Random) -> bytes:

@@ -142,6 +142,11 @@ def test_a_frame_without_one_of_its_parts_is_none(version: Version, left_out: st
     del fields[left_out]
     frame: Any = list(fields.values()) if version == 2 else fields
 
+    if version == 1 and left_out == "payload":
+        # What the document asks of a client is more than the gateway insists on.
+        decode(version, msgspec.json.encode(frame).decode())
+        assert matches(frame, FROM_CLIENTS) == []
+        return
     if version == 1 and left_out == "join_ref":
         decode(version, msgspec.json.encode(frame).decode())
         assert matches(frame, FROM_CLIENTS) == ["leave"]

@@ -21,6 +21,12 @@ from tests.gateway.phoenix_peer import EXCESS, UNMATCHED, Received, raw_frame, r
 ROOMS = ["room:a", "room:b", "room:c"]
 TOPICS = [*ROOMS, "lobby"]
 MAX_JOINS = 2
+UNREADABLE = {
+    "code": "invalid_message",
+    "reason": "The payload cannot be read: a text holds half a surrogate pair, as cutting within an emoji leaves it. "
+    "Send a JSON object.",
+    "retryable": False,
+}
 
 
 class Sent(NamedTuple):
@@ -30,6 +36,7 @@ class Sent(NamedTuple):
     join_ref: str | None
     ref: str
     excess: bool = False
+    readable: bool = True
 
 
 class Conversation(RuleBasedStateMachine):
@@ -58,27 +65,29 @@ class Conversation(RuleBasedStateMachine):
         self.refs += 1
         return str(self.refs)
 
-    def send(self, topic: str, event: str, join_ref: str | None, ref: str) -> None:
+    def send(self, topic: str, event: str, join_ref: str | None, ref: str, readable: bool = True) -> None:
         occupied = self.memberships.keys() | self.owed.keys()
         excess = event == "phx_join" and topic not in occupied and len(occupied) >= MAX_JOINS
-        self.sent[topic].append(Sent(event, join_ref, ref, excess))
-        self.carry_out(self.protocol.receive(raw_frame(self.version, join_ref, ref, topic, event)))
+        self.sent[topic].append(Sent(event, join_ref, ref, excess, readable))
+        text = raw_frame(self.version, join_ref, ref, topic, event, {"content": "x"})
+        self.carry_out(self.protocol.receive(text if readable else text.replace('"x"', '"\\ud83d"')))
 
-    @rule(topic=st.sampled_from(TOPICS), named=st.booleans(), verdict=st.booleans())
-    def join(self, topic: str, named: bool, verdict: bool) -> None:
+    @rule(topic=st.sampled_from(TOPICS), named=st.booleans(), verdict=st.booleans(), readable=st.booleans())
+    def join(self, topic: str, named: bool, verdict: bool, readable: bool) -> None:
         ref = self.next_ref()
         self.verdicts[ref] = verdict
-        self.send(topic, "phx_join", ref if named else None, ref)
+        self.send(topic, "phx_join", ref if named else None, ref, readable)
 
     @rule(
         topic=st.sampled_from(TOPICS),
         event=st.sampled_from(["phx_leave", "new_message"]),
         age=st.integers(0, 2),
+        readable=st.booleans(),
     )
-    def push_or_leave(self, topic: str, event: str, age: int) -> None:
+    def push_or_leave(self, topic: str, event: str, age: int, readable: bool) -> None:
         joins = [frame.ref for frame in self.sent[topic] if frame.event == "phx_join"]
         join_ref = None if age == 0 else (joins[-age] if age <= len(joins) else "none")
-        self.send(topic, event, join_ref, self.next_ref())
+        self.send(topic, event, join_ref, self.next_ref(), readable)
 
     @rule()
     def heartbeat(self) -> None:
@@ -188,6 +197,9 @@ class Conversation(RuleBasedStateMachine):
                 if frame.excess:
                     ordered.append(self.replied(topic, frame.join_ref, frame.ref, "error", EXCESS))
                     continue
+                if not frame.readable:
+                    ordered.append(self.replied(topic, frame.join_ref, frame.ref, "error", UNREADABLE))
+                    continue
                 if joined is not None:
                     ordered.append(self.ended(topic, joined, "phx_close", {}))
                 accepted = self.verdicts[frame.ref]
@@ -205,6 +217,8 @@ class Conversation(RuleBasedStateMachine):
                 joined = None
             elif stale:
                 continue
+            elif not frame.readable and (joined is not None or frame.event == "phx_leave"):
+                ordered.append(self.replied(topic, frame.join_ref, frame.ref, "error", UNREADABLE))
             elif frame.event == "phx_leave":
                 ordered.append(self.replied(topic, joined or frame.join_ref, frame.ref, "ok", {}))
                 if joined is not None:
@@ -230,7 +244,7 @@ class Conversation(RuleBasedStateMachine):
 
     def check_broadcasts(self, topic: str) -> None:
         """Check that on the wire each broadcast stands between a join's ok reply and the membership's end."""
-        joins = {frame.ref for frame in self.sent[topic] if frame.event == "phx_join"}
+        joins = {frame.ref for frame in self.sent[topic] if frame.event == "phx_join" and frame.readable}
         joined = False
         for frame in self.wire[topic]:
             if frame.event == "new_message":

@@ -71,7 +71,7 @@ def test_a_refused_payload_is_not_quoted() -> None:
 
 @pytest.mark.parametrize(
     "payload",
-    [{}, {"epoch": None, "offset": None}, {"token": "x"}],
+    [{}, None, {"epoch": None, "offset": None}, {"token": "x"}],
 )
 def test_a_join_without_a_position_is_fresh(payload: Any) -> None:
     assert parse(raw(payload), Resume).position is None
@@ -105,8 +105,9 @@ def test_half_a_position_or_a_bad_one_is_refused_and_never_taken_for_fresh(paylo
         parse(raw(payload), Resume)
 
 
-def test_history_defaults_to_the_newest_fifty() -> None:
-    assert parse(raw({}), History) == History(limit=50, before=None)
+@pytest.mark.parametrize("payload", [{}, None])
+def test_history_defaults_to_the_newest_fifty(payload: Any) -> None:
+    assert parse(raw(payload), History) == History(limit=50, before=None)
 
 
 @pytest.mark.parametrize("limit", [1, 200])

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from chatx.gateway.wire import actions, frames, payloads, phoenix
+from chatx.gateway.wire import actions, envelope, frames, payloads, phoenix
 from chatx.gateway.wire.actions import Action, Close, Join, Leave, Push, Send, Superseded
 from chatx.gateway.wire.frames import Version, encode_broadcast
 from chatx.gateway.wire.phoenix import (
@@ -25,7 +25,7 @@ from chatx.gateway.wire.phoenix import (
     State,
     room_topic,
 )
-from tests.gateway.phoenix_peer import EXCESS, UNMATCHED, Peer, raw_frame, read
+from tests.gateway.phoenix_peer import EXCESS, UNMATCHED, Peer, Received, raw_frame, read
 
 ROOM = "room:lobby"
 
@@ -437,6 +437,8 @@ def test_an_answer_that_cannot_be_encoded_leaves_the_join_waiting(peer: Peer) ->
         '[null,1.5,"t","e",{}]',
         "\ud800",
         "é\ud800",
+        '["1","2","t","e"',
+        '[null,null,5,"e",{}]',
     ],
 )
 def test_a_malformed_frame_closes_with_1007(peer: Peer, data: str) -> None:
@@ -542,7 +544,8 @@ def test_every_effect_of_the_table_is_carried_out_and_no_other() -> None:
 
 
 def test_every_state_takes_every_frame_that_can_come_in_it() -> None:
-    anywhere = {Input.JOIN, Input.JOIN_BINARY, Input.LEAVE, Input.PUSH, Input.PUSH_BINARY}
+    readable = {Input.JOIN, Input.LEAVE, Input.PUSH}
+    anywhere = readable | {Input.JOIN_UNREADABLE, Input.LEAVE_UNREADABLE, Input.PUSH_UNREADABLE}
     assert set(TRANSITIONS) == set(State)
     for rows in TRANSITIONS.values():
         assert anywhere | {Input.CLOSED, Input.FAILED} <= set(rows)
@@ -550,7 +553,66 @@ def test_every_state_takes_every_frame_that_can_come_in_it() -> None:
     assert {Input.JOIN_UNMATCHED, Input.JOIN_EXCESS} <= set(TRANSITIONS[State.ABSENT])
 
 
-@pytest.mark.parametrize("module", [actions, frames, payloads, phoenix])
+# Payloads that cannot be read
+
+
+def unreadable(peer: Peer, join_ref: Any, ref: Any, topic: str, event: str) -> list[Action | Received]:
+    text = raw_frame(peer.version, join_ref, ref, topic, event, {"x": 1})
+    return peer.read(peer.protocol.receive(text.replace('"x":1', '"content":"cut \\ud83d"')))
+
+
+def assert_refused(answer: list[Action | Received], ref: str, topic: str, join_ref: str | None) -> None:
+    (reply,) = answer
+    assert isinstance(reply, Received)
+    assert (reply.join_ref, reply.ref, reply.topic, reply.event) == (join_ref, ref, topic, "phx_reply")
+    assert (reply.payload["status"], reply.payload["response"]["code"]) == ("error", "invalid_message")
+    assert "half a surrogate pair" in reply.payload["response"]["reason"]
+
+
+@pytest.mark.parametrize("event", ["new_message", "history", "access_token", "phx_join", "phx_leave", "whatever"])
+def test_an_unreadable_payload_is_refused_and_the_membership_stays(peer: Peer, event: str) -> None:
+    named = "1" if peer.version == 2 else None
+    peer.join("1", "1", ROOM)
+    assert_refused(unreadable(peer, "1", "2", ROOM, event), "2", ROOM, named)
+    assert peer.protocol.state(ROOM) is State.JOINED
+    assert isinstance(peer.send("1", "3", ROOM, "new_message")[0], Push)
+
+
+def test_an_unreadable_join_begins_nothing_and_an_unreadable_heartbeat_is_refused(peer: Peer) -> None:
+    named = "1" if peer.version == 2 else None
+    assert_refused(unreadable(peer, "1", "1", ROOM, "phx_join"), "1", ROOM, named)
+    assert peer.protocol.state(ROOM) is State.ABSENT
+    assert_refused(unreadable(peer, None, "2", "phoenix", "heartbeat"), "2", "phoenix", None)
+    assert not peer.protocol.closed
+
+
+def test_an_unreadable_payload_is_judged_by_its_join_ref_and_topic_first(peer: Peer) -> None:
+    assert unreadable(peer, "1", "1", ROOM, "new_message") == [peer.replied(None, "1", ROOM, "error", UNMATCHED)]
+    peer.join("2", "2", ROOM)
+    assert unreadable(peer, "1", "3", ROOM, "new_message") == []
+
+
+def test_an_unreadable_payload_waits_for_its_turn(peer: Peer) -> None:
+    named = "1" if peer.version == 2 else None
+    join = peer.ask("1", "1", ROOM)
+    assert unreadable(peer, "1", "2", ROOM, "new_message") == []
+    ok, refused = peer.read(peer.protocol.join_ok(join, {}))
+    assert isinstance(ok, Received)
+    assert ok.ref == "1"
+    assert_refused([refused], "2", ROOM, named)
+
+
+def test_a_frame_with_no_topic_that_can_be_read_is_answered_on_the_topic_of_the_socket(peer: Peer) -> None:
+    peer.join("1", "1", ROOM)
+    text = raw_frame(peer.version, "1", "2", "x", "new_message").replace('"x"', "5")
+    (reply,) = peer.read(peer.protocol.receive(text))
+    assert isinstance(reply, Received)
+    assert (reply.ref, reply.topic, reply.payload["status"]) == ("2", "phoenix", "error")
+    assert reply.payload["response"]["code"] == "invalid_message"
+    assert peer.protocol.state(ROOM) is State.JOINED
+
+
+@pytest.mark.parametrize("module", [actions, envelope, frames, payloads, phoenix])
 def test_the_machine_has_no_clock_no_loop_and_no_randomness(module: Any) -> None:
     imported = set()
     for node in ast.walk(ast.parse(inspect.getsource(module))):

@@ -120,6 +120,23 @@ async def test_a_batch_is_done_in_order_and_what_is_stale_in_it_is_dropped(shell
         ]
 
 
+@pytest.mark.parametrize("content", [b'"cut \\ud83d"', b'"\xff"', b"NaN"])
+async def test_a_message_that_cannot_be_read_is_answered_and_the_others_of_its_post_are_not_lost(
+    shell: str, content: bytes
+) -> None:
+    async with polled(shell) as client:
+        ada = client()
+        await ada.open()
+        await ada.join("room:lobby")
+        broken = b'[null,"18","room:lobby","new_message",{"content":' + content + b"}]"
+        whole = b'[null,"19","room:lobby","new_message",{"content":"whole"}]'
+        body = b"\n".join((broken, whole))
+        reply = await ada.request("POST", {"content-type": NDJSON}, body)
+        assert reply.status == 200
+        assert (await ada.answer("18"))[1]["code"] == "invalid_message"
+        assert (await ada.answer("19"))[0] == "ok"
+
+
 async def test_one_message_may_be_posted_as_any_other_type(shell: str) -> None:
     async with polled(shell) as client:
         for version, kind in ((1, "application/json"), (2, ""), (2, "text/plain")):

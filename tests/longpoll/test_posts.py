@@ -22,13 +22,14 @@ from tests.longpoll.polling import NDJSON
         ("application/json", b"[1]\n[2]", ["[1]\n[2]"]),
         ("", b"AQID", ["AQID"]),
         ("text/plain", b"", []),
+        (NDJSON, b"[\xff]\n[2]", ["[\udcff]", "[2]"]),
     ],
 )
 def test_a_body_is_its_messages(kind: str, body: bytes, messages: list[str | bytes]) -> None:
     assert messages_of(kind, body) == messages
 
 
-@pytest.mark.parametrize("line", [b" [1]", b"AQI", b"A-_D", b"A QID", b"=", b"[\xff]", b"\xff", b'"[1]"'])
+@pytest.mark.parametrize("line", [b" [1]", b"AQI", b"A-_D", b"A QID", b"=", b"\xff", b'"[1]"'])
 def test_a_line_that_is_neither_json_nor_base64_makes_the_whole_post_malformed(line: bytes) -> None:
     with pytest.raises(MalformedPost):
         messages_of(NDJSON, b"[1]\n" + line)

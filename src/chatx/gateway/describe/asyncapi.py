@@ -54,8 +54,9 @@ the array `[{", ".join(Frame.__struct_fields__)}]`; in version 1 an object of th
 without `join_ref`. The version is the query parameter `vsn`, and 1.0.0 without one.
 
 Each topic is a channel here. A client joins a topic, names the join by its ref, and sends that as `join_ref` with all
-that belongs to it. Each push gets one reply, with its `ref`. Broadcasts have neither. A binary frame of version 2 is
-answered with `invalid_message`: rooms take JSON only.
+that belongs to it. Each push gets one reply, with its `ref`. Broadcasts have neither. A payload that cannot be read, as
+that of a binary frame of version 2, is answered with `invalid_message`; the socket stays. A payload of `null` is an
+empty object.
 
 Unknown fields of what a client sends are ignored; a client should do the same.
 """

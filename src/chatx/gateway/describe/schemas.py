@@ -79,10 +79,13 @@ def schemas() -> dict[str, Schema]:
         {"title": "fresh", "properties": {"epoch": {"type": "null"}, "offset": {"type": "null"}}},
         {
             "title": "from a position",
+            "type": "object",
             "required": ["epoch", "offset"],
             "properties": {"epoch": {"type": "string"}, "offset": {"type": "integer"}},
         },
     ]
+    for nothing_needed in ("Resume", "History"):
+        found[nothing_needed]["type"] = ["object", "null"]
     # Nothing is added to it but by giving it another type.
     found["Empty"]["additionalProperties"] = False
     found["PhxMetas"]["properties"]["metas"]["minItems"] = 1
@@ -95,7 +98,7 @@ def schemas() -> dict[str, Schema]:
             "pattern": f"^{room_topic('')}[^\\u0000-\\u001f\\u007f-\\u009f]+$",
             "maxLength": len(room_topic("")) + ID_LIMIT,
         },
-        "Ignored": {"title": "Ignored", "description": "Any object; it is not looked at.", "type": "object"},
+        "Ignored": {"title": "Ignored", "description": "Any JSON; it is not looked at."},
         "PresenceState": {
             "title": "PresenceState",
             "description": "Who is in the room, by user id.",

@@ -5,20 +5,24 @@ same names, which the server writes without `join_ref`. Version 2 also knows a b
 opaque bytes. Source: Phoenix's guide "Writing a Channels Client" and its V1 and V2 JSON serializers.
 
 Payloads stay undecoded (`msgspec.Raw`) until somebody asks for a type, so a frame is parsed once and what is
-dropped is never built.
+dropped is never built. A payload that cannot be read at all makes an `UnreadableFrame`: the client is told, and only
+what is no frame is the end of its connection.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from itertools import pairwise
-from typing import Annotated, Any, Final, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias, TypeVar
 
-from msgspec import DecodeError, Meta, Raw, Struct
+from msgspec import UNSET, DecodeError, Meta, Raw, Struct, UnsetType, ValidationError
 from msgspec.json import Decoder, Encoder
 
-from chatx.gateway.wire.payloads import Reply, Status
+from chatx.gateway.wire.envelope import holds_half_a_pair, parts_of
+from chatx.gateway.wire.payloads import NULL, Reply, Status
 
+T = TypeVar("T")
 Version: TypeAlias = Literal[1, 2]
 
 # Phoenix's binary frames give a ref one byte of length. The same bound holds for text, since a connection
@@ -27,9 +31,6 @@ Version: TypeAlias = Literal[1, 2]
 Ref: TypeAlias = Annotated[str, Meta(max_length=255)] | Annotated[int, Meta(ge=-(2**53) + 1, le=2**53 - 1)] | None
 Payload: TypeAlias = dict[str, Any] | Struct | bytes
 """A JSON object: a dict or a Struct to encode, or bytes that are its JSON already."""
-
-BINARY: Final = Raw(b"")
-"""Stands for the payload of a binary push. No JSON is empty, so nothing that was decoded equals it."""
 
 _VERSIONS: dict[str, Version] = {"1.0": 1, "2.0": 2}
 VSN_PATTERN: Final = rf"({'|'.join(map(re.escape, _VERSIONS))})\.(0|[1-9][0-9]*)(\+[0-9A-Za-z.-]+)?"
@@ -46,7 +47,7 @@ class Frame(Struct, array_like=True, gc=False):
         ref: What the reply echoes, or None.
         topic: Any text.
         event: Any text.
-        payload: JSON as it came, not yet decoded; `BINARY` where it is not JSON.
+        payload: JSON as it came, not yet decoded.
     """
 
     join_ref: Ref
@@ -55,17 +56,24 @@ class Frame(Struct, array_like=True, gc=False):
     event: str
     payload: Raw
 
-    @property
-    def binary(self) -> bool:
-        """Whether the payload is opaque bytes, not JSON."""
-        return self.payload is BINARY
+
+class UnreadableFrame(Frame, array_like=True, gc=False):
+    """One frame whose payload cannot be read, or is not JSON: it may be answered, and nothing else comes of it.
+
+    Attributes:
+        problem: Why, for a person; holds nothing the peer wrote.
+        binary: Whether the payload is opaque bytes, which an event that looks at no payload may have.
+    """
+
+    problem: str
+    binary: bool
 
 
 class _FrameV1(Struct, gc=False):
     topic: str
     event: str
-    payload: Raw
     ref: Ref
+    payload: Raw = NULL  # clients in other languages leave out what is empty
     join_ref: Ref = None
 
 
@@ -80,9 +88,30 @@ class MalformedFrame(Exception):
     """What came is no frame of this version; the message says why and holds nothing the peer wrote."""
 
 
+class Misaddressed(MalformedFrame):
+    """What came has a ref, so that it can be answered, but no topic or no event that can be read.
+
+    Attributes:
+        ref: What the answer echoes; never None.
+        join_ref: Likewise, or None where it cannot be read.
+        topic: Likewise; `phoenix`, the topic of the socket itself, where it cannot be read.
+    """
+
+    def __init__(self, problem: str, ref: str | int, join_ref: Ref, topic: str) -> None:
+        super().__init__(problem)
+        self.ref: str | int = ref
+        self.join_ref = join_ref
+        self.topic = topic
+
+
 _decode_v1 = Decoder(_FrameV1).decode
 _decode_v2 = Decoder(Frame).decode
+_decode_ref = Decoder(Ref).decode
+_decode_text = Decoder(str).decode
 _encode = Encoder().encode
+
+SOCKET_TOPIC: Final = "phoenix"
+"""The topic of the socket itself: that of heartbeats, and of answers to what names no other."""
 
 
 def negotiate(vsn: str | None) -> Version:
@@ -105,10 +134,11 @@ def decode(version: Version, data: str | bytes) -> Frame:
     """Return the frame in one WebSocket message: `str` for a text message, `bytes` for a binary one.
 
     A binary message in version 2 is a push with a binary payload. Version 1 does not look at the opcode, so
-    there it is JSON in UTF-8, as in Phoenix.
+    there it is JSON in UTF-8, as in Phoenix. A payload that cannot be read makes an `UnreadableFrame`.
 
     Raises:
-        MalformedFrame: On anything else, whatever it is. Nothing else is raised.
+        MalformedFrame: On anything else, whatever it is; `Misaddressed` where it can be answered. Nothing else is
+            raised.
     """
     try:
         if version == 1:
@@ -117,12 +147,66 @@ def decode(version: Version, data: str | bytes) -> Frame:
         if isinstance(data, bytes):
             return _decode_binary(data)
         return _decode_v2(data)
-    except UnicodeError as error:
-        raise MalformedFrame("the text is not valid Unicode") from error
-    except RecursionError as error:
-        raise MalformedFrame("the JSON is nested too deeply") from error
-    except DecodeError as error:
-        raise MalformedFrame(str(error)) from error
+    except (UnicodeError, RecursionError, DecodeError) as error:
+        # Its traceback would keep the whole message in memory as long as the answer's cause is kept.
+        problem = _problem(error, data)
+    if version == 2 and isinstance(data, bytes):
+        raise MalformedFrame(problem)
+    parts = parts_of(version, _utf8(data))
+    return _answerable(
+        _part(parts, "join_ref", _decode_ref) if "join_ref" in parts else None,
+        _part(parts, "ref", _decode_ref),
+        _part(parts, "topic", _decode_text),
+        _part(parts, "event", _decode_text),
+        problem,
+    )
+
+
+def _problem(error: Exception, data: str | bytes) -> str:
+    if isinstance(error, UnicodeError):
+        return "the text is not valid Unicode"
+    if isinstance(error, RecursionError):
+        return "the JSON is nested too deeply"
+    # The decoder says of half a pair that the input is truncated.
+    if not isinstance(error, ValidationError) and holds_half_a_pair(_utf8(data)):
+        return "a text holds half a surrogate pair, as cutting within an emoji leaves it"
+    return str(error)
+
+
+def _utf8(data: str | bytes) -> bytes:
+    return data if isinstance(data, bytes) else data.encode("utf-8", "surrogatepass")
+
+
+def _part(parts: dict[str, bytes], name: str, decode_part: Callable[[bytes], T]) -> T | UnsetType:
+    try:
+        return decode_part(parts[name])
+    except (KeyError, UnicodeError, RecursionError, DecodeError):
+        return UNSET
+
+
+def _answerable(
+    join_ref: Ref | UnsetType,
+    ref: Ref | UnsetType,
+    topic: str | UnsetType,
+    event: str | UnsetType,
+    problem: str,
+    *,
+    binary: bool = False,
+) -> UnreadableFrame:
+    """Return the frame with this envelope, whose payload cannot be read.
+
+    Raises:
+        MalformedFrame: There is no telling what the answer is to; `Misaddressed` where its ref is all that tells.
+    """
+    if ref is UNSET:
+        raise MalformedFrame(problem)
+    if join_ref is UNSET or topic is UNSET or event is UNSET:
+        if ref is None:
+            raise MalformedFrame(problem)
+        raise Misaddressed(
+            problem, ref, None if join_ref is UNSET else join_ref, SOCKET_TOPIC if topic is UNSET else topic
+        )
+    return UnreadableFrame(join_ref, ref, topic, event, NULL, problem, binary)
 
 
 def _decode_binary(data: bytes) -> Frame:
@@ -137,8 +221,15 @@ def _decode_binary(data: bytes) -> Frame:
         ends.append(ends[-1] + length)
     if ends[-1] > len(data):
         raise MalformedFrame("a binary push ends before its header does")
-    join_ref, ref, topic, event = (data[start:end].decode() for start, end in pairwise(ends))
-    return Frame(join_ref or None, ref or None, topic, event, BINARY)
+    parts = dict(zip(("join_ref", "ref", "topic", "event"), (data[a:b] for a, b in pairwise(ends)), strict=True))
+    return _answerable(
+        _part(parts, "join_ref", bytes.decode) if parts["join_ref"] else None,
+        _part(parts, "ref", bytes.decode) if parts["ref"] else None,
+        _part(parts, "topic", bytes.decode),
+        _part(parts, "event", bytes.decode),
+        "a binary push holds a text that is not UTF-8",
+        binary=True,
+    )
 
 
 def encode_frame(version: Version, join_ref: Ref, ref: Ref, topic: str, event: str, payload: Payload) -> str:

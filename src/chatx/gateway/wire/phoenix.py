@@ -14,8 +14,10 @@ it and tells the outcome. Rules; each topic's part in them is the table `TRANSIT
 4. A join of a joined topic ends the first membership: `Superseded`, `phx_close` with the old join_ref,
    `Join`.
 5. At most `max_joins` topics are joined, joining or leaving.
-6. No input raises. What is no frame closes the connection: 1007, or 1009 where it is too large, 1008 at a
-   bound; never 1000, after which a phoenix.js before 1.8.16 does not come back.
+6. No input raises. A frame whose payload cannot be read is refused like any push that is not valid, and nothing else
+   ends for it; so is one of which no more can be read than its ref. What is no frame closes the connection: 1007,
+   or 1009 where it is too large, 1008 at a bound; never 1000, after which a phoenix.js before 1.8.16 does not come
+   back.
 
 Source: Phoenix's guide "Writing a Channels Client" and `Phoenix.Socket`.
 """
@@ -31,10 +33,13 @@ from chatx.errors import TooManyJoins, UnmatchedTopic
 from chatx.gateway.wire.actions import Action, Close, Join, Leave, Push, Send, Superseded
 from chatx.gateway.wire.closes import CLOSE_MALFORMED, CLOSE_POLICY, CLOSE_TOO_LARGE
 from chatx.gateway.wire.frames import (
+    SOCKET_TOPIC,
     Frame,
     MalformedFrame,
+    Misaddressed,
     Payload,
     Ref,
+    UnreadableFrame,
     Version,
     decode,
     encode_frame,
@@ -64,7 +69,8 @@ REFUSALS: Final[dict[str, ErrorResponse]] = {
         retryable=False,
     ),
 }
-"""What the protocol itself refuses, by code. The first two reasons are Phoenix's, for clients that look."""
+"""What the protocol itself refuses, by code. The first two reasons are Phoenix's, for clients that look; the last one's
+says what else could not be read."""
 
 _PREFIX = "room:"
 _EMPTY = Empty()
@@ -86,10 +92,11 @@ class Input(StrEnum):
     JOIN = "phx_join"
     JOIN_UNMATCHED = "phx_join of no room"
     JOIN_EXCESS = "phx_join beyond max_joins"
-    JOIN_BINARY = "phx_join with a binary payload"
+    JOIN_UNREADABLE = "phx_join with a payload that cannot be read"
     LEAVE = "phx_leave"
+    LEAVE_UNREADABLE = "phx_leave with a payload that cannot be read"
     PUSH = "any other event"
-    PUSH_BINARY = "any other event with a binary payload"
+    PUSH_UNREADABLE = "any other event with a payload that cannot be read"
     STALE = "a leave or push with another join_ref"
     JOIN_OK = "join_ok()"
     JOIN_ERROR = "join_error()"
@@ -109,7 +116,7 @@ class Effect(StrEnum):
     DROP = "dropped"
     REFUSE_TOPIC = "error reply: unmatched topic"
     REFUSE_EXCESS = "error reply: too many channels joined"
-    REFUSE_BINARY = "error reply: invalid_message"
+    REFUSE_PAYLOAD = "error reply: invalid_message"
     CONFIRM = "ok reply"
     ACCEPT = "ok reply, then what waited"
     REJECT = "error reply, then what waited"
@@ -127,7 +134,10 @@ class Transition(NamedTuple):
 
 
 def _waiting(state: State) -> dict[Input, Transition]:
-    frames = (Input.JOIN, Input.JOIN_BINARY, Input.LEAVE, Input.PUSH, Input.PUSH_BINARY)
+    frames = (
+        *(Input.JOIN, Input.LEAVE, Input.PUSH),
+        *(Input.JOIN_UNREADABLE, Input.LEAVE_UNREADABLE, Input.PUSH_UNREADABLE),
+    )
     calls = (Input.CLOSED, Input.FAILED)
     return {
         **dict.fromkeys(frames, Transition(state, Effect.WAIT)),
@@ -141,10 +151,11 @@ TRANSITIONS: Final[dict[State, dict[Input, Transition]]] = {
         Input.JOIN: Transition(State.JOINING, Effect.START),
         Input.JOIN_UNMATCHED: Transition(State.ABSENT, Effect.REFUSE_TOPIC),
         Input.JOIN_EXCESS: Transition(State.ABSENT, Effect.REFUSE_EXCESS),
-        Input.JOIN_BINARY: Transition(State.ABSENT, Effect.REFUSE_BINARY),
+        Input.JOIN_UNREADABLE: Transition(State.ABSENT, Effect.REFUSE_PAYLOAD),
         Input.LEAVE: Transition(State.ABSENT, Effect.CONFIRM),
+        Input.LEAVE_UNREADABLE: Transition(State.ABSENT, Effect.REFUSE_PAYLOAD),
         Input.PUSH: Transition(State.ABSENT, Effect.REFUSE_TOPIC),
-        Input.PUSH_BINARY: Transition(State.ABSENT, Effect.REFUSE_TOPIC),
+        Input.PUSH_UNREADABLE: Transition(State.ABSENT, Effect.REFUSE_TOPIC),
         Input.CLOSED: Transition(State.ABSENT, Effect.NOTHING),
         Input.FAILED: Transition(State.ABSENT, Effect.NOTHING),
     },
@@ -155,10 +166,11 @@ TRANSITIONS: Final[dict[State, dict[Input, Transition]]] = {
     },
     State.JOINED: {
         Input.JOIN: Transition(State.JOINING, Effect.RESTART),
-        Input.JOIN_BINARY: Transition(State.JOINED, Effect.REFUSE_BINARY),
+        Input.JOIN_UNREADABLE: Transition(State.JOINED, Effect.REFUSE_PAYLOAD),
         Input.LEAVE: Transition(State.LEAVING, Effect.STOP),
+        Input.LEAVE_UNREADABLE: Transition(State.JOINED, Effect.REFUSE_PAYLOAD),
         Input.PUSH: Transition(State.JOINED, Effect.DELIVER),
-        Input.PUSH_BINARY: Transition(State.JOINED, Effect.REFUSE_BINARY),
+        Input.PUSH_UNREADABLE: Transition(State.JOINED, Effect.REFUSE_PAYLOAD),
         Input.STALE: Transition(State.JOINED, Effect.DROP),
         Input.CLOSED: Transition(State.ABSENT, Effect.CLOSE),
         Input.FAILED: Transition(State.ABSENT, Effect.FAIL),
@@ -179,6 +191,17 @@ def _room_id(topic: str) -> str | None:
     if len(topic) > MAX_TOPIC_LENGTH or not topic.startswith(_PREFIX):
         return None
     return topic[len(_PREFIX) :] or None
+
+
+def _unreadable(reason: str) -> ErrorResponse:
+    return ErrorResponse("invalid_message", reason, retryable=False)
+
+
+def _bytes(text: str) -> int:
+    try:
+        return len(text.encode())
+    except UnicodeEncodeError:  # a server that checks no UTF-8, or a post whose text is none
+        return len(text.encode("utf-8", "surrogatepass"))
 
 
 class _Channel:
@@ -248,16 +271,19 @@ class PhoenixProtocol:
         if self._closed:
             return []
         try:
-            size = len(data) if isinstance(data, bytes) or data.isascii() else len(data.encode())
+            size = len(data) if isinstance(data, bytes) or data.isascii() else _bytes(data)
             if size > self._max_frame_bytes:
                 return self._close(CLOSE_TOO_LARGE, f"frame of {size} bytes; expected at most {self._max_frame_bytes}")
             frame = decode(self.version, data)
-        except UnicodeEncodeError:
-            return self._close(CLOSE_MALFORMED, "malformed frame: the text is not valid Unicode")
+        except Misaddressed as error:
+            refusal = _unreadable(f"The frame cannot be read: {error}. Send all its parts.")
+            return [self._reply(error.join_ref, error.ref, error.topic, "error", refusal)]
         except MalformedFrame as error:
             return self._close(CLOSE_MALFORMED, f"malformed frame: {error}"[:MAX_CLOSE_REASON])
-        if frame.topic == "phoenix" and frame.event == "heartbeat":
-            return [self._reply(None, frame.ref, "phoenix", "ok", _EMPTY)]
+        if frame.topic == SOCKET_TOPIC and frame.event == "heartbeat":
+            if isinstance(frame, UnreadableFrame) and not frame.binary:
+                return self._refuse_payload(frame, size)
+            return [self._reply(None, frame.ref, SOCKET_TOPIC, "ok", _EMPTY)]
         return self._take(frame, size)
 
     def join_ok(self, join: Join, response: Payload) -> list[Action]:
@@ -344,7 +370,7 @@ class PhoenixProtocol:
                     return Input.JOIN_UNMATCHED
                 if len(self._channels) >= self._max_joins:
                     return Input.JOIN_EXCESS
-            return Input.JOIN_BINARY if frame.binary else Input.JOIN
+            return Input.JOIN_UNREADABLE if isinstance(frame, UnreadableFrame) else Input.JOIN
         # Whether a frame that waits is stale shows only when the answer is there.
         if (
             channel is not None
@@ -354,8 +380,10 @@ class PhoenixProtocol:
         ):
             return Input.STALE
         if frame.event == "phx_leave":
-            return Input.LEAVE
-        return Input.PUSH_BINARY if frame.binary else Input.PUSH
+            # It has nothing to say by its payload, so a binary one is as good as any.
+            unreadable = isinstance(frame, UnreadableFrame) and not frame.binary
+            return Input.LEAVE_UNREADABLE if unreadable else Input.LEAVE
+        return Input.PUSH_UNREADABLE if isinstance(frame, UnreadableFrame) else Input.PUSH
 
     def _answer(self, call: Input, owed: Join | Leave, response: Payload) -> list[Action]:
         """Return what comes of the shell's answer to a `Join` or `Leave`, and of what waited for it."""
@@ -459,8 +487,11 @@ class PhoenixProtocol:
     def _refuse_excess(self, frame: Frame, size: int) -> list[Action]:
         return [self._reply(frame.join_ref, frame.ref, frame.topic, "error", REFUSALS["too_many_joins"])]
 
-    def _refuse_binary(self, frame: Frame, size: int) -> list[Action]:
-        return [self._reply(frame.join_ref, frame.ref, frame.topic, "error", REFUSALS["invalid_message"])]
+    def _refuse_payload(self, frame: Frame, size: int) -> list[Action]:
+        refusal = REFUSALS["invalid_message"]
+        if isinstance(frame, UnreadableFrame) and not frame.binary:
+            refusal = _unreadable(f"The payload cannot be read: {frame.problem}. Send a JSON object.")
+        return [self._reply(frame.join_ref, frame.ref, frame.topic, "error", refusal)]
 
     def _confirm(self, frame: Frame, size: int) -> list[Action]:
         return [self._reply(frame.join_ref, frame.ref, frame.topic, "ok", _EMPTY)]
@@ -499,7 +530,7 @@ class PhoenixProtocol:
         Effect.DROP: _drop,
         Effect.REFUSE_TOPIC: _refuse_topic,
         Effect.REFUSE_EXCESS: _refuse_excess,
-        Effect.REFUSE_BINARY: _refuse_binary,
+        Effect.REFUSE_PAYLOAD: _refuse_payload,
         Effect.CONFIRM: _confirm,
     }
     _ON_CALL: ClassVar[dict[Effect, Callable[[PhoenixProtocol, _Channel, Payload], list[Action]]]] = {

@@ -3,6 +3,9 @@
 phoenix.js posts up to 100 messages as lines of `application/x-ndjson`: a text message as it is, a binary one in base64.
 Older versions, and other clients, post one text message as a body of any other type.
 
+What is not UTF-8 in a text is kept as surrogates, which no frame may hold: then its message is answered for, and the
+others of the post are not lost with it.
+
 The lines are counted before any of them is looked at, since many small things in one body are how a server was brought
 down (Phoenix CVE-2026-32689). Source: `Phoenix.Transports.LongPoll`; there the lines past the hundredth are dropped,
 here the post is refused.
@@ -31,7 +34,7 @@ def messages_of(content_type: str, body: bytes) -> list[str | bytes]:
 
     Raises:
         Excess: There are too many.
-        MalformedPost: The text is not UTF-8, or a line is neither JSON nor base64.
+        MalformedPost: A line is neither JSON nor base64.
     """
     if content_type.partition(";")[0].strip().lower() != "application/x-ndjson":
         return [_text(body)] if body else []
@@ -50,7 +53,4 @@ def _message(line: bytes) -> str | bytes:
 
 
 def _text(data: bytes) -> str:
-    try:
-        return data.decode()
-    except UnicodeDecodeError:
-        raise MalformedPost("text that is not UTF-8") from None
+    return data.decode("utf-8", "surrogateescape")
