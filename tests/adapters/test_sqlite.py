@@ -364,3 +364,59 @@ def test_what_was_saved_survives_a_process_that_is_killed(opened: Open, tmp_path
     # And it goes on.
     persistence.save_messages([message(1, "e2")])
     assert persistence.load_messages("general", limit=1) == [message(1, "e2")]
+
+
+OPENER = """
+import sys
+from chatx.adapters.sqlite import SQLitePersistence
+
+for line in sys.stdin:
+    path = line.rstrip()
+    try:
+        SQLitePersistence(path).close()
+        print("opened", flush=True)
+    except Exception as error:
+        print(repr(error), flush=True)
+"""
+
+
+@pytest.mark.process
+def test_processes_that_open_a_new_file_in_the_same_moment_all_open_it(tmp_path: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        openers = [
+            stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-c", OPENER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+                )
+            )
+            for _ in range(6)
+        ]
+        for opener in openers:
+            assert opener.stdin is not None
+            stack.callback(opener.stdin.close)
+        for number in range(60):
+            said = []
+            for opener in openers:
+                print(tmp_path / f"{number}.db", file=opener.stdin)
+            for opener in openers:
+                assert opener.stdout is not None
+                said.append(opener.stdout.readline().strip())
+            assert said == ["opened"] * len(openers)
+
+
+def test_opening_waits_for_whoever_has_the_file_and_says_so_where_that_takes_too_long(
+    opened: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "_BUSY_S", 0.01)
+    with contextlib.closing(
+        sqlite3.connect(tmp_path / "chat.db", isolation_level=None, check_same_thread=False)
+    ) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        monkeypatch.setattr(sqlite, "_OPENING_S", 0.1)
+        with pytest.raises(ConfigError, match=r"another process has had it locked for 0\.1 s; end that process"):
+            opened()
+        monkeypatch.setattr(sqlite, "_OPENING_S", 60.0)
+        waiting = threading.Timer(0.2, lambda: other.execute("COMMIT"))
+        waiting.start()
+        opened().save_messages([message(1)])
+        waiting.join()

@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -26,6 +27,9 @@ SCHEMA_VERSION = 1
 
 # Shorter than the default `adapter_timeout_ms`, so that a locked file is a failure and not a thread that hangs.
 _BUSY_S = 2.0
+
+# What opening takes at most while other processes open the same file, or one has it locked.
+_OPENING_S = 10.0
 
 _SCHEMA = (
     """CREATE TABLE chatx_schema (version INTEGER NOT NULL)""",
@@ -63,13 +67,15 @@ class SQLitePersistence:
     def __init__(self, path: str | os.PathLike[str] = ":memory:") -> None:
         """Open the file, and make the tables where they are not there yet.
 
+        Whoever opens a file that others are opening waits for them, for 10 s.
+
         Args:
             path: The file, made if it is not there; its folder must be. `:memory:` keeps everything in memory, for as
                 long as this object lives.
 
         Raises:
-            ConfigError: The path is not one, cannot be opened or written, is no SQLite database, or was made by
-                another version.
+            ConfigError: The path is not one, cannot be opened or written, is no SQLite database, was made by another
+                version, or stays locked.
         """
         if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
             raise ConfigError(f"The path of SQLitePersistence is {path!r}; give the name of a file, or ':memory:'.")
@@ -77,12 +83,15 @@ class SQLitePersistence:
         self._lock = threading.Lock()
         self._closing = False
         self._db: sqlite3.Connection | None = None
+        until = time.monotonic() + _OPENING_S
         try:
-            # Explicit transactions, one at a time: the lock keeps the threads of the engine apart.
-            self._db = sqlite3.connect(self._path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=NORMAL")
-            self._make_tables()
+            while not self._open():
+                if time.monotonic() > until:
+                    raise ConfigError(
+                        f"SQLitePersistence cannot use {self._path!r}: another process has had it locked for "
+                        f"{_OPENING_S:g} s; end that process or its transaction, or give another file."
+                    )
+                time.sleep(0.01)
         except sqlite3.Error as error:
             self.close()
             raise ConfigError(
@@ -229,6 +238,28 @@ class SQLitePersistence:
             db, self._db = self._db, None
             if db is not None:
                 db.close()
+
+    def _open(self) -> bool:
+        """Open the file; return False, with nothing open, where somebody else is at it just now."""
+        try:
+            # Explicit transactions, one at a time: the lock keeps the threads of the engine apart.
+            self._db = sqlite3.connect(self._path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
+            # Going over to a write-ahead log does not wait where two do it at once: it is busy at once.
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=NORMAL")
+            self._make_tables()
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF not in (
+                sqlite3.SQLITE_BUSY,
+                sqlite3.SQLITE_LOCKED,
+                sqlite3.SQLITE_PROTOCOL,
+            ):
+                raise
+            if self._db is not None:
+                self._db.close()
+                self._db = None
+            return False
+        return True
 
     def _make_tables(self) -> None:
         with self._transaction() as db:
