@@ -1,7 +1,8 @@
 """What tests of applications built on chatx share with chatx's own tests."""
 
 from chatx.testing.client import ChatClient
-from chatx.testing.contracts import check_auth, check_moderation, check_notifier, check_persistence
+from chatx.testing.contracts.answering import check_auth, check_moderation, check_notifier
+from chatx.testing.contracts.persistence import check_persistence
 from chatx.testing.loop import VirtualLoop, run_virtual
 from chatx.testing.seeded import SeededLoop, run_seeded
 
