@@ -1,6 +1,7 @@
 """A chat client in one file. It comes back after every cut, goes on after the last message seen, and doubles nothing.
 
-Run: python examples/client.py "ws://localhost:4000/socket/websocket?vsn=2.0.0&user_id=ada" general
+For trying it out, against a server of `chatx serve --insecure-user-param`:
+    python examples/client.py "ws://localhost:4000/socket/websocket?vsn=2.0.0&user_id=ada" general
 """
 
 import asyncio

@@ -13,7 +13,7 @@ app = FastAPI(lifespan=chat.lifespan)
 
 
 def who(handshake: Handshake) -> str | None:
-    """People name themselves here; yours returns the user of handshake.cookies or handshake.token, None to refuse."""
+    """For trying it out, people name themselves; yours looks into handshake.cookies or .token, and None refuses."""
     return handshake.params.get("user_id")
 
 

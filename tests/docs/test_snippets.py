@@ -19,7 +19,7 @@ import pytest
 from starlette.applications import Starlette
 
 from chatx import ChatConfig, ConfigError, cli
-from tests.docs.markdown import ROOT, Block, all_blocks, blocks
+from tests.docs.markdown import PAGES, ROOT, Block, all_blocks, blocks
 
 PYTHON = all_blocks("python")
 TOML = all_blocks("toml")
@@ -189,6 +189,33 @@ def test_nobody_is_told_to_install_the_other_package() -> None:
         for line in block.code.splitlines():
             if "pip install" in line:
                 assert not re.search(r"install (?:-\w+ )*['\"]?chatx(?!-engine)", line), block.name
+
+
+_NAMES_ITSELF = re.compile(r"""\bparams(?:\.get\(|\[)["']user|params: .*user|[?&]user_id=""")
+
+
+def _unexplained(text: str) -> list[int]:
+    """The lines of a text on which a query parameter says who it is, and nothing near says what that is for."""
+    lines = text.splitlines()
+    return [
+        number
+        for number, line in enumerate(lines, 1)
+        if _NAMES_ITSELF.search(line)
+        # The paragraph before a snippet, or a comment in it.
+        and "trying it out" not in " ".join(lines[max(0, number - 14) : number + 2]).casefold()
+    ]
+
+
+@pytest.mark.parametrize("path", [*PAGES, *sorted((ROOT / "examples").glob("*.py"))], ids=lambda path: path.name)
+def test_where_people_name_themselves_the_page_says_that_it_is_for_trying_it_out(path: Path) -> None:
+    assert _unexplained(path.read_text(encoding="utf-8")) == []
+
+
+def test_a_page_that_does_not_say_so_is_found() -> None:
+    """The check above can fail."""
+    code = 'socket = chat.asgi(authenticate=lambda handshake: handshake.params.get("user_id"))'
+    assert _unexplained(f"Mount it:\n\n{code}") == [3]
+    assert _unexplained(f"Mount it, for\n trying it out:\n\n{code}") == []
 
 
 def test_a_configuration_that_the_pages_do_not_show_would_be_refused(tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ globalThis.WebSocket = WebSocket;
 globalThis.crypto ??= webcrypto;
 // What the example leaves to its reader.
 globalThis.show = ({ content }) => write({ shown: content });
+globalThis.showBefore = (messages) => write({ before: messages.map(({ content }) => content) });
+globalThis.clear = () => write({ cleared: true });
 globalThis.tell = (reason) => write({ told: reason });
 
 process.stdin.on("end", () => process.exit()).resume();
