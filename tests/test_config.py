@@ -155,6 +155,83 @@ def test_a_strategy_that_is_not_there_yet_is_refused_rather_than_ignored(strateg
         ChatConfig(cluster_strategy=strategy)
 
 
+# All at once
+
+
+def wrong(build: Callable[[], object]) -> tuple[str, ...]:
+    """Return all that a configuration is refused for."""
+    with pytest.raises(ConfigError) as caught:
+        build()
+    problems = caught.value.problems
+    assert all(problem in caught.value.reason for problem in problems)
+    assert all(problem[-1] in ".?" and problem[-2] not in ".?" for problem in problems)
+    return problems
+
+
+WRONG: dict[str, Any] = {
+    "history_size": 0,
+    "mailbox_size": "5",
+    "rate_limit": RateLimit(0, 0),
+    "cluster_strategy": "pg",
+    "auth": object(),
+    "moderation": FaultyModeration,
+    "persistence": 5,
+    "notifier": "nobody",
+    "middlewares": ("auth", "auth", "unknown", 5),
+    "on_dead_letter": 5,
+    "mailboxsize": 5,
+    "zzz": 5,
+}
+"""Options none of which is right, each a problem or more."""
+SAID = {"rate_limit": 2, "middlewares": 3}
+
+
+def test_all_that_is_wrong_is_in_one_error() -> None:
+    for each in (build, build_chat):
+        problems = wrong(lambda each=each: each(**WRONG))  # type: ignore[misc]
+        for name in WRONG:
+            told = [problem for problem in problems if re.search(rf"\b{name.removesuffix('s')}\b", problem)]
+            assert len(told) >= SAID.get(name, 1), name
+        assert len(problems) == len(WRONG) + 1 + 2
+
+
+@given(st.lists(st.sampled_from(sorted(WRONG)), min_size=1, unique=True))
+def test_a_problem_is_told_whatever_else_is_wrong(names: list[str]) -> None:
+    problems = wrong(lambda: build(**{name: WRONG[name] for name in names}))
+    alone = [problem for name in names for problem in wrong(lambda name=name: build(**{name: WRONG[name]}))]  # type: ignore[misc]
+    assert sorted(problems) == sorted(alone)
+
+
+def test_all_that_is_wrong_in_a_file_and_in_the_environment_is_in_one_error(tmp_path: Path) -> None:
+    file = tmp_path / "chatx.toml"
+    file.write_text(
+        "[chatx]\nhistory = 5\nmailbox_size = 0\nauth = 'nowhere:Auth'\nrate_limit = { rate = 1, per = 2 }\n"
+    )
+    env = {"CHATX_MAILBOXSIZE": "5", "CHATX_HISTORY_SIZE": "five", "CHATX_MIDDLEWARES": "auth, nowhere:x, other"}
+    problems = wrong(lambda: ChatConfig.load(file, env=env))
+    told = (
+        "history (",
+        "mailbox_size is 0",
+        "nowhere:Auth",
+        ".rate ",
+        ".per ",
+        "CHATX_MAILBOXSIZE",
+        "CHATX_HISTORY_SIZE",
+    )
+    for each in (*told, "nowhere:x", "'other'"):
+        assert any(each in problem for problem in problems), each
+    assert len(problems) == 9
+    # What cannot be read is one of them.
+    assert len(wrong(lambda: ChatConfig.load(tmp_path / "none.toml", env=env))) == 5
+
+
+def test_a_problem_that_is_alone_is_the_error_itself_with_its_cause() -> None:
+    with pytest.raises(ConfigError, match=r"^auth is 'nowhere:Auth', which cannot be imported") as caught:
+        ChatConfig.load(env={"CHATX_AUTH": "nowhere:Auth"})
+    assert isinstance(caught.value.__cause__, ModuleNotFoundError)
+    assert caught.value.problems == (caught.value.reason,)
+
+
 # Adapters
 
 

@@ -19,7 +19,7 @@ from chatx.adapters.boundary import check_arguments, check_method
 from chatx.adapters.protocols import Auth, Moderation, Notifier, Persistence
 from chatx.core.middleware import Middleware
 from chatx.core.rate_limit import RateLimit
-from chatx.errors import ConfigError
+from chatx.errors import ConfigError, Problems
 
 BUILT_IN = ("auth", "rate_limit", "moderation")
 """The names of the built-in middlewares, in their default order."""
@@ -46,8 +46,8 @@ class ChatConfig:
     """The options of a chat, checked when built.
 
     Raises:
-        ConfigError: An option is unknown, out of range, or of the wrong type; an adapter lacks a method, or its
-            method does not take the right arguments.
+        ConfigError: Options are unknown, out of range, or of the wrong type; an adapter lacks a method, or its method
+            does not take the right arguments. All that is wrong is in one error.
     """
 
     persistence: Persistence | None = _object(None, "where messages are saved; nowhere by default")
@@ -91,35 +91,30 @@ class ChatConfig:
 
         def __new__(cls, **options: Any) -> Self:
             """Refuse unknown options with an error that names them; the rest is the dataclass's own."""
-            for name in options:
-                if name not in _OPTIONS:
-                    raise ConfigError(
-                        f"There is no option {name} (value {_shown(options[name])}){_did_you_mean(name)}."
-                    )
+            problems = Problems()
+            known = _known(options, problems)
+            if len(known) < len(options):
+                with problems.gathered():
+                    cls(**known)
+                problems.tell()
             return object.__new__(cls)
 
     def __post_init__(self) -> None:
-        """Check every option."""
+        """Check every option, and tell all that is wrong."""
+        problems = Problems()
         for option in fields(self):
             if "least" in option.metadata:
-                _check_number(option.name, getattr(self, option.name), option.metadata)
-        _check_rate_limit(self.rate_limit)
-        if self.cluster_strategy not in STRATEGIES:
-            raise ConfigError(
-                f"cluster_strategy is {_shown(self.cluster_strategy)}; it must be one of {', '.join(STRATEGIES)}."
-            )
-        if self.cluster_strategy != "local":
-            raise ConfigError(
-                f"cluster_strategy is '{self.cluster_strategy}', which this version does not have yet; use 'local'."
-            )
-        _check_adapters(self)
-        object.__setattr__(self, "middlewares", _checked_middlewares(self.middlewares))
+                with problems.gathered():
+                    _check_number(option.name, getattr(self, option.name), option.metadata)
+        _check_rate_limit(self.rate_limit, problems)
+        with problems.gathered():
+            _check_strategy(self.cluster_strategy)
+        _check_adapters(self, problems)
+        object.__setattr__(self, "middlewares", _checked_middlewares(self.middlewares, problems))
         if self.on_dead_letter is not None:
-            if not callable(self.on_dead_letter):
-                raise ConfigError(
-                    f"on_dead_letter is {_shown(self.on_dead_letter)}; it must be a callable of one argument."
-                )
-            check_arguments("on_dead_letter", self.on_dead_letter, "dead_letter")
+            with problems.gathered():
+                _check_dead_letter_handler(self.on_dead_letter)
+        problems.tell()
 
     @classmethod
     def load(cls, path: str | os.PathLike[str] | None = None, env: Mapping[str, str] = os.environ) -> Self:
@@ -132,23 +127,27 @@ class ChatConfig:
                 string `package.module:name`; a class is called without arguments.
 
         Raises:
-            ConfigError: The file cannot be read, or an option in it is not valid.
+            ConfigError: The file cannot be read, or options are not valid: all of them in one error.
         """
-        options = _from_file(Path(path)) if path is not None else {}
-        options |= _from_env(env)
-        unknown = [name for name in options if name not in _OPTIONS]
-        if unknown:
-            raise ConfigError(
-                f"There is no option {unknown[0]} (value {_shown(options[unknown[0]])}){_did_you_mean(unknown[0])}."
-            )
-        for name in ("persistence", "notifier", "moderation", "auth", "on_dead_letter"):
+        problems = Problems()
+        options: dict[str, Any] = {}
+        if path is not None:
+            with problems.gathered():
+                options |= _known(_from_file(Path(path)), problems)
+        options |= _from_env(env, problems)
+        for name in (*_ADAPTERS, "on_dead_letter"):
             if name in options:
-                options[name] = _imported(name, options[name])
+                with problems.gathered():
+                    options[name] = _imported(name, options.pop(name))
         if "middlewares" in options:
-            options["middlewares"] = _imported_middlewares(options["middlewares"])
+            options["middlewares"] = _imported_middlewares(options["middlewares"], problems)
         if "rate_limit" in options:
-            options["rate_limit"] = _rate_limit_of(options["rate_limit"])
-        return cls(**options)
+            with problems.gathered():
+                options["rate_limit"] = _rate_limit_of(options.pop("rate_limit"))
+        with problems.gathered():
+            config = cls(**options)
+        problems.tell()
+        return config
 
     def effective(self) -> dict[str, Any]:
         """Return every option by name, as values that JSON can hold."""
@@ -177,11 +176,19 @@ def _shown(value: object) -> str:
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 
+def _known(options: Mapping[str, Any], problems: Problems) -> dict[str, Any]:
+    """Return the options that there are; the others are problems."""
+    for name in [each for each in options if each not in _OPTIONS]:
+        with problems.gathered():
+            raise ConfigError(f"There is no option {name} (value {_shown(options[name])}){_did_you_mean(name)}")
+    return {name: value for name, value in options.items() if name in _OPTIONS}
+
+
 def _did_you_mean(name: str) -> str:
     import difflib
 
     close = difflib.get_close_matches(name, _OPTIONS, n=1)
-    return f"; did you mean {close[0]}?" if close else f"; there are {', '.join(sorted(_OPTIONS))}"
+    return f"; did you mean {close[0]}?" if close else f"; there are {', '.join(sorted(_OPTIONS))}."
 
 
 def _check_number(name: str, value: object, metadata: Mapping[str, Any]) -> None:
@@ -194,27 +201,51 @@ def _check_number(name: str, value: object, metadata: Mapping[str, Any]) -> None
         )
 
 
-def _check_rate_limit(value: object) -> None:
-    if not isinstance(value, RateLimit):
-        raise ConfigError(f"rate_limit is {_shown(value)}; it must be RateLimit(messages_per_sec=..., burst=...).")
-    rate, burst = value.messages_per_sec, value.burst
-    if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate <= sys.float_info.max:
-        raise ConfigError(f"rate_limit.messages_per_sec is {_shown(rate)}; it must be a finite number above 0.")
-    if isinstance(burst, bool) or not isinstance(burst, int) or burst < 1:
-        raise ConfigError(f"rate_limit.burst is {_shown(burst)}; it must be a whole number of at least 1.")
+def _check_rate_limit(value: object, problems: Problems) -> None:
+    with problems.gathered():
+        if not isinstance(value, RateLimit):
+            raise ConfigError(f"rate_limit is {_shown(value)}; it must be RateLimit(messages_per_sec=..., burst=...).")
+        rate, burst = value.messages_per_sec, value.burst
+        with problems.gathered():
+            if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate <= sys.float_info.max:
+                raise ConfigError(f"rate_limit.messages_per_sec is {_shown(rate)}; it must be a finite number above 0.")
+        if isinstance(burst, bool) or not isinstance(burst, int) or burst < 1:
+            raise ConfigError(f"rate_limit.burst is {_shown(burst)}; it must be a whole number of at least 1.")
 
 
-def _check_adapters(config: ChatConfig) -> None:
-    if config.auth is not None:
-        check_method("auth", config.auth, "authorize", "user_id", "room_id", "action")
-    if config.moderation is not None:
-        check_method("moderation", config.moderation, "check", "content")
-    if config.notifier is not None:
-        check_method("notifier", config.notifier, "notify", "user_id", "message")
-        if hasattr(config.notifier, "recipients"):
-            check_method("notifier", config.notifier, "recipients", "message")
-    if config.persistence is not None:
-        _check_persistence(config.persistence)
+def _check_strategy(value: object) -> None:
+    if value not in STRATEGIES:
+        raise ConfigError(f"cluster_strategy is {_shown(value)}; it must be one of {', '.join(STRATEGIES)}.")
+    if value != "local":
+        raise ConfigError(f"cluster_strategy is '{value}', which this version does not have yet; use 'local'.")
+
+
+def _check_dead_letter_handler(value: object) -> None:
+    if not callable(value):
+        raise ConfigError(f"on_dead_letter is {_shown(value)}; it must be a callable of one argument.")
+    check_arguments("on_dead_letter", value, "dead_letter")
+
+
+def _check_adapters(config: ChatConfig, problems: Problems) -> None:
+    for role, check in _ADAPTERS.items():
+        adapter = getattr(config, role)
+        if adapter is not None:
+            with problems.gathered():
+                check(adapter)
+
+
+def _check_auth(auth: object) -> None:
+    check_method("auth", auth, "authorize", "user_id", "room_id", "action")
+
+
+def _check_moderation(moderation: object) -> None:
+    check_method("moderation", moderation, "check", "content")
+
+
+def _check_notifier(notifier: object) -> None:
+    check_method("notifier", notifier, "notify", "user_id", "message")
+    if hasattr(notifier, "recipients"):
+        check_method("notifier", notifier, "recipients", "message")
 
 
 def _check_persistence(persistence: object) -> None:
@@ -234,22 +265,39 @@ def _check_persistence(persistence: object) -> None:
         check_method("persistence", persistence, "mark_closed", "room_id", "epoch", "offset")
 
 
-def _checked_middlewares(value: object) -> tuple[str | Middleware, ...]:
+_ADAPTERS: dict[str, Callable[[object], None]] = {
+    "persistence": _check_persistence,
+    "notifier": _check_notifier,
+    "moderation": _check_moderation,
+    "auth": _check_auth,
+}
+
+
+def _checked_middlewares(value: object, problems: Problems) -> tuple[str | Middleware, ...]:
     if not isinstance(value, (tuple, list)):
-        raise ConfigError(f"middlewares is {_shown(value)}; it must be a tuple of {', '.join(BUILT_IN)} and callables.")
-    for each in value:
-        if isinstance(each, str):
-            if each not in BUILT_IN:
-                raise ConfigError(
-                    f"There is no middleware {_shown(each)}; there are {', '.join(BUILT_IN)}, or a callable."
-                )
-            if value.count(each) > 1:
-                raise ConfigError(f"The middleware {_shown(each)} is there twice; name it once.")
-        elif not callable(each) or inspect.isclass(each):
-            raise ConfigError(f"The middleware {_shown(each)} is not a callable of one draft; give a function.")
-        else:
-            check_arguments(f"The middleware {_import_name(each)}", each, "draft")
+        with problems.gathered():
+            raise ConfigError(
+                f"middlewares is {_shown(value)}; it must be a tuple of {', '.join(BUILT_IN)} and callables."
+            )
+        return ()
+    for place, each in enumerate(value):
+        with problems.gathered():
+            _check_middleware(each, again=isinstance(each, str) and each in value[:place])
     return tuple(value)
+
+
+def _check_middleware(value: object, *, again: bool) -> None:
+    if isinstance(value, str):
+        if value not in BUILT_IN:
+            raise ConfigError(
+                f"There is no middleware {_shown(value)}; there are {', '.join(BUILT_IN)}, or a callable."
+            )
+        if again:
+            raise ConfigError(f"The middleware {_shown(value)} is there twice; name it once.")
+    elif not callable(value) or inspect.isclass(value):
+        raise ConfigError(f"The middleware {_shown(value)} is not a callable of one draft; give a function.")
+    else:
+        check_arguments(f"The middleware {_import_name(value)}", value, "draft")
 
 
 def _from_file(path: Path) -> dict[str, Any]:
@@ -268,22 +316,23 @@ def _from_file(path: Path) -> dict[str, Any]:
     return dict(found)
 
 
-def _from_env(env: Mapping[str, str]) -> dict[str, Any]:
+def _from_env(env: Mapping[str, str], problems: Problems) -> dict[str, Any]:
     options: dict[str, Any] = {}
     for variable, text in env.items():
         if not variable.startswith("CHATX_") or variable in _SECRETS:
             continue
         name = variable.removeprefix("CHATX_").lower()
-        if name not in _OPTIONS:
-            raise ConfigError(f"{variable} ({_shown(text)}) sets no option{_did_you_mean(name)}.")
-        options[name] = _env_value(variable, name, text)
+        with problems.gathered():
+            if name not in _OPTIONS:
+                raise ConfigError(f"{variable} ({_shown(text)}) sets no option{_did_you_mean(name)}")
+            options[name] = _env_value(variable, name, text)
     return options
 
 
 def _env_value(variable: str, name: str, text: str) -> Any:
     if name == "middlewares" and not text.lstrip().startswith("["):
         return [part.strip() for part in text.split(",") if part.strip()]
-    if name in ("persistence", "notifier", "moderation", "auth", "on_dead_letter", "cluster_strategy"):
+    if name in (*_ADAPTERS, "on_dead_letter", "cluster_strategy"):
         return text
     try:
         read = tomllib.loads(f"value = {text}")
@@ -297,11 +346,14 @@ def _env_value(variable: str, name: str, text: str) -> Any:
 def _rate_limit_of(value: object) -> object:
     if not isinstance(value, dict):
         return value
-    unknown = set(value) - {"messages_per_sec", "burst"}
+    unknown = sorted(set(value) - {"messages_per_sec", "burst"})
     if unknown:
-        name = min(unknown)
         raise ConfigError(
-            f"There is no option rate_limit.{name} (value {_shown(value[name])}); there are messages_per_sec and burst."
+            problems=[
+                f"There is no option rate_limit.{name} (value {_shown(value[name])}); "
+                "there are messages_per_sec and burst."
+                for name in unknown
+            ]
         )
     return RateLimit(**value)
 
@@ -327,13 +379,17 @@ def _imported(option: str, value: object) -> Any:
         ) from error
 
 
-def _imported_middlewares(value: object) -> object:
+def _imported_middlewares(value: object, problems: Problems) -> object:
     if not isinstance(value, list):
         return value
-    return tuple(
-        _imported("middlewares", each) if isinstance(each, str) and each not in BUILT_IN and ":" in each else each
-        for each in value
-    )
+    imported = []
+    for each in value:
+        with problems.gathered():
+            if isinstance(each, str) and each not in BUILT_IN and ":" in each:
+                imported.append(_imported("middlewares", each))
+            else:
+                imported.append(each)
+    return tuple(imported)
 
 
 def _import_name(value: object) -> str:

@@ -7,6 +7,8 @@ without being changed, and `summary` says in one line what the code means. `ERRO
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, ClassVar, Self
 
 # CPython's mark of a class that was made by a `class` statement, not built in.
@@ -65,10 +67,46 @@ class ChatError(Exception):
 
 
 class ConfigError(ChatError):
-    """An option is unknown, out of range, or of the wrong type."""
+    """An option is unknown, out of range, or of the wrong type.
+
+    Attributes:
+        problems: All that is wrong, each with what was expected and what to do; `reason` lists them.
+    """
 
     code = "config_error"
     summary = "An option is unknown, out of range or of the wrong type."
+
+    def __init__(self, reason: str = "", *, problems: Sequence[str] = (), retry_after: float | None = None) -> None:
+        if len(problems) > 1:
+            reason = f"{len(problems)} things are wrong:" + "".join(f"\n* {each}" for each in problems)
+        super().__init__(reason or "".join(problems), retry_after=retry_after)
+        self.problems: tuple[str, ...] = tuple(problems) or (self.reason,)
+
+
+class Problems:
+    """Gathers what is wrong with a configuration, so that all of it is told at once."""
+
+    def __init__(self) -> None:
+        self._found: list[ConfigError] = []
+
+    @contextmanager
+    def gathered(self) -> Iterator[None]:
+        """Keep a `ConfigError` that is raised within it, and go on behind it."""
+        try:
+            yield
+        except ConfigError as error:
+            self._found.append(error)
+
+    def tell(self) -> None:
+        """Raise what was gathered, if anything was.
+
+        Raises:
+            ConfigError: One for all; the one itself, where it is alone.
+        """
+        if len(self._found) == 1:
+            raise self._found[0]
+        if self._found:
+            raise ConfigError(problems=[each for error in self._found for each in error.problems])
 
 
 class InvalidMessage(ChatError):

@@ -17,6 +17,7 @@ import pytest
 
 from chatx import __version__
 from chatx.cli import main
+from chatx.cli.store import file_of, store_of
 from chatx.config import ChatConfig
 from tests.process import ENVIRONMENT, demo, run
 
@@ -84,7 +85,6 @@ def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None
         (["demo", "--port", "65536"], "65535"),
         (["demo", "--port", "http"], "'http' is no port"),
         (["demo", "--colour", "red"], "--colour"),
-        (["check"], "CONFIG"),
     ],
 )
 def test_wrong_arguments_end_with_2_and_say_which(
@@ -168,6 +168,58 @@ def test_check_ends_with_2_and_names_the_option_the_value_and_the_bound(
 def test_check_says_that_a_file_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", str(tmp_path / "none.toml")]) == 2
     assert "none.toml cannot be read: No such file" in capsys.readouterr().err
+
+
+def test_check_without_a_file_checks_the_environment(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CHATX_HISTORY_SIZE", "9")
+    assert main(["check", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["history_size"] == 9
+
+
+def test_check_tells_all_that_is_wrong_a_line_for_each(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CHATX_HISTORY_SIZE", "0")
+    monkeypatch.setenv("CHATX_MAILBOXSIZE", "9")
+    assert main(["check"]) == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == "chatx: CHATX_MAILBOXSIZE ('9') sets no option; did you mean mailbox_size?"
+    assert second.startswith("chatx: history_size is 0; ")
+    assert main(["check", "--json"]) == 2
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert [f"chatx: {problem}" for problem in error["problems"]] == [first, second]
+
+
+# store
+
+
+@pytest.mark.parametrize("form", ["a.db", "sqlite:///a.db", "SQLITE:a.db", "sqlite:///{here}/a.db", "{here}/a.db"])
+def test_the_demo_and_the_server_take_the_same_forms_of_a_store(
+    form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Path(file_of(form.format(here=tmp_path))).resolve() == tmp_path / "a.db"
+    served: list[object] = []
+    monkeypatch.setattr("chatx.cli.demo.store_of", lambda url: served.append(store_of(url)) or served[-1])  # type: ignore[func-returns-value]
+    monkeypatch.setattr("chatx.cli.demo._serve", lambda *_: 0)
+    assert main(["demo", "--port", "4997", "--store", form.format(here=tmp_path)]) == 0
+    assert (tmp_path / "a.db").exists()
+    served[0].close()  # type: ignore[attr-defined]
+
+
+def test_a_drive_of_windows_is_no_kind_of_store() -> None:
+    assert file_of("C:\\chat.db") == "C:\\chat.db"
+
+
+@pytest.mark.parametrize("url", ["pg://me:hunter2@db/x", "sqlite://me:hunter2@db/x", ""])
+def test_the_demo_refuses_a_store_as_the_server_does(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--port", "4997", "--store", url]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("chatx: --store ")
+    assert "write sqlite:///" in said or "as sqlite:///" in said
+    assert "hunter2" not in said
 
 
 # asyncapi

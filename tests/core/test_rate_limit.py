@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from chatx.core.rate_limit import RateLimit, TokenBuckets
+from chatx.core.rate_limit import RateLimit, TokenBuckets, wait_in_words
 
 rates = st.one_of(
     st.floats(5e-324, 1.7e308),
@@ -121,3 +121,19 @@ def test_a_bucket_is_forgotten_full_or_not_and_twice_is_harmless() -> None:
     buckets.forget("r", "u")
     assert len(buckets) == 0
     assert buckets.acquire("r", "u", 0.0) == 0
+
+
+@pytest.mark.parametrize(
+    "seconds,said",
+    [
+        (0.000158, "1 ms"),
+        (0.0101, "11 ms"),
+        (0.5, "500 ms"),
+        (0.9999, "1000 ms"),
+        (1, "1.0 s"),
+        (1.01, "1.1 s"),
+        (59.2, "60 s"),
+    ],
+)
+def test_a_time_to_wait_is_said_in_words_that_are_not_too_short(seconds: float, said: str) -> None:
+    assert wait_in_words(seconds) == said

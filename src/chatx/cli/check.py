@@ -7,13 +7,14 @@ import json
 from typing import TYPE_CHECKING
 
 from chatx.cli.command import command, configuration, fail
-from chatx.errors import ChatError
+from chatx.errors import ConfigError
 
 if TYPE_CHECKING:
     from chatx.cli.command import Commands
 
 HELP = """
 examples:
+  chatx check                     CHATX_* variables and defaults
   chatx check chatx.toml          a file with a table [chatx]
   chatx check pyproject.toml      or one with [tool.chatx]
   CHATX_ROOM_QUEUE_LIMIT=100 chatx check --json chatx.toml
@@ -27,12 +28,12 @@ def add_to(commands: Commands) -> None:
     parser = command(
         commands,
         "check",
-        summary="check a configuration file",
-        description="Print the configuration in effect, from the file and CHATX_* variables, or what is wrong with it.",
+        summary="check a configuration",
+        description="Print the configuration in effect, from variables and a file, or all that is wrong with it.",
         epilog=HELP,
         run=run,
     )
-    parser.add_argument("config", metavar="CONFIG", help="TOML file")
+    parser.add_argument("config", nargs="?", metavar="CONFIG", help="TOML file (default: none, only CHATX_* variables)")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -40,11 +41,11 @@ def run(options: argparse.Namespace) -> int:
     """Print what is in effect."""
     try:
         config = configuration(options.config)
-    except ChatError as error:
+    except ConfigError as error:
         if options.json:
-            print(json.dumps({"error": {"code": error.code, "reason": error.reason}}))
+            print(json.dumps({"error": {"code": error.code, "reason": error.reason, "problems": error.problems}}))
             return 2
-        return fail(error.reason)
+        return fail(error)
     effective = config.effective()
     if options.json:
         print(json.dumps(effective, indent=2))

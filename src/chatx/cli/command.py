@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from chatx.config import ChatConfig
+from chatx.errors import ChatError, ConfigError
 
 if TYPE_CHECKING:
     Commands: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -47,7 +48,17 @@ def configuration(path: str | None) -> ChatConfig:
     return ChatConfig.load(path)
 
 
-def fail(reason: str, status: int = 2) -> int:
-    """Say what is wrong, and return the exit status: 1 where it could not run, 2 where what was given is wrong."""
-    print(f"chatx: {reason}", file=sys.stderr)
+def fail(reason: str | ChatError, status: int = 2) -> int:
+    """Say what is wrong, a line for each thing, and return the exit status.
+
+    Args:
+        reason: In a sentence, or as an error that has it.
+        status: 1 where it could not run, 2 where what was given is wrong.
+    """
+    if isinstance(reason, ConfigError):
+        reasons: tuple[str, ...] = reason.problems
+    else:
+        reasons = (reason.reason if isinstance(reason, ChatError) else reason,)
+    for each in reasons:
+        print(f"chatx: {each}", file=sys.stderr)
     return status

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from chatx.cli.command import command, fail, port
 from chatx.cli.listening import CannotListen, listening
+from chatx.cli.store import store_of
 from chatx.errors import ChatError
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ HELP = """
 examples:
   chatx demo                      http://localhost:4000, messages kept in ./chatx-demo.db
   chatx demo --port 4001
-  chatx demo --store mychat.db
+  chatx demo --store sqlite:///mychat.db
   chatx demo --host 0.0.0.0       for the phones in your network; anybody there can name themselves as they like
 
 exit status: 0 stopped by Ctrl+C or SIGTERM, 1 could not run, 2 wrong options
@@ -41,7 +42,10 @@ def add_to(commands: Commands) -> None:
     parser.add_argument("--host", default="localhost", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=port, default=4000, help="port to listen on (default: %(default)s)")
     parser.add_argument(
-        "--store", default="chatx-demo.db", metavar="FILE", help="SQLite file for the messages (default: %(default)s)"
+        "--store",
+        default="chatx-demo.db",
+        metavar="URL",
+        help="where messages are kept, as sqlite:///chat.db (default: %(default)s)",
     )
 
 
@@ -59,11 +63,11 @@ def run(options: argparse.Namespace) -> int:
         )
     try:
         with listening(options.host, options.port) as sockets:
-            return _serve(uvicorn, demo_app(options.store), sockets, options)
+            return _serve(uvicorn, demo_app(store_of(options.store)), sockets, options)
     except CannotListen as error:
         return fail(str(error), 1)
     except ChatError as error:
-        return fail(f"--store {options.store}: {error.reason}")
+        return fail(error)
 
 
 def _serve(uvicorn: ModuleType, app: Starlette, sockets: list[socket.socket], options: argparse.Namespace) -> int:

@@ -8,7 +8,6 @@ import logging
 import os
 import signal
 import socket
-import ssl
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -20,8 +19,9 @@ from chatx.cli.command import command, configuration, fail, port
 from chatx.cli.ending import LEAST_S, LEFT_S, Ending, close_loop
 from chatx.cli.listening import CannotListen, listening
 from chatx.cli.logs import FORMATS, LEVELS, log_to
-from chatx.cli.store import named, store_of
-from chatx.errors import ChatError, ConfigError
+from chatx.cli.store import store_of
+from chatx.cli.tls import Certificate, certificate
+from chatx.errors import ChatError, ConfigError, Problems
 
 if TYPE_CHECKING:
     from chatx.adapters.sqlite import SQLitePersistence
@@ -120,19 +120,23 @@ def run(options: argparse.Namespace) -> int:
     ending = Ending()
     with ExitStack() as stack:
         try:
-            authenticate = identity_source(os.environ.get("CHATX_SECRET", ""), insecure=options.insecure_user_param)
-            config = configuration(options.config)
-            tls = _tls(options)
+            problems = Problems()
+            with problems.gathered():
+                authenticate = identity_source(os.environ.get("CHATX_SECRET", ""), insecure=options.insecure_user_param)
+            with problems.gathered():
+                operator = admin_token(os.environ.get("CHATX_ADMIN_TOKEN", ""))
+            with problems.gathered():
+                tls = certificate(options.tls_cert, options.tls_key)
+            with problems.gathered():
+                config = configuration(options.config)
+                if options.store is not None and config.persistence is not None:
+                    raise ConfigError("--store and the option persistence are both given; give one of them.")
+            problems.tell()
             sockets = stack.enter_context(listening(options.host, options.port))
             if options.insecure_user_param:
                 _check_loopback(sockets)
             if options.store is not None:
-                if config.persistence is not None:
-                    raise ConfigError("--store and the option persistence are both given; give one of them.")
-                try:
-                    store = store_of(options.store)
-                except ConfigError as error:
-                    raise ConfigError(f"--store {named(options.store)}: {error.reason}") from error
+                store = store_of(options.store)
                 stack.callback(_close, store, ending)
                 config = replace(config, persistence=store)
             chat = Chat(config=config)
@@ -141,23 +145,23 @@ def run(options: argparse.Namespace) -> int:
                 authenticate=authenticate,
                 origins=tuple(options.origin),
                 health=HEALTH,
-                ssl=tls,
+                ssl=None if tls is None else tls.context,
                 forwarded_allow_ips=options.forwarded_allow_ips,
             )
             server.http = operations_app(
                 chat,
                 Metrics(chat, server),
                 ready=lambda: not server.draining,
-                admin_token=admin_token(os.environ.get("CHATX_ADMIN_TOKEN", "")),
+                admin_token=operator,
             )
         except CannotListen as error:
             return fail(str(error), 1)
         except ChatError as error:
-            return fail(error.reason)
+            return fail(error)
         _raise_open_files()
         loop = _loop_factory()()
         try:
-            status = loop.run_until_complete(_serve(chat, server, sockets, "http" if tls is None else "https", ending))
+            status = loop.run_until_complete(_serve(chat, server, sockets, tls, ending))
         finally:
             hung = close_loop(loop, LEFT_S / 2)
     hung += ending.threads_left(LEFT_S / 2)
@@ -169,13 +173,15 @@ def run(options: argparse.Namespace) -> int:
     return status
 
 
-async def _serve(chat: Chat, server: NativeServer, sockets: list[socket.socket], scheme: str, ending: Ending) -> int:
+async def _serve(
+    chat: Chat, server: NativeServer, sockets: list[socket.socket], tls: Certificate | None, ending: Ending
+) -> int:
     loop = asyncio.get_running_loop()
     signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
     for each in _SIGNALS:
         loop.add_signal_handler(each, signals.put_nowait, each)
     for listens in sockets:
-        logger.info("Listening on %s://%s", scheme, _shown(listens))
+        logger.info("Listening on %s://%s", "http" if tls is None else "https", _shown(listens))
     await chat.start()
     await server.start(sockets)
     logger.info("Ready. Clients connect to %s/websocket.", server.path)
@@ -221,28 +227,6 @@ def _close(store: SQLitePersistence, ending: Ending) -> None:
     closing.join(max(LEFT_S / 2, ending.left - LEFT_S))
     if closing.is_alive():
         logger.error("The store is still busy and is left to close itself with the process; what it has saved is kept.")
-
-
-def _tls(options: argparse.Namespace) -> ssl.SSLContext | None:
-    if options.tls_cert is None and options.tls_key is None:
-        return None
-    if options.tls_cert is None or options.tls_key is None:
-        raise ConfigError("TLS needs both files; give --tls-cert and --tls-key.")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-
-    def passphrase() -> str:
-        # Without this the library would ask for it, on the terminal that a service does not have.
-        raise ConfigError(
-            f"--tls-key {options.tls_key} has a passphrase, which nobody is there to give; give a key without."
-        )
-
-    try:
-        context.load_cert_chain(options.tls_cert, options.tls_key, passphrase)
-    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
-        raise ConfigError(
-            f"--tls-cert {options.tls_cert} --tls-key {options.tls_key}: {error}; give a PEM certificate and its key."
-        ) from error
-    return context
 
 
 def _check_loopback(sockets: list[socket.socket]) -> None:

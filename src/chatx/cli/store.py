@@ -7,7 +7,8 @@ import re
 from chatx.adapters.sqlite import SQLitePersistence
 from chatx.errors import ConfigError
 
-_SCHEME = re.compile(r"([a-z][a-z0-9+.-]*):", re.IGNORECASE)
+# One letter before the colon is a drive of Windows.
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):", re.IGNORECASE)
 
 
 def named(url: str) -> str:
@@ -17,12 +18,20 @@ def named(url: str) -> str:
 
 
 def store_of(url: str) -> SQLitePersistence:
-    """Return the persistence adapter for a URL; whoever opens it closes it.
+    """Return the persistence adapter for a URL; whoever opens it closes it. Errors as `file_of`, of its file too."""
+    try:
+        return SQLitePersistence(file_of(url))
+    except ConfigError as error:
+        raise ConfigError(f"--store {named(url)}: {error.reason}") from error
+
+
+def file_of(url: str) -> str:
+    """Return the file of SQLite that a URL names.
 
     `sqlite:///chat.db` is a file in this folder, `sqlite:////var/lib/chat.db` one anywhere; a path alone is the same.
 
     Raises:
-        ConfigError: There is no store of this kind, or its file cannot be used.
+        ConfigError: There is no store of this kind.
     """
     scheme = _SCHEME.match(url)
     if scheme is None:
@@ -36,4 +45,4 @@ def store_of(url: str) -> SQLitePersistence:
         raise ConfigError(f"There is no store {scheme[1]!r}; give a file of SQLite, as sqlite:///chat.db.")
     if not path:
         raise ConfigError("It names no file; write sqlite:///chat.db.")
-    return SQLitePersistence(path)
+    return path

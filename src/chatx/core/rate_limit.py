@@ -20,6 +20,13 @@ SLOWEST = 1e-9
 """Tokens per second, at least: one in 31 years. A lower rate counts as this, so that every wait is a finite number."""
 
 
+def wait_in_words(seconds: float) -> str:
+    """Return a time to wait for a person, rounded up, such as `1 ms`, `2.5 s` or `90 s`."""
+    if seconds < 1:
+        return f"{max(1, math.ceil(seconds * 1000))} ms"
+    return f"{math.ceil(seconds * 10) / 10:.1f} s" if seconds < 10 else f"{math.ceil(seconds)} s"
+
+
 class RateLimit(Struct, frozen=True):
     """How many messages a user may send in a room.
 

@@ -71,17 +71,17 @@ class NoShouting:
         return True
 
 
-def demo_app(store: str, **options: Any) -> FastAPI:
-    """Return the demo, with its messages in the SQLite file `store`; it runs once. Its chat is `app.state.chat`.
+def demo_app(store: str | SQLitePersistence, **options: Any) -> FastAPI:
+    """Return the demo, with its messages in `store`; it runs once. Its chat is `app.state.chat`.
 
     Args:
-        store: The file.
+        store: A file of SQLite, or what keeps messages in one; it is closed when the demo ends.
         options: Further options of the chat.
 
     Raises:
         ConfigError: The file cannot be used.
     """
-    persistence = SQLitePersistence(store)
+    persistence = SQLitePersistence(store) if isinstance(store, str) else store
     chat = Chat(persistence=persistence, moderation=NoShouting(), **options)
 
     @asynccontextmanager

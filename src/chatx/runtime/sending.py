@@ -26,7 +26,7 @@ from chatx.config import ChatConfig
 from chatx.core.idempotency import IdempotencyWindow, Place
 from chatx.core.message import Draft, Message, Position
 from chatx.core.middleware import AwaitingStep, Chain, PlainStep, Step
-from chatx.core.rate_limit import TokenBuckets
+from chatx.core.rate_limit import TokenBuckets, wait_in_words
 from chatx.core.validation import valid_content, valid_id
 from chatx.errors import (
     AdapterError,
@@ -376,7 +376,7 @@ class Sending:
                 {"room_id": draft.room_id, "user_id": draft.user_id},
             )
         raise RateLimited(
-            f"Too many messages; send the next one in {retry_after:.3g} s or later.", retry_after=retry_after
+            f"Too many messages; send the next one in {wait_in_words(retry_after)} or later.", retry_after=retry_after
         )
 
     def _checked(self, before: Draft, after: object) -> Draft:
