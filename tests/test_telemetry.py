@@ -83,6 +83,12 @@ async def test_every_event_is_emitted_with_the_fields_of_the_table() -> None:
             for _ in range(5):
                 await anext(slow)
         await asyncio.sleep(60)
+        persistence.down = True
+        await chat.send_message("room", "dave", "one")
+        await chat.send_message("room", "eve", "two")
+        await asyncio.sleep(1)
+        persistence.down = False
+        await asyncio.sleep(60)
     expected = table()
     assert {event for event, _, _ in seen} == EVENTS
     for event, measurements, metadata in seen:

@@ -50,7 +50,7 @@ from chatx.errors import (
 )
 from chatx.gateway.entry.handshake import Identity
 from chatx.runtime.connection import Connection
-from chatx.runtime.delivery import DeadLetter
+from chatx.runtime.dead_letters import DeadLetter
 from chatx.runtime.statistics import Statistics
 from chatx.runtime.subscription import CallbackSubscription, Subscription
 from chatx.telemetry import Telemetry

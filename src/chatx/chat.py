@@ -17,7 +17,7 @@ from chatx.core.validation import valid_id
 from chatx.errors import AlreadyStarted, ChatError, Closed, ConfigError
 from chatx.extras import needs
 from chatx.runtime.connection import Connection
-from chatx.runtime.delivery import DeadLetter
+from chatx.runtime.dead_letters import DeadLetter
 from chatx.runtime.engine import Engine
 from chatx.runtime.statistics import Statistics, statistics_of
 from chatx.runtime.subscription import CallbackSubscription, Subscription

@@ -21,6 +21,8 @@ and logged. Handlers run on the hot path: they must be quick and must not block.
 | `adapter_failure` | an adapter raised, hung or answered wrongly | – | `adapter`, `failure` |
 | `delivery_batch` | a batch was handed to persistence | `messages`, `failed`, `duration_ms` | – |
 | `delivery_retry` | a delivery failed; tried again | `attempt`, `backoff_ms` | `room_id`, `message_id`, `adapter` |
+| `persistence_away` | persistence saves nothing: all waits | `waiting` | `adapter`, `failure` |
+| `persistence_back` | persistence saves again | `waiting`, `away_ms` | `adapter` |
 | `dead_letter` | a delivery was given up | `attempts` | `room_id`, `message_id`, `adapter` |
 """
 
@@ -47,6 +49,8 @@ EVENTS = frozenset(
         "delivery_retry",
         "message_refused",
         "message_sent",
+        "persistence_away",
+        "persistence_back",
         "queue_overflow",
         "queue_size",
         "rate_limit_hit",

@@ -16,7 +16,6 @@ from chatx.adapters.boundary import (
     TEXT_CHARACTERS,
     AdapterFailure,
     Boundary,
-    _Logged,
     is_async,
 )
 from chatx.adapters.threads import THREADS, WAITING_CALLS, AdapterThreads, Busy
@@ -557,14 +556,6 @@ async def test_failures_beyond_so_many_a_minute_are_counted_and_not_logged(caplo
                 await chat.send_message("room", "victim", "hello")
         assert chat.statistics().adapter_failures == {"FaultyAuth": 3 * LOGGED_PER_MINUTE}
     assert len([each for each in caplog.records if "FaultyAuth failed" in each.getMessage()]) == LOGGED_PER_MINUTE
-
-
-def test_a_new_minute_says_how_many_failures_were_not_logged() -> None:
-    logged = _Logged()
-    assert [logged.due(100.0) for _ in range(LOGGED_PER_MINUTE + 3)] == [0] * LOGGED_PER_MINUTE + [None] * 3
-    assert logged.due(159.9) is None
-    assert logged.due(160.0) == 4
-    assert logged.due(160.1) == 0
 
 
 def test_a_failures_text_is_cut(caplog: pytest.LogCaptureFixture) -> None:

@@ -13,8 +13,8 @@ from chatx.core.mailbox import Mailbox
 from chatx.core.message import Message, Position, Unrecovered
 from chatx.core.presence import Presence
 from chatx.core.room import Effects
-from chatx.runtime.delivery import Delivery
 from chatx.runtime.process import RoomProcess
+from chatx.runtime.saving import Saving
 from tests.interleavings.model import Violation
 from tests.interleavings.play import play
 from tests.interleavings.test_interleavings import SUITE
@@ -183,10 +183,10 @@ class HurryingProcess(RoomProcess):
         pass
 
 
-class HeedlessDelivery(Delivery):
+class HeedlessSaving(Saving):
     """Takes a failed attempt for a success."""
 
-    def _failed(self, parcel: Any, error: Exception) -> None:
+    def _failed(self, parcel: Any, reason: str, *, away: bool) -> None:
         self._done(parcel)
 
 
@@ -227,7 +227,7 @@ def test_a_broken_room_is_found(room_class: type[WorldRoom]) -> None:
         ("consumer.Mailbox", SilentMailbox),
         ("sending.IdempotencyWindow", ForgetfulWindow),
         ("rooms.RoomProcess", HurryingProcess),
-        ("engine.Delivery", HeedlessDelivery),
+        ("delivery.Saving", HeedlessSaving),
     ],
 )
 def test_a_broken_part_of_the_engine_is_found(monkeypatch: pytest.MonkeyPatch, place: str, fault: type) -> None:

@@ -73,7 +73,10 @@ class WorldChat(Chat):
     async def start(self) -> None:
         Crashes.planned = []
         self._engine = Engine(self.config, self.telemetry, self._dead_letters, room_class=self.room_class)
-        self._engine.delivery._jitter = self.chance
+        delivery = self._engine.delivery
+        for queue in (delivery._saving, delivery._notifying):
+            if queue is not None:
+                queue._jitter = self.chance
 
 
 class Faulty:

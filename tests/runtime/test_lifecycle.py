@@ -24,7 +24,7 @@ from chatx import (
     Message,
 )
 from chatx.core.message import Draft
-from chatx.runtime.delivery import DeadLetter
+from chatx.runtime.dead_letters import DeadLetter
 from chatx.testing import run_virtual
 from tests.faults import Batches, FaultyPersistence, Gate, Hang, HangDeaf, Listener, Stored, raises
 from tests.virtual import virtual

@@ -25,13 +25,13 @@ import contextlib
 import functools
 import inspect
 import logging
-import math
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, NoReturn, TypeAlias
 
 from chatx.adapters.threads import AdapterThreads, Busy
 from chatx.core.interrupts import from_signal
+from chatx.core.log_limit import LogLimit
 from chatx.errors import AdapterError, Blocked, ChatError, Closed, ConfigError, Unauthorized
 from chatx.telemetry import Telemetry
 
@@ -125,7 +125,7 @@ class Boundary:
         self._running: set[asyncio.Future[Any]] = set()
         self._threads: dict[str, AdapterThreads] = {}
         self._closed = False
-        self._logged: dict[tuple[str, str], _Logged] = {}
+        self._logged: dict[tuple[str, str], LogLimit] = {}
         self.failures: dict[str, int] = {}
 
     def plain(self, name: str, function: Callable[..., Any], *args: Any) -> Any:
@@ -180,7 +180,7 @@ class Boundary:
         self.failures[name] = self.failures.get(name, 0) + 1
         error = cause if isinstance(cause, BaseException) else None
         text = _text(cause)
-        logged = self._logged.setdefault((name, failure), _Logged())
+        logged = self._logged.setdefault((name, failure), LogLimit(LOGGED_PER_MINUTE))
         if (left_out := logged.due(time.monotonic())) is not None:
             logger.error(
                 "The adapter %s failed (%s): %s%s",
@@ -284,28 +284,6 @@ class _Raised:
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
-
-
-class _Logged:
-    """How many failures of one adapter and kind were logged in this minute, and how many were not."""
-
-    __slots__ = ("left_out", "lines", "since")
-
-    def __init__(self) -> None:
-        self.since = -math.inf
-        self.lines = 0
-        self.left_out = 0
-
-    def due(self, now: float) -> int | None:
-        """Return whether to log this one: how many were left out before it, or None if it is left out too."""
-        if now - self.since >= 60:
-            self.since, self.lines = now, 0
-        if self.lines >= LOGGED_PER_MINUTE:
-            self.left_out += 1
-            return None
-        self.lines += 1
-        left_out, self.left_out = self.left_out, 0
-        return left_out
 
 
 class Guard:

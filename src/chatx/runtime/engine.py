@@ -17,7 +17,8 @@ from chatx.core.room import Room
 from chatx.core.validation import valid_id
 from chatx.errors import AdapterError, ChatError, Closed, InvalidMessage, Revoked, WrongLoop
 from chatx.runtime.catchup import CatchUp, catch_up, position_of
-from chatx.runtime.delivery import DeadLetter, Delivery
+from chatx.runtime.dead_letters import DeadLetter
+from chatx.runtime.delivery import Delivery
 from chatx.runtime.process import RoomProcess
 from chatx.runtime.rooms import Rooms
 from chatx.runtime.sending import Sending, guard_of

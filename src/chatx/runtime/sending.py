@@ -397,7 +397,7 @@ class Sending:
     def _overloaded(self, process: RoomProcess) -> RoomOverloaded:
         if self._delivery.full:
             return RoomOverloaded(
-                f"{self._delivery.limit} messages wait for delivery already; send again later.",
+                f"{self._delivery.size} messages wait to be saved already; send again later.",
                 retry_after=self._delivery.retry_after,
             )
         return self._too_many_wait(process.admitted, max(process.chain_s, 0.01))

@@ -27,7 +27,8 @@ class Statistics(Struct, frozen=True):
         room_crashes: Crashes of the rooms in memory.
         rooms_closed_by_crashes: Rooms that crashed too often and were closed.
         adapter_failures: Failed adapter calls, by adapter name.
-        delivery_waiting: Messages in the delivery queue.
+        delivery_waiting: Messages that wait to be saved.
+        notifications_waiting: Messages that wait for the notifier.
         delivered: Deliveries that succeeded.
         delivery_retries: Failed deliveries that were tried again.
         dead_letters: Deliveries given up.
@@ -50,6 +51,7 @@ class Statistics(Struct, frozen=True):
     rooms_closed_by_crashes: int = 0
     adapter_failures: dict[str, int] = {}
     delivery_waiting: int = 0
+    notifications_waiting: int = 0
     delivered: int = 0
     delivery_retries: int = 0
     dead_letters: int = 0
@@ -78,7 +80,8 @@ def statistics_of(engine: Engine) -> Statistics:
         rooms_closed_by_crashes=engine.rooms.closed_by_crashes,
         adapter_failures=dict(engine.boundary.failures),
         delivery_waiting=delivery.size,
+        notifications_waiting=delivery.notifications,
         delivered=delivery.delivered,
         delivery_retries=delivery.retried,
-        dead_letters=delivery.dead,
+        dead_letters=delivery.letters.count,
     )

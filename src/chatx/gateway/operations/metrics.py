@@ -27,7 +27,8 @@ GAUGES: Mapping[str, str] = {
     "admitted": "Messages admitted and not yet sequenced.",
     "token_buckets": "Pairs of room and user whose bucket is not full.",
     "idempotency_keys": "Keys remembered.",
-    "delivery_waiting": "Messages in the delivery queue.",
+    "delivery_waiting": "Messages that wait to be saved.",
+    "notifications_waiting": "Messages that wait for the notifier.",
 }
 _COUNTERS: Mapping[str, tuple[str, str]] = {
     "sent": ("messages_sent", "Messages published."),
