@@ -41,7 +41,9 @@ class MemoryStore:
         return [each for each in messages if each.epoch == after[0] and each.offset > after[1]]
 
     def before(self, messages: list[Message], room_id: str, before: Place) -> list[Message]:
-        place = (self.epochs[room_id].index(before[0]), before[1])
+        epochs = self.epochs[room_id]
+        # An epoch that is not known is one of which nothing is saved yet.
+        place = (epochs.index(before[0]) if before[0] in epochs else len(epochs), before[1])
         return [each for each in messages if self.place(each) < place]
 
     def load_messages(

@@ -14,6 +14,7 @@ from chatx.adapters.sqlite import SQLitePersistence
 from chatx.core.validation import valid_content, valid_id
 from chatx.testing import check_persistence
 from chatx.testing.contracts import CONTENTS, USER_IDS
+from chatx.testing.contracts.texts import LINE_BREAKS
 from tests.testing.stores import AwaitingStore, MemoryStore, Place
 from tests.virtual import virtual
 
@@ -35,6 +36,19 @@ async def test_one_adapter_for_all_checks_passes_however_often() -> None:
 
     await check_persistence(make)
     await check_persistence(lambda: store)
+
+
+@pytest.mark.parametrize("answer", [[], None], ids=["answers nothing", "raises"])
+async def test_an_adapter_that_cannot_place_an_epoch_it_does_not_have_passes(answer: list[Message] | None) -> None:
+    class Strict(MemoryStore):
+        def before(self, messages: list[Message], room_id: str, before: Place) -> list[Message]:
+            if before[0] in self.epochs[room_id]:
+                return super().before(messages, room_id, before)
+            if answer is None:
+                raise KeyError(before[0])
+            return answer
+
+    await check_persistence(Strict)
 
 
 async def test_an_adapter_that_only_saves_passes() -> None:
@@ -217,6 +231,72 @@ class BeforeInOneEpoch(MemoryStore):
         return [each for each in messages if each.epoch == before[0] and each.offset < before[1]]
 
 
+class BeforeAPlaceWithoutAMessageIsTheNewest(MemoryStore):
+    """Looks the place up, and where it is not there looks at none: paging then never ends."""
+
+    def before(self, messages: list[Message], room_id: str, before: Place) -> list[Message]:
+        if all((each.epoch, each.offset) != before for each in messages):
+            return messages
+        return super().before(messages, room_id, before)
+
+
+class BeforeAPlaceWithoutAMessageIsNothing(MemoryStore):
+    def before(self, messages: list[Message], room_id: str, before: Place) -> list[Message]:
+        if all((each.epoch, each.offset) != before for each in messages):
+            return []
+        return super().before(messages, room_id, before)
+
+
+class BeforeAnUnknownEpochIsTheOldest(MemoryStore):
+    def before(self, messages: list[Message], room_id: str, before: Place) -> list[Message]:
+        if before[0] not in self.epochs[room_id]:
+            return messages[:3]
+        return super().before(messages, room_id, before)
+
+
+class EpochsByTheirNewestMessage(MemoryStore):
+    """A message that is saved late moves its epoch."""
+
+    def save_messages(self, messages: Sequence[Message]) -> None:
+        super().save_messages(messages)
+        for message in messages:
+            self.epochs[message.room_id].remove(message.epoch)
+            self.epochs[message.room_id].append(message.epoch)
+
+
+class EpochsByTheirNames(MemoryStore):
+    def see(self, room_id: str, epoch: str) -> None:
+        super().see(room_id, epoch)
+        self.epochs[room_id].sort()
+
+
+class SplitsLines(MemoryStore):
+    """Keeps one message a line, and takes for the end of one what it should not."""
+
+    breaks: tuple[str, ...] = ()
+
+    def load_messages(self, room_id: str, **place: Any) -> Any:
+        found = super().load_messages(room_id, **place)
+        if any(each in message.content for message in found for each in self.breaks):
+            raise json.JSONDecodeError("Unterminated string", "", 0)
+        return found
+
+
+def splitting_at(*breaks: str) -> type[MemoryStore]:
+    return type("SplitsLines", (SplitsLines,), {"breaks": breaks})
+
+
+class ClosesManyByHalves(MemoryStore):
+    def mark_all_closed(self, ends: Sequence[tuple[str, str, int]]) -> None:
+        self.mark_closed(*ends[0])
+
+
+class ClosesManyAndMore(MemoryStore):
+    def mark_all_closed(self, ends: Sequence[tuple[str, str, int]]) -> None:
+        for room_id, epochs in self.epochs.items():
+            self.mark_closed(room_id, epochs[-1], 2)
+
+
 class OldestNotNewest(MemoryStore):
     def load_messages(
         self, room_id: str, *, after: Place | None = None, before: Place | None = None, limit: int
@@ -323,6 +403,15 @@ class FailsToSave(MemoryStore):
 
 
 BROKEN: list[tuple[type[MemoryStore], str]] = [
+    (BeforeAPlaceWithoutAMessageIsTheNewest, r"load_messages\("),
+    (BeforeAPlaceWithoutAMessageIsNothing, r"load_messages\("),
+    (BeforeAnUnknownEpochIsTheOldest, "of an epoch that is not known everything is before it, or nothing"),
+    (EpochsByTheirNewestMessage, r"load_messages\("),
+    (EpochsByTheirNames, r"load_messages\("),
+    *((splitting_at(each), "JSONDecodeError") for each in LINE_BREAKS),
+    (splitting_at("\u2028", "\u2029", "\x85"), "JSONDecodeError"),
+    (ClosesManyByHalves, r"after mark_all_closed\("),
+    (ClosesManyAndMore, r"after mark_all_closed\("),
     (with_content(str.strip), "changed a message: content 'spaces around' where ' spaces around ' was saved"),
     (with_content(lambda content: unicodedata.normalize("NFC", content)), "changed a message: content"),
     (with_content(lambda content: content.replace("\r\n", "\n")), "changed a message: content"),

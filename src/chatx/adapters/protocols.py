@@ -70,6 +70,15 @@ class ServesHistory(Protocol):
 
         With `after` an (epoch, offset): the first ones of that epoch past that offset. With `before`: the last ones
         ahead of that place, earlier epochs included. With neither: the newest.
+
+        The room's order is that of its epochs, and of the offsets within each. Epochs are in the order in which they
+        began: by `mark_open`, or else by their first message. Their names and the times of their messages say nothing.
+        One of which nothing is stored when the next begins may count from its first message.
+
+        A place needs no message: what is before or after an offset that was never saved is told by number. In an epoch
+        that the store does not have, nothing is after any place; before it is everything that is stored, as of an epoch
+        of which nothing is saved yet, or nothing. What cannot be read is an exception, never a shorter answer: a reader
+        takes what is not in it for a hole.
         """
         ...
 

@@ -10,7 +10,7 @@ from chatx.adapters.protocols import Persistence
 from chatx.core.message import Message
 from chatx.testing.contracts.calls import Calls, brief, calls_of, shown
 from chatx.testing.contracts.stream import Stream
-from chatx.testing.contracts.texts import CONTENTS, USER_IDS
+from chatx.testing.contracts.texts import CONTENTS, LINE_BREAKS, USER_IDS
 
 
 async def check_persistence(
@@ -34,10 +34,14 @@ async def check_persistence(
         _rooms_are_kept_apart,
         _after_gives_the_first_ones_past_a_place,
         _before_gives_the_last_ones_ahead_of_a_place,
+        _a_place_needs_no_message,
+        _reading_backwards_comes_to_an_end,
+        _epochs_keep_the_order_in_which_they_began,
         _a_failed_batch_leaves_nothing,
         _calls_at_once_do_not_disturb_each_other,
         _the_last_position_is_proven,
         _marks_give_and_withdraw_the_proof,
+        _many_ends_are_recorded_together,
     ):
         made = make()
         adapter = await made if inspect.isawaitable(made) else made
@@ -53,6 +57,7 @@ class _Store:
         self.batches = hasattr(adapter, "save_messages")
         self.serves_history = hasattr(adapter, "load_messages")
         self.marks = hasattr(adapter, "mark_open")
+        self.marks_many = hasattr(adapter, "mark_all_closed")
 
     async def save(self, *messages: Message) -> None:
         """Save messages as the engine does: a batch, or one after another."""
@@ -91,6 +96,14 @@ class _Store:
             f"{asked} answered the places {_places(answer)}; it must answer {_places(expected)}, oldest first"
         )
 
+    async def loads(self, room_id: str, *, limit: int, before: tuple[str, int]) -> Sequence[Message] | None:
+        """Load what is before a place that the store may not know; None where it raises."""
+        try:
+            answer: Sequence[Message] = await self.calls.call("load_messages", room_id, before=before, limit=limit)
+        except AssertionError:
+            return None
+        return answer
+
     async def position(self, room_id: str) -> tuple[str, int] | None:
         """Ask for the last position and check its form."""
         answer = await self.calls.call("last_position", room_id)
@@ -107,10 +120,12 @@ async def _saved_messages_come_back_equal(store: _Store) -> None:
     await store.begin(stream)
     by_content = [stream.message(content) for content in CONTENTS]
     by_user = [stream.message("hello", user) for user in USER_IDS]
+    by_break = [stream.message(f"one{each}two") for each in LINE_BREAKS]
     await store.save(*by_content)
     await store.save(*by_user)
+    await store.save(*by_break)
     if store.serves_history:
-        await store.expect_loaded(by_content + by_user, stream.room_id)
+        await store.expect_loaded(by_content + by_user + by_break, stream.room_id)
 
 
 async def _saving_again_changes_nothing(store: _Store) -> None:
@@ -195,6 +210,82 @@ async def _before_gives_the_last_ones_ahead_of_a_place(store: _Store) -> None:
     await store.expect_loaded(earlier, room_id, before=(stream.epoch, 1))
     await store.expect_loaded(earlier[:1], room_id, before=(old_epoch, 2))
     await store.expect_loaded([], room_id, before=(old_epoch, 1))
+
+
+async def _a_place_needs_no_message(store: _Store) -> None:
+    """A dead letter's place is one too, and so is the one behind the newest message."""
+    if not store.serves_history:
+        return
+    stream = Stream()
+    await store.begin(stream)
+    earlier, old_epoch = stream.messages(3), stream.epoch
+    await store.save(*earlier)
+    stream.begin()
+    await store.begin(stream)
+    later, room_id, epoch = stream.messages(12), stream.room_id, stream.epoch
+    stored = later[:4] + later[6:]  # 5 and 6 were never saved
+    await store.save(*stored)
+    await store.expect_loaded(later[2:4], room_id, before=(epoch, 5), limit=2)
+    await store.expect_loaded(later[2:4], room_id, before=(epoch, 6), limit=2)
+    await store.expect_loaded(later[2:4] + later[6:7], room_id, before=(epoch, 8), limit=3)
+    await store.expect_loaded(later[-2:], room_id, before=(epoch, 99), limit=2)
+    await store.expect_loaded(earlier, room_id, before=(epoch, 0))
+    await store.expect_loaded(earlier, room_id, before=(old_epoch, 99))
+    await store.expect_loaded(later[6:8], room_id, after=(epoch, 4), limit=2)
+    await store.expect_loaded(later[6:8], room_id, after=(epoch, 5), limit=2)
+    # A store cannot say where an epoch belongs of which it has nothing: it may answer nothing, or that everything is
+    # before it, or raise. Anything between is another room's life taken for this one's.
+    place = ("an epoch nobody has seen", 5)
+    answer = await store.loads(room_id, before=place, limit=100)
+    store.calls.expect(
+        answer is None or list(answer) in ([], earlier + stored),
+        f"load_messages(room, before={place}, limit=100) answered the places {_places(answer or ())}; of an epoch that "
+        "is not known everything is before it, or nothing",
+    )
+
+
+async def _reading_backwards_comes_to_an_end(store: _Store) -> None:
+    if not store.serves_history:
+        return
+    stream = Stream()
+    await store.begin(stream)
+    earlier = stream.messages(5)
+    await store.save(*earlier[:2], *earlier[3:])
+    stream.begin()
+    await store.begin(stream)
+    later = stream.messages(5)
+    await store.save(*later[1:4])  # the first and the newest are not saved yet: memory has them
+    expected = [*earlier[:2], *earlier[3:], *later[1:4]]
+    pages: list[Message] = []
+    place = (later[4].epoch, later[4].offset)
+    for _ in range(len(expected) + 1):
+        page = await store.loads(stream.room_id, before=place, limit=2)
+        if not page:
+            break
+        pages[:0] = page
+        place = (page[0].epoch, page[0].offset)
+    store.calls.expect(
+        pages == expected,
+        f"reading backwards, page by page, gave the places {_places(pages)}; it must give {_places(expected)} and end",
+    )
+
+
+async def _epochs_keep_the_order_in_which_they_began(store: _Store) -> None:
+    if not store.serves_history:
+        return
+    stream = Stream()
+    await store.begin(stream)
+    lives: list[list[Message]] = []
+    for _ in range(3):
+        lives.append(stream.messages(3))
+        await store.save(lives[-1][0], lives[-1][2])
+        stream.begin()
+        await store.begin(stream)
+    # What failed at first is saved when its epoch is over.
+    for life in reversed(lives):
+        await store.save(life[1])
+    await store.expect_loaded([each for life in lives for each in life], stream.room_id)
+    await store.expect_loaded(lives[0][1:], stream.room_id, before=(lives[1][0].epoch, 1), limit=2)
 
 
 async def _a_failed_batch_leaves_nothing(store: _Store) -> None:
@@ -285,6 +376,24 @@ async def _marks_give_and_withdraw_the_proof(store: _Store) -> None:
     )
     await store.save(*stream.messages(1))
     await closed_at(1)
+
+
+async def _many_ends_are_recorded_together(store: _Store) -> None:
+    if not (store.marks_many and store.serves_history):
+        return
+    streams = [Stream() for _ in range(3)]
+    for stream in streams:
+        await store.begin(stream)
+        await store.save(*stream.messages(2))
+    ends = [(stream.room_id, stream.epoch, 2) for stream in streams]
+    await store.calls.call("mark_all_closed", ends[:2])
+    for (room_id, epoch, offset), closed in zip(ends, (True, True, False), strict=True):
+        position = await store.position(room_id)
+        store.calls.expect(
+            position == ((epoch, offset) if closed else None),
+            f"last_position answered {position!r} after mark_all_closed({ends[:2]!r}); it must answer with the places "
+            "given there, and None for other rooms",
+        )
 
 
 def _places(messages: Sequence[Message]) -> str:
