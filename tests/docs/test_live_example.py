@@ -32,6 +32,12 @@ def test_the_example_chats() -> None:
         assert client.get("/live.js").headers["content-type"].startswith(("text/javascript", "application/javascript"))
 
 
+def test_what_the_example_refuses_has_its_status() -> None:
+    with TestClient(_application()["app"]) as client:
+        assert client.post("/", data={"content": "", "key": "k1"}).status_code == 400
+        assert client.post("/", data={"content": "a" * 5_000, "key": "k2"}).status_code == 413
+
+
 async def test_the_examples_stream_is_a_live_response() -> None:
     example = _application()
 
