@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -66,6 +67,7 @@ class Served:
             text=True,
             cwd=self._cwd,
             env=self._environment,
+            process_group=0,
         )
 
     def wait_until_it_answers(self) -> None:
@@ -81,17 +83,21 @@ class Served:
                     raise AssertionError(f"chatx does not answer: {self.stop()}") from None
                 time.sleep(0.02)
 
-    def stop(self, signal: int = 15) -> tuple[int, str]:
+    def stop(self, sent: int = signal.SIGTERM) -> tuple[int, str]:
         """Send a signal, and return the exit status and what was printed."""
-        self.process.send_signal(signal)
+        self.process.send_signal(sent)
         return self.wait()
+
+    def kill(self) -> None:
+        """End it and the processes it has started, which hold its output too."""
+        os.killpg(self.process.pid, signal.SIGKILL)
 
     def wait(self) -> tuple[int, str]:
         """Wait until it ends, and return the exit status and what was printed."""
         try:
             output, _ = self.process.communicate(timeout=20)
         except subprocess.TimeoutExpired:
-            self.process.kill()
+            self.kill()
             output, _ = self.process.communicate()
             raise AssertionError(f"chatx did not stop: {output}") from None
         return self.process.returncode, output
@@ -108,6 +114,18 @@ class Demo(Served):
     def __init__(self, store: Path, port: int, **options: Any) -> None:
         self.store = store
         super().__init__("demo", port, "--store", str(store), **options)
+
+
+class Module(Served):
+    """A module of Python that serves a port on localhost; `{port}` in its arguments stands for it."""
+
+    def __init__(self, port: int, *arguments: str, cwd: Path, **environment: str) -> None:
+        self.port = port
+        self.url = f"http://localhost:{port}"
+        self._command = [sys.executable, "-m", *(argument.format(port=port) for argument in arguments)]
+        self._cwd = cwd
+        self._environment = ENVIRONMENT | environment
+        self.process = self._started()
 
 
 @contextmanager
@@ -134,12 +152,20 @@ def uvicorn(application: str, folder: Path, **environment: str) -> Iterator[Serv
 
 
 @contextmanager
+def module(*arguments: str, cwd: Path, **environment: str) -> Iterator[Module]:
+    """Run a module of Python, such as a server of ASGI, on a free port."""
+    with _until_the_end(Module(free_port(), *arguments, cwd=cwd, **environment)) as running:
+        yield running
+
+
+@contextmanager
 def _until_the_end(running: Any) -> Iterator[Any]:
     try:
         running.wait_until_it_answers()
         yield running
     finally:
         if running.process.poll() is None:
-            running.stop(9)
+            running.kill()
+            running.process.wait()
         if running.process.stdout is not None:
             running.process.stdout.close()

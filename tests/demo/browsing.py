@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Dialog, Locator, Page, expect
 
-from tests.process import Demo
+from tests.process import Served
 
 CHROMIUM_OPTIONS = [
     "--no-sandbox",
@@ -166,7 +166,7 @@ _rooms = count(1)
 class Visitors:
     """People with a browser each, in a room that no other test uses; what goes wrong on their pages is in `errors`."""
 
-    def __init__(self, browser: Browser, server: Demo) -> None:
+    def __init__(self, browser: Browser, server: Served) -> None:
         self._browser = browser
         self._contexts: list[BrowserContext] = []
         self.server = server

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Browser, expect
 
-from tests.demo.browsing import PHONE, Channel, Live, Visitors
-from tests.process import Demo
+from tests.demo.browsing import COMES_BACK_MS, PHONE, Channel, Live, Visitors
+from tests.process import Demo, module
 
 pytestmark = [pytest.mark.browser, pytest.mark.process]
 
@@ -104,3 +105,26 @@ def test_the_strip_of_people_on_a_phone_is_seen_to_go_on_and_scrolls(visitors: V
     assert last.evaluate("last => last.getBoundingClientRect().right") <= 360 - 47
     # How many there are stays in sight.
     expect(ada.locate("[data-live-count]")).to_be_in_viewport(ratio=1)
+
+
+def test_a_page_comes_back_by_itself_when_the_server_reloads(browser: Browser, tmp_path: Path) -> None:
+    source = tmp_path / "reloaded.py"
+    source.write_text(f"from chatx.demo.app import demo_app\napp = demo_app({str(tmp_path / 'demo.db')!r})\n")
+    with module("uvicorn", "reloaded:app", "--reload", "--port", "{port}", cwd=tmp_path) as server:
+        visitors = Visitors(browser, server)
+        ada = visitors.join(Live, "Ada")
+        ada.say("before")
+        # Only a script that has not been loaded anew remembers this.
+        ada.locate("[data-live-status]").evaluate(
+            """line => new MutationObserver(() => (line.dataset.seen = `${line.dataset.seen} ${line.dataset.state}`))
+                .observe(line, { attributeFilter: ["data-state"] })"""
+        )
+        source.write_text(source.read_text() + "# changed\n")
+        ada.locate("[data-seen*='waiting connected']").wait_for(timeout=COMES_BACK_MS)
+        ada.say("after")
+        ada.shows("before", "after")
+        visitors.close()
+        _, output = server.stop()
+
+    assert "Traceback" not in output
+    assert visitors.errors == []

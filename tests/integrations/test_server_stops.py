@@ -10,9 +10,7 @@ import json
 import shutil
 import signal
 import socket
-import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -29,33 +27,10 @@ from chatx.integrations.html import render
 from chatx.integrations.starlette import STOP_STALL_S
 from tests.integrations.live_reader import Reader, settle
 from tests.integrations.uvicorn_like import UvicornLike, task_of
-from tests.process import ENVIRONMENT, Served, free_port
+from tests.process import module
 from tests.virtual import virtual
 
 APP = Path(__file__).with_name("held_app.py")
-
-
-class Server(Served):
-    """A server of ASGI with the application of `held_app`, or a copy of it, in the folder `cwd`."""
-
-    def __init__(self, command: list[str], cwd: Path, **environment: str) -> None:
-        self.port = free_port()
-        self.url = f"http://localhost:{self.port}"
-        self._command = [sys.executable, "-m", *(part.format(port=self.port) for part in command)]
-        self._cwd = cwd
-        self._environment = ENVIRONMENT | environment
-        self.process = self._started()
-
-
-@contextmanager
-def running(*command: str, cwd: Path = APP.parent, **environment: str) -> Iterator[Server]:
-    server = Server(list(command), cwd, **environment)
-    try:
-        server.wait_until_it_answers()
-        yield server
-    finally:
-        if server.process.poll() is None:
-            server.stop(9)
 
 
 class Held:
@@ -120,7 +95,7 @@ HYPERCORN = ("hypercorn", "held_app:app", "--bind", "localhost:{port}")
 def test_a_server_that_stops_ends_what_is_held_open_and_says_nothing_of_it(
     command: tuple[str, ...], sent: signal.Signals
 ) -> None:
-    with running(*command, MIDDLEWARE="1") as server:
+    with module(*command, cwd=APP.parent, MIDDLEWARE="1") as server:
         # Of two workers, either may get a connection; a poll belongs to the one that has its session.
         held = [stream(server.port) for _ in range(4)]
         if "--workers" not in command:
@@ -139,7 +114,7 @@ def test_a_server_that_stops_ends_what_is_held_open_and_says_nothing_of_it(
 def test_a_server_that_reloads_does_so_under_open_streams(tmp_path: Path) -> None:
     source = tmp_path / "held_app.py"
     shutil.copy(APP, source)
-    with running(*UVICORN, "--reload", cwd=tmp_path) as server:
+    with module(*UVICORN, "--reload", cwd=tmp_path) as server:
         for now, then in (("first", "second"), ("second", "third")):
             held = stream(server.port)
             source.write_text(source.read_text().replace(f'VERSION = "{now}"', f'VERSION = "{then}"'))
@@ -154,7 +129,7 @@ def test_a_server_that_reloads_does_so_under_open_streams(tmp_path: Path) -> Non
 
 @pytest.mark.process
 def test_a_server_at_its_maximum_of_requests_ends_what_is_held_open() -> None:
-    with running(*UVICORN, "--limit-max-requests", "4") as server:
+    with module(*UVICORN, "--limit-max-requests", "4", cwd=APP.parent) as server:
         held = stream(server.port)
         for _ in range(4):
             answered = Held(server.port, "/version", more="Connection: close\r\n")
@@ -167,7 +142,7 @@ def test_a_server_at_its_maximum_of_requests_ends_what_is_held_open() -> None:
 
 @pytest.mark.process
 def test_who_breaks_off_under_a_middleware_leaves_no_traceback() -> None:
-    with running(*UVICORN, MIDDLEWARE="1") as server:
+    with module(*UVICORN, cwd=APP.parent, MIDDLEWARE="1") as server:
         token = session(server.port)
         broken = [stream(server.port), poll(server.port, token)]
         # A post whose body never comes whole.
