@@ -8,7 +8,8 @@ from typing import cast
 from chatx.chat import Chat
 from chatx.gateway.entry.handshake import Handshake, Identity
 from chatx.gateway.session.entrance import Client, Entrance
-from chatx.gateway.session.session import Hubs, Session
+from chatx.gateway.session.gateway import Gateway
+from chatx.gateway.session.session import Session
 from chatx.gateway.session.socket import Batch, Socket
 from chatx.gateway.wire.frames import Version
 from chatx.runtime.engine import Engine
@@ -61,7 +62,7 @@ class EchoEntrance(Entrance):
 
     def open(
         self,
-        hubs: Hubs,
+        gateway: Gateway,
         version: Version,
         identity: Identity,
         handshake: Handshake,
@@ -69,4 +70,4 @@ class EchoEntrance(Entrance):
         *,
         idle_timeout_s: float | None = None,
     ) -> Client:
-        return Client(cast("Session", self._session(hubs.engine, socket)))
+        return Client(cast("Session", self._session(gateway.engine, socket)))

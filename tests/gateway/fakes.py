@@ -12,7 +12,8 @@ from chatx.core.message import Draft
 from chatx.core.room import Room
 from chatx.gateway.asgi.app import ChatApp
 from chatx.gateway.entry.handshake import Identity
-from chatx.gateway.session.session import Hubs, Session
+from chatx.gateway.session.gateway import Gateway
+from chatx.gateway.session.session import Session
 from chatx.gateway.session.socket import Batch
 from chatx.gateway.wire.frames import Version
 from chatx.runtime.engine import Engine
@@ -59,12 +60,12 @@ class FakeSocket:
 class Client:
     """One client of a session: it writes frames and reads what the socket was given."""
 
-    def __init__(self, hubs: Hubs, user: str | Identity, version: Version = 2) -> None:
+    def __init__(self, gateway: Gateway, user: str | Identity, version: Version = 2) -> None:
         identity = user if isinstance(user, Identity) else Identity(user)
         self.version: Version = version
         self.user_id = identity.user_id
         self.socket = FakeSocket()
-        self.session = Session(hubs, identity, hubs.protocol(version), self.socket)
+        self.session = Session(gateway, identity, gateway.protocol(version), self.socket)
         self._refs = 0
         self._join_refs: dict[str, str] = {}
 

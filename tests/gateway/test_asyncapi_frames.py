@@ -16,7 +16,7 @@ from websockets.exceptions import ConnectionClosedError
 from chatx import Identity
 from chatx.core.rate_limit import RateLimit
 from chatx.gateway.entry.handshake import Handshake
-from chatx.gateway.session.session import Hubs
+from chatx.gateway.session.gateway import Gateway
 from chatx.gateway.wire.frames import Version
 from chatx.runtime.process import RESTARTS
 from tests.faults import CrashingChat
@@ -241,7 +241,7 @@ async def _see_the_end(ada: Recorder, chat: CrashingChat, rules: Rules) -> set[s
 @virtual
 async def test_the_frames_of_a_room_that_crashes_are_messages_too(version: Version) -> None:
     engine, room = crashing_engine()
-    client = Client(Hubs(engine), "ada", version)
+    client = Client(Gateway(engine), "ada", version)
     await client.join("room:a")
     room.crashes = RESTARTS + 1
     refs = [client.say("room:a", f"m{number}") for number in range(RESTARTS + 1)]

@@ -14,7 +14,7 @@ from chatx.core.rate_limit import RateLimit
 from chatx.gateway.asgi.app import ChatApp
 from chatx.gateway.entry.admission import PENDING_HANDSHAKES
 from chatx.gateway.entry.handshake import Handshake
-from chatx.gateway.session.session import Hubs
+from chatx.gateway.session.gateway import Gateway
 from tests.gateway.fakes import Client, FakeServer, chatx_tasks, settle
 from tests.virtual import virtual
 
@@ -73,11 +73,11 @@ async def test_a_user_with_too_many_sockets_is_refused_and_may_come_back_when_on
 
 async def chat_stopped(app: ChatApp) -> None:
     """Stop the chat, and check that nothing of its sockets is counted."""
-    hubs = app._entrance._hubs
+    gateway = app._entrance._gateway
     await app._entrance._chat.stop()
     await settle()
-    assert hubs is not None
-    assert len(hubs.admission) == 0
+    assert gateway is not None
+    assert len(gateway.admission) == 0
     await app._entrance._chat.start()
 
 
@@ -168,7 +168,7 @@ class CountingAuth:
 @virtual
 async def test_as_many_rooms_as_a_socket_may_have_can_be_joined_at_once_and_not_one_more() -> None:
     async with Chat() as chat:
-        client = Client(Hubs(chat.engine), "ada")
+        client = Client(Gateway(chat.engine), "ada")
         refs = [client.ask(f"room:r{number}") for number in range(101)]
         await settle()
 
@@ -181,7 +181,7 @@ async def test_as_many_rooms_as_a_socket_may_have_can_be_joined_at_once_and_not_
 @virtual
 async def test_the_bound_of_joins_is_an_option_and_zero_is_none(most: int) -> None:
     async with Chat(max_joins_per_connection=most) as chat:
-        client = Client(Hubs(chat.engine), "ada")
+        client = Client(Gateway(chat.engine), "ada")
         refs = [client.ask(f"room:r{number}") for number in range(150)]
         await settle()
 
@@ -193,7 +193,7 @@ async def test_the_bound_of_joins_is_an_option_and_zero_is_none(most: int) -> No
 async def test_a_client_that_tries_every_refused_join_again_as_phoenix_js_does_is_never_too_fast() -> None:
     auth = CountingAuth(False)
     async with Chat(auth=auth) as chat:
-        client = Client(Hubs(chat.engine), "ada")
+        client = Client(Gateway(chat.engine), "ada")
         pauses = [1, 2, 5] + [10] * 20
         for pause in pauses:
             refs = [client.ask(f"room:r{number}") for number in range(100)]
@@ -209,8 +209,8 @@ async def test_a_client_that_tries_every_refused_join_again_as_phoenix_js_does_i
 async def test_a_flood_of_joins_is_refused_before_anybody_is_asked_and_may_go_on_later() -> None:
     auth = CountingAuth(False)
     async with Chat(auth=auth) as chat:
-        hubs = Hubs(chat.engine)
-        client, other = Client(hubs, "ada"), Client(hubs, "ada")
+        gateway = Gateway(chat.engine)
+        client, other = Client(gateway, "ada"), Client(gateway, "ada")
         refs = [client.ask(f"room:r{number % 50}") for number in range(2000)]
         await settle()
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from chatx import Chat, RateLimit
-from chatx.gateway.session.session import Hubs
+from chatx.gateway.session.gateway import Gateway
 from tests.gateway import hostile
 from tests.gateway.fakes import Client, chatx_tasks, settle
 from tests.virtual import virtual
@@ -39,14 +39,14 @@ async def test_hostile_messages_harm_nobody_else(seed: int, caplog: pytest.LogCa
     said = 0
     attackers = joins = 0
     async with Chat(rate_limit=UNLIMITED, auth=Waits() if seed % 2 else None) as chat:
-        hubs = Hubs(chat.engine)
-        bystander = Client(hubs, "bystander")
+        gateway = Gateway(chat.engine)
+        bystander = Client(gateway, "bystander")
         await bystander.join("room:a")
         evil: list[Client] = []
         for _ in range(MESSAGES // SEEDS):
             while len(evil) < AT_ONCE:
                 attackers += 1
-                evil.append(Client(hubs, f"evil{attackers % 4}", draw.choice((1, 2, 2))))
+                evil.append(Client(gateway, f"evil{attackers % 4}", draw.choice((1, 2, 2))))
                 if draw.random() < 0.7:
                     evil[-1].ask("room:a")
             client = draw.choice(evil)
@@ -67,7 +67,7 @@ async def test_hostile_messages_harm_nobody_else(seed: int, caplog: pytest.LogCa
             client.session.end()
         await settle()
         statistics = chat.statistics()
-        assert (statistics.members, statistics.subscriptions, len(hubs.wheel)) == (0, 0, 0)
+        assert (statistics.members, statistics.subscriptions, len(gateway.wheel)) == (0, 0, 0)
         assert statistics.room_crashes == 0
     assert chatx_tasks() == []
     assert unhandled == []

@@ -19,7 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from chatx.chat import Chat
 from chatx.core.message import Event, Message
 from chatx.core.rate_limit import RateLimit
-from chatx.gateway.session.session import Hubs
+from chatx.gateway.session.gateway import Gateway
 from chatx.gateway.wire.frames import Version
 from chatx.gateway.wire.phoenix import State
 from chatx.testing import VirtualLoop
@@ -81,8 +81,8 @@ class Ordered(NamedTuple):
 class Wire:
     """One socket: what was sent on it, by topic."""
 
-    def __init__(self, hubs: Hubs, user: str, version: Version) -> None:
-        self.client = Client(hubs, user, version)
+    def __init__(self, gateway: Gateway, user: str, version: Version) -> None:
+        self.client = Client(gateway, user, version)
         self.sent: dict[str, list[Sent]] = defaultdict(list)
 
     def joined(self, topic: str) -> bool:
@@ -108,13 +108,13 @@ class Conversations(RuleBasedStateMachine):
 
     async def start(self) -> None:
         await self.chat.start()
-        self.hubs = Hubs(self.chat.engine)
+        self.gateway = Gateway(self.chat.engine)
         self.listening = AsyncExitStack()
         for room in ROOMS:
             listener: Any = self.chat.subscribe_callback(room, self.note)
             await self.listening.enter_async_context(listener)
             await self.say(room, 1)
-        self.wires = [Wire(self.hubs, user, version) for user, version in WIRES]
+        self.wires = [Wire(self.gateway, user, version) for user, version in WIRES]
 
     def note(self, event: Event) -> None:
         assert isinstance(event, Message)
@@ -189,7 +189,7 @@ class Conversations(RuleBasedStateMachine):
             wire = self.wires[who]
             wire.client.session.end()
             self.cut.append(wire)
-            self.wires[who] = Wire(self.hubs, *WIRES[who])
+            self.wires[who] = Wire(self.gateway, *WIRES[who])
 
         self.runner.run(run())
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from chatx.chat import Chat
 from chatx.core.rate_limit import RateLimit
 from chatx.gateway.session import hub
-from chatx.gateway.session.session import Hubs
+from chatx.gateway.session.gateway import Gateway
 from chatx.gateway.session.socket import Batch
 from chatx.gateway.wire.frames import Version
 from tests.gateway.fakes import Client, settle
@@ -54,8 +54,8 @@ def named(diff: Any) -> tuple[list[str], list[str]]:
 @virtual
 async def test_a_newcomer_gets_the_state_and_the_others_get_a_diff() -> None:
     async with Chat() as chat:
-        hubs = Hubs(chat.engine)
-        ada, bob = Client(hubs, "ada"), Client(hubs, "bob")
+        gateway = Gateway(chat.engine)
+        ada, bob = Client(gateway, "ada"), Client(gateway, "bob")
         await ada.join("room:a")
         await settle()
         ada.forget()
@@ -78,9 +78,9 @@ async def test_a_newcomer_gets_the_state_and_the_others_get_a_diff() -> None:
 @virtual
 async def test_those_who_come_in_one_turn_get_one_state_each_and_no_diff_of_themselves() -> None:
     async with Chat() as chat:
-        hubs = Hubs(chat.engine)
-        clients = [Client(hubs, f"user{number}") for number in range(5)]
-        old = Client(hubs, "old")
+        gateway = Gateway(chat.engine)
+        clients = [Client(gateway, f"user{number}") for number in range(5)]
+        old = Client(gateway, "old")
         await old.join("room:a")
         old.forget()
         for client in clients:
@@ -99,8 +99,8 @@ async def test_those_who_come_in_one_turn_get_one_state_each_and_no_diff_of_them
 @virtual
 async def test_churn_within_a_turn_is_one_diff_and_a_visit_within_a_turn_is_none() -> None:
     async with Chat() as chat:
-        hubs = Hubs(chat.engine)
-        ada, bob = Client(hubs, "ada"), Client(hubs, "bob")
+        gateway = Gateway(chat.engine)
+        ada, bob = Client(gateway, "ada"), Client(gateway, "bob")
         await ada.join("room:a")
         await bob.join("room:a")
         await settle()
@@ -125,12 +125,12 @@ async def test_churn_within_a_turn_is_one_diff_and_a_visit_within_a_turn_is_none
 @virtual
 async def test_while_the_server_drains_messages_are_written_and_presence_is_not_told() -> None:
     async with Chat() as chat:
-        hubs = Hubs(chat.engine)
-        ada, bob, eve = (Client(hubs, name) for name in ("ada", "bob", "eve"))
+        gateway = Gateway(chat.engine)
+        ada, bob, eve = (Client(gateway, name) for name in ("ada", "bob", "eve"))
         for client in (ada, bob):
             await client.join("room:a")
         eve.ask("room:b")
-        hubs.drain()
+        gateway.drain()
         await settle()
         for client in (ada, bob, eve):
             client.forget()
@@ -146,9 +146,9 @@ async def test_while_the_server_drains_messages_are_written_and_presence_is_not_
         eve.session.end()
 
 
-async def a_crowd(hubs: Hubs) -> list[Client]:
+async def a_crowd(gateway: Gateway) -> list[Client]:
     """Return as many members of a room as are told of every change at once, after it was quiet for a while."""
-    crowd = [Client(hubs, f"user{number}") for number in range(hub.SMALL)]
+    crowd = [Client(gateway, f"user{number}") for number in range(hub.SMALL)]
     for client in crowd:
         await client.join("room:a")
     await settle()
@@ -161,9 +161,9 @@ async def a_crowd(hubs: Hubs) -> list[Client]:
 @virtual
 async def test_a_change_in_a_large_room_is_told_at_once_and_those_soon_after_it_together() -> None:
     async with Chat() as chat:
-        hubs = Hubs(chat.engine)
-        crowd = await a_crowd(hubs)
-        first, second, third = (Client(hubs, name) for name in ("first", "second", "third"))
+        gateway = Gateway(chat.engine)
+        crowd = await a_crowd(gateway)
+        first, second, third = (Client(gateway, name) for name in ("first", "second", "third"))
         await first.join("room:a")
         await settle()
         assert [named(each) for each in crowd[0].received] == [(["first"], [])]
@@ -192,9 +192,9 @@ async def test_a_change_in_a_large_room_is_told_at_once_and_those_soon_after_it_
 @virtual
 async def test_a_message_does_not_wait_for_presence_not_even_for_one_who_has_just_come() -> None:
     async with Chat() as chat:
-        hubs = Hubs(chat.engine)
-        crowd = await a_crowd(hubs)
-        newcomers = [Client(hubs, "first"), Client(hubs, "second")]
+        gateway = Gateway(chat.engine)
+        crowd = await a_crowd(gateway)
+        newcomers = [Client(gateway, "first"), Client(gateway, "second")]
         for client in newcomers:
             await client.join("room:a")
         await settle()
@@ -209,9 +209,9 @@ async def test_a_message_does_not_wait_for_presence_not_even_for_one_who_has_jus
 @virtual
 async def test_nobody_is_told_of_one_who_was_there_within_a_pause_only() -> None:
     async with Chat() as chat:
-        hubs = Hubs(chat.engine)
-        crowd = await a_crowd(hubs)
-        first, passing = Client(hubs, "first"), Client(hubs, "passing")
+        gateway = Gateway(chat.engine)
+        crowd = await a_crowd(gateway)
+        first, passing = Client(gateway, "first"), Client(gateway, "passing")
         await first.join("room:a")
         await settle()
         await passing.join("room:a")
@@ -226,13 +226,13 @@ async def test_nobody_is_told_of_one_who_was_there_within_a_pause_only() -> None
 @virtual
 async def test_a_pause_ends_with_the_hub() -> None:
     async with Chat() as chat:
-        hubs = Hubs(chat.engine)
-        crowd = await a_crowd(hubs)
-        late = [Client(hubs, "first"), Client(hubs, "second")]
+        gateway = Gateway(chat.engine)
+        crowd = await a_crowd(gateway)
+        late = [Client(gateway, "first"), Client(gateway, "second")]
         for client in late:
             await client.join("room:a")
         await settle()
-        held = hubs.hub(chat.engine.rooms.find("a"))  # type: ignore[arg-type]  # it is there
+        held = gateway.hub(chat.engine.rooms.find("a"))  # type: ignore[arg-type]  # it is there
         assert held._timer is not None
         for client in [*crowd, *late]:
             client.session.end()
@@ -242,8 +242,8 @@ async def test_a_pause_ends_with_the_hub() -> None:
 @virtual
 async def test_each_socket_of_a_user_is_a_meta_and_the_user_stays_until_the_last_goes() -> None:
     async with Chat() as chat:
-        hubs = Hubs(chat.engine)
-        watcher, one, two = Client(hubs, "watcher"), Client(hubs, "ada"), Client(hubs, "ada")
+        gateway = Gateway(chat.engine)
+        watcher, one, two = Client(gateway, "watcher"), Client(gateway, "ada"), Client(gateway, "ada")
         await watcher.join("room:a")
         await one.join("room:a")
         await two.join("room:a")
@@ -261,8 +261,8 @@ async def test_each_socket_of_a_user_is_a_meta_and_the_user_stays_until_the_last
 @virtual
 async def test_both_versions_get_the_same_messages_in_the_same_order() -> None:
     async with Chat(rate_limit=UNLIMITED) as chat:
-        hubs = Hubs(chat.engine)
-        old, new = Client(hubs, "old", 1), Client(hubs, "new", 2)
+        gateway = Gateway(chat.engine)
+        old, new = Client(gateway, "old", 1), Client(gateway, "new", 2)
         await old.join("room:a")
         await new.join("room:a")
         for number in range(10):
@@ -278,8 +278,8 @@ async def test_both_versions_get_the_same_messages_in_the_same_order() -> None:
 @virtual
 async def test_a_frame_is_encoded_once_and_shared_by_all_sockets_of_a_version() -> None:
     async with Chat() as chat:
-        hubs = Hubs(chat.engine)
-        clients = [Client(hubs, f"user{number}") for number in range(3)]
+        gateway = Gateway(chat.engine)
+        clients = [Client(gateway, f"user{number}") for number in range(3)]
         for client in clients:
             await client.join("room:a")
             client.forget()
@@ -296,7 +296,7 @@ async def test_a_frame_is_encoded_once_and_shared_by_all_sockets_of_a_version() 
 @virtual
 async def test_what_a_turn_publishes_is_one_write_per_socket() -> None:
     async with Chat(rate_limit=UNLIMITED) as chat:
-        client = Client(Hubs(chat.engine), "ada")
+        client = Client(Gateway(chat.engine), "ada")
         await client.join("room:a")
         await settle()
         writes: list[int] = []
@@ -318,7 +318,7 @@ async def test_what_a_turn_publishes_is_one_write_per_socket() -> None:
 @virtual
 async def test_who_leaves_gets_what_was_published_before_and_nothing_after() -> None:
     async with Chat() as chat:
-        client = Client(Hubs(chat.engine), "ada")
+        client = Client(Gateway(chat.engine), "ada")
         await client.join("room:a")
         await chat.send_message("a", "bob", "before")
         client.push("room:a", "phx_leave")
@@ -332,13 +332,13 @@ async def test_who_leaves_gets_what_was_published_before_and_nothing_after() -> 
 @virtual
 async def test_an_empty_hub_lets_go_of_its_room_so_that_it_can_be_forgotten() -> None:
     async with Chat(room_idle_ms=1000) as chat:
-        hubs = Hubs(chat.engine)
-        ada, bob = Client(hubs, "ada"), Client(hubs, "bob")
+        gateway = Gateway(chat.engine)
+        ada, bob = Client(gateway, "ada"), Client(gateway, "bob")
         await ada.join("room:a")
         await bob.join("room:a")
         process = chat.engine.rooms.find("a")
         assert process is not None
-        hub = hubs.hub(process)
+        hub = gateway.hub(process)
         assert len(hub) == 2
         ada.session.end()
         await asyncio.sleep(5)
@@ -350,11 +350,11 @@ async def test_an_empty_hub_lets_go_of_its_room_so_that_it_can_be_forgotten() ->
         assert chat.statistics().subscriptions == 0
         assert chat.engine.rooms.find("a") is None
         # The next life of the room has a hub of its own.
-        await ada_again(hubs, chat)
+        await ada_again(gateway, chat)
 
 
-async def ada_again(hubs: Hubs, chat: Chat) -> None:
-    client = Client(hubs, "ada")
+async def ada_again(gateway: Gateway, chat: Chat) -> None:
+    client = Client(gateway, "ada")
     response = await client.join("room:a")
     await chat.send_message("a", "bob", "anew")
     await settle()
@@ -368,7 +368,7 @@ async def ada_again(hubs: Hubs, chat: Chat) -> None:
 async def test_content_comes_out_equal_whatever_it_is(version: Version) -> None:
     texts = ["<script>alert(1)</script>", "\u2028 \u2029", '"\\', "a\nb\tc", "\U0001f600", "e\u0301", "\u202e!"]
     async with Chat() as chat:
-        client = Client(Hubs(chat.engine), "ada", version)
+        client = Client(Gateway(chat.engine), "ada", version)
         await client.join("room:a")
         for text in texts:
             client.say("room:a", text)
@@ -396,9 +396,9 @@ async def test_presence_as_a_client_reads_it_is_presence_as_it_is(script: list[t
 
 async def play(script: list[tuple[str, int]]) -> None:
     async with Chat(rate_limit=UNLIMITED, room_idle_ms=3_600_000) as chat:
-        hubs = Hubs(chat.engine)
-        clients = [Client(hubs, f"user{number % 2}") for number in range(4)]
-        witness = Client(hubs, "witness")
+        gateway = Gateway(chat.engine)
+        clients = [Client(gateway, f"user{number % 2}") for number in range(4)]
+        witness = Client(gateway, "witness")
         await witness.join("room:a")
         for step, who in script:
             client = clients[who]
@@ -408,7 +408,7 @@ async def play(script: list[tuple[str, int]]) -> None:
                 client.push("room:a", "phx_leave")
             elif step == "cut":
                 client.session.end()
-                clients[who] = Client(hubs, f"user{who % 2}")
+                clients[who] = Client(gateway, f"user{who % 2}")
             elif step == "plain":
                 await chat.join("a", f"user{who}")
             elif step == "unplain":
@@ -440,7 +440,7 @@ async def play(script: list[tuple[str, int]]) -> None:
 @virtual
 async def test_every_acceptable_text_reaches_a_socket_equal(text: str) -> None:
     async with Chat() as chat:
-        client = Client(Hubs(chat.engine), "ada")
+        client = Client(Gateway(chat.engine), "ada")
         await client.join("room:a")
         try:
             msgspec.json.encode(text)

@@ -93,8 +93,8 @@ async def test_hostile_byte_streams_harm_nobody_else() -> None:
         said = await chatting
         await until(lambda: server.connections == 1 and not server.greetings and not server.exchanges)
         assert served_tasks() == []
-        hubs, place = server.entrance.begin(None)
-        assert len(hubs.admission) == 3  # the bystander, the bystander's address, and the one that was begun here
+        gateway, place = server.entrance.begin(None)
+        assert len(gateway.admission) == 3  # the bystander, the bystander's address, and the one that was begun here
         place.end()
         assert set(await chat.presence("a")) == {"bystander"}
         honest = [each["content"] for each in bystander.messages if each["content"].startswith("honest")]

@@ -113,6 +113,6 @@ async def test_peers_that_do_whatever_comes_to_mind_leave_nothing_behind(
         await until(lambda: not server.connections and not server.greetings)
         statistics = chat.statistics()
         assert (statistics.members, statistics.subscriptions, statistics.connections) == (0, 0, 0)
-        hubs, place = server.entrance.begin(None)
+        gateway, place = server.entrance.begin(None)
         place.end()
-        assert (len(hubs.admission), len(hubs.wheel)) == (0, 0)
+        assert (len(gateway.admission), len(gateway.wheel)) == (0, 0)

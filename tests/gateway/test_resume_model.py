@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from chatx.chat import Chat
 from chatx.core.rate_limit import RateLimit
-from chatx.gateway.session.session import Hubs
+from chatx.gateway.session.gateway import Gateway
 from chatx.testing import VirtualLoop
 from tests.gateway.fakes import Client, chatx_tasks
 
@@ -40,8 +40,8 @@ class Reader:
         self.seen: list[tuple[str, int]] = []
         self.gaps: list[tuple[int, str]] = []
 
-    def connect(self, hubs: Hubs) -> None:
-        self.client = Client(hubs, self.name)
+    def connect(self, gateway: Gateway) -> None:
+        self.client = Client(gateway, self.name)
         self.taken = 0
         self.rejoin()
 
@@ -108,7 +108,7 @@ class Resuming(RuleBasedStateMachine):
             resume_max_messages=MOST,
         )
         self.runner.run(self.chat.start())
-        self.hubs = Hubs(self.chat.engine)
+        self.gateway = Gateway(self.chat.engine)
         self.readers = [Reader(f"user{number}") for number in range(4)]
         self.published = 0
 
@@ -118,7 +118,7 @@ class Resuming(RuleBasedStateMachine):
     @rule(who=readers)
     def connect(self, who: int) -> None:
         if self.readers[who].client is None:
-            self.in_loop(self.readers[who].connect, self.hubs)
+            self.in_loop(self.readers[who].connect, self.gateway)
 
     @rule(who=readers)
     def cut(self, who: int) -> None:
@@ -156,7 +156,7 @@ class Resuming(RuleBasedStateMachine):
 
         async def send() -> None:
             if reader.client is None:
-                reader.connect(self.hubs)
+                reader.connect(self.gateway)
             for _ in range(3):
                 self.published += 1
                 await self.chat.send_message("a", "server", f"m{self.published}")
@@ -197,7 +197,7 @@ class Resuming(RuleBasedStateMachine):
     def teardown(self) -> None:
         for reader in self.readers:
             if reader.client is None:
-                self.in_loop(reader.connect, self.hubs)
+                self.in_loop(reader.connect, self.gateway)
         self.catch_up()
         for reader in self.readers:
             self.in_loop(reader.cut)

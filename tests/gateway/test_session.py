@@ -14,7 +14,8 @@ from chatx.core.message import Draft, PresenceDiff
 from chatx.core.rate_limit import RateLimit
 from chatx.errors import ERRORS, ChatError, RoomUnavailable
 from chatx.gateway.entry.handshake import Identity
-from chatx.gateway.session.session import REPLAYED_AT_ONCE, Hubs
+from chatx.gateway.session.gateway import Gateway
+from chatx.gateway.session.session import REPLAYED_AT_ONCE
 from chatx.gateway.session.socket import Batch
 from chatx.gateway.wire.bounds import PENDING_PUSHES
 from chatx.gateway.wire.frames import Version
@@ -51,15 +52,15 @@ async def publish(chat: Chat, room_id: str, count: int, prefix: str = "m") -> No
 @virtual
 async def test_a_session_that_ends_leaves_nothing_in_what_sockets_share() -> None:
     async with Chat() as chat:
-        hubs = Hubs(chat.engine)
-        clients = [Client(hubs, f"user{number}") for number in range(20)]
+        gateway = Gateway(chat.engine)
+        clients = [Client(gateway, f"user{number}") for number in range(20)]
         for client in clients:
             client.ask("room:a")
         await settle()
-        assert len(hubs.joins) == len(hubs.wheel) == 20
+        assert len(gateway.joins) == len(gateway.wheel) == 20
         for client in clients:
             client.session.end()
-        assert (len(hubs.joins), len(hubs.wheel)) == (0, 0)
+        assert (len(gateway.joins), len(gateway.wheel)) == (0, 0)
 
 
 # Joining
@@ -69,7 +70,7 @@ async def test_a_session_that_ends_leaves_nothing_in_what_sockets_share() -> Non
 @virtual
 async def test_the_reply_to_a_join_comes_before_everything_else_of_the_topic(version: Version) -> None:
     async with Chat() as chat:
-        client = Client(Hubs(chat.engine), "ada", version)
+        client = Client(Gateway(chat.engine), "ada", version)
         ref = client.ask("room:a")
         await chat.send_message("a", "bob", "hi")
         await settle()
@@ -83,7 +84,7 @@ async def test_the_reply_to_a_join_comes_before_everything_else_of_the_topic(ver
 async def test_a_fresh_join_tells_the_head_and_live_messages_start_behind_it() -> None:
     async with Chat() as chat:
         await publish(chat, "a", 3)
-        client = Client(Hubs(chat.engine), "ada")
+        client = Client(Gateway(chat.engine), "ada")
 
         response = await client.join("room:a")
         sent = await chat.send_message("a", "bob", "live")
@@ -107,7 +108,7 @@ async def test_a_fresh_join_tells_the_head_and_live_messages_start_behind_it() -
 @virtual
 async def test_a_sender_receives_its_own_message_and_an_ok_reply() -> None:
     async with Chat() as chat:
-        client = Client(Hubs(chat.engine), "ada")
+        client = Client(Gateway(chat.engine), "ada")
         await client.join("room:a")
 
         status, response = client.reply(client.say("room:a", "hello", key="k1"))
@@ -125,7 +126,7 @@ async def test_a_sender_receives_its_own_message_and_an_ok_reply() -> None:
 @virtual
 async def test_leaving_ends_the_broadcasts_and_the_presence() -> None:
     async with Chat() as chat:
-        client = Client(Hubs(chat.engine), "ada")
+        client = Client(Gateway(chat.engine), "ada")
         await client.join("room:a")
         await settle()
         client.forget()
@@ -142,7 +143,7 @@ async def test_leaving_ends_the_broadcasts_and_the_presence() -> None:
 @virtual
 async def test_a_second_join_ends_the_first_and_nothing_comes_in_between() -> None:
     async with Chat() as chat:
-        client = Client(Hubs(chat.engine), "ada")
+        client = Client(Gateway(chat.engine), "ada")
         await client.join("room:a")
         await settle()
         client.forget()
@@ -165,7 +166,7 @@ async def test_a_join_that_is_refused_leaves_no_trace() -> None:
             return action == "join"  # but not "subscribe", which a join on the wire needs too
 
     async with Chat(auth=Nobody()) as chat:
-        client = Client(Hubs(chat.engine), "ada")
+        client = Client(Gateway(chat.engine), "ada")
         status, response = await refusal(client, client.ask("room:a"))
 
         assert (status, response["code"]) == ("error", "unauthorized")
@@ -187,7 +188,7 @@ async def test_a_join_that_is_refused_leaves_no_trace() -> None:
 @virtual
 async def test_a_join_with_a_position_that_is_none_is_refused(params: dict[str, Any]) -> None:
     async with Chat() as chat:
-        client = Client(Hubs(chat.engine), "ada")
+        client = Client(Gateway(chat.engine), "ada")
         status, response = await refusal(client, client.ask("room:a", **params))
 
         assert (status, response["code"], response["retryable"]) == ("error", "invalid_message", False)
@@ -204,7 +205,7 @@ async def test_a_room_that_the_identity_does_not_name_is_refused_just_as_the_aut
             return room_id != "forbidden"
 
     async with Chat(auth=Picky()) as chat:
-        client = Client(Hubs(chat.engine), Identity("ada", rooms=("team-*", "forbidden")))
+        client = Client(Gateway(chat.engine), Identity("ada", rooms=("team-*", "forbidden")))
         await client.join("room:team-1")
         asked.clear()
         named = await refusal(client, client.ask("room:forbidden"))
@@ -234,7 +235,7 @@ async def test_every_error_reaches_the_wire_with_its_code_and_its_wait(code: str
         raise error("because", retry_after=None if draft.content == "no wait" else 1.2341)
 
     async with Chat(middlewares=(refuse,)) as chat:
-        client = Client(Hubs(chat.engine), "ada")
+        client = Client(Gateway(chat.engine), "ada")
         await client.join("room:a")
 
         expected = {"code": code, "reason": "because", "retryable": error.retryable}
@@ -251,7 +252,7 @@ async def test_a_middleware_that_fails_is_an_adapter_error_without_its_text() ->
         raise ValueError("the password is xyzzy")
 
     async with Chat(middlewares=(fail,)) as chat:
-        client = Client(Hubs(chat.engine), "ada")
+        client = Client(Gateway(chat.engine), "ada")
         await client.join("room:a")
         status, response = client.reply(client.say("room:a", "x"))
 
@@ -263,7 +264,7 @@ async def test_a_middleware_that_fails_is_an_adapter_error_without_its_text() ->
 @virtual
 async def test_a_rate_limited_client_that_waits_as_told_succeeds() -> None:
     async with Chat(rate_limit=RateLimit(messages_per_sec=3, burst=1)) as chat:
-        client = Client(Hubs(chat.engine), "ada")
+        client = Client(Gateway(chat.engine), "ada")
         await client.join("room:a")
         client.say("room:a", "one")
 
@@ -295,7 +296,7 @@ async def test_a_rate_limited_client_that_waits_as_told_succeeds() -> None:
 @virtual
 async def test_a_bad_push_is_an_error_reply_and_the_channel_stays_up(event: str, payload: Any, code: str) -> None:
     async with Chat() as chat:
-        client = Client(Hubs(chat.engine), "ada")
+        client = Client(Gateway(chat.engine), "ada")
         await client.join("room:a")
         status, response = await refusal(client, client.push("room:a", event, payload))
 
@@ -308,7 +309,7 @@ async def test_a_bad_push_is_an_error_reply_and_the_channel_stays_up(event: str,
 @virtual
 async def test_unknown_fields_are_ignored() -> None:
     async with Chat() as chat:
-        client = Client(Hubs(chat.engine), "ada")
+        client = Client(Gateway(chat.engine), "ada")
         await client.join("room:a", token="x", client="y")
 
         assert client.reply(client.say("room:a", "x", mood="good"))[0] == "ok"
@@ -318,7 +319,7 @@ async def test_unknown_fields_are_ignored() -> None:
 @virtual
 async def test_what_is_no_frame_closes_the_socket_and_leaves_every_room() -> None:
     async with Chat() as chat:
-        client = Client(Hubs(chat.engine), "ada")
+        client = Client(Gateway(chat.engine), "ada")
         await client.join("room:a")
         client.session.receive("{nonsense")
 
@@ -334,7 +335,7 @@ async def test_what_is_no_frame_closes_the_socket_and_leaves_every_room() -> Non
 async def test_history_gives_pages_backwards_and_says_when_there_is_more() -> None:
     async with Chat(rate_limit=UNLIMITED) as chat:
         await publish(chat, "a", 5)
-        client = Client(Hubs(chat.engine), "ada")
+        client = Client(Gateway(chat.engine), "ada")
         await client.join("room:a")
 
         status, newest = await refusal(client, client.push("room:a", "history", {"limit": 2}))
@@ -359,7 +360,7 @@ async def test_a_resume_gives_what_was_missed_between_the_reply_and_anything_new
         await publish(chat, "a", 7)
         head = chat.engine.rooms.find("a").room.history.position  # type: ignore[union-attr]
         await publish(chat, "a", missed)
-        client = Client(Hubs(chat.engine), "ada")
+        client = Client(Gateway(chat.engine), "ada")
 
         ref = client.ask("room:a", epoch=head.epoch, offset=7)
         await settle()
@@ -387,7 +388,7 @@ async def test_what_a_callback_publishes_about_a_join_reaches_the_one_who_joins(
                 engine.send_at_once("a", "bot", "welcome", None)
 
         async with chat.subscribe_callback("a", greet, presence=True):
-            client = Client(Hubs(engine), "ada")
+            client = Client(Gateway(engine), "ada")
             params = {"epoch": process.room.history.epoch, "offset": 0} if resumes else {}
             response = await client.join("room:a", **params)
             await settle()
@@ -414,8 +415,8 @@ class FullSocket(FakeSocket):
 async def test_a_socket_that_is_closed_as_slow_while_it_resumes_leaves_nothing_in_the_room() -> None:
     async with Chat() as chat:
         message = await chat.send_message("a", "server", "missed")
-        hubs = Hubs(chat.engine)
-        client = Client(hubs, "ada")
+        gateway = Gateway(chat.engine)
+        client = Client(gateway, "ada")
         client.session.socket = FullSocket(client)
         client.ask("room:a", epoch=message.epoch, offset=0)
         await settle()
@@ -427,7 +428,7 @@ async def test_a_long_resume_is_written_no_faster_than_the_client_reads() -> Non
     async with Chat(rate_limit=UNLIMITED, history_size=1000) as chat:
         await publish(chat, "a", 500)
         epoch = chat.engine.rooms.find("a").room.history.epoch  # type: ignore[union-attr]
-        client = Client(Hubs(chat.engine), "ada")
+        client = Client(Gateway(chat.engine), "ada")
         client.socket.stall()
 
         client.ask("room:a", epoch=epoch, offset=0)
@@ -452,7 +453,7 @@ async def test_a_client_that_falls_behind_what_is_kept_while_it_catches_up_must_
     async with Chat(rate_limit=UNLIMITED, history_size=100) as chat:
         await publish(chat, "a", 100)
         epoch = chat.engine.rooms.find("a").room.history.epoch  # type: ignore[union-attr]
-        client = Client(Hubs(chat.engine), "ada")
+        client = Client(Gateway(chat.engine), "ada")
         client.socket.stall()
         client.ask("room:a", epoch=epoch, offset=0)
         await settle()
@@ -476,7 +477,7 @@ async def test_nothing_more_is_replayed_to_a_membership_that_has_ended(rest: str
     async with Chat(rate_limit=UNLIMITED, history_size=1000, auth=gate, middlewares=()) as chat:
         await publish(chat, "a", 300)
         epoch = chat.engine.rooms.find("a").room.history.epoch  # type: ignore[union-attr]
-        client = Client(Hubs(chat.engine), "ada")
+        client = Client(Gateway(chat.engine), "ada")
         client.socket.stall()
         client.ask("room:a", epoch=epoch, offset=0)
         if when == "while it is replayed":
@@ -532,7 +533,7 @@ async def test_a_membership_that_ends_while_stored_messages_are_read_gets_no_bro
         await publish(chat, "a", 200)
         await asyncio.sleep(1)  # saved
         epoch = chat.engine.rooms.find("a").room.history.epoch  # type: ignore[union-attr]
-        client = Client(Hubs(chat.engine), "ada")
+        client = Client(Gateway(chat.engine), "ada")
         client.socket.stall()
         client.ask("room:a", epoch=epoch, offset=0)
         await settle()
@@ -558,7 +559,7 @@ async def test_an_unrecoverable_resume_names_its_reason_and_is_never_partial() -
     async with Chat(rate_limit=UNLIMITED, history_size=50, resume_max_messages=80) as chat:
         await publish(chat, "a", 100)
         epoch = chat.engine.rooms.find("a").room.history.epoch  # type: ignore[union-attr]
-        client = Client(Hubs(chat.engine), "ada")
+        client = Client(Gateway(chat.engine), "ada")
         for position, reason in [
             ({"epoch": "another", "offset": 1}, "epoch_changed"),
             ({"epoch": epoch, "offset": 101}, "epoch_changed"),
@@ -584,13 +585,13 @@ async def test_permission_is_asked_again_at_a_resume() -> None:
 
     auth = Banning()
     async with Chat(auth=auth) as chat:
-        client = Client(Hubs(chat.engine), "ada")
+        client = Client(Gateway(chat.engine), "ada")
         head = await client.join("room:a")
         await chat.send_message("a", "bob", "secret")
         client.session.end()
         auth.banned = True
 
-        again = Client(Hubs(chat.engine), "ada")
+        again = Client(Gateway(chat.engine), "ada")
         ref = again.ask("room:a", epoch=head["epoch"], offset=head["offset"])
         await settle()
         assert again.reply(ref)[1]["code"] == "unauthorized"
@@ -604,7 +605,7 @@ async def test_permission_is_asked_again_at_a_resume() -> None:
 async def test_stalled_moderation_leaves_heartbeats_answered_until_as_many_pushes_wait_as_may() -> None:
     gate = Gate()
     async with Chat(moderation=gate, rate_limit=UNLIMITED, adapter_timeout_ms=60_000) as chat:
-        client = Client(Hubs(chat.engine), "ada")
+        client = Client(Gateway(chat.engine), "ada")
         await client.join("room:a")
         refs = [client.say("room:a", f"m{number}") for number in range(PENDING_PUSHES - 1)]
         await settle()
@@ -635,8 +636,8 @@ async def test_one_stalled_client_does_not_hold_up_another() -> None:
             return True
 
     async with Chat(moderation=Slow()) as chat:
-        hubs = Hubs(chat.engine)
-        ada, bob = Client(hubs, "ada"), Client(hubs, "bob")
+        gateway = Gateway(chat.engine)
+        ada, bob = Client(gateway, "ada"), Client(gateway, "bob")
         await ada.join("room:a")
         await bob.join("room:a")
         slow = ada.say("room:a", "slow")
@@ -656,8 +657,8 @@ async def test_one_stalled_client_does_not_hold_up_another() -> None:
 async def test_the_end_of_a_session_leaves_no_member_and_no_task(stage: str) -> None:
     gate = Gate()
     async with Chat(auth=gate, moderation=gate) as chat:
-        hubs = Hubs(chat.engine)
-        client = Client(hubs, "ada")
+        gateway = Gateway(chat.engine)
+        client = Client(gateway, "ada")
         client.ask("room:a")
         if stage != "joining":
             gate.event.set()
@@ -684,7 +685,7 @@ async def test_the_end_of_a_session_leaves_no_member_and_no_task(stage: str) -> 
 @virtual
 async def test_a_room_that_crashes_now_and_then_goes_on_and_loses_nothing() -> None:
     engine, room = crashing_engine()
-    client = Client(Hubs(engine), "ada")
+    client = Client(Gateway(engine), "ada")
     await client.join("room:a")
     client.say("room:a", "one", key="k1")
     room.crashes = 1
@@ -703,8 +704,8 @@ async def test_a_room_that_crashes_now_and_then_goes_on_and_loses_nothing() -> N
 @virtual
 async def test_a_room_that_crashes_too_often_fails_its_topic_and_can_be_joined_again() -> None:
     engine, room = crashing_engine()
-    hubs = Hubs(engine)
-    ada, bob = Client(hubs, "ada"), Client(hubs, "bob")
+    gateway = Gateway(engine)
+    ada, bob = Client(gateway, "ada"), Client(gateway, "bob")
     first = await ada.join("room:a")
     await bob.join("room:a")
     await bob.join("room:other")
@@ -734,7 +735,7 @@ async def test_a_room_that_crashes_too_often_fails_its_topic_and_can_be_joined_a
 @virtual
 async def test_a_room_that_closes_under_a_join_fails_that_topic_only() -> None:
     engine, room = crashing_engine()
-    client = Client(Hubs(engine), "ada")
+    client = Client(Gateway(engine), "ada")
     await client.join("room:other")
     room.crashes = RESTARTS
     for number in range(RESTARTS):
@@ -758,7 +759,7 @@ async def test_a_bug_in_a_push_closes_the_socket_instead_of_leaving_it_without_a
 ) -> None:
     gate = Gate()
     async with Chat(moderation=gate) as chat:
-        client = Client(Hubs(chat.engine), "ada")
+        client = Client(Gateway(chat.engine), "ada")
         await client.join("room:a")
 
         async def broken(*args: object) -> None:
@@ -777,7 +778,7 @@ async def test_a_bug_in_a_push_closes_the_socket_instead_of_leaving_it_without_a
 async def test_stopping_the_chat_fails_every_topic() -> None:
     chat = Chat()
     await chat.start()
-    client = Client(Hubs(chat.engine), "ada")
+    client = Client(Gateway(chat.engine), "ada")
     await client.join("room:a")
     await chat.stop()
 

@@ -14,7 +14,7 @@ from chatx import Identity
 from chatx.chat import Chat
 from chatx.gateway.asgi.app import ChatApp
 from chatx.gateway.entry.handshake import Handshake
-from chatx.gateway.session.session import Hubs
+from chatx.gateway.session.gateway import Gateway
 from chatx.gateway.wire.bounds import PENDING_PUSHES
 from tests.gateway.fakes import Client, FakeServer, chatx_tasks, settle
 from tests.virtual import virtual
@@ -286,7 +286,7 @@ async def test_the_time_in_which_the_server_reads_nothing_is_not_the_clients_sil
             return True
 
     async with Chat(moderation=Slow(), middlewares=("moderation",), adapter_timeout_ms=10**6) as chat:
-        client = Client(Hubs(chat.engine), "ada")
+        client = Client(Gateway(chat.engine), "ada")
         await client.join("room:a")
         for _ in range(PENDING_PUSHES):
             client.say("room:a", "x")
@@ -303,9 +303,9 @@ async def test_the_time_in_which_the_server_reads_nothing_is_not_the_clients_sil
 @virtual
 async def test_sessions_that_have_ended_are_not_watched_and_leave_no_timer() -> None:
     async with Chat() as chat:
-        hubs = Hubs(chat.engine)
-        clients = [Client(hubs, Identity(f"user{number}", expires_at=now() + 900)) for number in range(50)]
-        assert len(hubs.wheel) == 50
+        gateway = Gateway(chat.engine)
+        clients = [Client(gateway, Identity(f"user{number}", expires_at=now() + 900)) for number in range(50)]
+        assert len(gateway.wheel) == 50
         for client in clients:
             client.session.end()
-        assert len(hubs.wheel) == 0
+        assert len(gateway.wheel) == 0

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from chatx import AdapterError, Chat, ChatError, Gap, Message
 from chatx.core.rate_limit import RateLimit
-from chatx.gateway.session.session import Hubs
+from chatx.gateway.session.gateway import Gateway
 from tests.faults import Stored
 from tests.gateway.fakes import Client, settle
 from tests.virtual import virtual
@@ -193,7 +193,7 @@ async def test_a_resume_on_the_wire_is_refused_and_can_be_tried_again(method: st
     await chat.stop()
     store.fail.add(method)
     async with Chat(persistence=store, history_size=2, adapter_timeout_ms=1000) as again:
-        client = Client(Hubs(again.engine), "ada")
+        client = Client(Gateway(again.engine), "ada")
         client.ask("room:room", epoch=messages[0].epoch, offset=1)
         await settle()
         (reply,) = [each for each in client.received if each.event == "phx_reply"]

@@ -101,12 +101,12 @@ class ChatApp:
         address = scope.get("client")
         await self._start()
         try:
-            hubs, place = self._entrance.begin(address[0] if address else None)
+            gateway, place = self._entrance.begin(address[0] if address else None)
             try:
                 handshake = handshake_of(scope)
-                version, identity = await self._entrance.admit(hubs, place, handshake, scope["path"])
-                socket = AsgiSocket(send, hubs.engine.config.mailbox_bytes, uvicorn_of(receive))
-                client = self._entrance.open(hubs, version, identity, handshake, socket)
+                version, identity = await self._entrance.admit(gateway, place, handshake, scope["path"])
+                socket = AsgiSocket(send, gateway.engine.config.mailbox_bytes, uvicorn_of(receive))
+                client = self._entrance.open(gateway, version, identity, handshake, socket)
                 accept = {"type": "websocket.accept", "subprotocol": chosen_subprotocol(handshake)}
                 await self._serve(client, socket, accept, receive, send)
             finally:

@@ -169,14 +169,14 @@ class LongPoll:
         if len(self._pollers) >= MAX_SESSIONS:
             raise Refused(503, f"there are {MAX_SESSIONS} long-polling sessions, which is the bound; they come back.")
         handshake = exchange.handshake
-        hubs, place = self._entrance.begin(exchange.address)
+        gateway, place = self._entrance.begin(exchange.address)
         try:
-            version, identity = await self._entrance.recognise(hubs, place, handshake)
-            poller = Poller(hubs.engine.config.mailbox_bytes, self._forget)
+            version, identity = await self._entrance.recognise(gateway, place, handshake)
+            poller = Poller(gateway.engine.config.mailbox_bytes, self._forget)
             # Its silence is that of its polls, which the poller knows.
-            client = self._entrance.open(hubs, version, identity, handshake, poller, idle_timeout_s=math.inf)
+            client = self._entrance.open(gateway, version, identity, handshake, poller, idle_timeout_s=math.inf)
             self._pollers[poller.secret] = poller
-            poller.begin(client, place, hubs.wheel)
+            poller.begin(client, place, gateway.wheel)
         except BaseException:
             place.end()
             raise

@@ -192,16 +192,16 @@ class Greeting(asyncio.Protocol):
         path, client = handshake.scope["path"], handshake.scope["client"]
         place = None
         try:
-            hubs, place = server.entrance.begin(client[0] if client else None)
+            gateway, place = server.entrance.begin(client[0] if client else None)
             if path.rstrip("/") != f"{server.path}/websocket":
                 raise Refused(HTTPStatus.NOT_FOUND, "there is no socket at this path")
-            version, identity = await server.entrance.admit(hubs, place, handshake, path)
+            version, identity = await server.entrance.admit(gateway, place, handshake, path)
             if transport.is_closing():
                 return
             if server.draining:  # since it was asked about
                 raise Closed("The server is going away.")
-            stream = Stream(transport, hubs.engine.config.mailbox_bytes, hubs.flow, server.lost)
-            served = server.entrance.open(hubs, version, identity, handshake, stream)
+            stream = Stream(transport, gateway.engine.config.mailbox_bytes, gateway.flow, server.lost)
+            served = server.entrance.open(gateway, version, identity, handshake, stream)
             server.streams[stream] = (served, place)
             place = None
             self._finish()

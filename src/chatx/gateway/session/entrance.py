@@ -19,7 +19,8 @@ from chatx.errors import ChatError, ConfigError
 from chatx.gateway.entry.admission import Full, Place
 from chatx.gateway.entry.handshake import Authenticate, Handshake, Identity, origin_allowed, request_allowed
 from chatx.gateway.entry.identify import identify
-from chatx.gateway.session.session import Hubs, Session
+from chatx.gateway.session.gateway import Gateway
+from chatx.gateway.session.session import Session
 from chatx.gateway.session.socket import Socket
 from chatx.gateway.wire.closes import CLOSE_RESTART, CLOSE_REVOKED
 from chatx.gateway.wire.frames import Version, negotiate
@@ -65,24 +66,24 @@ class Entrance:
         self._authenticate = authenticate
         self._origins = tuple(origins)
         self._idle_timeout_s = idle_timeout_s
-        self._hubs: Hubs | None = None
+        self._gateway: Gateway | None = None
 
     @property
     def closed(self) -> Mapping[int, int]:
         """How many sockets were closed from this side since the chat was started, by close code."""
-        return self._hubs.closed if self._hubs is not None else {}
+        return self._gateway.closed if self._gateway is not None else {}
 
     def drain(self) -> None:
         """Refuse joins on the sockets that are open, and tell no presence, until the chat is started anew."""
-        if self._hubs is not None:
-            self._hubs.drain()
+        if self._gateway is not None:
+            self._gateway.drain()
 
     def flush(self) -> None:
         """Write what was published in this turn, ahead of whatever is to follow it."""
-        if self._hubs is not None:
-            self._hubs.engine.turn.end()
+        if self._gateway is not None:
+            self._gateway.engine.turn.end()
 
-    def begin(self, address: str | None) -> tuple[Hubs, Place]:
+    def begin(self, address: str | None) -> tuple[Gateway, Place]:
         """Count a handshake from this address; end the place when its socket has ended.
 
         Raises:
@@ -90,14 +91,14 @@ class Entrance:
             Refused: Too many handshakes or sockets.
         """
         engine = self._chat.engine
-        if self._hubs is None or self._hubs.engine is not engine:
-            self._hubs = Hubs(engine)
+        if self._gateway is None or self._gateway.engine is not engine:
+            self._gateway = Gateway(engine)
         try:
-            return self._hubs, self._hubs.admission.begin(address)
+            return self._gateway, self._gateway.admission.begin(address)
         except Full as full:
             raise Refused(full.status, full.reason) from full
 
-    async def admit(self, hubs: Hubs, place: Place, handshake: Handshake, path: str) -> tuple[Version, Identity]:
+    async def admit(self, gateway: Gateway, place: Place, handshake: Handshake, path: str) -> tuple[Version, Identity]:
         """Return the protocol version and who it is.
 
         Raises:
@@ -109,7 +110,7 @@ class Entrance:
             raise Refused(403, "there is no socket at this path; it ends in /websocket")
         if not origin_allowed(handshake, self._origins):
             raise Refused(403, f"origin {handshake.headers.get('origin')!r} is not allowed")
-        return await self.recognise(hubs, place, handshake)
+        return await self.recognise(gateway, place, handshake)
 
     def check_request(self, handshake: Handshake) -> None:
         """Check the origin of a request that opens no WebSocket.
@@ -120,7 +121,7 @@ class Entrance:
         if not request_allowed(handshake, self._origins):
             raise Refused(403, f"a request of origin {handshake.headers.get('origin')!r} is not allowed")
 
-    async def recognise(self, hubs: Hubs, place: Place, handshake: Handshake) -> tuple[Version, Identity]:
+    async def recognise(self, gateway: Gateway, place: Place, handshake: Handshake) -> tuple[Version, Identity]:
         """Return the protocol version and who it is, of a handshake whose origin is allowed.
 
         Raises:
@@ -131,7 +132,7 @@ class Entrance:
             version = negotiate(handshake.params.get("vsn"))
         except ValueError as error:
             raise Refused(403, str(error)) from error
-        identity = await identify(hubs.engine, self._authenticate, handshake)
+        identity = await identify(gateway.engine, self._authenticate, handshake)
         if identity is None:
             raise Refused(403, "authenticate said no")
         try:
@@ -142,7 +143,7 @@ class Entrance:
 
     def open(
         self,
-        hubs: Hubs,
+        gateway: Gateway,
         version: Version,
         identity: Identity,
         handshake: Handshake,
@@ -151,11 +152,11 @@ class Entrance:
         idle_timeout_s: float | None = None,
     ) -> Client:
         """Return the client that begins on this socket; `idle_timeout_s` is where it differs from the others'."""
-        engine = hubs.engine
+        engine = gateway.engine
         session = Session(
-            hubs,
+            gateway,
             identity,
-            hubs.protocol(version),
+            gateway.protocol(version),
             socket,
             idle_timeout_s=self._idle_timeout_s if idle_timeout_s is None else idle_timeout_s,
             ask_again=lambda token: identify(engine, self._authenticate, replace(handshake, token=token)),

@@ -16,25 +16,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import sys
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeAlias
 
 from msgspec import UNSET
 
 from chatx.core.message import Draft, Event, Message, Position
-from chatx.core.rate_limit import RateLimit, TokenBuckets
 from chatx.core.validation import valid_id
 from chatx.errors import ChatError, InvalidMessage, RateLimited, RoomUnavailable, Unauthorized
-from chatx.gateway.entry.admission import Admission
 from chatx.gateway.entry.handshake import Identity
-from chatx.gateway.session.expiry import Wheel
+from chatx.gateway.session.gateway import Gateway
 from chatx.gateway.session.hub import Hub, encode_event, message_payload
-from chatx.gateway.session.socket import Batch, Flow, Socket
+from chatx.gateway.session.socket import Batch, Socket
 from chatx.gateway.wire.actions import Action, Close, Join, Leave, Push, Send, Superseded
-from chatx.gateway.wire.bounds import IDLE_TIMEOUT_S, JOIN_BURSTS, JOIN_SECONDS, PENDING_PUSHES
+from chatx.gateway.wire.bounds import IDLE_TIMEOUT_S, PENDING_PUSHES
 from chatx.gateway.wire.closes import CLOSE_EXPIRED, CLOSE_GOING_AWAY, CLOSE_INTERNAL
 from chatx.gateway.wire.frames import Version
 from chatx.gateway.wire.payloads import (
@@ -49,7 +45,7 @@ from chatx.gateway.wire.payloads import (
     error_response,
     parse,
 )
-from chatx.gateway.wire.phoenix import MAX_JOINS, PhoenixProtocol
+from chatx.gateway.wire.phoenix import PhoenixProtocol
 from chatx.runtime.catchup import CatchUp
 from chatx.runtime.engine import Engine
 from chatx.runtime.process import RoomProcess
@@ -61,66 +57,6 @@ AskAgain: TypeAlias = Callable[[str], Awaitable[Identity | None]]
 
 REPLAYED_AT_ONCE = 64
 """Missed messages written before the client must have taken them."""
-
-
-class Hubs:
-    """The hubs of one engine, by room, and what else the sockets of one gateway share.
-
-    Attributes:
-        engine: The running chat.
-        admission: How many sockets there are.
-        joins: A token bucket for each connection, for its joins and its new tokens.
-        wheel: The deadlines of its sessions.
-        flow: Tells the hubs that a socket is to be written to in another way.
-        closed: How many sockets were closed from this side, by close code.
-        draining: Whether joins are refused, since the server goes away.
-    """
-
-    def __init__(self, engine: Engine) -> None:
-        config = engine.config
-        self.engine = engine
-        self.admission: Admission = Admission(
-            per_user=config.max_connections_per_user, per_address=config.max_connections_per_address
-        )
-        most = max(config.max_joins_per_connection, MAX_JOINS)
-        self.joins: TokenBuckets = TokenBuckets(RateLimit(most / JOIN_SECONDS, JOIN_BURSTS * most))
-        self.wheel: Wheel = Wheel(engine.loop)
-        self.flow: Flow = Flow()
-        self.closed: Counter[int] = Counter()
-        self.draining: bool = False
-        self._hubs: dict[RoomProcess, Hub] = {}
-        self._connections = 0
-
-    def protocol(self, version: Version) -> PhoenixProtocol:
-        """Return the protocol of a new connection, with the configured bound of joins."""
-        return PhoenixProtocol(version, max_joins=self.engine.config.max_joins_per_connection or sys.maxsize)
-
-    def number(self) -> str:
-        """Return a name for a new connection that no other has."""
-        self._connections += 1
-        return str(self._connections)
-
-    def __contains__(self, process: RoomProcess) -> bool:
-        """Return whether the room has a hub."""
-        return process in self._hubs
-
-    def hub(self, process: RoomProcess) -> Hub:
-        """Return the room's hub, begun if need be."""
-        hub = self._hubs.get(process)
-        if hub is None:
-            hub = self._hubs[process] = Hub(process, self.engine.turn, self.flow, self._forget)
-            hub.quiet = self.draining
-        return hub
-
-    def drain(self) -> None:
-        """Refuse joins from here on, and tell nobody any more of those who come and go."""
-        self.draining = True
-        for hub in self._hubs.values():
-            hub.quiet = True
-
-    def _forget(self, hub: Hub) -> None:
-        if self._hubs.get(hub.process) is hub:
-            del self._hubs[hub.process]
 
 
 class Membership:
@@ -161,7 +97,7 @@ class Session:
         last_seen: When it last sent anything, in loop time.
 
     Args:
-        hubs: What the sockets of the gateway share.
+        gateway: What the sockets of the gateway share.
         identity: Who it is.
         protocol: Of this connection alone.
         socket: Of this connection alone.
@@ -171,7 +107,7 @@ class Session:
 
     def __init__(
         self,
-        hubs: Hubs,
+        gateway: Gateway,
         identity: Identity,
         protocol: PhoenixProtocol,
         socket: Socket,
@@ -179,14 +115,14 @@ class Session:
         idle_timeout_s: float = IDLE_TIMEOUT_S,
         ask_again: AskAgain | None = None,
     ) -> None:
-        self._hubs = hubs
-        self.engine: Engine = hubs.engine
+        self._gateway = gateway
+        self.engine: Engine = gateway.engine
         self.identity: Identity = identity
         self.user_id: str = identity.user_id
         self.version: Version = protocol.version
         self.socket = socket
         self._protocol = protocol
-        self._number = hubs.number()
+        self._number = gateway.number()
         self._memberships: dict[str, Membership] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._ended = False
@@ -197,7 +133,7 @@ class Session:
         self._tokens = 0  # how many came, and which of them is in force
         self._token = 0
         self._expires = self._expiry(identity)
-        hubs.wheel.watch(self, self._deadline())
+        gateway.wheel.watch(self, self._deadline())
 
     @property
     def busy(self) -> bool:
@@ -223,8 +159,8 @@ class Session:
         if self._ended:
             return
         self._ended = True
-        self._hubs.wheel.forget(self)
-        self._hubs.joins.forget(self._number, "")
+        self._gateway.wheel.forget(self)
+        self._gateway.joins.forget(self._number, "")
         for task in self._tasks:
             task.cancel()
         for topic in list(self._memberships):
@@ -248,7 +184,7 @@ class Session:
     def cut(self, code: int, reason: str) -> None:
         """Close the socket from this side, and end."""
         if not self._ended:
-            self._hubs.closed[code] += 1
+            self._gateway.closed[code] += 1
         self.socket.close(code, reason)
         self.end()
 
@@ -327,7 +263,7 @@ class Session:
         self._carry_out(self._protocol.reply(push, "ok", HistoryPage(messages, more)))
 
     def _new_token(self, push: Push, token: str, ask_again: AskAgain) -> None:
-        wait = self._hubs.joins.acquire(self._number, "", self.engine.loop.time())
+        wait = self._gateway.joins.acquire(self._number, "", self.engine.loop.time())
         if wait:
             raise RateLimited("Too many new tokens in too short a time on this connection.", retry_after=wait)
         self._tokens += 1
@@ -346,7 +282,7 @@ class Session:
             self._token = number
             self.identity = identity
             self._expires = self._expiry(identity)
-            self._hubs.wheel.watch(self, self._deadline())
+            self._gateway.wheel.watch(self, self._deadline())
         until = self.identity.expires_at
         # An int may be larger than JSON can hold here; a float never is.
         self._carry_out(self._protocol.reply(push, "ok", Renewed(None if until is None else float(until))))
@@ -364,11 +300,11 @@ class Session:
         self._carry_out(self._protocol.reply(push, "error", error_response(error)))
 
     def _ask_to_join(self, join: Join) -> None:
-        if self._hubs.draining:
+        if self._gateway.draining:
             away = RoomUnavailable("This server is going away; the socket is about to be closed. Come back and join.")
             self._carry_out(self._protocol.join_error(join, error_response(away)))
             return
-        wait = self._hubs.joins.acquire(self._number, "", self.engine.loop.time())
+        wait = self._gateway.joins.acquire(self._number, "", self.engine.loop.time())
         if wait:
             # Before the auth adapter is asked: a flood of joins is not to become one of its queries.
             error = RateLimited("Too many joins in too short a time on this connection.", retry_after=wait)
@@ -427,7 +363,7 @@ class Session:
     def _go_live(self, membership: Membership, caught_up: CatchUp) -> None:
         self._write_events(membership, caught_up.events)
         process = membership.process
-        if process not in self._hubs:
+        if process not in self._gateway:
             # A new hub's first step lets the room tell what is pending, and whoever is told may publish.
             process.settle()
         if not self._holds(membership):
@@ -437,7 +373,7 @@ class Session:
             self.failed(membership)
             return
         try:
-            hub = self._hubs.hub(process)
+            hub = self._gateway.hub(process)
         except RoomUnavailable:  # the room crashed while the hub came in
             self.failed(membership)
             return
