@@ -201,7 +201,7 @@ async def test_persistence_that_hangs_is_a_timeout() -> None:
         await chat.send_message("room", "victim", "hello")
         await chat.send_message("room", "alice", "is saved, so that it is not the store")
         await asyncio.sleep(1)
-    assert (hang.begun, hang.cancelled) == (2, 2)
+    assert (hang.begun, hang.cancelled) == (3, 3), "the first might have been the store's"
     assert [(each.attempts, each.reason) for each in chat.dead_letters] == [(2, "timeout")]
 
 

@@ -5,7 +5,7 @@ Rules:
    messages is tried alone, in order.
 2. A message that fails while others behind it are saved has failed by its own fault. It is set aside and tried again
    alone, with exponential backoff and full jitter, and the others do not wait for it. After `max_retries` retries it is
-   a dead letter.
+   a dead letter. The first failure that says the store is away does not count: it may have been.
 3. Where two messages fail and nothing is saved after them, the store is away; so it is where one fails in a way that
    says so (`adapters.away`) and there is nothing to compare it with. Nobody's attempts are counted then. Everything
    waits in order, and after a backoff of at most `AWAY_CEILING_MS` some messages are tried until one is saved: the
@@ -407,7 +407,9 @@ class Saving:
             self._come_back()
         for parcel in [each for each in self._unjudged if each.failed_at < began]:
             del self._unjudged[parcel]
-            parcel.attempts += parcel.unjudged
+            # One that says the store is away may be right: it has come back since. The second time it is not believed.
+            if parcel.suspect or not parcel.says_away:
+                parcel.attempts += parcel.unjudged
             parcel.unjudged = 0
             parcel.suspect = True
             if parcel.trying:
@@ -498,7 +500,8 @@ class Saving:
                 self._come_back()  # only those that were set aside are left, and they are tried again by themselves
             return
         # The newest is one of them: it may be of another kind than a crowd that fails by its own fault.
-        drawn = self._jitter.sample(free[1:-1], max(0, min(self._batch_size, len(free)) - 2))
+        between = free[1:-1]
+        drawn = self._jitter.sample(between, min(len(between), max(1, self._batch_size - 2)))
         probes = [free[0], *sorted(drawn, key=_number), *free[1:][-1:]]
         chosen = set(probes)
         self._first = deque(parcel for parcel in self._first if parcel not in chosen)
