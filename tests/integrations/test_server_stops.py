@@ -22,11 +22,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from chatx import Chat, RateLimit
-from chatx.gateway.entry.stopping import TICK_S, told_when_stopping
+from chatx.gateway.entry.stopping import GRACE_S, TICK_S, told_when_stopping
 from chatx.integrations.html import render
-from chatx.integrations.starlette import STOP_STALL_S
 from tests.integrations.live_reader import Reader, settle
 from tests.integrations.uvicorn_like import UvicornLike, task_of
+from tests.longpoll.polling import Call, PollingClient, inside
 from tests.process import module
 from tests.virtual import virtual
 
@@ -201,10 +201,32 @@ async def test_a_reader_that_takes_nothing_does_not_hold_up_a_server_that_stops(
         server.should_exit = True
         await asyncio.sleep(TICK_S * 1.5)
         assert (reads.task.done(), reads.complete, stalls.task.done()) == (True, True, False)
-        await asyncio.sleep(STOP_STALL_S)
+        await asyncio.sleep(GRACE_S)
         assert stalls.task.done()
         await stalls.task
         assert await chat.presence("general") == {}
+    task.cancel()
+
+
+@virtual
+async def test_a_poll_and_a_body_that_does_not_come_do_not_hold_up_a_server_that_stops() -> None:
+    server = UvicornLike()
+    task = task_of(server)
+    async with Chat() as chat:
+        app = chat.asgi(authenticate=lambda handshake: handshake.params.get("user_id"))
+        ada, eve = PollingClient(inside(app), "ada"), PollingClient(inside(app), "eve")
+        for client in (ada, eve):
+            await client.open()
+        waits = Call(app, "GET", f"vsn=2.0.0&token={ada.token}")
+        comes = Call(app, "POST", f"vsn=2.0.0&token={eve.token}")
+        comes.inbox.get_nowait()
+        await settle()
+        server.should_exit = True
+        await asyncio.sleep(TICK_S * 1.5)
+        assert (await waits.reply()).body["status"] == 204
+        assert not comes.task.done()
+        await asyncio.sleep(GRACE_S)
+        assert (comes.task.done(), (await comes.reply()).body) == (True, {"status": 408})
     task.cancel()
 
 

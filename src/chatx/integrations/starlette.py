@@ -53,7 +53,7 @@ from chatx.core.message import (
     SubscriptionEnded,
 )
 from chatx.errors import ChatError, ConfigError
-from chatx.gateway.entry.stopping import told_when_stopping
+from chatx.gateway.entry.stopping import bounded_when_stopping
 from chatx.gateway.wire.payloads import error_response
 from chatx.runtime.connection import Connection
 from chatx.runtime.process import RoomProcess
@@ -72,9 +72,6 @@ KEEP_ALIVE_S = 15.0
 
 WRITE_STALL_S = 10.0
 """Seconds that one write may take before the reader is given up."""
-
-STOP_STALL_S = 1.0
-"""Seconds that a reader still may take when the server stops."""
 
 RETRY_MS = 1_000
 """Milliseconds after which a browser comes back."""
@@ -196,7 +193,7 @@ class LiveResponse(Response):
                 return
             await stack.enter_async_context(_closed_when_gone(connection, receive))
             try:
-                async with _closed_when_stopping(connection, scope):
+                async with bounded_when_stopping(scope, connection.close):
                     await _write(send, {"type": "http.response.start", "status": 200, "headers": self.raw_headers})
                     if scope["method"] != "HEAD":
                         async for text in self._stream(connection, after):
@@ -374,19 +371,6 @@ async def _closed_when_gone(connection: Connection, receive: Receive) -> AsyncIt
     finally:
         watcher.cancel()
         await asyncio.gather(watcher, return_exceptions=True)
-
-
-@asynccontextmanager
-async def _closed_when_stopping(connection: Connection, scope: Scope) -> AsyncIterator[None]:
-    """Close the connection when the server begins to stop; raise `TimeoutError` where it is still written to then."""
-
-    def stop() -> None:
-        connection.close()
-        bound.reschedule(asyncio.get_running_loop().time() + STOP_STALL_S)
-
-    async with asyncio.timeout(None) as bound:
-        with told_when_stopping(scope, stop):
-            yield
 
 
 async def _write(send: Send, message: dict[str, object]) -> None:

@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, Final, NamedTuple, TypeAlias
 from weakref import WeakKeyDictionary
 
@@ -26,6 +26,9 @@ TICK_S: Final = 0.1
 
 SEARCH_S: Final = 1.0
 """Seconds between two searches among the tasks of a loop, whose work grows with their number."""
+
+GRACE_S: Final = 1.0
+"""Seconds that a client still has when the server begins to stop: to take what is written, or to send what it began."""
 
 Tell: TypeAlias = Callable[[], object]
 """Called once, when the server begins to stop; it must not raise."""
@@ -100,6 +103,27 @@ def told_when_stopping(scope: Mapping[str, Any], tell: Tell) -> Iterator[None]:
         yield
     finally:
         watch.discard(port, tell)
+
+
+@asynccontextmanager
+async def bounded_when_stopping(scope: Mapping[str, Any], tell: Tell = lambda: None) -> AsyncIterator[None]:
+    """Give the block `GRACE_S` from when the server begins to stop.
+
+    Args:
+        scope: The ASGI scope of the request.
+        tell: Called when the server begins to stop, as in `told_when_stopping`.
+
+    Raises:
+        TimeoutError: The block took longer.
+    """
+
+    def stop() -> None:
+        tell()
+        bound.reschedule(asyncio.get_running_loop().time() + GRACE_S)
+
+    async with asyncio.timeout(None) as bound:
+        with told_when_stopping(scope, stop):
+            yield
 
 
 def _running_servers() -> list[_Server]:

@@ -32,7 +32,7 @@ from msgspec.structs import replace
 
 from chatx.errors import Closed
 from chatx.gateway.entry.handshake import Handshake, handshake_of
-from chatx.gateway.entry.stopping import told_when_stopping
+from chatx.gateway.entry.stopping import bounded_when_stopping, told_when_stopping
 from chatx.gateway.longpoll.outbox import OutOfStep
 from chatx.gateway.longpoll.poller import Poller
 from chatx.gateway.session.entrance import Entrance, Refused
@@ -209,7 +209,9 @@ class LongPoll:
         poller.posts += 1
         try:
             async with asyncio.timeout(POST_S):
-                body = await exchange.body()
+                # What has come is taken, however long that takes; a body that comes slowly holds up no server.
+                async with bounded_when_stopping(exchange.scope):
+                    body = await exchange.body()
                 await self._take(poller, messages_of(exchange.handshake.headers.get("content-type", ""), body))
         except TimeoutError:
             # phoenix.js comes back anew at any status but 200, and leaves this session behind.
@@ -243,7 +245,7 @@ class _Exchange:
     """One request, and its response."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self._scope = scope
+        self.scope = scope
         self._receive = receive
         self._send = send
         self._cors: list[tuple[bytes, bytes]] = [(b"vary", b"origin")]
@@ -254,7 +256,7 @@ class _Exchange:
     @property
     def address(self) -> str | None:
         """The client's address."""
-        client = self._scope.get("client")
+        client = self.scope.get("client")
         return client[0] if client else None
 
     def cors(self) -> None:
@@ -285,7 +287,7 @@ class _Exchange:
         gone = asyncio.create_task(self._until_gone(), name="chatx poll")
         try:
             # Whoever cancels it ends the waiting.
-            with told_when_stopping(self._scope, waiter.cancel):
+            with told_when_stopping(self.scope, waiter.cancel):
                 await asyncio.wait((waiter, gone), timeout=POLL_S, return_when=asyncio.FIRST_COMPLETED)
             if gone.done():
                 gone.result()
