@@ -108,7 +108,7 @@ class Consumer:
         self._wakeup = Wakeup(engine.turn)
         self._wake = self._wakeup.wake
         self._mailbox = Mailbox(config.mailbox_size, config.mailbox_bytes, self._overflow)
-        engine.consumers[self] = None
+        engine.consumers.add(self)
         return self._mailbox
 
     def end(self, error: ChatError) -> None:
@@ -116,7 +116,7 @@ class Consumer:
         if self._mailbox is not None:
             self._mailbox.close(error)
         if self._engine is not None:
-            self._engine.consumers.pop(self, None)
+            self._engine.consumers.discard(self)
 
     def cut(self, error: ChatError) -> None:
         """End it from the engine's side with this error, and without what is unread: the user was revoked."""

@@ -7,7 +7,6 @@ import logging
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from typing import Protocol
 
 from chatx.adapters.boundary import Boundary
 from chatx.adapters.protocols import Action
@@ -20,6 +19,7 @@ from chatx.runtime.catchup import CatchUp, catch_up, position_of
 from chatx.runtime.dead_letters import DeadLetter
 from chatx.runtime.delivery import Delivery
 from chatx.runtime.process import RoomProcess
+from chatx.runtime.readers import Readers, Revocable
 from chatx.runtime.rooms import Rooms
 from chatx.runtime.sending import Sending, guard_of
 from chatx.runtime.storage import Storage
@@ -41,32 +41,6 @@ REVOKED_KEPT = 10_000
 
 GRACE_S = 0.1
 """Seconds for what ends quickly, where the time of a drain is over."""
-
-
-class Revocable(Protocol):
-    """What a user holds and loses when revoked."""
-
-    @property
-    def user_id(self) -> str | None:
-        """Whose it is, or None: trusted code's."""
-        ...
-
-    def cut(self, error: ChatError) -> None:
-        """The user is revoked: end it at once, with all that it has joined. Must not raise."""
-        ...
-
-
-class Consumes(Revocable, Protocol):
-    """Whoever reads a mailbox of this chat."""
-
-    @property
-    def unread(self) -> int:
-        """How many events wait for it."""
-        ...
-
-    def end(self, error: ChatError) -> None:
-        """The chat stops."""
-        ...
 
 
 class Engine:
@@ -122,7 +96,7 @@ class Engine:
             loop=self.loop,
         )
         self._auth = guard_of(config, self.boundary, "auth")
-        self.consumers: dict[Consumes, None] = {}
+        self.consumers: Readers = Readers()
         self.callbacks: dict[Revocable, None] = {}
         self.revocations: int = 0
         self._revoked: OrderedDict[str, int] = OrderedDict()
@@ -354,7 +328,7 @@ class Engine:
         self.turn.end()
         error: ChatError = Closed("The chat was stopped.")
         # The readers first: no end of a single subscription is to be told where everything ends.
-        for consumer in list(self.consumers):
+        for consumer in self.consumers:
             consumer.end(error)
         for process in self.rooms:
             process.close(error)
@@ -364,6 +338,7 @@ class Engine:
         # First of all, so that nothing that raises here is the last sweep.
         self._sweeper = self.loop.call_later(self._sweep_s, self._sweep)
         now = self.loop.time()
+        self.consumers.look()  # for whoever asks from another thread
         self.rooms.sweep()
         self.sending.buckets.expire(now, EXPIRED_AT_ONCE)
         self.sending.window.expire(now, EXPIRED_AT_ONCE)

@@ -23,6 +23,7 @@ from chatx.core.interrupts import from_signal
 from chatx.core.message import Draft, Event, Message, Position, PresenceMeta, Presences, PresenceState, Unrecovered
 from chatx.core.room import Effects, Room
 from chatx.errors import ChatError, RoomUnavailable, SubscriberFailed
+from chatx.runtime.totals import Totals
 from chatx.runtime.turn import Turn
 from chatx.telemetry import Telemetry
 
@@ -67,6 +68,7 @@ class RoomProcess:
         turn: Turn,
         telemetry: Telemetry,
         keeper: Keeper,
+        totals: Totals,
         proven: bool = False,
     ) -> None:
         self.room_id: str = room.room_id
@@ -80,6 +82,9 @@ class RoomProcess:
         self._turn = turn
         self._telemetry = telemetry
         self._keeper = keeper
+        self._totals = totals
+        self._counted = (0, 0, 0, 0)  # what this room has in each of the sums
+        self._retired = False
         self._recent: deque[float] = deque(maxlen=RESTARTS + 1)
         self._error: RoomUnavailable | None = None
         self._lanes: dict[str, deque[asyncio.Future[None]]] = {}
@@ -119,10 +124,12 @@ class RoomProcess:
     def admit(self) -> None:
         """Count a message as admitted; `release` follows, whatever becomes of it."""
         self.room.admitted += 1
+        self._count()
 
     def release(self) -> None:
         """Count a message as sequenced or refused."""
         self.room.admitted -= 1
+        self._count()
         if self.idle:
             self._keeper.idle(self)
 
@@ -198,6 +205,7 @@ class RoomProcess:
             self.room.presence.remove(user_id, ref)
             raise
         finally:
+            self._count()
             self._turn.touch(self)
         if first and self._telemetry.watched("room_join"):
             self._told("room_join", user_id)
@@ -210,6 +218,7 @@ class RoomProcess:
         except RoomUnavailable:
             # The crash may have come before the membership ended: the rebuilt room is asked once more.
             left = self._error is None and self.room.presence.remove(user_id, ref)
+        self._count()
         self._turn.touch(self)
         if left and user_id not in self.room.presence and self._telemetry.watched("room_leave"):
             self._told("room_leave", user_id)
@@ -231,6 +240,7 @@ class RoomProcess:
         """Add a subscriber, who gets what is published from now on."""
         self.settle()
         self._contained(lambda room: room.fanout.add(subscriber))
+        self._count()
 
     @property
     def idle(self) -> bool:
@@ -266,6 +276,7 @@ class RoomProcess:
                 subscriber.callback = callback
         except BaseException as error:
             self.room.fanout.remove(subscriber)
+            self._count()
             if from_signal(error):
                 raise
             self._report(Effects([(subscriber, error)], ()))
@@ -274,11 +285,13 @@ class RoomProcess:
         """Remove a subscriber, with what was published before it left."""
         self.flush()
         self.room.fanout.remove(subscriber)
+        self._count()
         self._turn.touch(self)
 
     def expel(self, subscriber: Subscriber, error: ChatError) -> None:
         """Remove a subscriber and tell it why, without what is pending for it."""
         self.room.fanout.remove(subscriber)
+        self._count()
         self._turn.touch(self)
         self._end(subscriber, error)
 
@@ -320,6 +333,7 @@ class RoomProcess:
         """End every subscription with this error."""
         for subscriber in list(self.room.fanout.subscribers):
             self.room.fanout.remove(subscriber)
+            self._count()
             self._end(subscriber, error)
 
     def _contained(self, step: Callable[[Room], T]) -> T:
@@ -341,6 +355,7 @@ class RoomProcess:
             except Exception:
                 logger.exception("Room %r could not be rebuilt and is closed.", self.room_id)
                 often = True
+        self._count()
         logger.error("Room %r crashed and %s.", self.room_id, "is closed" if often else "was rebuilt", exc_info=cause)
         if self._telemetry.watched("room_crash"):
             self._telemetry.emit("room_crash", {"restarts": self.crashes}, {"room_id": self.room_id, "closed": often})
@@ -354,7 +369,29 @@ class RoomProcess:
         self.close(self._error)
         return self._error.again()
 
+    def retire(self) -> None:
+        """Take the room out of the sums: it is no longer in memory, whoever still holds it."""
+        self._retired = True
+        self._count()
+
+    def _count(self) -> None:
+        """Bring the sums over all rooms up to what this room has now."""
+        room, totals = self.room, self._totals
+        now = (len(room.presence), len(room.fanout.subscribers), room.admitted, self.crashes)
+        if self._retired:
+            now = (0, 0, 0, 0)
+        if now == self._counted:
+            return
+        members, subscriptions, admitted, crashes = self._counted
+        self._counted = now
+        totals.members += now[0] - members
+        totals.subscriptions += now[1] - subscriptions
+        totals.admitted += now[2] - admitted
+        totals.crashes += now[3] - crashes
+
     def _report(self, effects: Effects) -> None:
+        if effects.raised or effects.full:
+            self._count()
         for subscriber, error in effects.raised:
             logger.error("A subscriber of room %r raised and is out.", self.room_id, exc_info=error)
             if self._telemetry.watched("subscriber_failed"):

@@ -36,6 +36,7 @@ from chatx.runtime.ids import new_epoch
 from chatx.runtime.passage import Passage
 from chatx.runtime.process import RoomProcess
 from chatx.runtime.storage import Storage
+from chatx.runtime.totals import Totals
 from chatx.runtime.turn import Turn
 from chatx.telemetry import Telemetry
 
@@ -54,6 +55,7 @@ class Rooms:
 
     Attributes:
         closed_by_crashes: Rooms that crashed too often and were let go of.
+        totals: Sums over the rooms.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class Rooms:
         self._tasks: set[asyncio.Task[None]] = set()
         self._withdrawals: dict[RoomProcess, asyncio.Task[bool]] = {}
         self.closed_by_crashes: int = 0
+        self.totals: Totals = Totals()
 
     def __len__(self) -> int:
         """Return how many rooms there are."""
@@ -221,6 +224,7 @@ class Rooms:
             turn=self._turn,
             telemetry=self._telemetry,
             keeper=self,
+            totals=self.totals,
             proven=self._storage.marks,
         )
         self._rooms[room_id] = process
@@ -322,6 +326,7 @@ class Rooms:
     def _remove(self, process: RoomProcess) -> None:
         if self._rooms.get(process.room_id) is process:
             del self._rooms[process.room_id]
+            process.retire()
         self._blank.pop(process, None)
         self._idle.pop(process, None)
 

@@ -17,7 +17,7 @@ class Statistics(Struct, frozen=True):
         members: Users present, summed over the rooms.
         subscriptions: Subscribers, summed over the rooms.
         connections: Open mailboxes: connections and iterating subscriptions.
-        unread: Events unread in them.
+        unread: Events unread in them; exact up to 100 connections, beyond that as they were when looked at last.
         admitted: Messages admitted and not yet sequenced, summed over the rooms.
         token_buckets: (room, user) pairs whose bucket is not full.
         idempotency_keys: Keys remembered.
@@ -58,25 +58,27 @@ class Statistics(Struct, frozen=True):
 
 
 def statistics_of(engine: Engine) -> Statistics:
-    """Return the engine's counters and gauges; takes time in proportion to rooms and connections."""
-    rooms = list(engine.rooms)
+    """Return the engine's counters and gauges; takes the same time however many rooms and connections there are."""
     sending = engine.sending
     delivery = engine.delivery
+    totals = engine.rooms.totals
+    if engine.here:
+        engine.consumers.look()
     return Statistics(
         running=engine.open,
         cluster_strategy=engine.config.cluster_strategy,
-        rooms=len(rooms),
-        members=sum(len(process.room.presence) for process in rooms),
-        subscriptions=sum(len(process.room.fanout.subscribers) for process in rooms),
+        rooms=len(engine.rooms),
+        members=totals.members,
+        subscriptions=totals.subscriptions,
         connections=len(engine.consumers),
-        unread=sum(consumer.unread for consumer in engine.consumers),
-        admitted=sum(process.room.admitted for process in rooms),
+        unread=engine.consumers.unread,
+        admitted=totals.admitted,
         token_buckets=len(sending.buckets),
         idempotency_keys=len(sending.window),
         sent=sending.sent,
         duplicates=sending.duplicates,
         refused=dict(sending.refused),
-        room_crashes=sum(process.crashes for process in rooms),
+        room_crashes=totals.crashes,
         rooms_closed_by_crashes=engine.rooms.closed_by_crashes,
         adapter_failures=dict(engine.boundary.failures),
         delivery_waiting=delivery.size,

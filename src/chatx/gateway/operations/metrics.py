@@ -1,7 +1,7 @@
 """A chat's figures in Prometheus' text format.
 
-They are read from `Chat.statistics` when somebody asks, which takes time in proportion to rooms and connections; until
-then they cost nothing. No user and no room is named, which also bounds the number of series.
+They are read from `Chat.statistics` when somebody asks, which costs the same however many rooms there are; until then
+they cost nothing. No user and no room is named, which also bounds the number of series.
 """
 
 from __future__ import annotations

@@ -178,7 +178,7 @@ class Client:
         self.session: Session = session
         self.user_id: str = session.user_id
         self._engine = session.engine
-        self._engine.consumers[self] = None
+        self._engine.consumers.add(self)
 
     @property
     def unread(self) -> int:
@@ -198,4 +198,4 @@ class Client:
     def forget(self) -> None:
         """End the session, its socket being closed or about to be; twice is harmless."""
         self.session.end()
-        self._engine.consumers.pop(self, None)
+        self._engine.consumers.discard(self)
