@@ -86,7 +86,7 @@ class Wire:
         self.sent: dict[str, list[Sent]] = defaultdict(list)
 
     def joined(self, topic: str) -> bool:
-        return self.client.session._protocol.state(topic) is State.JOINED
+        return self.client.session.protocol.state(topic) is State.JOINED
 
 
 class Conversations(RuleBasedStateMachine):

@@ -15,7 +15,7 @@ from chatx.core.rate_limit import RateLimit
 from chatx.errors import ERRORS, ChatError, RoomUnavailable
 from chatx.gateway.entry.handshake import Identity
 from chatx.gateway.session.gateway import Gateway
-from chatx.gateway.session.session import REPLAYED_AT_ONCE
+from chatx.gateway.session.joining import REPLAYED_AT_ONCE
 from chatx.gateway.session.socket import Batch
 from chatx.gateway.wire.bounds import PENDING_PUSHES
 from chatx.gateway.wire.frames import Version

@@ -17,7 +17,7 @@ from chatx.errors import Unauthorized
 from chatx.gateway.longpoll.app import MAX_POSTS, POLL_S, POST_S, WRITE_STALL_S, LongPoll
 from chatx.gateway.longpoll.outbox import MAX_REPEATS
 from chatx.gateway.longpoll.poller import ABANDONED_S, CUT_OFF_S
-from chatx.gateway.session.session import REPLAYED_AT_ONCE
+from chatx.gateway.session.joining import REPLAYED_AT_ONCE
 from chatx.gateway.wire.bounds import PENDING_PUSHES
 from tests.gateway import hostile
 from tests.gateway.fakes import chatx_tasks, settle

@@ -17,17 +17,17 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final, TypeAlias
 
 from msgspec import UNSET
 
-from chatx.core.message import Draft, Event, Message, Position
-from chatx.core.validation import valid_id
+from chatx.core.message import Draft, Message
 from chatx.errors import ChatError, InvalidMessage, RateLimited, RoomUnavailable, Unauthorized
 from chatx.gateway.entry.handshake import Identity
 from chatx.gateway.session.gateway import Gateway
-from chatx.gateway.session.hub import Hub, encode_event, message_payload
+from chatx.gateway.session.hub import message_payload
+from chatx.gateway.session.joining import Joining, Membership
 from chatx.gateway.session.socket import Batch, Socket
 from chatx.gateway.wire.actions import Action, Close, Join, Leave, Push, Send, Superseded
 from chatx.gateway.wire.bounds import IDLE_TIMEOUT_S, PENDING_PUSHES
@@ -37,53 +37,19 @@ from chatx.gateway.wire.payloads import (
     AccessToken,
     History,
     HistoryPage,
-    Joined,
     NewMessage,
     Renewed,
-    Resume,
     Sent,
     error_response,
     parse,
 )
 from chatx.gateway.wire.phoenix import PhoenixProtocol
-from chatx.runtime.catchup import CatchUp
 from chatx.runtime.engine import Engine
-from chatx.runtime.process import RoomProcess
 
 logger: logging.Logger = logging.getLogger("chatx")
 
 AskAgain: TypeAlias = Callable[[str], Awaitable[Identity | None]]
 """Returns who a new token is for, or None to refuse; raises `Closed` where the chat is not running any more."""
-
-REPLAYED_AT_ONCE = 64
-"""Missed messages written before the client must have taken them."""
-
-
-class Membership:
-    """A session's part in one room: a member of its hub and one meta of its presence."""
-
-    __slots__ = ("_session", "hub", "process", "ref", "topic")
-
-    def __init__(self, session: Session, process: RoomProcess, topic: str, ref: str) -> None:
-        self._session = session
-        self.process: RoomProcess = process
-        self.topic: str = topic
-        self.ref: str = ref
-        self.hub: Hub | None = None  # until it has caught up
-
-    @property
-    def version(self) -> Version:
-        """The version its frames are in."""
-        return self._session.version
-
-    @property
-    def socket(self) -> Socket:
-        """Where its frames go."""
-        return self._session.socket
-
-    def end(self, error: ChatError) -> None:
-        """The room ended it."""
-        self._session.failed(self)
 
 
 class Session:
@@ -115,15 +81,15 @@ class Session:
         idle_timeout_s: float = IDLE_TIMEOUT_S,
         ask_again: AskAgain | None = None,
     ) -> None:
-        self._gateway = gateway
+        self.gateway = gateway
         self.engine: Engine = gateway.engine
         self.identity: Identity = identity
         self.user_id: str = identity.user_id
         self.version: Version = protocol.version
         self.socket = socket
-        self._protocol = protocol
+        self.protocol = protocol
         self._number = gateway.number()
-        self._memberships: dict[str, Membership] = {}
+        self.memberships: dict[str, Membership] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._ended = False
         self.last_seen: float = self.engine.loop.time()
@@ -152,18 +118,18 @@ class Session:
     def receive(self, data: str | bytes) -> None:
         """Take one whole WebSocket message: `str` for text, `bytes` for binary. No input raises."""
         self.last_seen = self.engine.loop.time()
-        self._carry_out(self._protocol.receive(data))
+        self.carry_out(self.protocol.receive(data))
 
     def end(self) -> None:
         """Leave every room; the socket is closed, or about to be. Twice is harmless."""
         if self._ended:
             return
         self._ended = True
-        self._gateway.wheel.forget(self)
-        self._gateway.joins.forget(self._number, "")
+        self.gateway.wheel.forget(self)
+        self.gateway.joins.forget(self._number, "")
         for task in self._tasks:
             task.cancel()
-        for topic in list(self._memberships):
+        for topic in list(self.memberships):
             self._leave(topic)
 
     def due(self, now: float) -> float | None:
@@ -184,7 +150,7 @@ class Session:
     def cut(self, code: int, reason: str) -> None:
         """Close the socket from this side, and end."""
         if not self._ended:
-            self._gateway.closed[code] += 1
+            self.gateway.closed[code] += 1
         self.socket.close(code, reason)
         self.end()
 
@@ -198,11 +164,16 @@ class Session:
 
     def failed(self, membership: Membership) -> None:
         """Tell the client that the room ended its membership; it joins again by itself."""
-        if self._holds(membership):
+        if self.holds(membership):
             self._leave(membership.topic)
-            self._carry_out(self._protocol.channel_error(membership.topic))
+            self.carry_out(self.protocol.channel_error(membership.topic))
 
-    def _carry_out(self, actions: list[Action]) -> None:
+    def holds(self, membership: Membership) -> bool:
+        """Return whether the membership is still this session's: whatever was awaited, it may have left meanwhile."""
+        return self.memberships.get(membership.topic) is membership
+
+    def carry_out(self, actions: list[Action]) -> None:
+        """Do what the protocol says, in order."""
         for action in actions:
             if self._ended:
                 return
@@ -215,33 +186,41 @@ class Session:
                     self._ask_to_join(action)
                 case Leave():
                     self._leave(action.topic)
-                    self._carry_out(self._protocol.left(action))
+                    self.carry_out(self.protocol.left(action))
                 case Superseded():
                     self._leave(action.topic)
                 case Close():
                     self.cut(action.code, action.reason)
 
     def _push(self, push: Push) -> None:
+        handle = _HANDLERS.get(push.event, Session._unknown)
         try:
-            if push.event == "new_message":
-                self._new_message(push, parse(push.payload, NewMessage))
-            elif push.event == "history":
-                self._start(self._history(push, parse(push.payload, History)))
-            elif push.event == "access_token" and self._ask_again is not None:
-                self._new_token(push, parse(push.payload, AccessToken).token, self._ask_again)
-            else:
-                raise InvalidMessage(
-                    f"There is no event {push.event[:64]!r} on a room's topic; there are new_message and history."
-                )
+            handle(self, push)
         except ChatError as error:
             self._refuse(push, error)
 
-    def _new_message(self, push: Push, message: NewMessage) -> None:
+    def _unknown(self, push: Push) -> None:
+        raise InvalidMessage(
+            f"There is no event {push.event[:64]!r} on a room's topic; there are new_message and history."
+        )
+
+    def _new_message(self, push: Push) -> None:
+        message = parse(push.payload, NewMessage)
         sent = self.engine.send_at_once(push.room_id, self.user_id, message.content, message.key)
         if isinstance(sent, Draft):
             self._start(self._send(push, sent, message.key))
         else:
             self._sent(push, sent)
+
+    def _history(self, push: Push) -> None:
+        self._start(self._read(push, parse(push.payload, History)))
+
+    def _access_token(self, push: Push) -> None:
+        ask_again = self._ask_again
+        if ask_again is None:
+            self._unknown(push)
+        else:
+            self._new_token(push, parse(push.payload, AccessToken).token, ask_again)
 
     async def _send(self, push: Push, draft: Draft, key: str | None) -> None:
         try:
@@ -251,7 +230,7 @@ class Session:
         else:
             self._sent(push, message)
 
-    async def _history(self, push: Push, wanted: History) -> None:
+    async def _read(self, push: Push, wanted: History) -> None:
         before = (wanted.before.epoch, wanted.before.offset) if wanted.before is not None else None
         try:
             found = await self.engine.history(push.room_id, before, wanted.limit + 1)
@@ -260,10 +239,10 @@ class Session:
             return
         more = len(found) > wanted.limit
         messages = [message_payload(message) for message in found[-wanted.limit :]]
-        self._carry_out(self._protocol.reply(push, "ok", HistoryPage(messages, more)))
+        self.carry_out(self.protocol.reply(push, "ok", HistoryPage(messages, more)))
 
     def _new_token(self, push: Push, token: str, ask_again: AskAgain) -> None:
-        wait = self._gateway.joins.acquire(self._number, "", self.engine.loop.time())
+        wait = self.gateway.joins.acquire(self._number, "", self.engine.loop.time())
         if wait:
             raise RateLimited("Too many new tokens in too short a time on this connection.", retry_after=wait)
         self._tokens += 1
@@ -282,11 +261,11 @@ class Session:
             self._token = number
             self.identity = identity
             self._expires = self._expiry(identity)
-            self._gateway.wheel.watch(self, self._deadline())
+            self.gateway.wheel.watch(self, self._deadline())
         until = self.identity.expires_at
         # An int may be larger than JSON can hold here; a float never is.
-        self._carry_out(self._protocol.reply(push, "ok", Renewed(None if until is None else float(until))))
-        for membership in list(self._memberships.values()):
+        self.carry_out(self.protocol.reply(push, "ok", Renewed(None if until is None else float(until))))
+        for membership in list(self.memberships.values()):
             if not self.identity.may_join(membership.process.room_id):
                 self.failed(membership)
 
@@ -294,103 +273,26 @@ class Session:
         response = Sent(
             message.id, message.epoch, message.offset, message.inserted_at, True if message.duplicate else UNSET
         )
-        self._carry_out(self._protocol.reply(push, "ok", response))
+        self.carry_out(self.protocol.reply(push, "ok", response))
 
     def _refuse(self, push: Push, error: ChatError) -> None:
-        self._carry_out(self._protocol.reply(push, "error", error_response(error)))
+        self.carry_out(self.protocol.reply(push, "error", error_response(error)))
 
     def _ask_to_join(self, join: Join) -> None:
-        if self._gateway.draining:
+        if self.gateway.draining:
             away = RoomUnavailable("This server is going away; the socket is about to be closed. Come back and join.")
-            self._carry_out(self._protocol.join_error(join, error_response(away)))
+            self.carry_out(self.protocol.join_error(join, error_response(away)))
             return
-        wait = self._gateway.joins.acquire(self._number, "", self.engine.loop.time())
+        wait = self.gateway.joins.acquire(self._number, "", self.engine.loop.time())
         if wait:
             # Before the auth adapter is asked: a flood of joins is not to become one of its queries.
             error = RateLimited("Too many joins in too short a time on this connection.", retry_after=wait)
-            self._carry_out(self._protocol.join_error(join, error_response(error)))
+            self.carry_out(self.protocol.join_error(join, error_response(error)))
         else:
-            self._start(self._join(join))
-
-    async def _join(self, join: Join) -> None:
-        try:
-            after = parse(join.payload, Resume).position
-            position = Position(after.epoch, after.offset) if after is not None else None
-            if not self.identity.may_join(valid_id(join.room_id, "room_id")):
-                raise Unauthorized
-            await self.engine.enter(join.room_id, self.user_id, "join", at_a_place=position is not None)
-            await self.engine.authorize(self.user_id, join.room_id, "subscribe")
-            process, caught_up = await self.engine.reader(join.room_id, position, settle=False)
-            if not self.identity.may_join(join.room_id):  # a new token came meanwhile
-                raise Unauthorized
-            ref = process.join(self.user_id, time.time_ns() // 1_000_000)
-        except ChatError as error:
-            self._carry_out(self._protocol.join_error(join, error_response(error)))
-            return
-        membership = self._memberships[join.topic] = Membership(self, process, join.topic, ref)
-        actions = self._protocol.join_ok(join, _join_response(position, caught_up))
-        self._carry_out(actions[:1])
-        if caught_up.reason is not None or position is None:
-            caught_up.events.clear()
-        if len(caught_up.events) <= REPLAYED_AT_ONCE:
-            self._go_live(membership, caught_up)
-            self._carry_out(actions[1:])
-        else:
-            self._carry_out(actions[1:])
-            await self._replay(membership, caught_up)
-
-    async def _replay(self, membership: Membership, caught_up: CatchUp) -> None:
-        """Write what was missed at the client's pace, and what was published meanwhile, until it has caught up."""
-        room_id = membership.process.room_id
-        while len(caught_up.events) > REPLAYED_AT_ONCE:
-            for start in range(0, len(caught_up.events), REPLAYED_AT_ONCE):
-                if not self._holds(membership):
-                    return
-                self._write_events(membership, caught_up.events[start : start + REPLAYED_AT_ONCE])
-                await self.socket.drained()
-            try:
-                process, caught_up = await self.engine.reader(room_id, caught_up.head, settle=False)
-            except ChatError:
-                self.failed(membership)
-                return
-            if process is not membership.process or caught_up.reason is not None:
-                # It fell behind what is kept: it joins again from where it stands, and is told of the gap.
-                self.failed(membership)
-                return
-        if self._holds(membership):
-            self._go_live(membership, caught_up)
-
-    def _go_live(self, membership: Membership, caught_up: CatchUp) -> None:
-        self._write_events(membership, caught_up.events)
-        process = membership.process
-        if process not in self._gateway:
-            # A new hub's first step lets the room tell what is pending, and whoever is told may publish.
-            process.settle()
-        if not self._holds(membership):
-            return  # what it was given was too much for its socket, which closed itself
-        late = process.room.history.after(caught_up.head, REPLAYED_AT_ONCE)
-        if isinstance(late, str):
-            self.failed(membership)
-            return
-        try:
-            hub = self._gateway.hub(process)
-        except RoomUnavailable:  # the room crashed while the hub came in
-            self.failed(membership)
-            return
-        membership.hub = hub
-        hub.add(membership)
-        self._write_events(membership, late)
-
-    def _holds(self, membership: Membership) -> bool:
-        """Whether the membership is still this session's: whatever was awaited, it may have left meanwhile."""
-        return self._memberships.get(membership.topic) is membership
-
-    def _write_events(self, membership: Membership, events: Sequence[Event]) -> None:
-        if events:
-            self.socket.write(Batch([encode_event(self.version, membership.topic, event) for event in events]))
+            self._start(Joining(self).join(join))
 
     def _leave(self, topic: str) -> None:
-        membership = self._memberships.pop(topic, None)
+        membership = self.memberships.pop(topic, None)
         if membership is None:
             return
         if membership.hub is not None:
@@ -411,11 +313,9 @@ class Session:
         self.cut(CLOSE_INTERNAL, "internal error")
 
 
-def _join_response(position: Position | None, caught_up: CatchUp) -> Joined:
-    reason = caught_up.reason if position is not None else None
-    return Joined(
-        caught_up.head.epoch,
-        caught_up.head.offset,
-        position is not None and reason is None,
-        UNSET if reason is None else reason,
-    )
+_HANDLERS: Final[dict[str, Callable[[Session, Push], None]]] = {
+    "new_message": Session._new_message,
+    "history": Session._history,
+    "access_token": Session._access_token,
+}
+"""What a session does at each event that a client may push to a room."""
