@@ -186,7 +186,7 @@ class HurryingProcess(RoomProcess):
 class HeedlessSaving(Saving):
     """Takes a failed attempt for a success."""
 
-    def _failed(self, parcel: Any, reason: str, *, away: bool) -> None:
+    def _failed(self, parcel: Any, reason: str, *, away: bool, called: bool = True) -> None:
         self._done(parcel)
 
 

@@ -311,6 +311,52 @@ async def test_threads_that_hang_are_bounded_and_the_store_comes_back() -> None:
     assert not [thread for thread in threading.enumerate() if thread.name == "chatx-adapter"]
 
 
+@FORMS
+@virtual
+async def test_messages_that_hang_for_good_are_in_one_call_each_and_the_others_are_saved(form: int) -> None:
+    deaf = HangDeaf()
+    under_way: set[str] = set()
+
+    class Picky(Outage):
+        async def save_messages(self, messages: Sequence[Message]) -> None:
+            ids = {each.id for each in messages}
+            assert not under_way & ids, "the same message twice at a time"
+            under_way.update(ids)
+            if any(each.content == "hangs" for each in messages):
+                await deaf()
+            under_way.difference_update(ids)
+            await super().save_messages(messages)
+
+    class PickyOfEach:
+        async def save_message(self, message: Message) -> None:
+            await store.save_messages([message])
+
+    store = Picky(None)
+    chat = Chat(
+        persistence=PickyOfEach() if form else store,
+        middlewares=(),
+        delivery_max_retries=1,
+        delivery_batch_size=5,
+        adapter_timeout_ms=100,
+    )
+    async with chat:
+        await chat.send_message("room", "alice", "0")
+        for number in range(1, 40):
+            if number == 20:
+                await chat.send_message("room", "alice", "hangs")
+            await chat.send_message("room", "alice", str(number))
+            await asyncio.sleep(0.05)
+        await asyncio.sleep(60)
+        # Those that were in one call with it wait until that has returned.
+        assert len(set(store.contents)) >= 35
+        assert chat.dead_letters == ()
+        deaf.release()
+        await asyncio.sleep(60)
+        assert set(store.contents) == {"hangs", *(str(number) for number in range(40))}
+        assert chat.statistics().delivery_waiting == 0
+    assert chat.dead_letters == ()
+
+
 @pytest.mark.parametrize("kind", [kind for kind in AWAY if kind != "nameless"])
 def test_what_says_that_the_store_is_away(kind: str) -> None:
     assert says_away(AWAY[kind])

@@ -1,6 +1,7 @@
 """A store under any schedule of outages, and of messages that it will not have: what becomes of each message."""
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +17,8 @@ steps = st.lists(
         st.tuples(st.just("send"), st.integers(0, 2)),
         st.tuples(st.just("poison"), st.integers(0, 2)),
         st.tuples(
-            st.just("store"), st.sampled_from(["well", "well", "refuses", "breaks", "hangs", "forgets to answer"])
+            st.just("store"),
+            st.sampled_from(["well", "well", "refuses", "breaks", "hangs", "is deaf", "forgets to answer"]),
         ),
         st.tuples(st.just("wait"), st.sampled_from([0.01, 0.11, 0.3, 2.0, 7.0])),
     ),
@@ -48,6 +50,10 @@ class Store:
                 raise RuntimeError("It is not said why.")
             case "hangs":
                 await Hang()()
+            case "is deaf":
+                while self.state == "is deaf":
+                    with contextlib.suppress(asyncio.CancelledError):
+                        await asyncio.sleep(0.05)
         await asyncio.sleep(0.001)
         if any(each.content == "poison" for each in messages):
             raise ValueError("Not this.")

@@ -72,7 +72,7 @@ class Delivery:
     @property
     def size(self) -> int:
         """Messages that wait to be saved, or are being saved."""
-        return 0 if self._saving is None else self._saving.size
+        return 0 if self._saving is None else self._saving.unsaved.size
 
     @property
     def notifications(self) -> int:
@@ -97,8 +97,10 @@ class Delivery:
     @property
     def full(self) -> bool:
         """Whether no further message may be sent now."""
-        saving = self._saving
-        return saving is not None and (saving.size + self._reserved >= self.limit or saving.bytes >= SAVING_BYTES)
+        if self._saving is None:
+            return False
+        unsaved = self._saving.unsaved
+        return unsaved.size + self._reserved >= self.limit or unsaved.bytes >= SAVING_BYTES
 
     @property
     def retry_after(self) -> float:
@@ -116,22 +118,22 @@ class Delivery:
     def offer(self, message: Message, members: tuple[str, ...]) -> None:
         """Take a message that was published; `members` are the users who were in the room."""
         if self._saving is not None:
-            self._saving.offer(message)
+            self._saving.unsaved.add(message)
         if self._notifying is not None:
             self._notifying.offer(message, members)
 
     def saved(self, room_id: str) -> bool:
         """Return whether persistence has every message of this room's life."""
-        return self._saving is None or self._saving.has_all(room_id)
+        return self._saving is None or self._saving.unsaved.has_all(room_id)
 
     def waiting(self, room_id: str) -> bool:
         """Return whether a message of this room still waits for persistence."""
-        return self._saving is not None and self._saving.waits(room_id)
+        return self._saving is not None and self._saving.unsaved.waits(room_id)
 
     def forget(self, room_id: str) -> None:
         """Forget whether the room's stored history has holes, as its life ends."""
         if self._saving is not None:
-            self._saving.forget(room_id)
+            self._saving.unsaved.forget(room_id)
 
     async def drain(self, deadline: float) -> None:
         """Deliver what is left, until the deadline (loop time), or a little earlier. `close` follows.
@@ -143,12 +145,12 @@ class Delivery:
             left -= left * _TELLING_SHARE
         if self._saving is not None:
             self._saving.hurry()
-        queues = [queue for queue in (self._saving, self._notifying) if queue is not None and queue.size]
-        if queues and left > 0:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(left):
-                    for queue in queues:
-                        await queue.drained.wait()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, left)):
+                if self._saving is not None:
+                    await self._saving.unsaved.drained.wait()
+                if self._notifying is not None:
+                    await self._notifying.drained.wait()
 
     async def close(self, deadline: float) -> None:
         """End; what was not delivered is a dead letter. Handlers have until the deadline. Twice is harmless."""
