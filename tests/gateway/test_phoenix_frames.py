@@ -152,9 +152,9 @@ def test_v1_needs_its_other_fields(missing: str) -> None:
 
 
 def test_a_version_does_not_read_the_other() -> None:
-    with pytest.raises(MalformedFrame, match="Expected `object`, got `array`"):
+    with pytest.raises(MalformedFrame, match=r"frame of version 2; connect with \?vsn=2\.0\.0"):
         decode(1, '[null,null,"t","e",{"m":1}]')
-    with pytest.raises(MalformedFrame, match="Expected `array`, got `object`"):
+    with pytest.raises(MalformedFrame, match=r"frame of version 1; connect with \?vsn=1\.0\.0"):
         decode(2, '{"topic":"t","event":"e","payload":{},"ref":null}')
 
 

@@ -170,7 +170,15 @@ def _problem(error: Exception, data: str | bytes) -> str:
     # The decoder says of half a pair that the input is truncated.
     if not isinstance(error, ValidationError) and holds_half_a_pair(_utf8(data)):
         return "a text holds half a surrogate pair, as cutting within an emoji leaves it"
-    return str(error)
+    said = str(error)
+    return _OTHER_VERSION.get(said, said)
+
+
+# The commonest of them: an address without `vsn`, which means version 1.
+_OTHER_VERSION = {
+    "Expected `object`, got `array`": "this is a frame of version 2; connect with ?vsn=2.0.0",
+    "Expected `array`, got `object`": "this is a frame of version 1; connect with ?vsn=1.0.0",
+}
 
 
 def _utf8(data: str | bytes) -> bytes:
