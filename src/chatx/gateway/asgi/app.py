@@ -29,6 +29,7 @@ from chatx.gateway.asgi.uvicorn import Uvicorn, uvicorn_of
 from chatx.gateway.entry.handshake import Authenticate, chosen_subprotocol, handshake_of
 from chatx.gateway.longpoll.app import PATH, LongPoll
 from chatx.gateway.session.entrance import Client, Entrance, Refused
+from chatx.gateway.session.pace import Pace
 from chatx.gateway.session.session import Session
 from chatx.gateway.session.socket import Batch
 from chatx.gateway.wire.bounds import IDLE_TIMEOUT_S
@@ -138,15 +139,19 @@ class ChatApp:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _read(self, session: Session, receive: Receive) -> None:
-        """Read until the client goes."""
+        """Read until the client goes, a little in each turn of the loop."""
+        pace = Pace()
         while True:
             message = await receive()
             if message["type"] == "websocket.disconnect":
                 return
             text = message.get("text")
-            session.receive(text if text is not None else message["bytes"])
+            data = text if text is not None else message["bytes"]
+            session.receive(data)
             if session.busy:
                 await session.wait_idle()
+            if pace.over(len(data)):
+                await asyncio.sleep(0)
 
 
 class AsgiSocket:

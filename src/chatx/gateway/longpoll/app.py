@@ -36,6 +36,7 @@ from chatx.gateway.entry.stopping import bounded_when_stopping, told_when_stoppi
 from chatx.gateway.longpoll.outbox import OutOfStep
 from chatx.gateway.longpoll.poller import Poller
 from chatx.gateway.session.entrance import Entrance, Refused
+from chatx.gateway.session.pace import Pace
 from chatx.gateway.session.session import Session
 from chatx.gateway.wire.closes import CLOSE_GOING_AWAY, CLOSE_MALFORMED, CLOSE_TOO_LARGE, CLOSE_TRY_LATER
 from chatx.gateway.wire.excess import Excess
@@ -230,12 +231,15 @@ class LongPoll:
 
     async def _take(self, poller: Poller, messages: list[str | bytes]) -> None:
         session = poller.client.session
+        pace = Pace()
         for message in messages:
             if session.busy:
                 await session.wait_idle()
             if poller.closed:
                 return
             session.receive(message)
+            if pace.over(len(message)):
+                await asyncio.sleep(0)
 
     def _forget(self, poller: Poller) -> None:
         self._pollers.pop(poller.secret, None)
