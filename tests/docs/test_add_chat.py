@@ -7,12 +7,17 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import httpx2 as httpx
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, WebSocketRoute, expect
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.sessions import SessionMiddleware
+from starlette.routing import Mount
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
@@ -39,10 +44,16 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def client(folder: Path) -> Iterator[TestClient]:
+def application(folder: Path) -> dict[str, Any]:
+    """What the module has."""
     namespace: dict[str, Any] = {"__name__": "app"}
     exec(compile((folder / "app.py").read_text(encoding="utf-8"), "app.py", "exec", dont_inherit=True), namespace)
-    with TestClient(namespace["app"]) as client:
+    return namespace
+
+
+@pytest.fixture
+def client(application: dict[str, Any]) -> Iterator[TestClient]:
+    with TestClient(application["app"]) as client:
         yield client
 
 
@@ -69,8 +80,8 @@ class Room:
                 return payload
 
 
-def opened(client: TestClient) -> Any:
-    return client.websocket_connect("/socket/websocket?vsn=2.0.0", headers={"origin": "http://testserver"})
+def opened(client: TestClient, mount: str = "/socket") -> Any:
+    return client.websocket_connect(f"{mount}/websocket?vsn=2.0.0", headers={"origin": "http://testserver"})
 
 
 def test_the_socket_knows_whoever_signed_in_and_nobody_else(client: TestClient) -> None:
@@ -86,6 +97,19 @@ def test_the_socket_knows_whoever_signed_in_and_nobody_else(client: TestClient) 
     client.cookies.clear()
     client.cookies.set("session", forged)
     refuse()
+
+
+@pytest.mark.parametrize("outer", [(), (Middleware(SessionMiddleware, secret_key="of no use"),)])
+def test_a_socket_beside_the_application_needs_the_middleware_there(
+    application: dict[str, Any], outer: tuple[Middleware, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    chat, who, app = (application[name] for name in ("chat", "who", "app"))
+    beside = Mount("/beside", chat.asgi(authenticate=who))
+    with TestClient(Starlette(routes=[beside, Mount("/", app)], middleware=outer, lifespan=chat.lifespan)) as client:
+        sign_in(client, "ada")
+        with nullcontext() if outer else pytest.raises(WebSocketDisconnect), opened(client, "/beside"):
+            pass
+    assert ("KeyError: 'session'" in caplog.text) is (not outer)
 
 
 def test_each_kind_of_endpoint_sends(client: TestClient) -> None:
@@ -194,7 +218,7 @@ def test_people_chat_across_a_restart_and_nothing_is_missed_or_doubled(
     for tab in (ada, bob):
         tab.shows(*lines)
 
-    server.stop()
+    assert "Traceback" not in server.stop()[1]
     server.restart()
     bob.page.locator("#people", has_text="bob").wait_for()
     bob.say("<b>back</b>")
