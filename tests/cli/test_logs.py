@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatx.cli.logs import Human, Json, log_to
+from chatx.cli.logs import EXTRA, FAILURE, TEXT, Human, Json, log_to
 
 TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhbGljZSJ9.c2lnbmF0dXJl"
 
@@ -176,3 +176,51 @@ def test_on_a_terminal_a_warning_has_its_colour_and_a_message_brings_none_of_its
 
     assert line.startswith("\x1b[33m")
     assert line.endswith("red \\x1b[31m text\x1b[0m")
+
+
+LINE = 2 * (TEXT + FAILURE + EXTRA) + 20_000
+"""Characters that no line is longer than; JSON writes some of them as two."""
+
+
+def deep(levels: int) -> object:
+    return [deep(levels - 1)] * 10 if levels else "x" * 5_000
+
+
+@pytest.mark.parametrize("formatter", [Human(), Human(colours=True), Json()], ids=["human", "colours", "json"])
+@pytest.mark.parametrize(
+    "text",
+    ["x", "\x00", "\n", "\udc80", "\\", '"', "é", "token=", TOKEN + " "],
+    ids=["x", "nul", "line", "half", "slash", "quote", "accent", "parameter", "token"],
+)
+def test_no_line_is_longer_than_its_bound_whatever_comes_in(formatter: logging.Formatter, text: str) -> None:
+    many = text * (50_000 // len(text))
+    made = record("%s", many, room=many, code=[many] * 1000, **{f"field {n}": many for n in range(1000)})
+    vars(made)[many] = {f"{many}{n}": many for n in range(300)}
+    vars(made)["deep"] = deep(5)
+    try:
+        raise ValueError(many)
+    except ValueError as error:
+        made.exc_info = (type(error), error, error.__traceback__)
+    line = formatter.format(made)
+    assert len(line) <= LINE
+    assert TOKEN not in line
+    assert "characters)..." in line
+    if isinstance(formatter, Json):
+        assert "left out" in json.dumps(json.loads(line))
+
+
+def test_of_a_traceback_that_is_too_long_the_beginning_and_the_end_are_written() -> None:
+    try:
+        raise ValueError("first " + "x" * 100_000 + " last")
+    except ValueError as error:
+        made = record("It failed.")
+        made.exc_info = (type(error), error, error.__traceback__)
+    failure = json.loads(Json().format(made))["error"]
+    assert failure.startswith("Traceback")
+    assert failure.endswith(" last")
+    assert "ValueError: first" in failure
+
+
+def test_what_a_line_is_about_are_fields_of_its_json() -> None:
+    fields = json.loads(Json().format(record("Refused.", extra=1, room="general", user="می", address="::1", code=4003)))
+    assert {"room": "general", "user": "می", "address": "::1", "code": 4003}.items() <= fields.items()

@@ -8,11 +8,22 @@ import sys
 from collections.abc import Sequence
 
 from chatx import __version__
-from chatx.cli import asyncapi, check, demo, serve, token
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status: 0, 1 where it failed, 2 where its arguments are wrong."""
+    """Run the command and return its exit status.
+
+    It is 0, 1 where it failed, 2 where its arguments are wrong, 130 where Ctrl+C came before it did anything.
+    """
+    try:
+        return _run(arguments)
+    except KeyboardInterrupt:
+        return 130
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    from chatx.cli import asyncapi, check, demo, serve, token  # which take a while, in which Ctrl+C may come
+
     parser = argparse.ArgumentParser(
         prog="chatx",
         description="A realtime chat engine for Python web applications.",

@@ -90,6 +90,10 @@ def _serve(uvicorn: ModuleType, app: Starlette, sockets: list[socket.socket], op
         await shut_down(sockets)
 
     server.shutdown = stop_first
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # So a shell begins what it runs in the background; uvicorn would heed Ctrl+C all the same.
+        heed = server.handle_exit
+        server.handle_exit = lambda given, frame: None if given == signal.SIGINT else heed(given, frame)
     # uvicorn raises each signal again once it has stopped; the default of this one would be a death by signal.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

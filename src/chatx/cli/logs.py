@@ -5,6 +5,8 @@ Rules:
    person a traceback follows, each line behind `  | `, with which no record begins.
 2. What looks like a token is not written, whoever logged it.
 3. What `extra` brings has the place of none of the fields that every record has, and raises nothing.
+4. A line has a bound, whatever comes in: `TEXT` characters for a text, `FAILURE` for a traceback, `EXTRA` for all that
+   `extra` brings, in `FIELDS` fields and as many values within them. What is left out is said.
 """
 
 from __future__ import annotations
@@ -13,8 +15,9 @@ import logging
 import re
 import sys
 import traceback
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
-from typing import Any, TextIO
+from typing import Any, Final, TextIO
 
 from msgspec import json
 
@@ -41,6 +44,20 @@ _CONTROLS = re.compile(
 _BELOW = "  | "
 _DEPTH = 4
 """Levels of what `extra` brings that are written; it may contain itself."""
+
+TEXT: Final = 2_000
+"""Characters of a message, and of one text of what `extra` brings."""
+
+FAILURE: Final = 16_000
+"""Characters of a traceback; its middle is left out."""
+
+FIELDS: Final = 200
+"""Fields of what `extra` brings, and values within them."""
+
+EXTRA: Final = 16_000
+"""Characters of all that `extra` brings."""
+
+_LEFT_OUT = "... (more is left out)"
 
 _COLOURS = {logging.WARNING: "\x1b[33m", logging.ERROR: "\x1b[31m", logging.CRITICAL: "\x1b[31m"}
 
@@ -76,7 +93,7 @@ class Human(logging.Formatter):
         if self._colours and colour:
             line = f"{colour}{line}\x1b[0m"
         failure = _failure(record)
-        below = _clean(failure).split("\n") if failure else []
+        below = failure.split("\n") if failure else []
         return "\n".join([line, *(_BELOW + each for each in below)])
 
 
@@ -85,10 +102,7 @@ class Json(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
-        fields: dict[str, Any] = {
-            _text(name): _plain(value) for name, value in vars(record).items() if name not in _STANDARD
-        }
-        fields |= {
+        fields = _Extra().of(record) | {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
@@ -96,7 +110,7 @@ class Json(logging.Formatter):
         }
         failure = _failure(record)
         if failure:
-            fields["error"] = _clean(failure)
+            fields["error"] = failure
         return json.encode(fields).decode()
 
 
@@ -105,13 +119,26 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 
 def _failure(record: logging.LogRecord) -> str:
     if record.exc_info and record.exc_info[1] is not None:
-        return "".join(traceback.format_exception(record.exc_info[1])).rstrip()
+        return _clean("".join(traceback.format_exception(record.exc_info[1])).rstrip(), FAILURE, end=FAILURE // 2)
     return ""
 
 
-def _clean(text: str) -> str:
-    """Return a text without tokens, and without what a terminal or a reader of lines would obey."""
-    return _CONTROLS.sub(lambda found: repr(found[0])[1:-1], _SECRETS.sub(_redacted, text))
+def _clean(text: str, most: int, *, end: int = 0) -> str:
+    """Return at most about `most` characters of a text, the last `end` of it among them.
+
+    They are without tokens, and without what a terminal or a reader of lines would obey.
+    """
+    # Cut before, so that it takes no time, with room for a token that begins where it is cut; and after, as it grows.
+    text = _cut(text, 2 * most, 2 * end)
+    text = _CONTROLS.sub(lambda found: repr(found[0])[1:-1], _SECRETS.sub(_redacted, text))
+    return _cut(text, most, end)
+
+
+def _cut(text: str, most: int, end: int) -> str:
+    left_out = len(text) - most
+    if left_out <= 0:
+        return text
+    return f"{text[: most - end]}...({left_out} characters)...{text[len(text) - end :]}"
 
 
 def _redacted(found: re.Match[str]) -> str:
@@ -119,22 +146,47 @@ def _redacted(found: re.Match[str]) -> str:
 
 
 def _one_line(text: str) -> str:
-    return _clean(text).replace("\n", "\\n")
+    return _clean(text, TEXT).replace("\n", "\\n")
 
 
-def _plain(value: object, depth: int = _DEPTH) -> Any:
-    """Return a value as JSON can hold it, each text in it clean."""
-    if value is None or type(value) in (bool, float) or (type(value) is int and abs(value) < 2**63):
-        return value
-    if depth and isinstance(value, dict):
-        return {_text(key): _plain(each, depth - 1) for key, each in value.items()}
-    if depth and isinstance(value, (list, tuple, set, frozenset)):
-        return [_plain(each, depth - 1) for each in value]
-    return _text(value)
+class _Extra:
+    """What `extra` gave one record, as JSON can hold it, each text in it clean, within the bounds of a line."""
 
+    def __init__(self) -> None:
+        self._values = FIELDS
+        self._characters = EXTRA
 
-def _text(value: object) -> str:
-    try:
-        return _one_line(str(value))
-    except Exception:  # a text that cannot be had
-        return type(value).__name__
+    def of(self, record: logging.LogRecord) -> dict[str, Any]:
+        """Return the fields; the last one says that some are left out."""
+        given = [name for name in vars(record) if name not in _STANDARD]
+        fields = {self._text(name): self._plain(vars(record)[name], _DEPTH) for name in given[:FIELDS]}
+        return fields if len(given) <= FIELDS else fields | {"...": _LEFT_OUT}
+
+    def _within(self, values: Iterable[Any]) -> Iterator[Any]:
+        """Give out as many as may still be written."""
+        for each in values:
+            if not self._values:
+                return
+            self._values -= 1
+            yield each
+
+    def _plain(self, value: object, depth: int) -> Any:
+        if value is None or type(value) in (bool, float) or (type(value) is int and abs(value) < 2**63):
+            return value
+        if depth and isinstance(value, dict):
+            pairs = {self._text(key): self._plain(value[key], depth - 1) for key in self._within(value)}
+            return pairs if self._values else pairs | {"...": _LEFT_OUT}
+        if depth and isinstance(value, (list, tuple, set, frozenset)):
+            items = [self._plain(each, depth - 1) for each in self._within(value)]
+            return items if self._values else [*items, _LEFT_OUT]
+        return self._text(value)
+
+    def _text(self, value: object) -> str:
+        try:
+            text = _one_line(str(value))
+        except Exception:  # a text that cannot be had
+            text = type(value).__name__
+        if len(text) > self._characters:
+            text = "..."
+        self._characters -= len(text)
+        return text

@@ -47,15 +47,15 @@ environment:
   CHATX_...           any option of the configuration, as CHATX_MAX_CONNECTIONS_PER_USER=0
 
 SIGTERM and Ctrl+C drain: clients are sent away to come back, messages are saved, within drain_timeout_ms. A second one
-ends it at once.
+ends it at once. SIGHUP reads the certificate anew, for whoever connects then; without one it drains too.
 
-exit status: 0 drained after a signal, 1 could not run or was cut short, 2 wrong options
+exit status: 0 drained after a signal, 1 could not run or was cut short, 2 wrong options, 130 stopped before it served
 """
 
 _RESERVED_MS = 1000
 """Of the drain timeout, for the process to end in; at most a quarter of it."""
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_DRAINING = (signal.SIGINT, signal.SIGTERM)
 
 
 def add_to(commands: Commands) -> None:
@@ -178,21 +178,23 @@ async def _serve(
 ) -> int:
     loop = asyncio.get_running_loop()
     signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
-    for each in _SIGNALS:
+    # What it was begun without, as a shell does to what it runs in the background and `nohup` to all, it goes without.
+    heeded = [each for each in (*_DRAINING, signal.SIGHUP) if signal.getsignal(each) is not signal.SIG_IGN]
+    for each in heeded:
         loop.add_signal_handler(each, signals.put_nowait, each)
     for listens in sockets:
         logger.info("Listening on %s://%s", "http" if tls is None else "https", _shown(listens))
     await chat.start()
     await server.start(sockets)
     logger.info("Ready. Clients connect to %s/websocket.", server.path)
-    logger.info("Draining after %s.", (await signals.get()).name)
+    logger.info("Draining after %s.", (await _told_to_go(signals, tls)).name)
     draining = loop.create_task(_drain(chat, server, ending), name="chatx drain")
-    again = loop.create_task(signals.get(), name="chatx second signal")
+    again = loop.create_task(_told_again(signals), name="chatx second signal")
     await asyncio.wait((draining, again), return_when=asyncio.FIRST_COMPLETED)
-    # From here on a signal ends it as it ends any process.
-    for each in _SIGNALS:
+    # From here on a signal ends it as it ends any process; but that a terminal goes is no hurry.
+    for each in heeded:
         loop.remove_signal_handler(each)
-        signal.signal(each, signal.SIG_DFL)
+        signal.signal(each, signal.SIG_IGN if each is signal.SIGHUP else signal.SIG_DFL)
     cut_short = not draining.done()
     if cut_short:
         logger.error("Ended by a second signal: what was not drained is lost.")
@@ -206,6 +208,23 @@ async def _serve(
         ending.status = 0
         logger.info("Stopped.")
     return int(cut_short)
+
+
+async def _told_to_go(signals: asyncio.Queue[signal.Signals], tls: Certificate | None) -> signal.Signals:
+    """Return the signal to drain after; one that reads the certificate anew is none."""
+    while (given := await signals.get()) is signal.SIGHUP and tls is not None:
+        try:
+            tls.read_anew()
+        except ConfigError as error:
+            logger.error("The certificate was not read anew, and the one before stays: %s", error.reason)
+        else:
+            logger.info("The certificate was read anew, for whoever connects from now on.")
+    return given
+
+
+async def _told_again(signals: asyncio.Queue[signal.Signals]) -> None:
+    while await signals.get() is signal.SIGHUP:
+        pass
 
 
 async def _drain(chat: Chat, server: NativeServer, ending: Ending) -> None:
