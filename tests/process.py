@@ -19,6 +19,19 @@ ENVIRONMENT = {
 }
 
 
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Begin within it a child that heeds Ctrl+C and a hangup, also where the tests run in the background."""
+    ignored = [each for each in (signal.SIGINT, signal.SIGHUP) if signal.getsignal(each) is signal.SIG_IGN]
+    for each in ignored:
+        signal.signal(each, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        for each in ignored:
+            signal.signal(each, signal.SIG_IGN)
+
+
 def run(*arguments: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run the command to its end."""
     return subprocess.run(
@@ -60,15 +73,16 @@ class Served:
         self.process = self._started()
 
     def _started(self) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            self._command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            cwd=self._cwd,
-            env=self._environment,
-            process_group=0,
-        )
+        with interruptible():
+            return subprocess.Popen(
+                self._command,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                cwd=self._cwd,
+                env=self._environment,
+                process_group=0,
+            )
 
     def wait_until_it_answers(self) -> None:
         deadline = time.monotonic() + 20

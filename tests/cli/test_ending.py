@@ -121,7 +121,10 @@ def test_a_signal_that_comes_as_soon_as_it_listens_drains_it(how: signal.Signals
 
 @pytest.fixture
 def signals_restored() -> Iterator[None]:
-    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    # Not as what runs in the background is begun.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
     for each, handler in before.items():
         signal.signal(each, handler)
@@ -148,11 +151,12 @@ def test_within_a_program_it_returns_its_status_leaves_no_thread_and_swallows_no
     stopping.join()
 
     assert status == 0
-    assert signal.getsignal(signal.SIGTERM) is signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+    for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        assert signal.getsignal(each) is signal.SIG_DFL
     left = set(threading.enumerate()) - threads
-    for each in left:  # the one that would have ended it hard needs a moment to see that it is not needed
-        each.join(10)
-    assert not any(each.is_alive() for each in left)
+    for thread in left:  # the one that would have ended it hard needs a moment to see that it is not needed
+        thread.join(10)
+    assert not any(thread.is_alive() for thread in left)
 
 
 @pytest.mark.parametrize("missing", ["prometheus_client", "starlette.requests"])

@@ -27,6 +27,7 @@ from chatx.core.message import Draft
 from chatx.runtime.dead_letters import DeadLetter
 from chatx.testing import run_virtual
 from tests.faults import Batches, FaultyPersistence, Gate, Hang, HangDeaf, Listener, Stored, raises
+from tests.process import interruptible
 from tests.virtual import virtual
 
 
@@ -563,12 +564,13 @@ async def test_config_comes_whole_or_in_options_but_not_both() -> None:
 
 def run_python(program: str, *, interrupt_after: str | None = None) -> tuple[int, str, float]:
     """Run a program; return its exit code, what it printed, and how many seconds its end took."""
-    process = subprocess.Popen(
-        [sys.executable, "-u", "-c", textwrap.dedent(program)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    with interruptible():
+        process = subprocess.Popen(
+            [sys.executable, "-u", "-c", textwrap.dedent(program)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
     assert process.stdout is not None
     printed = ""
     with contextlib.closing(process.stdout):

@@ -191,10 +191,10 @@ async def _serve(
     draining = loop.create_task(_drain(chat, server, ending), name="chatx drain")
     again = loop.create_task(_told_again(signals), name="chatx second signal")
     await asyncio.wait((draining, again), return_when=asyncio.FIRST_COMPLETED)
-    # From here on a signal ends it as it ends any process; but that a terminal goes is no hurry.
+    # From here on a signal ends it as it ends any process.
     for each in heeded:
         loop.remove_signal_handler(each)
-        signal.signal(each, signal.SIG_IGN if each is signal.SIGHUP else signal.SIG_DFL)
+        signal.signal(each, signal.SIG_DFL)
     cut_short = not draining.done()
     if cut_short:
         logger.error("Ended by a second signal: what was not drained is lost.")
