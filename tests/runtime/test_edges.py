@@ -259,3 +259,20 @@ async def test_an_async_telemetry_handler_is_refused_as_nobody_would_await_it() 
 
     with pytest.raises(ConfigError, match="plain function"):
         Chat().telemetry.attach("broadcast", handler)
+
+
+@virtual
+async def test_a_place_that_is_none_is_refused_by_the_name_of_its_argument() -> None:
+    async with Chat() as chat, chat.connect("bob") as connection:
+        for wrong in (5, "epoch", ("epoch",), ("epoch", -1), ("epoch", True), (1, 1), "x" * 10_000):
+            with pytest.raises(InvalidMessage, match=r"^before is ") as refused:
+                await chat.history("room", before=wrong)  # type: ignore[arg-type]
+            assert len(refused.value.reason) < 400
+            for opening in (
+                chat.subscribe("room", after=wrong).__aenter__(),  # type: ignore[arg-type]
+                chat.subscribe_callback("room", print, after=wrong).__aenter__(),  # type: ignore[arg-type]
+                connection.subscribe("room", after=wrong),
+            ):
+                with pytest.raises(InvalidMessage, match=r"^after is ") as refused:
+                    await opening
+                assert len(refused.value.reason) < 400

@@ -42,7 +42,7 @@ def recount(chat: Chat) -> tuple[int, ...]:
         len(rooms),
         sum(len(process.room.presence) for process in rooms),
         sum(len(process.room.fanout.subscribers) for process in rooms),
-        sum(process.room.admitted for process in rooms),
+        sum(process.admitted for process in rooms),
         sum(process.crashes for process in rooms),
         sum(reader.unread for reader in chat.engine.consumers),
     )

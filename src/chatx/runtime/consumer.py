@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from operator import length_hint
+from threading import get_ident
 from typing import Self
 
 from chatx.core.mailbox import Mailbox, OverflowPolicy
@@ -59,13 +60,14 @@ class Consumer:
         for event in self._taken:
             return event
         mailbox, wakeup = self._mailbox, self._wakeup
+        # Once a batch, and not where it has to wait: asyncio looks there.
+        if self._backlog or (mailbox is not None and mailbox.unread):
+            self._check_here()
         while True:
             if self._closed:
                 raise StopAsyncIteration
             if mailbox is None or wakeup is None:
                 raise Closed("This is not open: use it as `async with ...`.")
-            if self._engine is not None:
-                self._engine.check_here()  # not for each event, but for each batch
             if self._backlog:
                 return self._backlog.popleft()
             taken = mailbox.take()
@@ -77,7 +79,16 @@ class Consumer:
             if mailbox.lost_presence and self._recover_presence(mailbox):
                 continue
             mailbox.wake = self._wake
-            await wakeup
+            try:
+                await wakeup
+            except RuntimeError:  # a task of another loop cannot wait for this
+                self._check_here()
+                raise
+
+    def _check_here(self) -> None:
+        engine = self._engine
+        if engine is not None and get_ident() != engine.thread:
+            engine.check_here()
 
     @property
     def unread(self) -> int:

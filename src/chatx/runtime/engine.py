@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from threading import get_ident
 
 from chatx.adapters.boundary import Boundary
 from chatx.adapters.protocols import Action
@@ -48,6 +48,7 @@ class Engine:
 
     Attributes:
         open: Whether it takes new work.
+        thread: The thread that it was started in, as `get_ident` has it.
         consumers: Who reads a mailbox; told when the chat stops.
         callbacks: Subscriptions of users that have no mailbox.
         revocations: How often a user was revoked; see `check_not_revoked`.
@@ -64,7 +65,7 @@ class Engine:
         self.config = config
         self.telemetry = telemetry
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
-        self._thread = threading.get_ident()
+        self.thread: int = get_ident()
         self.turn: Turn = Turn(self.loop)
         self.boundary: Boundary = Boundary(config.adapter_timeout_ms, telemetry)
         self.storage: Storage = Storage(config.persistence, self.boundary)
@@ -115,8 +116,10 @@ class Engine:
     @property
     def here(self) -> bool:
         """Whether this is called on the chat's own event loop, or in its thread while no loop runs there."""
-        running = asyncio._get_running_loop()  # what get_running_loop() is made of: None, not an error, where none runs
-        return running is self.loop or (running is None and threading.get_ident() == self._thread)
+        # What runs in this thread runs on this loop if that runs at all. The rest costs a system call on Python 3.11.
+        if get_ident() != self.thread:
+            return False
+        return self.loop.is_running() or asyncio._get_running_loop() in (None, self.loop)
 
     def check_here(self) -> None:
         """Raise `WrongLoop` unless this is called where the chat runs: nothing here is locked, nobody would wake up."""
@@ -142,10 +145,13 @@ class Engine:
         self, room_id: str, user_id: str, content: str | bytes, key: str | None, trusted: bool = False
     ) -> Message:
         """Send a message; errors as `Chat.send_message`."""
-        if asyncio._get_running_loop() is not self.loop:
+        # As `here`, for less: where this turn has published already, the loop runs.
+        if get_ident() != self.thread or not (self.turn.published or self.loop.is_running()):
             self.check_here()
         try:
-            message = self.send_at_once(room_id, user_id, content, key, trusted)
+            if not self.open:
+                self.check_open()
+            message = self.sending.send_at_once(room_id, user_id, content, key, trusted)
             if isinstance(message, Draft):
                 message = await self.send_draft(message, key, trusted)
         except ChatError:

@@ -55,6 +55,8 @@ class RoomProcess:
     Attributes:
         room: The state; another object after a crash.
         crashes: How often it has crashed.
+        admitted: Messages admitted and not yet sequenced or refused.
+        lanes: Users whose sends are under way here, and those of their sends that wait for the one before.
         proven: Whether the store may still prove the head of the stream; nothing is published before it does not.
         goes_on: Whether the stream began in an earlier life.
         chain_s: About how long a message spends in the middlewares, in seconds; an estimate for `retry_after`.
@@ -74,6 +76,8 @@ class RoomProcess:
         self.room_id: str = room.room_id
         self.room: Room = room
         self.crashes: int = 0
+        self.admitted: int = 0
+        self.lanes: dict[str, deque[asyncio.Future[None]]] = {}
         self.proven: bool = proven
         self.goes_on: bool = False
         self._began: Position = room.history.position
@@ -83,11 +87,10 @@ class RoomProcess:
         self._telemetry = telemetry
         self._keeper = keeper
         self._totals = totals
-        self._counted = (0, 0, 0, 0)  # what this room has in each of the sums
+        self._counted = (0, 0, 0)  # what this room has in each of the sums
         self._retired = False
         self._recent: deque[float] = deque(maxlen=RESTARTS + 1)
         self._error: RoomUnavailable | None = None
-        self._lanes: dict[str, deque[asyncio.Future[None]]] = {}
         self._refs = 0
         self._holders = 0  # who is about to use it, and must find it here
 
@@ -116,20 +119,17 @@ class RoomProcess:
         """How many read the room."""
         return len(self.room.fanout.subscribers)
 
-    @property
-    def admitted(self) -> int:
-        """Messages admitted and not yet sequenced or refused."""
-        return self.room.admitted
-
     def admit(self) -> None:
         """Count a message as admitted; `release` follows, whatever becomes of it."""
-        self.room.admitted += 1
-        self._count()
+        self.admitted += 1
+        if not self._retired:
+            self._totals.admitted += 1
 
     def release(self) -> None:
         """Count a message as sequenced or refused."""
-        self.room.admitted -= 1
-        self._count()
+        self.admitted -= 1
+        if not self._retired:
+            self._totals.admitted -= 1
         if self.idle:
             self._keeper.idle(self)
 
@@ -191,7 +191,7 @@ class RoomProcess:
         except Exception as error:
             self._crashed(error)
             self._turn.touch(self)  # for what the crash left pending
-        if self.room.idle:
+        if self.idle:
             self._keeper.idle(self)
 
     def join(self, user_id: str, now_ms: int) -> str:
@@ -245,7 +245,7 @@ class RoomProcess:
     @property
     def idle(self) -> bool:
         """Whether nothing holds the room: nothing in it, and nobody who is about to use it."""
-        return not self._holders and self.room.idle
+        return not (self._holders or self.admitted) and self.room.idle
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -300,15 +300,11 @@ class RoomProcess:
         if self._error is not None:
             raise self._error.again()
 
-    def has_sends_of(self, user_id: str) -> bool:
-        """Return whether a send of this user is under way here: the next one waits for it in the lane."""
-        return user_id in self._lanes
-
     async def enter_lane(self, user_id: str) -> None:
         """Wait until this user's earlier sends are through; `leave_lane` follows, whatever happens."""
-        lane = self._lanes.get(user_id)
+        lane = self.lanes.get(user_id)
         if lane is None:
-            self._lanes[user_id] = deque()
+            self.lanes[user_id] = deque()
             return
         turn = self._loop.create_future()
         lane.append(turn)
@@ -321,13 +317,13 @@ class RoomProcess:
 
     def leave_lane(self, user_id: str) -> None:
         """Let this user's next send go."""
-        lane = self._lanes[user_id]
+        lane = self.lanes[user_id]
         while lane:
             turn = lane.popleft()
             if not turn.done():
                 turn.set_result(None)
                 return
-        del self._lanes[user_id]
+        del self.lanes[user_id]
 
     def close(self, error: ChatError) -> None:
         """End every subscription with this error."""
@@ -372,22 +368,22 @@ class RoomProcess:
     def retire(self) -> None:
         """Take the room out of the sums: it is no longer in memory, whoever still holds it."""
         self._retired = True
+        self._totals.admitted -= self.admitted
         self._count()
 
     def _count(self) -> None:
         """Bring the sums over all rooms up to what this room has now."""
         room, totals = self.room, self._totals
-        now = (len(room.presence), len(room.fanout.subscribers), room.admitted, self.crashes)
+        now = (len(room.presence), len(room.fanout.subscribers), self.crashes)
         if self._retired:
-            now = (0, 0, 0, 0)
+            now = (0, 0, 0)
         if now == self._counted:
             return
-        members, subscriptions, admitted, crashes = self._counted
+        members, subscriptions, crashes = self._counted
         self._counted = now
         totals.members += now[0] - members
         totals.subscriptions += now[1] - subscriptions
-        totals.admitted += now[2] - admitted
-        totals.crashes += now[3] - crashes
+        totals.crashes += now[2] - crashes
 
     def _report(self, effects: Effects) -> None:
         if effects.raised or effects.full:

@@ -137,7 +137,7 @@ class Sending:
             if self._chain.awaits and not trusted:
                 return draft
             process = self._rooms.at_once(draft.room_id)
-            if process is None or process.proven or process.has_sends_of(user_id):
+            if process is None or process.proven or user_id in process.lanes:
                 return draft
             if process.admitted >= self._queue_limit or self._delivery.full:
                 raise self._overloaded(process)

@@ -122,7 +122,7 @@ def _summary(process: RoomProcess) -> dict[str, Any]:
         "subscriptions": len(room.fanout.subscribers),
         "epoch": room.history.epoch,
         "offset": room.history.offset,
-        "admitted": room.admitted,
+        "admitted": process.admitted,
         "crashes": process.crashes,
     }
 
