@@ -47,17 +47,18 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 @contextmanager
-def running(server: str, app: str, folder: Path) -> Iterator[int]:
-    """Serve one of the applications in the folder; the value is the port."""
+def running(server: str, app: str, folder: Path, *, log: Path | None = None) -> Iterator[int]:
+    """Serve one of the applications in the folder; the value is the port. A log gets what it writes."""
     port = free_port()
-    process = subprocess.Popen(
-        [sys.executable, "-m", *(each.format(app=app, port=port) for each in COMMANDS[server])],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        cwd=folder,
-        env=environment(folder),
-    )
+    with (log or Path(os.devnull)).open("w", encoding="utf-8") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *(each.format(app=app, port=port) for each in COMMANDS[server])],
+            stdout=output if log is not None else subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=folder,
+            env=environment(folder),
+        )
     try:
         deadline = time.monotonic() + 30
         while True:

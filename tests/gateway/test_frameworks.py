@@ -54,6 +54,38 @@ async def test_a_chat_works_in_every_framework_and_under_every_server(server: st
             assert [each["offset"] for each in await back.wait_for_messages(2)] == [2, 3]
 
 
+FORGOTTEN = """
+from chatx import Chat
+from starlette.applications import Starlette
+from starlette.routing import Mount
+
+socket = Chat().asgi(authenticate=lambda handshake: "ada")
+application = Starlette(routes=[Mount("/socket", socket)])
+"""
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    "server, status",
+    [("uvicorn", 503), ("uvicorn wsproto", 403), ("hypercorn", 503), ("granian", 503), ("daphne", 403)],
+)
+async def test_a_chat_that_nobody_started_refuses_each_client_and_says_so_once(
+    server: str, status: int, tmp_path: Path
+) -> None:
+    (tmp_path / "forgotten.py").write_text(FORGOTTEN, encoding="utf-8")
+    log = tmp_path / "log"
+    with running(server, "forgotten", tmp_path, log=log) as port:
+        for _ in range(5):
+            with pytest.raises(InvalidStatus) as refused:
+                async with real_client(port, "ada"):
+                    pass
+            assert refused.value.response.status_code == status
+    written = log.read_text(encoding="utf-8")
+    assert written.count("lifespan=chat.lifespan") == 1, written
+    assert "Traceback" not in written
+    assert "without completing" not in written
+
+
 async def handshake(app: ChatApp) -> list[str]:
     """Open a socket and go away; return what the application sent."""
     sent: list[str] = []
@@ -78,7 +110,7 @@ async def test_a_chat_that_starts_with_its_first_socket_does_so_once() -> None:
     assert chat.statistics().running is True
     assert (await handshake(app))[0] == "websocket.accept"
     await chat.stop()
-    assert await handshake(app) == ["websocket.accept", "websocket.close"]
+    assert await handshake(app) == ["websocket.close"]
     assert chat.statistics().running is False
     assert chatx_tasks() == []
 

@@ -10,7 +10,16 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from chatx.errors import ChatError
-from chatx.gateway.entry.handshake import Identity, chosen_subprotocol, handshake_of, identity_of, origin_allowed
+from chatx.gateway.entry.handshake import (
+    Handshake,
+    Identity,
+    check_origin,
+    chosen_subprotocol,
+    handshake_of,
+    identity_of,
+)
+from chatx.gateway.entry.origins import origins_of
+from chatx.gateway.entry.refusal import Refused
 from chatx.gateway.wire.phoenix import BEARER
 
 
@@ -34,7 +43,15 @@ def scope_of(
 
 
 def allowed(*origins: str, **scope: Any) -> bool:
-    return origin_allowed(handshake_of(scope_of(**scope)), origins)
+    return passes(handshake_of(scope_of(**scope)), *origins)
+
+
+def passes(handshake: Handshake, *origins: str) -> bool:
+    try:
+        check_origin(handshake, origins_of(origins))
+    except Refused:
+        return False
+    return True
 
 
 @pytest.mark.parametrize(
@@ -126,6 +143,30 @@ def test_one_odd_cookie_does_not_hide_the_others() -> None:
     assert handshake.cookies["session"] == "abc"
 
 
+def fields(*headers: tuple[str, str]) -> Handshake:
+    return handshake_of({**scope_of(), "headers": [(name.encode(), value.encode()) for name, value in headers]})
+
+
+def test_cookies_in_several_fields_as_http_2_splits_them_are_all_seen() -> None:
+    handshake = fields(("cookie", "a=1"), ("x", "y"), ("Cookie", "session=abc; b=2"), ("cookie", 'c="3"'))
+
+    assert handshake.cookies == {"a": "1", "session": "abc", "b": "2", "c": "3"}
+    assert handshake.headers["cookie"] == 'a=1; session=abc; b=2; c="3"'
+
+
+def test_the_fields_of_one_name_are_joined() -> None:
+    handshake = fields(("x-forwarded-for", "a, b"), ("X-Forwarded-For", "c"), ("accept", "d"))
+
+    assert handshake.headers == {"x-forwarded-for": "a, b, c", "accept": "d"}
+
+
+def test_what_may_come_once_and_comes_twice_is_not_chosen_from() -> None:
+    own = "http://chat.example.org"
+    assert passes(fields(("host", "chat.example.org"), ("origin", own)))
+    assert not passes(fields(("host", "chat.example.org"), ("host", "evil.example"), ("origin", own)))
+    assert not passes(fields(("host", "chat.example.org"), ("origin", own), ("origin", "http://evil.example")))
+
+
 def test_params_are_decoded_and_keep_empty_values() -> None:
     handshake = handshake_of(scope_of(query="vsn=2.0.0&name=Zo%C3%AB+B&empty=&bad=%FF"))
 
@@ -173,7 +214,7 @@ def test_hostile_headers_never_raise(
         {"scheme": scheme, "headers": headers, "query_string": query, "subprotocols": subprotocols}
     )
 
-    assert origin_allowed(handshake, ()) in (True, False)
+    assert passes(handshake) in (True, False)
     assert chosen_subprotocol(handshake) in ("phoenix", None)
     assert handshake.token is None or isinstance(handshake.token, str)
     assert all(isinstance(value, str) for value in handshake.cookies.values())

@@ -82,6 +82,9 @@ def test_a_token_comes_by_the_subprotocol_the_header_or_the_parameter_in_this_or
         {"sub": "alice", "nbf": "0"},
         {"sub": "alice", "nbf": True},
         {"sub": "alice", "nbf": float("nan")},
+        {"sub": "alice", "nbf": float("inf")},
+        {"sub": "alice", "nbf": 10**400},
+        {"sub": "alice", "nbf": -(10**400)},
         {"sub": "alice", "aud": "another-server"},
         {"sub": "alice", "rooms": "a"},
         {"sub": "alice", "rooms": {"a": 1}},
@@ -157,3 +160,29 @@ def test_without_a_secret_there_is_nothing_to_trust() -> None:
 def test_a_room_that_is_none_is_not_signed() -> None:
     with pytest.raises(InvalidMessage, match="room"):
         sign(SECRET, Identity("alice", rooms=("",)))
+
+
+@pytest.mark.parametrize(
+    "token, told",
+    [
+        (
+            signed({"sub": "alice", "nbf": time.time() + 1e6}),
+            ("too early", "nbf is ", " s ahead", "10 s are allowed"),
+        ),
+        (signed({"sub": "alice", "exp": 1}), ("expired",)),
+        (signed({"sub": "alice"}, "another secret of thirty-two bytes"), ("another secret",)),
+        (signed({"sub": "alice", "rooms": 7}), ("`rooms`",)),
+        ("nonsense", ("none that is understood",)),
+        (None, ("without a token", "authToken")),
+    ],
+)
+def test_a_token_that_is_refused_says_why_once_a_minute_and_is_not_in_the_log(
+    token: str | None, told: tuple[str, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    tokens = SignedTokens(SECRET)
+    for _ in range(3):
+        assert tokens(shown(token)) is None
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert all(each in record.getMessage() for each in told), record.getMessage()
+    assert token is None or token not in record.getMessage()

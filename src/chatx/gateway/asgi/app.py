@@ -6,9 +6,9 @@ A client connects to `/socket/websocket?vsn=2.0.0`, or polls at `/socket/longpol
 starts and stops the chat, with `chat.lifespan` or on its own.
 
 Rules:
-1. A handshake is refused with 403 for a foreign origin, an unknown version, or where `authenticate` says no, fails or
-   hangs; with 429 or 503 at a bound of `Admission`, or 403 where the server can send no other status; and closed with
-   1013, to come back later, where the chat is not running.
+1. A handshake is refused with 403 for a foreign origin, an unknown version, where `authenticate` says no, fails or
+   hangs, and at a bound of one user or address; with 503, where the server can send it, where the chat is not running
+   or too many handshakes are under way. No socket is opened in order to be closed.
 2. What waits to be written to a socket is bounded by `mailbox_bytes`; over it the socket is closed as slow, with 1013.
    The client comes back and resumes where it stood. `await send()` does not push back on every server, so the bytes
    are counted here.
@@ -20,15 +20,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, MutableMapping
+import sys
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, TypeAlias
 
 from chatx.chat import Chat
-from chatx.errors import AlreadyStarted, Closed, ConfigError
+from chatx.errors import AlreadyStarted, ConfigError
 from chatx.gateway.asgi.uvicorn import Uvicorn, uvicorn_of
 from chatx.gateway.entry.handshake import Authenticate, chosen_subprotocol, handshake_of
+from chatx.gateway.entry.refusal import Refused
 from chatx.gateway.longpoll.app import PATH, LongPoll
-from chatx.gateway.session.entrance import Client, Entrance, Refused
+from chatx.gateway.session.entrance import Client, Entrance
 from chatx.gateway.session.pace import Pace
 from chatx.gateway.session.session import Session
 from chatx.gateway.session.socket import Batch
@@ -44,6 +46,7 @@ Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 WRITE_STALL_S = 10.0
 """How long one write may take before the socket is given up."""
 
+_UNAVAILABLE = 503
 
 OWN_CODES = 3100
 """Added to a close code where the server refuses it: 1012 becomes 4112. Those below 5000 are an application's own."""
@@ -69,13 +72,13 @@ class ChatApp:
         chat: Chat,
         *,
         authenticate: Authenticate,
-        origins: tuple[str, ...] = (),
+        origins: Iterable[str] = (),
         idle_timeout_s: float = IDLE_TIMEOUT_S,
         autostart: bool = False,
     ) -> None:
         self._chat = chat
         self._autostart = autostart
-        self._entrance = Entrance(chat, authenticate, tuple(origins), idle_timeout_s)
+        self._entrance = Entrance(chat, authenticate, origins, idle_timeout_s)
         self._longpoll = LongPoll(self._entrance)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -93,9 +96,9 @@ class ChatApp:
 
     async def _start(self) -> None:
         if self._autostart:
-            self._autostart = False  # once: a chat that was stopped stays so
             with contextlib.suppress(AlreadyStarted):
                 await self._chat.start()
+            self._autostart = False  # once: a chat that was stopped stays so
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()  # websocket.connect
@@ -113,10 +116,8 @@ class ChatApp:
             finally:
                 place.end()
         except Refused as refused:
-            await _refuse(send, refused)
-        except Closed:
-            await send({"type": "websocket.accept", "subprotocol": chosen_subprotocol(handshake_of(scope))})
-            await _close(send, CLOSE_TRY_LATER, "not running")
+            self._entrance.tell(refused, scope)
+            await _refuse(scope, receive, send, refused.status)
 
     async def _serve(
         self, client: Client, socket: AsgiSocket, accept: dict[str, Any], receive: Receive, send: Send
@@ -309,11 +310,21 @@ async def _close(send: Send, code: int, reason: str) -> None:
         await send({"type": "websocket.close", "code": code + OWN_CODES, "reason": reason})
 
 
-async def _refuse(send: Send, refused: Refused) -> None:
-    logger.info("A handshake was refused: %s", refused.reason)
-    # A close before the accept is an HTTP 403. Another status would need an extension, at whose every use uvicorn 0.54
-    # logs an error: a flood of handshakes would be one of the log.
-    await send({"type": "websocket.close", "code": CLOSE_POLICY, "reason": "refused"})
+async def _refuse(scope: Scope, receive: Receive, send: Send, status: int) -> None:
+    uvicorn = uvicorn_of(receive)
+    # Where uvicorn cannot be told so, it would log an error at each: a flood of handshakes would be one of its log.
+    quiet = uvicorn is not None or "uvicorn" not in sys.modules
+    # Where the chat is there, a refusal is a refusal; where it is not, monitors and proxies are to know.
+    if status != _UNAVAILABLE or "websocket.http.response" not in scope.get("extensions", {}) or not quiet:
+        await send({"type": "websocket.close", "code": CLOSE_POLICY, "reason": "refused"})  # before the accept: a 403
+        return
+    body = b"refused\n"
+    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode())]
+    headers += [(b"retry-after", b"5")]
+    await send({"type": "websocket.http.response.start", "status": status, "headers": headers})
+    await send({"type": "websocket.http.response.body", "body": body})
+    if uvicorn is not None:
+        uvicorn.refused()
 
 
 async def _plain(send: Send, status: int, body: bytes) -> None:

@@ -10,6 +10,8 @@ Rules:
 2. Nothing is written here before the handshake is answered or after a close, nor while the transport has enough. Those
    are uvicorn's own conditions.
 3. A frame is written whole or not at all, so that pings and closes, which are uvicorn's, never come into one.
+4. An application that refuses a handshake with a status of its own is to uvicorn, as of 0.54, one that answered
+   nothing, and each time it logs an error; `refused` tells it otherwise.
 """
 
 from __future__ import annotations
@@ -18,7 +20,10 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from websockets.protocol import OPEN
+try:
+    from websockets.protocol import OPEN
+except ModuleNotFoundError:  # then it is not the protocol that is known here
+    OPEN = None  # type: ignore[assignment]
 
 
 class Uvicorn:
@@ -57,6 +62,10 @@ class Uvicorn:
     def write(self, wire: bytes) -> None:
         """Write whole frames; they go out uncompressed, also where compression was agreed on, as RFC 7692 allows."""
         self._protocol.transport.write(wire)
+
+    def refused(self) -> None:
+        """Note that the handshake is answered, by a response of the application's."""
+        self._protocol.handshake_complete = True
 
     def abort(self) -> None:
         """End the connection now; uvicorn's own close waits for a peer that takes nothing, without a bound."""

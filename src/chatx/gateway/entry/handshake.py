@@ -6,7 +6,7 @@ import base64
 import binascii
 import math
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from typing import Any, TypeAlias
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
@@ -14,6 +14,8 @@ from msgspec import Struct
 
 from chatx.core.validation import valid_id
 from chatx.errors import ConfigError
+from chatx.gateway.entry.origins import ALL
+from chatx.gateway.entry.refusal import Refused, shortened
 from chatx.gateway.wire.phoenix import BEARER
 
 MAX_PARAMS = 100
@@ -27,8 +29,9 @@ class Handshake(Struct, frozen=True):
 
     Attributes:
         params: The query's parameters, the first 100. They reach logs: no long-lived secrets.
-        headers: By lower-case name; of a repeated one, the last.
-        cookies: By name.
+        headers: By lower-case name. The fields of one name are joined by commas, those of `cookie` by semicolons, as
+            HTTP has it; so a field that may come once only and comes twice has a value that nobody means.
+        cookies: By name, of however many fields.
         token: The bearer token of the subprotocol, or None.
         subprotocols: Those offered.
         scope: The ASGI scope, for whatever else is needed.
@@ -63,7 +66,7 @@ class Identity(Struct, frozen=True):
         """Check every field: one that was passed over would let somebody in for too long, or into too much."""
         valid_id(self.user_id, "the user id that authenticate returned")
         at = self.expires_at
-        if at is not None and (isinstance(at, bool) or not isinstance(at, (int, float)) or not _finite(at)):
+        if at is not None and (isinstance(at, bool) or not isinstance(at, (int, float)) or not finite(at)):
             raise ConfigError("Identity.expires_at is no finite number; give seconds of Unix time, or None.")
         if self.rooms is not None and not (
             isinstance(self.rooms, tuple) and all(isinstance(each, str) for each in self.rooms)
@@ -97,7 +100,7 @@ def identity_of(answer: object) -> Identity | None:
 
 def handshake_of(scope: Mapping[str, Any]) -> Handshake:
     """Return the handshake of an ASGI websocket scope. Nothing that a client can send raises."""
-    headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope.get("headers", ())}
+    headers = fields_of(scope.get("headers", ()))
     query = scope.get("query_string", b"").decode("latin-1").split("&", MAX_PARAMS)[:MAX_PARAMS]
     subprotocols = tuple(scope.get("subprotocols", ()))
     return Handshake(
@@ -110,50 +113,107 @@ def handshake_of(scope: Mapping[str, Any]) -> Handshake:
     )
 
 
-def origin_allowed(handshake: Handshake, origins: tuple[str, ...]) -> bool:
-    """Return whether a page of this origin may open a socket.
+def fields_of(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    """Return the values of header fields by lower-case name, those of one name joined: RFC 9110, section 5.3."""
+    fields: dict[str, str] = {}
+    for raw_name, raw_value in headers:
+        name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
+        if name in fields:
+            value = f"{fields[name]}{'; ' if name == 'cookie' else ', '}{value}"
+        fields[name] = value
+    return fields
+
+
+def check_origin(handshake: Handshake, origins: Collection[str]) -> None:
+    """Check that a page of this origin may open a socket.
 
     Same origin always may, the listed ones too (`*` lists all). Without an Origin it is no browser; that is fine unless
     it sends cookies, which are what a foreign page would abuse.
+
+    Args:
+        handshake: The handshake.
+        origins: From `origins_of`.
+
+    Raises:
+        Refused: It may not.
     """
     origin = handshake.headers.get("origin")
-    if origin is None:
-        # The header, not what was read of it: an application may read cookies that this package cannot.
-        return "cookie" not in handshake.headers
-    return _allowed(origin, handshake, origins)
+    if origin is not None:
+        _check_listed(origin, handshake, origins)
+    # The header, not what was read of it: an application may read cookies that this package cannot.
+    elif "cookie" in handshake.headers:
+        raise Refused(
+            403,
+            "cookies_without_origin",
+            "it has cookies and no Origin, which no browser sends with a WebSocket. A client that is no browser "
+            "connects without cookies, as with a token, or with an Origin that may connect.",
+        )
 
 
-def request_allowed(handshake: Handshake, origins: tuple[str, ...]) -> bool:
-    """Return whether a page of this origin may send a request that opens no WebSocket.
+def check_request_origin(handshake: Handshake, origins: Collection[str]) -> None:
+    """Check that a page of this origin may send a request that opens no WebSocket.
 
     Browsers send no Origin with a GET to the page's own. They say by `Sec-Fetch-Site` whose page asks, but not over
     plain HTTP, and old ones never; then the page that it came from is named in `Referer`, unless it forbids that.
+
+    Raises:
+        Refused: It may not.
     """
     headers = handshake.headers
     if "origin" in headers:
-        return _allowed(headers["origin"], handshake, origins)
-    if "sec-fetch-site" in headers:
-        return headers["sec-fetch-site"] == "same-origin"
-    if "cookie" not in headers:
-        return True
-    scheme, _, rest = headers.get("referer", "").partition("://")
-    return _allowed(f"{scheme}://{rest.partition('/')[0]}", handshake, origins)
+        _check_listed(headers["origin"], handshake, origins)
+    elif "sec-fetch-site" in headers:
+        if headers["sec-fetch-site"] != "same-origin":
+            raise Refused(
+                403,
+                "foreign_page",
+                f"it is of another page (Sec-Fetch-Site is {shortened(headers['sec-fetch-site'])!r}, and not "
+                f"'same-origin'), and has no Origin to look up in origins. {_WHAT_TO_LIST}",
+            )
+    elif "cookie" in headers:
+        if "referer" not in headers:
+            raise Refused(
+                403,
+                "cookies_without_origin",
+                "it has cookies, and no Origin, Sec-Fetch-Site or Referer that would say whose page sends them. A "
+                "client that is no browser polls without cookies, as with a token, or with an Origin that may connect.",
+            )
+        scheme, _, rest = headers["referer"].partition("://")
+        _check_listed(f"{scheme}://{rest.partition('/')[0]}", handshake, origins)
 
 
-def _allowed(origin: str, handshake: Handshake, origins: tuple[str, ...]) -> bool:
-    if sum(name.lower() == b"origin" for name, _ in handshake.scope.get("headers", ())) > 1:
-        return False  # which of them counts is not for whoever sends them to choose
-    if "*" in origins or origin in origins:
-        return True
+_WHAT_TO_LIST = "If its pages may connect, list it: origins=('https://example.org',), or --origin of chatx serve."
+
+
+def _check_listed(origin: str, handshake: Handshake, origins: Collection[str]) -> None:
+    named = sum(name.lower() == b"origin" for name, _ in handshake.scope.get("headers", ()))
+    if named > 1:  # which of them counts is not for whoever sends them to choose
+        raise Refused(403, "origin", f"it has {named} Origins, and a browser sends one.")
+    if ALL in origins or origin in origins or _is_own(origin, handshake):
+        return
+    listed = ", ".join(sorted(origins)) or "nothing"
+    raise Refused(
+        403,
+        "origin",
+        f"its page's origin {shortened(origin)!r} is neither the socket's own, {shortened(_own(handshake))!r}, nor in "
+        f"origins, which lists {shortened(listed)}. {_WHAT_TO_LIST} If it is the site's own, the proxy before it has "
+        "to hand on Host, and X-Forwarded-Proto to a server that trusts it (--forwarded-allow-ips).",
+    )
+
+
+def _own(handshake: Handshake) -> str:
+    secure = handshake.scope.get("scheme") in ("wss", "https")
+    return f"http{'s' if secure else ''}://{handshake.headers.get('host', '')}"
+
+
+def _is_own(origin: str, handshake: Handshake) -> bool:
     try:
-        page = urlsplit(origin)
-        here = urlsplit("//" + handshake.headers.get("host", ""))
-        secure = handshake.scope.get("scheme") in ("wss", "https")
+        page, here = urlsplit(origin), urlsplit(_own(handshake))
         return (
-            page.scheme == ("https" if secure else "http")
+            page.scheme == here.scheme
             and page.hostname is not None
             and page.hostname == here.hostname
-            and _port(page, secure) == _port(here, secure)
+            and _port(page) == _port(here)
         )
     except ValueError:
         return False
@@ -175,20 +235,21 @@ def _token(subprotocols: tuple[str, ...]) -> str | None:
     return None
 
 
-def _finite(number: float) -> bool:
+def finite(number: float) -> bool:
+    """Return whether a number is one that a clock may show."""
     try:
         return math.isfinite(number)
     except OverflowError:  # an int beyond every float
         return False
 
 
-def _port(address: SplitResult, secure: bool) -> int:
-    return address.port if address.port is not None else (443 if secure else 80)
+def _port(address: SplitResult) -> int:
+    return address.port if address.port is not None else (443 if address.scheme == "https" else 80)
 
 
 def _cookies(header: str) -> dict[str, str]:
     # One pair at a time: the standard library's parser drops all of them for one that is odd, and any script on a
-    # neighbouring domain can set an odd one.
+    # neighbouring domain can set an odd one. Starlette's would do, but the core knows this file and needs no Starlette.
     cookies = {}
     for pair in header.split(";"):
         name, equals, value = pair.partition("=")

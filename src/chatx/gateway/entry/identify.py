@@ -3,44 +3,100 @@
 from __future__ import annotations
 
 import inspect
-import logging
 import time
 
 from chatx.adapters.boundary import AdapterFailure, is_async
-from chatx.errors import ChatError, Closed
+from chatx.errors import AdapterError, ChatError, Closed, Revoked, Unauthorized
 from chatx.gateway.entry.handshake import Authenticate, Handshake, Identity, identity_of
+from chatx.gateway.entry.refusal import shortened
 from chatx.runtime.engine import Engine
 
-logger: logging.Logger = logging.getLogger("chatx")
+
+class NotIdentified(Exception):
+    """There is nobody to let in.
+
+    Attributes:
+        code: Why, one of a few: `authenticate_no`, `authenticate_failed`, `authenticate_answer`, `expired`, `revoked`.
+        reason: Why, for the log.
+        error: What a client whose new token it was is told.
+        user_id: Who it would have been, where that is known.
+    """
+
+    def __init__(self, code: str, reason: str, error: ChatError, user_id: str | None = None) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.reason = reason
+        self.error = error
+        self.user_id = user_id
 
 
-async def identify(engine: Engine, authenticate: Authenticate, handshake: Handshake) -> Identity | None:
-    """Return who it is, or None to refuse: it said no, failed, hung, answered wrongly, or what it said has expired.
+async def identify(engine: Engine, authenticate: Authenticate, handshake: Handshake) -> Identity:
+    """Return who it is.
 
     Raises:
+        NotIdentified: It said no, failed, hung or answered wrongly, or what it said has expired.
         Closed: The chat is not running any more.
     """
-    boundary = engine.boundary
     since = engine.revocations
+    answer = await _asked(engine, authenticate, handshake)
+    engine.check_open()
+    identity = _identity(answer)
+    if identity is None:
+        raise NotIdentified(
+            "authenticate_no", f"authenticate said no: it answered {answer!r}, and no user.", Unauthorized()
+        )
+    user_id, until = identity.user_id, identity.expires_at
+    try:
+        # What was answered may be older than the revocation.
+        engine.check_not_revoked(user_id, since)
+    except Revoked as error:
+        raise NotIdentified(
+            "revoked", f"the user {user_id!r} was revoked while authenticate was asked.", error.again(), user_id
+        ) from None
+    # It would be closed as soon as it is open, and phoenix.js comes back at once from where it has been open.
+    if until is not None and until <= time.time():
+        raise NotIdentified(
+            "expired",
+            f"the identity of {user_id!r} expired {time.time() - until:.1f} s ago by this clock; "
+            "the client has to come with a new token.",
+            Unauthorized(),
+            user_id,
+        )
+    return identity
+
+
+async def _asked(engine: Engine, authenticate: Authenticate, handshake: Handshake) -> object:
+    boundary = engine.boundary
     try:
         if is_async(authenticate):
-            answer = await boundary.awaiting("authenticate", authenticate, handshake)  # type: ignore[arg-type]
-        else:
-            answer = boundary.plain("authenticate", authenticate, handshake)
-        engine.check_open()
-        if inspect.iscoroutine(answer):
-            answer.close()
-        identity = identity_of(answer)
-        if identity is not None:
-            # What was answered may be older than the revocation.
-            engine.check_not_revoked(identity.user_id, since)
-        # It would be closed as soon as it is open, and phoenix.js comes back at once from where it has been open.
-        if identity is not None and identity.expires_at is not None and identity.expires_at <= time.time():
-            logger.info("A handshake was refused: the identity of %r has expired.", identity.user_id)
-            return None
-        return identity
+            return await boundary.awaiting("authenticate", authenticate, handshake)  # type: ignore[arg-type]
+        return boundary.plain("authenticate", authenticate, handshake)
     except Closed:
         raise
-    except (ChatError, AdapterFailure) as error:
-        logger.warning("A handshake was refused: %s", error)
-        return None
+    except AdapterFailure as failure:
+        if failure.failure == "stopped":
+            raise Closed("The chat was stopped before authenticate answered.") from None
+        raise NotIdentified(
+            "authenticate_failed",
+            f"authenticate failed ({failure.failure}): {shortened(str(failure))}. Its traceback is in the log where it "
+            "raised; until it answers, nobody is let in.",
+            AdapterError("The token could not be checked, so the present one stays in force; try again later."),
+        ) from None
+    except ChatError as error:
+        raise NotIdentified(
+            "authenticate_no", f"authenticate refused: {shortened(str(error))}", Unauthorized()
+        ) from None
+
+
+def _identity(answer: object) -> Identity | None:
+    if inspect.iscoroutine(answer):
+        answer.close()
+    try:
+        return identity_of(answer)
+    except ChatError as error:
+        raise NotIdentified(
+            "authenticate_answer",
+            f"authenticate answered a {type(answer).__name__}, which is no user's id, Identity or None: "
+            f"{shortened(str(error))}",
+            AdapterError("The token could not be checked, so the present one stays in force; try again later."),
+        ) from None

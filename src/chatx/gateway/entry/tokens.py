@@ -13,7 +13,6 @@ Rules:
 
 from __future__ import annotations
 
-import logging
 import time
 from typing import Any
 
@@ -21,9 +20,8 @@ import jwt
 
 from chatx.core.validation import valid_id
 from chatx.errors import ChatError, ConfigError
-from chatx.gateway.entry.handshake import Handshake, Identity
-
-logger: logging.Logger = logging.getLogger("chatx")
+from chatx.gateway.entry.handshake import Handshake, Identity, finite
+from chatx.gateway.entry.refusal import RefusalLog, Refused
 
 ALGORITHM = "HS256"
 
@@ -70,23 +68,38 @@ class SignedTokens:
     def __init__(self, secret: str) -> None:
         _check(secret)
         self._secret = secret
+        self._refusals = RefusalLog()
 
     def __call__(self, handshake: Handshake) -> Identity | None:
         """Return who it is, or None where there is no token, or none that is valid."""
         token = _token(handshake)
         if token is None:
-            logger.info("A handshake came without a token.")
-            return None
-        try:
-            # `nbf` is looked at below, with a leeway that `exp` is not given; when it was made says nothing.
-            claims = jwt.decode(
-                token, self._secret, [ALGORITHM], {"require": ["sub"], "verify_iat": False, "verify_nbf": False}
-            )
-            return _identity(claims)
-        # Besides its own errors it lets through what decoding a hostile JSON raises.
-        except (jwt.PyJWTError, ChatError, ValueError, RecursionError) as error:
-            logger.info("A token was refused: %s", type(error).__name__)
-            return None
+            code = "token_missing"
+            why = "it came without a token: authToken of phoenix.js, Authorization: Bearer, or the parameter token."
+        else:
+            try:
+                # `nbf` is looked at below, with a leeway that `exp` is not given; when it was made says nothing.
+                claims = jwt.decode(
+                    token, self._secret, [ALGORITHM], {"require": ["sub"], "verify_iat": False, "verify_nbf": False}
+                )
+                return _identity(claims)
+            except jwt.ExpiredSignatureError:
+                code, why = "token_expired", "its token has expired by this clock (exp); it has to fetch a new one."
+            except jwt.InvalidSignatureError:
+                code, why = "token_signature", "its token is signed with another secret than this one."
+            except _TooEarly as error:
+                code, why = "token_early", str(error)
+            # Besides its own errors it lets through what decoding a hostile JSON raises.
+            except (jwt.PyJWTError, ChatError, ValueError, RecursionError) as error:
+                code = "token_invalid"
+                what = str(error) if isinstance(error, ChatError) else type(error).__name__
+                why = f"its token is none that is understood here: {what}"
+        self._refusals.tell(Refused(403, code, why), handshake.scope, time.monotonic())
+        return None
+
+
+class _TooEarly(Exception):
+    """A token is not valid yet."""
 
 
 def _check(secret: str) -> None:
@@ -113,9 +126,15 @@ def _token(handshake: Handshake) -> str | None:
 
 def _identity(claims: dict[str, Any]) -> Identity:
     since = claims.get("nbf", 0)
-    # Not a number is at no time, and nothing is before it.
-    if isinstance(since, bool) or not isinstance(since, (int, float)) or not since <= time.time() + LEEWAY_S:
-        raise ConfigError("The claim `nbf` is no time, or is still to come.")
+    # Not a number is at no time: nothing is before it or behind it.
+    if isinstance(since, bool) or not isinstance(since, (int, float)) or not finite(since):
+        raise ConfigError("The claim `nbf` is no time.")
+    ahead = since - time.time()
+    if ahead > LEEWAY_S:
+        raise _TooEarly(
+            f"its token is too early: nbf is {ahead:.0f} s ahead of this clock, and {LEEWAY_S:.0f} s are allowed. Set "
+            "the clocks of whoever signs and of this machine."
+        )
     rooms = claims.get("rooms")
     if rooms is not None and not isinstance(rooms, list):
         raise ConfigError("The claim `rooms` is no list of texts.")

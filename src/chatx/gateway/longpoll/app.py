@@ -30,12 +30,12 @@ from msgspec import Struct
 from msgspec.json import encode
 from msgspec.structs import replace
 
-from chatx.errors import Closed
 from chatx.gateway.entry.handshake import Handshake, handshake_of
+from chatx.gateway.entry.refusal import Refused
 from chatx.gateway.entry.stopping import bounded_when_stopping, told_when_stopping
 from chatx.gateway.longpoll.outbox import OutOfStep
 from chatx.gateway.longpoll.poller import Poller
-from chatx.gateway.session.entrance import Entrance, Refused
+from chatx.gateway.session.entrance import Entrance
 from chatx.gateway.session.pace import Pace
 from chatx.gateway.session.session import Session
 from chatx.gateway.wire.closes import CLOSE_GOING_AWAY, CLOSE_MALFORMED, CLOSE_TOO_LARGE, CLOSE_TRY_LATER
@@ -128,13 +128,11 @@ class LongPoll:
                 case _:
                     await exchange.respond(405, b"", (b"allow", b"GET, POST, OPTIONS"))
         except Refused as refused:
-            logger.info("A long-polling request was refused: %s", refused.reason)
+            self._entrance.tell(refused, scope)
             if refused.status == _FORBIDDEN:
                 await exchange.say(_Posted(_FORBIDDEN))
             else:
                 await exchange.put_off(refused.status)
-        except Closed:
-            await exchange.put_off(503)
         except _Gone:
             # Nobody reads this; but a middleware around takes a request without a response for a failure.
             with contextlib.suppress(Exception):  # servers raise what they like once the client is gone
@@ -166,9 +164,11 @@ class LongPoll:
 
     async def _open(self, exchange: _Exchange) -> None:
         if self.draining:
-            raise Refused(503, "the server is going away")
+            raise Refused(503, "stopping", "the server is going away; they come back.", level=logging.INFO)
         if len(self._pollers) >= MAX_SESSIONS:
-            raise Refused(503, f"there are {MAX_SESSIONS} long-polling sessions, which is the bound; they come back.")
+            raise Refused(
+                503, "full", f"there are {MAX_SESSIONS} long-polling sessions, which is the bound; they come back."
+            )
         handshake = exchange.handshake
         gateway, place = self._entrance.begin(exchange.address)
         try:
@@ -206,7 +206,7 @@ class LongPoll:
             await exchange.say(_Posted(_GONE))
             return
         if poller.posts >= MAX_POSTS:
-            raise Refused(429, f"{MAX_POSTS} posts of one session are under way, which is the bound")
+            raise Refused(429, "full", f"{MAX_POSTS} posts of one session are under way, which is the bound.")
         poller.posts += 1
         try:
             async with asyncio.timeout(POST_S):

@@ -16,10 +16,10 @@ from websockets.http11 import Request
 
 from chatx.errors import Closed
 from chatx.gateway.entry.handshake import Handshake, chosen_subprotocol, handshake_of
+from chatx.gateway.entry.refusal import Refused
 from chatx.gateway.entry.target import origin_form
 from chatx.gateway.native.http import HttpExchange
 from chatx.gateway.native.stream import Stream, wire_protocol
-from chatx.gateway.session.entrance import Refused
 
 if TYPE_CHECKING:
     from chatx.gateway.native.server import NativeServer
@@ -194,7 +194,7 @@ class Greeting(asyncio.Protocol):
         try:
             gateway, place = server.entrance.begin(client[0] if client else None)
             if path.rstrip("/") != f"{server.path}/websocket":
-                raise Refused(HTTPStatus.NOT_FOUND, "there is no socket at this path")
+                raise Refused(HTTPStatus.NOT_FOUND, "path", f"the socket is at {server.path}/websocket.")
             version, identity = await server.entrance.admit(gateway, place, handshake, path)
             if transport.is_closing():
                 return
@@ -210,7 +210,7 @@ class Greeting(asyncio.Protocol):
             rest, self._head = self._head, b""
             stream.begin(served.session, rest)
         except Refused as refused:
-            logger.info("A handshake was refused: %s", refused.reason)
+            server.entrance.tell(refused, handshake.scope)
             self._answer(HTTPStatus(refused.status), "refused")
         except Closed:
             self._answer(HTTPStatus.SERVICE_UNAVAILABLE, "The chat is not running here. Come back.")

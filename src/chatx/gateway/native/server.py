@@ -17,7 +17,7 @@ import asyncio
 import math
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from http import HTTPStatus
 from socket import AF_INET, AF_INET6, IPPROTO_TCP, TCP_NODELAY, socket
 from ssl import SSLContext
@@ -27,7 +27,7 @@ from chatx.chat import Chat
 from chatx.errors import ConfigError
 from chatx.gateway.entry.admission import PENDING_HANDSHAKES, Place
 from chatx.gateway.entry.forwarded import Proxies
-from chatx.gateway.entry.handshake import Authenticate
+from chatx.gateway.entry.handshake import Authenticate, fields_of
 from chatx.gateway.entry.target import path_of
 from chatx.gateway.longpoll.app import PATH, LongPoll
 from chatx.gateway.native.greeting import Greeting
@@ -74,7 +74,7 @@ class NativeServer:
         chat: Chat,
         *,
         authenticate: Authenticate,
-        origins: tuple[str, ...] = (),
+        origins: Iterable[str] = (),
         path: str = "/socket",
         http: Callable[[Any, Any, Any], Awaitable[None]] | None = None,
         health: tuple[str, ...] = (),
@@ -84,7 +84,7 @@ class NativeServer:
     ) -> None:
         if not path.startswith("/") or path.endswith("/"):
             raise ConfigError(f"path is {path!r}; it begins with a slash and does not end with one, as '/socket'.")
-        self.entrance: Entrance = Entrance(chat, authenticate, tuple(origins), idle_timeout_s)
+        self.entrance: Entrance = Entrance(chat, authenticate, origins, idle_timeout_s)
         self.path: str = path
         self.http: AsgiApp = http if http is not None else _nothing_here
         self.draining: bool = False
@@ -220,12 +220,7 @@ class NativeServer:
         self, transport: asyncio.Transport, target: str, headers: list[tuple[bytes, bytes]], kind: str
     ) -> dict[str, Any]:
         """Return the ASGI scope of a request; `kind` is `http` or `websocket`."""
-        texts: dict[str, str] = {}
-        for name, value in headers:
-            text = value.decode("latin-1")
-            if name == b"x-forwarded-for" and "x-forwarded-for" in texts:
-                text = f"{texts['x-forwarded-for']},{text}"  # each proxy may add a line
-            texts[name.decode("latin-1")] = text
+        texts = fields_of(headers)
         path, query = path_of(target)
         peer = transport.get_extra_info("peername")
         peer_address = peer[0] if isinstance(peer, tuple) else None

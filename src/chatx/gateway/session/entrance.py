@@ -1,45 +1,45 @@
 """The way in, the same for every shell: what a handshake must show before there is a session.
 
 Rules:
-1. `Refused` is an answer of HTTP, `Closed` says that the chat is not running; nothing else is raised, and what a place
-   was counted for is given back by whoever holds it.
+1. `Refused` is raised and nothing else, also where the chat does not run: it is an answer of HTTP. A socket is never
+   opened in order to be closed, since one that was open sets the pauses of phoenix.js back to 10 ms. Whoever catches it
+   gives it to `tell`. What a place was counted for is given back by whoever holds it.
 2. Whoever is let in is known to the engine from the same step on, so that a stop and `Chat.revoke` find it.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from msgspec.structs import replace
 
 from chatx.adapters.boundary import check_arguments
 from chatx.chat import Chat
-from chatx.errors import ChatError, ConfigError
-from chatx.gateway.entry.admission import Full, Place
-from chatx.gateway.entry.handshake import Authenticate, Handshake, Identity, origin_allowed, request_allowed
-from chatx.gateway.entry.identify import identify
+from chatx.errors import ChatError, Closed, ConfigError, WrongLoop
+from chatx.gateway.entry.admission import UNAVAILABLE, Full, Place
+from chatx.gateway.entry.handshake import (
+    Authenticate,
+    Handshake,
+    Identity,
+    check_origin,
+    check_request_origin,
+)
+from chatx.gateway.entry.identify import NotIdentified, identify
+from chatx.gateway.entry.origins import origins_of
+from chatx.gateway.entry.refusal import RefusalLog, Refused, shortened
 from chatx.gateway.session.gateway import Gateway
 from chatx.gateway.session.session import Session
 from chatx.gateway.session.socket import Socket
 from chatx.gateway.wire.closes import CLOSE_RESTART, CLOSE_REVOKED
 from chatx.gateway.wire.frames import Version, negotiate
 
-logger: logging.Logger = logging.getLogger("chatx")
-
-
-class Refused(Exception):
-    """A handshake is refused.
-
-    Attributes:
-        status: The HTTP status of the answer.
-        reason: For the log; the client is not told.
-    """
-
-    def __init__(self, status: int, reason: str) -> None:
-        super().__init__(reason)
-        self.status = status
-        self.reason = reason
+_NOT_RUNNING = (
+    "the chat does not run. Start it with the application, FastAPI(lifespan=chat.lifespan) or the like, or where a "
+    "server has no lifespan, with its first client: chat.asgi(..., autostart=True)."
+)
 
 
 class Entrance:
@@ -55,16 +55,14 @@ class Entrance:
         ConfigError: `authenticate` cannot be called so, or an origin is not one.
     """
 
-    def __init__(self, chat: Chat, authenticate: Authenticate, origins: tuple[str, ...], idle_timeout_s: float) -> None:
+    def __init__(self, chat: Chat, authenticate: Authenticate, origins: Iterable[str], idle_timeout_s: float) -> None:
         if not callable(authenticate):
             raise ConfigError(f"authenticate is {authenticate!r}; give a function of one handshake.")
         check_arguments("authenticate", authenticate, "handshake")
-        for origin in origins:
-            if origin != "*" and "://" not in origin:
-                raise ConfigError(f"The origin {origin!r} is none; write it as 'https://example.org', or '*' for all.")
         self._chat = chat
         self._authenticate = authenticate
-        self._origins = tuple(origins)
+        self._origins = origins_of(origins)
+        self._refusals = RefusalLog()
         self._idle_timeout_s = idle_timeout_s
         self._gateway: Gateway | None = None
 
@@ -87,29 +85,42 @@ class Entrance:
         """Count a handshake from this address; end the place when its socket has ended.
 
         Raises:
-            Closed: The chat is not running.
-            Refused: Too many handshakes or sockets.
+            Refused: Too many handshakes or sockets, or the chat is not running.
         """
-        engine = self._chat.engine
+        try:
+            engine = self._chat.engine
+        except Closed:
+            raise self.closing() from None
+        except WrongLoop as error:
+            raise Refused(UNAVAILABLE, "wrong_loop", f"the server runs elsewhere than the chat. {error}") from None
         if self._gateway is None or self._gateway.engine is not engine:
             self._gateway = Gateway(engine)
         try:
             return self._gateway, self._gateway.admission.begin(address)
         except Full as full:
-            raise Refused(full.status, full.reason) from full
+            raise Refused(full.status, "full", full.reason) from None
+
+    def closing(self) -> Refused:
+        """Return the refusal of a client that comes while the chat stops, or does not run."""
+        if self._chat._stopping is not None:  # what ends in a moment is no state for an application to ask about
+            return Refused(UNAVAILABLE, "stopping", "the chat is being stopped; they come back.", level=logging.INFO)
+        return Refused(UNAVAILABLE, "not_running", _NOT_RUNNING)
+
+    def tell(self, refused: Refused, scope: Mapping[str, Any]) -> None:
+        """Write to the log whom the scope is about and why they were refused, each kind once a minute."""
+        self._refusals.tell(refused, scope, asyncio.get_running_loop().time())
 
     async def admit(self, gateway: Gateway, place: Place, handshake: Handshake, path: str) -> tuple[Version, Identity]:
         """Return the protocol version and who it is.
 
         Raises:
-            Closed: The chat is not running any more.
-            Refused: The path, the origin, the version, `authenticate` or a bound says no.
+            Refused: The chat is not running any more, or the path, the origin, the version, `authenticate` or a bound
+                says no.
         """
         # Litestar writes a slash behind the path of what is mounted.
         if not path.rstrip("/").endswith("/websocket"):
-            raise Refused(403, "there is no socket at this path; it ends in /websocket")
-        if not origin_allowed(handshake, self._origins):
-            raise Refused(403, f"origin {handshake.headers.get('origin')!r} is not allowed")
+            raise Refused(403, "path", f"there is no socket at {shortened(path)!r}; its path ends in /websocket.")
+        check_origin(handshake, self._origins)
         return await self.recognise(gateway, place, handshake)
 
     def check_request(self, handshake: Handshake) -> None:
@@ -118,27 +129,28 @@ class Entrance:
         Raises:
             Refused: It is not allowed.
         """
-        if not request_allowed(handshake, self._origins):
-            raise Refused(403, f"a request of origin {handshake.headers.get('origin')!r} is not allowed")
+        check_request_origin(handshake, self._origins)
 
     async def recognise(self, gateway: Gateway, place: Place, handshake: Handshake) -> tuple[Version, Identity]:
         """Return the protocol version and who it is, of a handshake whose origin is allowed.
 
         Raises:
-            Closed: The chat is not running any more.
-            Refused: The version, `authenticate` or a bound says no.
+            Refused: The chat is not running any more, or the version, `authenticate` or a bound says no.
         """
         try:
             version = negotiate(handshake.params.get("vsn"))
         except ValueError as error:
-            raise Refused(403, str(error)) from error
-        identity = await identify(gateway.engine, self._authenticate, handshake)
-        if identity is None:
-            raise Refused(403, "authenticate said no")
+            raise Refused(403, "version", str(error)) from None
+        try:
+            identity = await identify(gateway.engine, self._authenticate, handshake)
+        except NotIdentified as error:
+            raise Refused(403, error.code, error.reason, user_id=error.user_id) from None
+        except Closed:
+            raise self.closing() from None
         try:
             place.admit(identity.user_id)
         except Full as full:
-            raise Refused(full.status, full.reason) from full
+            raise Refused(full.status, "full", full.reason, user_id=identity.user_id) from None
         return version, identity
 
     def open(
@@ -152,14 +164,21 @@ class Entrance:
         idle_timeout_s: float | None = None,
     ) -> Client:
         """Return the client that begins on this socket; `idle_timeout_s` is where it differs from the others'."""
-        engine = gateway.engine
+        engine, authenticate = gateway.engine, self._authenticate
+
+        async def ask_again(token: str) -> Identity:
+            try:
+                return await identify(engine, authenticate, replace(handshake, token=token))
+            except NotIdentified as error:
+                raise error.error from None
+
         session = Session(
             gateway,
             identity,
             gateway.protocol(version),
             socket,
             idle_timeout_s=self._idle_timeout_s if idle_timeout_s is None else idle_timeout_s,
-            ask_again=lambda token: identify(engine, self._authenticate, replace(handshake, token=token)),
+            ask_again=ask_again,
         )
         return Client(session)
 

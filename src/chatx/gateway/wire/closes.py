@@ -34,7 +34,7 @@ CLOSES: Final[dict[int, CloseCode]] = {
     CLOSE_TOO_LARGE: CloseCode("a message over 65,536 bytes", "comes back"),
     CLOSE_INTERNAL: CloseCode("a fault of the server's; it is logged", "comes back"),
     CLOSE_RESTART: CloseCode("the chat stops", "comes back"),
-    CLOSE_TRY_LATER: CloseCode("the client reads too slowly, or the chat is not running", "comes back and resumes"),
+    CLOSE_TRY_LATER: CloseCode("the client reads too slowly", "comes back and resumes"),
     CLOSE_EXPIRED: CloseCode("the identity has expired", "comes back, with a new token if it computes it anew"),
     CLOSE_REVOKED: CloseCode("the user was revoked", "comes back, and is refused if `authenticate` says so"),
 }
