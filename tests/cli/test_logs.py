@@ -10,7 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chatx.cli.identity import named_by_itself
 from chatx.cli.logs import EXTRA, FAILURE, TEXT, Human, Json, log_to
+from chatx.core.log_limit import LogLimit
+from chatx.gateway.entry.handshake import Handshake
 
 TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhbGljZSJ9.c2lnbmF0dXJl"
 
@@ -224,3 +227,30 @@ def test_of_a_traceback_that_is_too_long_the_beginning_and_the_end_are_written()
 def test_what_a_line_is_about_are_fields_of_its_json() -> None:
     fields = json.loads(Json().format(record("Refused.", extra=1, room="general", user="می", address="::1", code=4003)))
     assert {"room": "general", "user": "می", "address": "::1", "code": 4003}.items() <= fields.items()
+
+
+@pytest.mark.parametrize(
+    "headers, said",
+    [
+        ({"host": "localhost", "via": "1.1 proxy", "x-real-ip": "203.0.113.7"}, "a proxy (via, x-real-ip)"),
+        ({"host": "evil.example"}, "not for localhost"),
+    ],
+)
+def test_who_may_not_name_themselves_is_a_line_a_minute_that_says_why_and_what_to_do(
+    headers: dict[str, str], said: str, quiet_logging: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr("chatx.cli.identity._LOGGED", {"proxy": LogLimit(1), "host": LogLimit(1)})
+    monkeypatch.setattr("chatx.cli.identity.time.monotonic", lambda: now)
+    out = io.StringIO()
+    log_to(out)
+    handshake = Handshake({"user_id": "ada"}, headers, {}, None, (), {"client": ("203.0.113.9", 1)})
+    for _ in range(1000):
+        assert named_by_itself(handshake) is None
+    now += 60
+    assert named_by_itself(handshake) is None
+    first, second = map(json.loads, out.getvalue().splitlines())
+    assert (first["level"], first["address"]) == ("warning", "203.0.113.9")
+    assert said in first["message"]
+    assert "999 more" in second["message"]
+    assert "CHATX_SECRET" in first["message"]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import time
 import warnings
 from ipaddress import ip_address
 
 from jwt import InsecureKeyLengthWarning
 
+from chatx.core.log_limit import LogLimit
 from chatx.errors import ConfigError
 from chatx.gateway.entry.handshake import Authenticate, Handshake
 from chatx.gateway.entry.tokens import SECRET_BYTES, SignedTokens
@@ -20,6 +22,10 @@ ADMIN_TOKEN_BYTES = 16
 """Bytes that the admin token should have: with fewer it can be guessed by trying."""
 
 _PROXIED = frozenset({"forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip"})
+
+
+# One line a minute for each reason: whoever is refused may try again at once.
+_LOGGED = {"proxy": LogLimit(1), "host": LogLimit(1)}
 
 
 def identity_source(secret: str, *, insecure: bool) -> Authenticate:
@@ -82,13 +88,26 @@ def named_by_itself(handshake: Handshake) -> str | None:
     A page of another site can have its own name resolve to this machine, and would then be of the same origin. A proxy
     on this machine would bring in everybody, so what says that it came through one is refused.
     """
-    if not _PROXIED.isdisjoint(handshake.headers):
-        logger.info("A handshake was refused: it came through a proxy; to develop, connect to the server itself.")
+    proxied = sorted(_PROXIED & handshake.headers.keys())
+    host = handshake.headers.get("host", "")
+    if proxied:
+        _refused("proxy", handshake, f"it came through a proxy ({', '.join(proxied)}); connect to the server itself")
         return None
-    if not _loopback(handshake.headers.get("host", "")):
-        logger.info("A handshake was refused: to develop, connect to localhost.")
+    if not _loopback(host):
+        _refused("host", handshake, f"it asked for {host!r}, not for localhost; connect to localhost")
         return None
     return handshake.params.get(USER_PARAM) or None
+
+
+def _refused(reason: str, handshake: Handshake, why: str) -> None:
+    left_out = _LOGGED[reason].due(time.monotonic())
+    if left_out is not None:
+        logger.warning(
+            "A handshake was refused: %s, or set CHATX_SECRET and leave --insecure-user-param out.%s",
+            why,
+            f" (Since the last line of this kind: {left_out} more.)" if left_out else "",
+            extra={"code": reason, "address": (handshake.scope.get("client") or ("",))[0]},
+        )
 
 
 def _loopback(host: str) -> bool:
