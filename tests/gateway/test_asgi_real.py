@@ -25,15 +25,12 @@ from chatx.core.rate_limit import RateLimit
 from chatx.gateway.entry.handshake import Handshake
 from tests.gateway.fakes import chatx_tasks
 from tests.gateway.real_client import real_client, until
+from tests.gateway.servers import named
 from tests.process import demo
 
 pytestmark = pytest.mark.process
 
 CLIENTS = 50
-
-
-def named(handshake: Handshake) -> str | None:
-    return handshake.params.get("user_id")
 
 
 def starlette_app(chat: Chat) -> Any:

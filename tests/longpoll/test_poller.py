@@ -21,6 +21,7 @@ from chatx.gateway.session.joining import REPLAYED_AT_ONCE
 from chatx.gateway.wire.bounds import PENDING_PUSHES
 from tests.gateway import hostile
 from tests.gateway.fakes import chatx_tasks, settle
+from tests.gateway.servers import named
 from tests.longpoll.polling import NDJSON, Call, Poll, PollingClient, inside
 from tests.virtual import virtual
 
@@ -28,7 +29,7 @@ QUERY = "vsn=2.0.0&user_id=ada"
 
 
 def app_of(chat: Chat) -> Any:
-    return chat.asgi(authenticate=lambda handshake: handshake.params.get("user_id"))
+    return chat.asgi(authenticate=named)
 
 
 def sessions(app: Any) -> int:
@@ -363,7 +364,7 @@ async def test_messages_reach_a_poll_that_waits_when_its_session_is_closed() -> 
 @virtual
 async def test_a_poll_starts_the_chat_where_nobody_else_does() -> None:
     chat = Chat()
-    app = chat.asgi(authenticate=lambda handshake: handshake.params.get("user_id"), autostart=True)
+    app = chat.asgi(authenticate=named, autostart=True)
     await PollingClient(inside(app)).open()
     assert chat.statistics().connections == 1
     await chat.stop()

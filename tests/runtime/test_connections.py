@@ -26,16 +26,7 @@ from chatx.core.fanout import Fanout, Subscriber
 from chatx.core.message import PresenceMeta
 from chatx.core.presence import Presence
 from chatx.testing import VirtualLoop, run_virtual
-from tests.virtual import virtual
-
-
-def unlimited(**options: Any) -> Chat:
-    return Chat(rate_limit=RateLimit(1e9, 10**9), **options)
-
-
-async def turns(count: int = 3) -> None:
-    for _ in range(count):
-        await asyncio.sleep(0)
+from tests.virtual import turns, unlimited, virtual
 
 
 def nobody_is_left(chat: Chat) -> bool:

@@ -9,20 +9,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from chatx import Chat, Connection, Message, PresenceDiff, PresenceState, RateLimit
+from chatx import Connection, Message, PresenceDiff, PresenceState
 from chatx.core.message import Event, PresenceMeta, Presences
 from chatx.runtime.subscription import Subscription
 from chatx.testing import VirtualLoop
-from tests.virtual import virtual
-
-
-def unlimited(**options: Any) -> Chat:
-    return Chat(rate_limit=RateLimit(1e9, 10**9), **options)
-
-
-async def turns(count: int = 3) -> None:
-    for _ in range(count):
-        await asyncio.sleep(0)
+from tests.virtual import turns, unlimited, virtual
 
 
 class Watcher:

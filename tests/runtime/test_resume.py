@@ -13,20 +13,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from chatx import Chat, Gap, Message, Position, RateLimit, SlowConsumer
+from chatx import Chat, Gap, Message, Position, SlowConsumer
 from chatx.core.message import Event
 from chatx.runtime.subscription import Subscription
 from chatx.testing import VirtualLoop
-from tests.virtual import virtual
-
-
-def unlimited(**options: Any) -> Chat:
-    return Chat(rate_limit=RateLimit(1e9, 10**9), **options)
-
-
-async def turns(count: int = 3) -> None:
-    for _ in range(count):
-        await asyncio.sleep(0)
+from tests.virtual import unlimited, virtual
 
 
 async def send(chat: Chat, count: int) -> list[Message]:

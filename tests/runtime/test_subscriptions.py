@@ -21,7 +21,6 @@ from chatx import (
     Message,
     PresenceDiff,
     PresenceState,
-    RateLimit,
     RoomUnavailable,
     SlowConsumer,
     SubscriberFailed,
@@ -32,18 +31,9 @@ from chatx.core.message import EVENT_BYTES, Event, Presences
 from chatx.core.presence import Presence
 from chatx.testing import VirtualLoop, run_virtual
 from tests.faults import Violent
-from tests.virtual import virtual
+from tests.virtual import turns, unlimited, virtual
 
 Policy = Literal["disconnect", "drop_oldest"]
-
-
-def unlimited(**options: Any) -> Chat:
-    return Chat(rate_limit=RateLimit(1e9, 10**9), **options)
-
-
-async def turns(count: int = 3) -> None:
-    for _ in range(count):
-        await asyncio.sleep(0)
 
 
 async def send(chat: Chat, count: int, room_id: str = "general") -> list[Message]:

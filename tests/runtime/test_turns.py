@@ -10,7 +10,7 @@ import pytest
 from chatx import Chat, ChatError, Event, InvalidMessage, Message, RateLimit, RateLimited
 from chatx.runtime.turn import BURST, Turn
 from tests.faults import CrashingChat
-from tests.virtual import virtual
+from tests.virtual import unlimited, virtual
 
 
 class Adapter:
@@ -32,10 +32,6 @@ def driven(coroutine: Any) -> tuple[int, Any]:
         except StopIteration as stop:
             return yields, stop.value
         yields += 1
-
-
-def unlimited(**options: Any) -> Chat:
-    return Chat(rate_limit=RateLimit(1e9, 10**9), **options)
 
 
 @virtual
