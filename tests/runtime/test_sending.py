@@ -455,6 +455,8 @@ async def test_a_repeat_that_says_something_else_is_answered_from_storage_where_
             await repeated(chat, first, "other")
         assert await refused(chat.send_message("room", "alice", "other", idempotency_key="k")) == "rate_limited"
         assert (await repeated(chat, first, "hello")).content == "hello"
+        trusted = await chat.send_message("room", "alice", "other", idempotency_key="k", trusted=True)
+        assert trusted == replace(first, duplicate=True)
 
 
 @virtual
