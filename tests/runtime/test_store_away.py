@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import random
 import sqlite3
 import threading
 from collections.abc import Sequence
@@ -93,6 +94,19 @@ def forms(error: Exception | None, *poison: str) -> list[tuple[Any, Outage]]:
 
 
 FORMS = pytest.mark.parametrize("form", [0, 1], ids=["batches", "each"])
+
+
+class Full(random.Random):
+    """Draws the longest waits."""
+
+    def random(self) -> float:
+        return 0.999
+
+
+def give_all_the_backoff(chat: Chat) -> None:
+    """Let every backoff be as long as it may."""
+    assert chat.engine.delivery._saving is not None
+    chat.engine.delivery._saving._jitter = Full()
 
 
 @FORMS
@@ -227,6 +241,78 @@ async def test_one_that_closes_the_connection_each_time_is_given_up_where_others
             await asyncio.sleep(1)
         assert [each.message.content for each in chat.dead_letters] == ["too large for it"]
         assert store.contents == [str(number) for number in range(60)]
+
+
+@FORMS
+@virtual
+async def test_one_that_was_at_fault_once_waits_too_when_the_store_is_away(form: int) -> None:
+    persistence, store = forms(ConnectionRefusedError(), "poison")[form]
+    chat = Chat(persistence=persistence, middlewares=(), delivery_max_retries=2, delivery_retry_base_ms=2000)
+    async with chat:
+        await chat.send_message("room", "alice", "poison")
+        await chat.send_message("room", "alice", "fine")
+        await asyncio.sleep(0.11)
+        assert store.contents == ["fine"]
+        # From here on nobody sends, so that there is nothing to compare it with.
+        store.away = True
+        store.poison = ()
+        await asyncio.sleep(600)
+        assert chat.dead_letters == ()
+        store.away = False
+        await asyncio.sleep(60)
+        assert store.contents == ["fine", "poison"]
+
+
+@virtual
+async def test_one_that_is_being_tried_again_when_the_store_goes_away_has_not_failed_by_its_own_fault() -> None:
+    persistence, store = forms(None, "poison")[1]
+    chat = Chat(persistence=persistence, middlewares=(), delivery_max_retries=1, delivery_retry_base_ms=2000)
+    async with chat:
+        give_all_the_backoff(chat)
+        await chat.send_message("room", "alice", "poison")
+        await chat.send_message("room", "alice", "fine")
+        await asyncio.sleep(0.11)
+        store.away = True
+        await asyncio.sleep(3)  # the second attempt with it has begun, and hangs
+        store.error = ConnectionRefusedError()
+        await chat.send_message("room", "alice", "also")
+        await asyncio.sleep(10)
+        assert chat.dead_letters == ()
+        store.away, store.poison = False, ()
+        await asyncio.sleep(20)
+        assert store.contents == ["fine", "also", "poison"]
+
+
+@FORMS
+@virtual
+async def test_a_stop_tries_a_store_that_was_away_at_once(form: int) -> None:
+    persistence, store = forms(ConnectionRefusedError())[form]
+    store.away = True
+    loop = asyncio.get_running_loop()
+    async with Chat(persistence=persistence, middlewares=(), delivery_retry_base_ms=5000) as chat:
+        give_all_the_backoff(chat)
+        await chat.send_message("room", "alice", "hello")
+        await asyncio.sleep(1)
+        store.away = False
+        began = loop.time()
+    assert loop.time() == began
+    assert store.contents == ["hello"]
+
+
+@FORMS
+@virtual
+async def test_a_store_that_goes_away_again_is_not_tried_again_at_once(form: int) -> None:
+    persistence, store = forms(ConnectionRefusedError())[form]
+    async with Chat(persistence=persistence, middlewares=(), delivery_retry_base_ms=2000) as chat:
+        give_all_the_backoff(chat)
+        for content in ("one", "two"):
+            store.away, store.refused = True, 0
+            await chat.send_message("room", "alice", content)
+            await asyncio.sleep(1)
+            assert store.refused == 1
+            store.away = False
+            await asyncio.sleep(10)
+        assert store.contents == ["one", "two"]
 
 
 @virtual
