@@ -191,6 +191,26 @@ async def test_whoever_is_inactive_or_has_another_password_is_refused(port: int,
         await asyncio.to_thread(in_django, folder, (change_and_back % "is_active = True\neve.set_password('secret')"))
 
 
+@pytest.mark.process
+async def test_under_daphne_the_first_socket_starts_the_chat(folder: Path) -> None:
+    chat = folder / "mysite" / "chat.py"
+    code = chat.read_text(encoding="utf-8")
+    chat.write_text(code.replace("django_authenticate)", "django_authenticate, autostart=True)"), encoding="utf-8")
+    try:
+        with running("daphne", "mysite.asgi", folder) as port:
+            async with Browser(port) as ada:
+                await ada.sign_in("ada")
+                early = await ada.submit("/rooms/general/messages", content="too early")
+                assert (early.status_code, early.json()["code"]) == (503, "closed")
+                async with ada.socket() as client:
+                    await client.ask("room:general", "phx_join")
+                    await ada.submit("/orders/7/packed")
+                    (message,) = await client.wait_for_messages(1)
+                    assert message["content"] == "Order 7 is packed."
+    finally:
+        chat.write_text(code, encoding="utf-8")
+
+
 # In process
 
 
