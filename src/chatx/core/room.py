@@ -4,7 +4,8 @@ Rules:
 1. Offsets are given here and nowhere else, one after another from the head of the stream.
 2. A message is in the history before anybody sees it, so whoever saw it can be caught up from there.
 3. Whoever comes or goes first flushes what is pending, so a joiner gets nothing twice and a leaver misses nothing.
-4. `rebuilt` makes a fresh room from what is durable in this one: members, history and subscribers.
+4. Admission counts messages admitted and not yet sequenced; at the bound the caller refuses, nothing is dropped.
+5. `rebuilt` makes a fresh room from what is durable in this one: members, history and subscribers.
 """
 
 from __future__ import annotations
@@ -37,10 +38,11 @@ class Room:
 
     Attributes:
         room_id: Its id.
+        admitted: Messages admitted and not yet sequenced or refused.
         plain: User id to the ref of its plain membership, for each user that has one.
     """
 
-    __slots__ = ("fanout", "history", "plain", "presence", "room_id")
+    __slots__ = ("admitted", "fanout", "history", "plain", "presence", "room_id")
 
     def __init__(self, room_id: str, position: Position, history_size: int) -> None:
         self.room_id: str = room_id
@@ -48,11 +50,12 @@ class Room:
         self.presence: Presence = Presence()
         self.fanout: Fanout = Fanout()
         self.plain: dict[str, str] = {}
+        self.admitted: int = 0
 
     @property
     def idle(self) -> bool:
-        """Whether nobody is in the room: no member, no subscriber."""
-        return not (self.presence or self.fanout.subscribers)
+        """Whether nothing holds the room: no member, no subscriber, nothing admitted."""
+        return not (self.presence or self.fanout.subscribers or self.admitted)
 
     def publish(
         self, draft: Draft, message_id: str, now_ms: int
@@ -108,6 +111,7 @@ class Room:
         fresh.presence = self.presence.rebuilt()
         fresh.fanout = self.fanout.rebuilt()
         fresh.plain = dict(self.plain)
+        fresh.admitted = self.admitted
         raised, full = fresh.fanout.finish()
         for newest in fresh.history.newest(1):
             # Interrupted between the history and the fan-out: who is here now is told, who comes later is caught up.

@@ -55,7 +55,6 @@ class RoomProcess:
     Attributes:
         room: The state; another object after a crash.
         crashes: How often it has crashed.
-        admitted: Messages admitted and not yet sequenced or refused.
         lanes: Users whose sends are under way here, and those of their sends that wait for the one before.
         proven: Whether the store may still prove the head of the stream; nothing is published before it does not.
         goes_on: Whether the stream began in an earlier life.
@@ -76,7 +75,6 @@ class RoomProcess:
         self.room_id: str = room.room_id
         self.room: Room = room
         self.crashes: int = 0
-        self.admitted: int = 0
         self.lanes: dict[str, deque[asyncio.Future[None]]] = {}
         self.proven: bool = proven
         self.goes_on: bool = False
@@ -119,15 +117,20 @@ class RoomProcess:
         """How many read the room."""
         return len(self.room.fanout.subscribers)
 
+    @property
+    def admitted(self) -> int:
+        """Messages admitted and not yet sequenced or refused."""
+        return self.room.admitted
+
     def admit(self) -> None:
         """Count a message as admitted; `release` follows, whatever becomes of it."""
-        self.admitted += 1
+        self.room.admitted += 1
         if not self._retired:
             self._totals.admitted += 1
 
     def release(self) -> None:
         """Count a message as sequenced or refused."""
-        self.admitted -= 1
+        self.room.admitted -= 1
         if not self._retired:
             self._totals.admitted -= 1
         if self.idle:
@@ -245,7 +248,7 @@ class RoomProcess:
     @property
     def idle(self) -> bool:
         """Whether nothing holds the room: nothing in it, and nobody who is about to use it."""
-        return not (self._holders or self.admitted) and self.room.idle
+        return not self._holders and self.room.idle
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -368,7 +371,7 @@ class RoomProcess:
     def retire(self) -> None:
         """Take the room out of the sums: it is no longer in memory, whoever still holds it."""
         self._retired = True
-        self._totals.admitted -= self.admitted
+        self._totals.admitted -= self.room.admitted
         self._count()
 
     def _count(self) -> None:

@@ -139,7 +139,7 @@ class Sending:
             process = self._rooms.at_once(draft.room_id)
             if process is None or process.proven or user_id in process.lanes:
                 return draft
-            if process.admitted >= self._queue_limit or self._delivery.full:
+            if process.room.admitted >= self._queue_limit or self._delivery.full:
                 raise self._overloaded(process)
             message = self._publish(process, draft if trusted else self._chain.run(draft), key)
         except ChatError as error:
