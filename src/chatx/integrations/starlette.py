@@ -155,7 +155,7 @@ async def snapshot(chat: Chat, room_id: str, render: Render, *, user_id: str, hi
         Closed: The chat is not running.
     """
     process = await chat.engine.enter(room_id, user_id, "subscribe")
-    present = process.room.state()
+    present = process.state()
     messages, place = await _newest(chat, process, render, history)
     return Snapshot(messages, _html(render, present), _place_text(place), len(present.presences))
 
@@ -305,7 +305,7 @@ def refusal(error: ChatError) -> Response:
 async def _newest(chat: Chat, process: RoomProcess, render: Render, limit: int) -> tuple[str, Position]:
     """Return the newest messages as HTML, and the place they lead up to."""
     # Nothing is awaited between the two, so the history ends at this very place.
-    place = process.room.history.position
+    place = process.head
     messages = await chat.history(process.room_id, limit=limit)
     parts = []
     before: Message | None = None

@@ -115,13 +115,13 @@ def _not_running() -> Response:
 
 
 def _summary(process: RoomProcess) -> dict[str, Any]:
-    room = process.room
+    head = process.head
     return {
-        "id": room.room_id,
-        "members": len(room.presence),
-        "subscriptions": len(room.fanout.subscribers),
-        "epoch": room.history.epoch,
-        "offset": room.history.offset,
+        "id": process.room_id,
+        "members": len(process.members),
+        "subscriptions": process.subscribers,
+        "epoch": head.epoch,
+        "offset": head.offset,
         "admitted": process.admitted,
         "crashes": process.crashes,
     }
@@ -131,7 +131,7 @@ def _named(process: RoomProcess) -> dict[str, list[dict[str, Any]]]:
     """Return the first members, each with the memberships that there is room for."""
     named: dict[str, list[dict[str, Any]]] = {}
     left = MEMBERS_AT_ONCE
-    for user_id, metas in sorted(process.room.presence.snapshot().items()):
+    for user_id, metas in sorted(process.presences().items()):
         if left <= 0:
             break
         named[user_id] = [{"ref": meta.ref, "online_at": meta.online_at} for meta in islice(metas, left)]

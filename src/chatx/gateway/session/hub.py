@@ -148,7 +148,7 @@ class Hub:
                 audience.send(self._batch(version, [diff]))
         newcomers, self._newcomers = self._newcomers, {}
         if newcomers:
-            payload = presence_state(self.process.room.presence.snapshot())
+            payload = presence_state(self.process.presences())
             for version, audience in _by_version(newcomers).items():
                 audience.send(Batch([encode_broadcast(version, self.topic, "presence_state", payload)]))
 

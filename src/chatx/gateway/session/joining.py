@@ -151,7 +151,7 @@ class Joining:
             process.settle()
         if not session.holds(membership):
             return  # what it was given was too much for its socket, which closed itself
-        late = process.room.history.after(caught_up.head, REPLAYED_AT_ONCE)
+        late = process.after(caught_up.head, REPLAYED_AT_ONCE)
         if isinstance(late, str):
             session.failed(membership)
             return
