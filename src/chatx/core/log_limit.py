@@ -14,7 +14,7 @@ class LogLimit:
     __slots__ = ("_left_out", "_lines", "_since", "lines")
 
     def __init__(self, lines: int) -> None:
-        self.lines = lines
+        self.lines: int = lines
         self._since = -math.inf
         self._lines = 0
         self._left_out = 0

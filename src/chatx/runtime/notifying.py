@@ -99,7 +99,7 @@ class Notifying:
         self.bytes: int = 0
         self.delivered: int = 0
         self.retried: int = 0
-        self.drained = asyncio.Event()
+        self.drained: asyncio.Event = asyncio.Event()
         self.drained.set()
         self._parcels: dict[str, tuple[int, int]] = {}  # message id -> parcels it still has, and what it weighs
         self._live: set[_Parcel] = set()

@@ -19,7 +19,7 @@ class Passage:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._places: list[tuple[asyncio.Future[None], bool]] = []
-        self.over = False
+        self.over: bool = False
 
     @property
     def wanted(self) -> bool:

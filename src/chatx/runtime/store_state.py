@@ -36,7 +36,7 @@ class StoreState:
         self._logged_away = LogLimit(AWAY_LOGGED_PER_MINUTE)
         self._logged_back = LogLimit(AWAY_LOGGED_PER_MINUTE)
         self.rounds: int = 0
-        self.here = asyncio.Event()
+        self.here: asyncio.Event = asyncio.Event()
         self.here.set()
         self.next_try: float = 0.0
 

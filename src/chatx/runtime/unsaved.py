@@ -78,11 +78,11 @@ class Unsaved:
         self._batch_size = batch_size
         self.size: int = 0
         self.bytes: int = 0
-        self.drained = asyncio.Event()
+        self.drained: asyncio.Event = asyncio.Event()
         self.drained.set()
-        self.arrived = asyncio.Event()
-        self.full_batch = asyncio.Event()
-        self.rescheduled = asyncio.Event()
+        self.arrived: asyncio.Event = asyncio.Event()
+        self.full_batch: asyncio.Event = asyncio.Event()
+        self.rescheduled: asyncio.Event = asyncio.Event()
         self.no_more: bool = False
         self._numbers = count()
         self._live: dict[Parcel, None] = {}

@@ -16,14 +16,14 @@ class Stream:
 
     def __init__(self) -> None:
         # Rooms that no other check and no earlier run has used.
-        self.room_id = f"contract {secrets.token_hex(8)} ü"
+        self.room_id: str = f"contract {secrets.token_hex(8)} ü"
         self._now = time.time_ns() // 1_000_000
         self._lives = 0
         self.begin()
 
     def begin(self) -> None:
         """Begin a new epoch; their texts sort against their order."""
-        self.epoch = f"{0xFFFF - self._lives:x}-{secrets.token_hex(4)}"
+        self.epoch: str = f"{0xFFFF - self._lives:x}-{secrets.token_hex(4)}"
         self._lives += 1
         self._offset = 0
 
