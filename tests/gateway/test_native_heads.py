@@ -259,8 +259,8 @@ async def gone(reader: asyncio.StreamReader) -> bool:
         return True
 
 
-class FailsTwice(socket.socket):
-    """A listening socket that has no file for the first connection, and loses the second."""
+class FailsAtFirst(socket.socket):
+    """A listening socket that has no file for the first connection, and loses the next ones."""
 
     failures: ClassVar[list[OSError]] = []
 
@@ -270,18 +270,21 @@ class FailsTwice(socket.socket):
         return super().accept()
 
 
-async def test_a_connection_that_cannot_be_accepted_over_tls_keeps_out_no_later_one(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("tls", [False, True])
+async def test_a_connection_that_cannot_be_accepted_keeps_out_no_later_one(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tls: bool
 ) -> None:
-    monkeypatch.setattr("chatx.gateway.native.tls.PAUSE_S", 0.01)
-    failures = [ConnectionAbortedError("gone"), OSError(errno.EMFILE, "too many open files")]
-    monkeypatch.setattr(FailsTwice, "failures", failures)
+    for module in ("tls", "listener"):
+        monkeypatch.setattr(f"chatx.gateway.native.{module}.PAUSE_S", 0.01)
+    lost = [OSError(each, "gone") for each in (errno.ECONNABORTED, errno.EPROTO, errno.ENETDOWN, errno.EHOSTUNREACH)]
+    failures = [*lost, OSError(errno.EMFILE, "too many open files")]
+    monkeypatch.setattr(FailsAtFirst, "failures", failures)
     with socket.create_server(("127.0.0.1", 0)) as made:
-        listening = FailsTwice(fileno=made.detach())
+        listening = FailsAtFirst(fileno=made.detach())
     async with Chat() as chat:
-        server = NativeServer(chat, authenticate=named, ssl=server_tls())
+        server = NativeServer(chat, authenticate=named, ssl=server_tls() if tls else None)
         await server.start([listening])
-        async with opened(listening.getsockname()[1], tls=True):
+        async with opened(listening.getsockname()[1], tls=tls):
             assert server.connections == 1
         await server.close()
     assert failures == []

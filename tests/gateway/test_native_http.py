@@ -68,6 +68,17 @@ REFUSED: dict[str, tuple[bytes, int]] = {
         400,
     ),
     "two lengths": (b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 3\r\nContent-Length: 4\r\n\r\nabcd", 400),
+    "two lengths that are the same": (
+        b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 3\r\nA: b\r\nContent-Length: 3\r\n\r\nabc",
+        400,
+    ),
+    "two lengths in one line": (b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 3, 3\r\n\r\nabc", 400),
+    "a folded line": (b"GET / HTTP/1.1\r\n" + HOST + b"X-A: b\r\n c\r\n\r\n", 400),
+    "a line folded by a tab": (b"GET / HTTP/1.1\r\n" + HOST + b"X-A: b\r\n\tc\r\n\r\n", 400),
+    "a line without CR": (b"GET / HTTP/1.1\r\n" + HOST + b"X-A: b\nX-C: d\r\n\r\n", 400),
+    "a CR amid a line": (b"GET / HTTP/1.1\r\n" + HOST + b"X-A: b\rX-C: d\r\n\r\n", 400),
+    "a blank before a colon": (b"GET / HTTP/1.1\r\n" + HOST + b"X-A : b\r\n\r\n", 400),
+    "HTTP/0.9": (b"GET /\r\n\r\n", 400),
     "a length that is none": (b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: +3\r\n\r\nabc", 400),
     "a coding that is unknown": (b"POST / HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: gzip\r\n\r\n", 501),
     "a chunk that is none": (b"POST / HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n-1\r\n", 400),
@@ -115,6 +126,41 @@ async def test_an_application_that_fails_is_a_500_and_one_line_of_the_log(
     (record,) = [each for each in caplog.records if each.levelname == "ERROR"]
     assert "\n" not in record.getMessage()
     assert unhandled == []
+
+
+@pytest.mark.parametrize("fault", [SystemExit(1), BaseException("odd"), asyncio.CancelledError()])
+async def test_nothing_that_an_application_raises_ends_the_server(
+    fault: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fails(scope: Any, receive: Any, send: Any) -> None:
+        raise fault
+
+    async with Chat() as chat, native(chat, http=fails) as (server, port):
+        for _ in range(2):
+            got = await answer(port, b"GET /" + b"a" * 5000 + b" HTTP/1.1\r\n" + HOST + b"\r\n")
+            assert got.startswith(b"HTTP/1.1 500 ")
+        await until(lambda: not server.exchanges)
+    assert [len(record.message) < 400 for record in caplog.records] == [True, True]
+
+
+async def test_a_client_that_goes_before_its_answer_is_no_line_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    ended = 0
+
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        nonlocal ended
+        await receive()
+        with contextlib.suppress(asyncio.CancelledError):
+            await receive()
+        ended += 1
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    async with Chat() as chat, native(chat, http=slow) as (server, port):
+        for _ in range(5):
+            async with raw(port) as (_, writer):
+                writer.write(b"GET /a HTTP/1.1\r\n" + HOST + b"\r\n")
+                await until(lambda: any(exchange.whole for exchange in server.exchanges))
+        await until(lambda: ended == 5 and not server.exchanges)
+    assert caplog.records == []
 
 
 async def test_a_client_that_asks_to_go_on_is_told_to() -> None:

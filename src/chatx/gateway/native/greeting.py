@@ -43,6 +43,12 @@ _LATER = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 
 _UPGRADE = re.compile(rb"\r\nupgrade:[ \t]*websocket[ \t]*\r\n", re.IGNORECASE)
 
+_UNCLEAR = re.compile(
+    rb"(?<!\r)\n|\r(?!\n)|\n[ \t]|\ncontent-length:(?:[^\n]*,|(?s:.*)\ncontent-length:)", re.IGNORECASE
+)
+"""What proxies and servers read differently: a line that ends without its CR or its LF, one that is folded, and more
+than one length. Source: RFC 9112, sections 2.2, 5.2 and 6.3."""
+
 
 class Greeting(asyncio.Protocol):
     """A connection until it is known what it is for."""
@@ -86,7 +92,9 @@ class Greeting(asyncio.Protocol):
             return
         head, rest = self._head[: end + 4], self._head[end + 4 :]
         self._head = b""
-        if _UPGRADE.search(head):
+        if _UNCLEAR.search(head):
+            self._answer(HTTPStatus.BAD_REQUEST, "A head has whole lines, none of them folded, and at most one length.")
+        elif _UPGRADE.search(head):
             self._upgrade(self._transport, head, rest)
         else:
             self._exchange(self._transport, head, rest)

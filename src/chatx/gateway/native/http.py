@@ -31,6 +31,9 @@ BODY_PIECES = 4096
 BODY_S = 10.0
 """Seconds in which a request must have come."""
 
+LOGGED_PATH = 256
+"""Characters of a request's path that a line of the log tells, at most."""
+
 EXCHANGE_S = 60.0
 """Seconds in which it must have been answered, and the answer taken."""
 
@@ -53,6 +56,7 @@ class HttpExchange(asyncio.Protocol):
         self._body = bytearray()
         self._pieces = 0
         self._read = False
+        self._told_gone = False
         self._target: str | None = None
         self._gone = asyncio.Event()
         self._flowing = asyncio.Event()
@@ -142,10 +146,17 @@ class HttpExchange(asyncio.Protocol):
         scope["method"] = request.method.decode("latin-1").upper()
         try:
             await self._app(scope, self._receive, self._send)
-            if self._http.our_state is h11.SEND_RESPONSE:
+            if self._http.our_state is h11.SEND_RESPONSE and not self._transport.is_closing():
                 raise RuntimeError("the application gave no answer")
-        except Exception:
-            logger.exception("A request to %r failed.", scope["path"])
+        except (KeyboardInterrupt, GeneratorExit):
+            raise  # the process's own end
+        except BaseException as error:
+            # SystemExit too, which in a task would end the loop, and so everybody's connection.
+            task = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                raise
+            if not self._told_gone:  # a client that went is no failure, whatever the application made of it
+                logger.exception("A request to %r failed.", scope["path"][:LOGGED_PATH])
             if self._http.our_state is h11.SEND_RESPONSE:
                 self._refuse(500, "It failed here; the log says why.")
         if not self._transport.is_closing():
@@ -160,6 +171,7 @@ class HttpExchange(asyncio.Protocol):
 
     async def _send(self, message: MutableMapping[str, Any]) -> None:
         if self._transport.is_closing():
+            self._told_gone = True
             raise OSError("the client is gone")
         if message["type"] == "http.response.start":
             headers = [*message.get("headers", ()), (b"connection", b"close")]

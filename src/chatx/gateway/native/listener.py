@@ -8,7 +8,7 @@ from socket import socket
 from typing import TYPE_CHECKING, Final
 
 from chatx.gateway.native.greeting import Greeting
-from chatx.gateway.native.tcp import LATER, TcpTransport
+from chatx.gateway.native.tcp import LATER, PEERS_OWN, TcpTransport
 
 if TYPE_CHECKING:
     from chatx.gateway.native.server import NativeServer
@@ -54,9 +54,11 @@ class TcpListener:
         for _ in range(ACCEPTED_AT_ONCE):
             try:
                 connection, peer = self._socket.accept()
-            except (*LATER, ConnectionAbortedError):
+            except LATER:
                 return
             except OSError as error:
+                if error.errno in PEERS_OWN:
+                    continue
                 logger.warning("No connection is accepted for %g s: %s.", PAUSE_S, error)
                 self._loop.remove_reader(self._socket.fileno())
                 self._timer = self._loop.call_later(PAUSE_S, self._listen)

@@ -25,6 +25,24 @@ logger: logging.Logger = logging.getLogger("chatx")
 READ_BYTES: Final = 65_536
 """Bytes read at once."""
 
+PEERS_OWN: Final = frozenset(
+    getattr(errno, name)
+    for name in (
+        "ECONNABORTED",
+        "EHOSTDOWN",
+        "EHOSTUNREACH",
+        "ENETDOWN",
+        "ENETUNREACH",
+        "ENONET",
+        "ENOPROTOOPT",
+        "EOPNOTSUPP",
+        "EPERM",
+        "EPROTO",
+    )
+    if hasattr(errno, name)
+)
+"""What `accept` fails with for the one connection it was to return, and for no other. Source: accept(2)."""
+
 LATER: Final = (BlockingIOError, InterruptedError)
 """What a socket raises where it is to be asked again later."""
 
@@ -214,7 +232,13 @@ class TcpTransport(asyncio.Transport):
             return
         self._waiting = None
         self._loop.remove_writer(self._socket.fileno())
-        self._protocol.resume_writing()
+        try:
+            self._protocol.resume_writing()
+        except Exception as error:
+            # A protocol's fault ends its connection, and no other.
+            logger.exception("A connection failed.")
+            self._fail(error)
+            return
         if self._waiting is not None:  # by what was just written
             return
         if self._closing:

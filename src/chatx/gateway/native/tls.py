@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from chatx.gateway.native.greeting import HEAD_S, Greeting
 from chatx.gateway.native.stream import CLOSE_S
+from chatx.gateway.native.tcp import PEERS_OWN
 
 if TYPE_CHECKING:
     from chatx.gateway.native.server import NativeServer
@@ -64,7 +65,9 @@ class TlsListener:
             try:
                 connection, _ = await loop.sock_accept(self._socket)
             except OSError as error:
-                if not isinstance(error, ConnectionAbortedError):  # that one peer went again
+                if error.errno in PEERS_OWN:
+                    await asyncio.sleep(0)
+                else:
                     logger.warning("No connection is accepted for %g s: %s.", PAUSE_S, error)
                     await asyncio.sleep(PAUSE_S)
                 continue
