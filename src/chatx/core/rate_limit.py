@@ -72,6 +72,23 @@ class TokenBuckets:
             buckets.move_to_end(key)
         return 0.0
 
+    def take(self, room_id: str, user_id: str, now: float, most: int) -> int:
+        """Take as many tokens as there are, at most `most`; return how many were taken."""
+        missing, at = self._buckets.get((room_id, user_id), (0.0, now))
+        missing = max(0.0, missing - (now - at) * self._rate)
+        taken = min(most, math.floor(self._most - missing) + 1)
+        if taken <= 0 or self.acquire(room_id, user_id, now):
+            return 0
+        self._buckets[room_id, user_id] = (missing + taken, now)
+        return taken
+
+    def wait(self, room_id: str, user_id: str, now: float) -> float:
+        """Return 0.0, or the seconds after which a token will be there; none is taken."""
+        bucket = self._buckets.get((room_id, user_id))
+        if bucket is None or bucket[0] - (now - bucket[1]) * self._rate <= self._most:
+            return 0.0
+        return self._wait(bucket, now)
+
     def expire(self, now: float, at_most: int) -> int:
         """Forget full buckets, least recently used first, at most `at_most` of them; return how many went.
 

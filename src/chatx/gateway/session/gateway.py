@@ -7,6 +7,7 @@ from collections import Counter
 
 from chatx.core.rate_limit import RateLimit, TokenBuckets
 from chatx.gateway.entry.admission import Admission
+from chatx.gateway.session.allowances import Allowances
 from chatx.gateway.session.expiry import Wheel
 from chatx.gateway.session.hub import Hub
 from chatx.gateway.session.socket import Flow
@@ -24,6 +25,7 @@ class Gateway:
         engine: The running chat.
         admission: How many sockets there are.
         joins: A token bucket for each connection, for its joins and its new tokens.
+        allowances: What each user may do over all of their connections.
         wheel: The deadlines of its sessions.
         flow: Tells the hubs that a socket is to be written to in another way.
         closed: How many sockets were closed from this side, by close code.
@@ -38,6 +40,7 @@ class Gateway:
         )
         most = max(config.max_joins_per_connection, MAX_JOINS)
         self.joins: TokenBuckets = TokenBuckets(RateLimit(most / JOIN_SECONDS, JOIN_BURSTS * most))
+        self.allowances: Allowances = Allowances(config)
         self.wheel: Wheel = Wheel(engine.loop)
         self.flow: Flow = Flow()
         self.closed: Counter[int] = Counter()

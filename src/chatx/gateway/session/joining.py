@@ -99,7 +99,10 @@ class Joining:
             position = Position(after.epoch, after.offset) if after is not None else None
             if not session.identity.may_join(valid_id(join.room_id, "room_id")):
                 raise Unauthorized
+            known = session.engine.rooms.find(join.room_id) is not None
             await session.engine.enter(join.room_id, session.user_id, "join", at_a_place=position is not None)
+            if not known:
+                session.gateway.allowances.began(session.user_id, session.engine.loop.time())
             await session.engine.authorize(session.user_id, join.room_id, "subscribe")
             process, caught_up = await session.engine.reader(join.room_id, position, settle=False)
             if not session.identity.may_join(join.room_id):  # a new token came meanwhile

@@ -92,6 +92,7 @@ class Session:
         self.memberships: dict[str, Membership] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._ended = False
+        self._allowed = 0  # messages that were taken from its user's allowance already
         self.last_seen: float = self.engine.loop.time()
         self._idle_timeout_s = idle_timeout_s
         # It keeps the handshake in memory, which a socket that does not expire has no use for.
@@ -206,6 +207,9 @@ class Session:
 
     def _new_message(self, push: Push) -> None:
         message = parse(push.payload, NewMessage)
+        if not self._allowed:
+            self._allowed = self.gateway.allowances.messages(self.user_id, self.last_seen)
+        self._allowed -= 1
         sent = self.engine.send_at_once(push.room_id, self.user_id, message.content, message.key)
         if isinstance(sent, Draft):
             self._start(self._send(push, sent, message.key))
@@ -283,13 +287,17 @@ class Session:
             away = RoomUnavailable("This server is going away; the socket is about to be closed. Come back and join.")
             self.carry_out(self.protocol.join_error(join, error_response(away)))
             return
-        wait = self.gateway.joins.acquire(self._number, "", self.engine.loop.time())
+        now = self.engine.loop.time()
+        wait = self.gateway.joins.acquire(self._number, "", now)
         if wait:
             # Before the auth adapter is asked: a flood of joins is not to become one of its queries.
             error = RateLimited("Too many joins in too short a time on this connection.", retry_after=wait)
-            self.carry_out(self.protocol.join_error(join, error_response(error)))
+        elif wait := self.gateway.allowances.join(self.user_id, now):
+            error = RateLimited("Too many joins, or new rooms, of this user in too short a time.", retry_after=wait)
         else:
             self._start(Joining(self).join(join))
+            return
+        self.carry_out(self.protocol.join_error(join, error_response(error)))
 
     def _leave(self, topic: str) -> None:
         membership = self.memberships.pop(topic, None)

@@ -17,6 +17,13 @@ JOIN_BURSTS: Final = 5
 JOIN_SECONDS: Final = 10
 """Seconds in which it may do so once more; the pause of phoenix.js between two tries."""
 
+ROOM_SECONDS: Final = 60
+"""Seconds after which a user may have begun as many rooms again as all of their sockets may have joined: about as long
+as a room stays that nobody is in."""
+
+MESSAGE_ROOMS: Final = 25
+"""Rooms in which one user may send as fast as the rate limit lets them, at the same time."""
+
 MAX_FRAGMENTS: Final = 128
 """Frames of one message to the native server, the first and the last included."""
 
