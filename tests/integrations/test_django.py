@@ -16,11 +16,14 @@ from typing import Any
 
 import httpx2 as httpx
 import pytest
+from starlette.applications import Starlette
+from starlette.routing import Mount
+from starlette.testclient import TestClient
+from starlette.websockets import WebSocketDisconnect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from chatx import Chat, Identity
 from chatx.gateway.entry.handshake import Handshake, handshake_of
-from chatx.gateway.entry.identify import identify
 from chatx.integrations.django import django_authenticate, user_of
 from tests.gateway.frameworks import environment, running, write
 from tests.gateway.real_client import RealClient, real_client
@@ -323,11 +326,15 @@ async def test_a_session_of_a_former_secret_key_lets_in_and_is_left_as_it_was(si
     assert (after.session_data, after.expire_date) == (before.session_data, before.expire_date)
 
 
-async def test_a_database_that_fails_refuses_the_handshake_only(site: Any, caplog: pytest.LogCaptureFixture) -> None:
-    async with Chat() as chat:
-        with site(SESSION_ENGINE="mysite.no_such_engine"):
-            assert await identify(chat.engine, django_authenticate, shown("anything")) is None
-    assert "authenticate" in caplog.text
+def test_where_django_fails_the_handshake_alone_is_refused(site: Any, caplog: pytest.LogCaptureFixture) -> None:
+    chat = Chat()
+    app = Starlette(routes=[Mount("/", chat.asgi(authenticate=django_authenticate))], lifespan=chat.lifespan)
+    headers = {"cookie": "sessionid=anything", "origin": "http://testserver"}
+    with site(SESSION_ENGINE="mysite.no_such_engine"), TestClient(app) as client:
+        with pytest.raises(WebSocketDisconnect), client.websocket_connect("/websocket", headers=headers):
+            pass
+        assert chat.statistics().running
+    assert "No module named 'mysite'" in caplog.text
 
 
 def test_the_module_needs_django_when_it_is_asked_only() -> None:
