@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatx.chat import Chat
+from chatx.core.message import Gap
 from chatx.core.rate_limit import RateLimit
+from chatx.core.room import Effects
 from chatx.gateway.session import hub
 from chatx.gateway.session.gateway import Gateway
 from chatx.gateway.session.socket import Batch
@@ -452,3 +454,30 @@ async def test_every_acceptable_text_reaches_a_socket_equal(text: str) -> None:
         assert client.contents() == ([text] if status == "ok" else [])
         assert status == "ok" or response["code"] == "invalid_message"
         client.session.end()
+
+
+@virtual
+async def test_an_event_without_a_frame_is_an_error_and_nobody_misses_it_silently(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with Chat() as chat:
+        gateway = Gateway(chat.engine)
+        ada = Client(gateway, "ada")
+        await ada.join("room:a")
+        await settle()
+        ada.forget()
+        process = chat.engine.rooms.find("a")
+        assert process is not None
+        # An event that a later version publishes, and that nobody has given a frame.
+        gap = Gap("a", "missing", process.head.epoch, 1, 1)
+        process._report(Effects(process.room.fanout.publish(gap), ()))
+        await settle()
+        assert "Gap has no frame" in caplog.text
+        assert [each.event for each in ada.received] == ["phx_error"]
+        assert process not in gateway
+        # It comes back and misses nothing.
+        await ada.join("room:a")
+        await chat.send_message("a", "bob", "hi")
+        await settle()
+        assert ada.contents() == ["hi"]
+        ada.session.end()

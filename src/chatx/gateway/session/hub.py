@@ -98,7 +98,7 @@ class Hub:
         self._newcomers.pop(member, None)
         self._audiences = None
         if not self._members:
-            self._rest()
+            self._end_pause()
             self.process.detach(self._subscriber)
             self._on_empty(self)
 
@@ -110,10 +110,13 @@ class Hub:
             self._send_pending()
 
     def _take(self, event: Event) -> None:
-        if isinstance(event, PresenceDiff):
-            self._changes.add(event.joins, event.leaves)
-        elif isinstance(event, Message):
+        if isinstance(event, Message):
             self._pending.append(event)
+        elif isinstance(event, PresenceDiff):
+            self._changes.add(event.joins, event.leaves)
+        else:
+            # The room logs it and ends the hub: its members join again, where they would have missed something.
+            raise _without_a_frame(event)
         self._turn.touch(self)
 
     def _pauses(self) -> bool:
@@ -134,7 +137,7 @@ class Hub:
         self._turn.touch(self)
 
     def _tell_presence(self) -> None:
-        self._rest()
+        self._end_pause()
         if self._newcomers:
             # The changes of this turn go to the others; a newcomer is told of them by the state.
             self.process.flush()
@@ -152,7 +155,7 @@ class Hub:
             for version, audience in _by_version(newcomers).items():
                 audience.send(Batch([encode_broadcast(version, self.topic, "presence_state", payload)]))
 
-    def _rest(self) -> None:
+    def _end_pause(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -172,7 +175,7 @@ class Hub:
         return Batch([encode_event(version, self.topic, event) for event in events])
 
     def _ended(self, error: ChatError) -> None:
-        self._rest()
+        self._end_pause()
         self._send_pending()
         members, self._members, self._newcomers = self._members, {}, {}
         self._audiences = None
@@ -194,7 +197,11 @@ def encode_event(version: Version, topic: str, event: Event) -> str:
         return encode_broadcast(version, topic, "presence_diff", presence_diff(event.joins, event.leaves))
     if isinstance(event, Message):
         return encode_broadcast(version, topic, "new_message", message_payload(event))
-    raise TypeError(f"{type(event).__name__} has no frame; only messages and presence diffs go to sockets.")
+    raise _without_a_frame(event)
+
+
+def _without_a_frame(event: object) -> TypeError:
+    return TypeError(f"{type(event).__name__} has no frame; only messages and presence diffs go to sockets.")
 
 
 def message_payload(message: Message) -> Published:

@@ -317,7 +317,11 @@ class Session:
         if task.cancelled() or task.exception() is None:
             return
         # A bug of ours; the client is not left waiting for an answer that never comes.
-        logger.error("A session failed and is closed.", exc_info=task.exception())
+        logger.error(
+            "A session failed and is closed.",
+            exc_info=task.exception(),
+            extra={"user": self.user_id, "code": CLOSE_INTERNAL},
+        )
         self.cut(CLOSE_INTERNAL, "internal error")
 
 
