@@ -267,9 +267,12 @@ class Boundary:
             if isinstance(answer, _Raised):
                 self.failed(name, "raised", answer.error)
             return answer
-        if isinstance(error, ChatError):
-            raise error
-        return self.failed(name, "raised", error)
+        try:
+            if isinstance(error, ChatError):
+                raise error
+            return self.failed(name, "raised", error)
+        finally:
+            del error, future  # its traceback has this frame: together they would wait for the collector
 
     def _ended(self, future: asyncio.Future[Any]) -> None:
         self._running.discard(future)

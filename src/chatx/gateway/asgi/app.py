@@ -250,6 +250,7 @@ class AsgiSocket:
         except Exception:
             logger.exception("The server failed to write to a socket in a way of its own; the connection ends.")
         finally:
+            self._writer = None  # a task that was cancelled keeps its frame, which has this socket
             self.close(CLOSE_GOING_AWAY, "")
             if self._timer is not None:
                 self._timer.cancel()

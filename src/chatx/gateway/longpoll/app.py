@@ -216,13 +216,13 @@ class LongPoll:
                 await self._take(poller, messages_of(exchange.handshake.headers.get("content-type", ""), body))
         except TimeoutError:
             # phoenix.js comes back anew at any status but 200, and leaves this session behind.
-            poller.client.session.cut(CLOSE_TRY_LATER, "a post was not taken in time")
+            poller.close(CLOSE_TRY_LATER, "a post was not taken in time")
             await exchange.say(_Posted(_TIMED_OUT))
         except Excess as excess:
-            poller.client.session.cut(excess.code, excess.reason)
+            poller.close(excess.code, excess.reason)
             await exchange.respond(413, encode(_Posted(413)))
         except MalformedPost as malformed:
-            poller.client.session.cut(CLOSE_MALFORMED, str(malformed))
+            poller.close(CLOSE_MALFORMED, str(malformed))
             await exchange.say(_Posted(_GONE))
         else:
             await exchange.say(_Posted(_GONE if poller.closed else _OK))
@@ -230,6 +230,8 @@ class LongPoll:
             poller.posts -= 1
 
     async def _take(self, poller: Poller, messages: list[str | bytes]) -> None:
+        if poller.closed:
+            return  # while its body came
         session = poller.client.session
         pace = Pace()
         for message in messages:

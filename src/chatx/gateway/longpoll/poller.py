@@ -73,7 +73,7 @@ class Poller:
 
     @property
     def client(self) -> Client:
-        """The client, from `begin` on."""
+        """The client, from `begin` on until it is closed."""
         assert self._client is not None
         return self._client
 
@@ -125,6 +125,7 @@ class Poller:
         if self._client is not None:
             # Not now: whoever closes it may be in the middle of writing to its rooms.
             self._loop.call_soon(self._end, self._client, code, reason)
+            self._client = None  # whose session has this for its socket: together they would wait for the collector
         self._drained.set()
         self._wake(fresh=True)
         self._on_closed(self)

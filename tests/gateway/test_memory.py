@@ -1,0 +1,161 @@
+"""What a client leaves behind: nothing that waits for the garbage collector."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import weakref
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import pytest
+
+from chatx import Chat, Identity
+from chatx.errors import Unauthorized
+from chatx.gateway.entry import handshake as entry
+from chatx.gateway.entry.handshake import Handshake
+from chatx.gateway.session.session import Session
+from tests.gateway.fakes import FakeServer, settle
+from tests.longpoll.polling import Call
+from tests.virtual import virtual
+
+
+@pytest.fixture(autouse=True)
+def uncollected() -> Iterator[None]:
+    """Keep the collector out, whose work is not to be needed."""
+    logging.disable(logging.CRITICAL)  # pytest keeps each record, with its traceback
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+    logging.disable(logging.NOTSET)
+
+
+class Left:
+    """The handshakes and sessions that are still in memory."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.scopes: list[weakref.ref[Any]] = []
+
+        class Scope(dict[str, Any]):
+            """A scope that can be referred to weakly."""
+
+        made = entry.handshake_of
+
+        def handshake_of(scope: Any) -> Handshake:
+            kept = Scope(scope)
+            self.scopes.append(weakref.ref(kept))
+            return made(kept)
+
+        monkeypatch.setattr("chatx.gateway.asgi.app.handshake_of", handshake_of)
+        monkeypatch.setattr("chatx.gateway.longpoll.app.handshake_of", handshake_of)
+        self._sessions = sum(isinstance(each, Session) for each in gc.get_objects())
+
+    def count(self) -> tuple[int, int, int]:
+        """Return how many handshakes there were, how many of them are left, and how many sessions are."""
+        left = sum(scope() is not None for scope in self.scopes)
+        sessions = sum(isinstance(each, Session) for each in gc.get_objects())
+        return len(self.scopes), left, sessions - self._sessions
+
+
+def by_name(handshake: Handshake) -> Identity | None:
+    user = handshake.params.get("user")
+    return Identity(user, expires_at=2e10) if user else None
+
+
+def raises(handshake: Handshake) -> str:
+    raise ZeroDivisionError
+
+
+async def raises_later(handshake: Handshake) -> str:
+    await asyncio.sleep(0)
+    raise ZeroDivisionError
+
+
+async def refuses_later(handshake: Handshake) -> str:
+    await asyncio.sleep(0)
+    raise Unauthorized("not you")
+
+
+async def exits_later(handshake: Handshake) -> str:
+    await asyncio.sleep(0)
+    raise SystemExit
+
+
+async def hangs(handshake: Handshake) -> str:
+    await asyncio.sleep(1e6)
+    return "ada"
+
+
+async def socket(app: Any, **scope: Any) -> None:
+    server = FakeServer(app, **scope)
+    await server.task
+
+
+async def poll(app: Any, query: str = "vsn=2.0.0&user=ada", **scope: Any) -> None:
+    await Call(app, "GET", query, **scope).reply()
+
+
+REFUSED: dict[str, tuple[Callable[[Handshake], Any], Callable[[Any], Awaitable[None]]]] = {
+    **{
+        f"{name} {each.__name__}": (each, ask)
+        for name, ask in (("socket", socket), ("poll", poll))
+        for each in (raises, raises_later, refuses_later, exits_later, hangs)
+    },
+    "socket of a foreign origin": (by_name, lambda app: socket(app, headers={"origin": "https://evil.example"})),
+    "socket of nobody": (by_name, lambda app: socket(app, query="vsn=2.0.0")),
+    "socket of another version": (by_name, lambda app: socket(app, query="vsn=9.0.0&user=ada")),
+    "poll of a foreign origin": (by_name, lambda app: poll(app, headers={"origin": "https://evil.example"})),
+    "poll of nobody": (by_name, lambda app: poll(app, "vsn=2.0.0")),
+}
+
+
+@pytest.mark.parametrize("authenticate, ask", REFUSED.values(), ids=REFUSED)
+@virtual
+async def test_a_refused_client_leaves_nothing(
+    authenticate: Callable[[Handshake], Any],
+    ask: Callable[[Any], Awaitable[None]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    left = Left(monkeypatch)
+    async with Chat() as chat:
+        app = chat.asgi(authenticate=authenticate)
+        for _ in range(5):
+            await ask(app)
+        await settle()
+        assert left.count() == (5, 0, 0)
+
+
+@virtual
+async def test_a_socket_that_was_open_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    left = Left(monkeypatch)
+    async with Chat() as chat:
+        app = chat.asgi(authenticate=by_name)
+        for end in ("disconnect", "malformed", "revoke"):
+            server = FakeServer(app)
+            server.text("own", "room:a", "phx_join")
+            server.text(None, "room:a", "new_message", {"content": 7})
+            server.text(None, "room:a", "access_token", {"token": "t"})
+            await settle()
+            if end == "disconnect":
+                server.disconnect()
+            elif end == "malformed":
+                server.binary(b"\xff")
+            else:
+                await chat.revoke("ada")
+            await server.task
+            del server
+        await settle()
+        assert left.count() == (3, 0, 0)
+
+
+@virtual
+async def test_a_session_that_polled_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    left = Left(monkeypatch)
+    async with Chat() as chat:
+        app = chat.asgi(authenticate=by_name)
+        for _ in range(3):
+            await poll(app)
+        await asyncio.sleep(60)
+        assert left.count() == (3, 0, 0)
