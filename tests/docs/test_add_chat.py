@@ -232,10 +232,10 @@ def test_a_refused_message_is_told_and_stays(person: Callable[[], Tab]) -> None:
     ada = person().sign_in("ada")
     ada.say("a" * 4_097)
     expect(ada.page.get_by_role("alert")).to_contain_text("limit is 4096", timeout=PATIENCE_MS)
-    expect(ada.page.get_by_label("Message")).to_have_value("a" * 4_097)
+    expect(ada.page.get_by_label("Message")).to_have_value("a" * 4_097, timeout=PATIENCE_MS)
     ada.say("shorter")
     ada.shows("ada: shorter")
-    expect(ada.page.get_by_role("alert")).to_have_text("")
+    expect(ada.page.get_by_role("alert")).to_have_text("", timeout=PATIENCE_MS)
 
 
 @pytest.mark.browser
