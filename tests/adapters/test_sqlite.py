@@ -299,9 +299,58 @@ def test_a_full_disk_saves_all_or_nothing(opened: Open, monkeypatch: pytest.Monk
     with pytest.raises(sqlite3.OperationalError, match="full"):
         persistence.save_messages(big)
     assert persistence.load_messages("general", limit=100) == [message(1)]
-    made[-1].execute("PRAGMA max_page_count = 1000")
+    made[0].execute("PRAGMA max_page_count = 1000")
     persistence.save_messages(big)
     assert persistence.load_messages("general", limit=100) == [message(1), *big]
+
+
+def test_a_save_does_not_wait_for_who_reads(opened: Open) -> None:
+    store = opened()
+    store.save_messages([message(1)])
+    reading, go_on = threading.Event(), threading.Event()
+
+    def slow_disk() -> int:
+        reading.set()
+        go_on.wait(30)
+        return 0
+
+    assert store._reader is not None
+    store._reader.set_progress_handler(slow_disk, 1)
+    found: list[list[Message]] = []
+    threads = [threading.Thread(target=lambda: found.append(store.load_messages("general", limit=10)))]
+    threads += [threading.Thread(target=store.last_position, args=("general",)) for _ in range(7)]
+    for each in threads:
+        each.start()
+    assert reading.wait(30)
+    saving = threading.Thread(target=store.save_messages, args=([message(2)],))
+    saving.start()
+    saving.join(30)
+    waited = saving.is_alive()
+    go_on.set()
+    for each in (*threads, saving):
+        each.join()
+    assert not waited
+    # What was read is of the moment at which the reading began, or of a later one; nothing is half there.
+    assert found[0] in ([message(1)], [message(1), message(2)])
+    store._reader.set_progress_handler(None, 1)
+    assert store.load_messages("general", limit=10) == [message(1), message(2)]
+
+
+def test_a_place_that_becomes_known_while_it_is_looked_up_is_read_as_one_moment_has_it(opened: Open) -> None:
+    store = opened()
+    store.save_messages([message(1)])
+    done: list[bool] = []
+
+    def save_between(statement: str) -> None:
+        if "SELECT rank" in statement and not done:
+            done.append(True)
+            store.save_messages([message(offset, "e2") for offset in range(1, 9)])
+
+    assert store._reader is not None
+    store._reader.set_trace_callback(save_between)
+    found = store.load_messages("general", before=("e2", 5), limit=3)
+    assert done
+    assert found in ([message(1)], [message(offset, "e2") for offset in (2, 3, 4)])
 
 
 def test_threads_and_two_openings_of_one_file_lose_nothing(opened: Open) -> None:

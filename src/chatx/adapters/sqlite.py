@@ -9,6 +9,8 @@ Rules:
 4. The last position is answered for the newest epoch only, and only while its mark of a clean end stands.
 5. With a write-ahead log and `synchronous=NORMAL` what was saved survives the end of the process, however it ends. A
    power cut may take back the newest transactions, but never leaves half of one.
+6. Reading and saving have a connection and a lock each, so a save does not wait for those who read, however many they
+   are. Only without a write-ahead log, as in memory, they take turns.
 """
 
 from __future__ import annotations
@@ -81,8 +83,10 @@ class SQLitePersistence:
             raise ConfigError(f"The path of SQLitePersistence is {path!r}; give the name of a file, or ':memory:'.")
         self._path = os.fspath(path)
         self._lock = threading.Lock()
+        self._reading_lock = self._lock
         self._closing = False
         self._db: sqlite3.Connection | None = None
+        self._reader: sqlite3.Connection | None = None  # the same as `_db` where there is no write-ahead log
         until = time.monotonic() + _OPENING_S
         try:
             while not self._open():
@@ -148,8 +152,7 @@ class SQLitePersistence:
         """
         where = "m.room_id = ?"
         values: list[str | int | None] = [room_id]
-        with self._lock:
-            db = self._opened()
+        with self._snapshot() as db:
             if after is not None:
                 # No rank is equal to the NULL of an epoch that is not known.
                 where += ' AND m.rank = ? AND m."offset" > ?'
@@ -176,15 +179,11 @@ class SQLitePersistence:
         Raises:
             sqlite3.Error: The file cannot be read.
         """
-        with self._lock:
-            row = (
-                self._opened()
-                .execute(
-                    "SELECT epoch, closed_at FROM chatx_streams WHERE room_id = ? ORDER BY rank DESC LIMIT 1",
-                    (room_id,),
-                )
-                .fetchone()
-            )
+        with self._snapshot() as db:
+            row = db.execute(
+                "SELECT epoch, closed_at FROM chatx_streams WHERE room_id = ? ORDER BY rank DESC LIMIT 1",
+                (room_id,),
+            ).fetchone()
         return None if row is None or row[1] is None else (row[0], row[1])
 
     def mark_open(self, room_id: str, epoch: str, /) -> None:
@@ -231,9 +230,13 @@ class SQLitePersistence:
     def close(self) -> None:
         """Close the file; twice is harmless. Calls that come later fail, and so do those that have not begun.
 
-        It waits for the one call that has: 2 s where the file is locked by somebody else.
+        It waits for those that have, one that reads and one that saves: 2 s where the file is locked by somebody else.
         """
         self._closing = True
+        with self._reading_lock:
+            reader, self._reader = self._reader, None
+            if reader is not None and reader is not self._db:
+                reader.close()
         with self._lock:
             db, self._db = self._db, None
             if db is not None:
@@ -245,9 +248,15 @@ class SQLitePersistence:
             # Explicit transactions, one at a time: the lock keeps the threads of the engine apart.
             self._db = sqlite3.connect(self._path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
             # Going over to a write-ahead log does not wait where two do it at once: it is busy at once.
-            self._db.execute("PRAGMA journal_mode=WAL")
+            (mode,) = self._db.execute("PRAGMA journal_mode=WAL").fetchone()
             self._db.execute("PRAGMA synchronous=NORMAL")
             self._make_tables()
+            self._reader = self._db
+            if mode == "wal":
+                self._reader = sqlite3.connect(
+                    self._path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False
+                )
+                self._reading_lock = threading.Lock()
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode & 0xFF not in (
                 sqlite3.SQLITE_BUSY,
@@ -255,9 +264,9 @@ class SQLitePersistence:
                 sqlite3.SQLITE_PROTOCOL,
             ):
                 raise
-            if self._db is not None:
-                self._db.close()
-                self._db = None
+            for db in {self._db, self._reader} - {None}:
+                db.close()
+            self._db = self._reader = None
             return False
         return True
 
@@ -277,21 +286,27 @@ class SQLitePersistence:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            db = self._opened()
-            db.execute("BEGIN IMMEDIATE")
-            try:
-                yield db
-                db.execute("COMMIT")
-            except BaseException:
-                if db.in_transaction:  # some errors, such as a full disk, have ended it already
-                    db.execute("ROLLBACK")
-                raise
+        with self._lock, self._begun(self._db, "BEGIN IMMEDIATE") as db:
+            yield db
 
-    def _opened(self) -> sqlite3.Connection:
-        if self._db is None or self._closing:
+    @contextmanager
+    def _snapshot(self) -> Iterator[sqlite3.Connection]:
+        """All that is read within it is of one moment: what is saved meanwhile is not seen in half."""
+        with self._reading_lock, self._begun(self._reader, "BEGIN") as db:
+            yield db
+
+    @contextmanager
+    def _begun(self, db: sqlite3.Connection | None, begin: str) -> Iterator[sqlite3.Connection]:
+        if db is None or self._closing:
             raise RuntimeError(f"The persistence in {self._path!r} is closed; close it after the chat has stopped.")
-        return self._db
+        db.execute(begin)
+        try:
+            yield db
+            db.execute("COMMIT")
+        except BaseException:
+            if db.in_transaction:  # some errors, such as a full disk, have ended it already
+                db.execute("ROLLBACK")
+            raise
 
 
 def _rank(db: sqlite3.Connection, room_id: str, epoch: str) -> int | None:
