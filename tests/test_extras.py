@@ -43,6 +43,13 @@ def test_the_live_page_says_which_extra_it_needs() -> None:
     assert "chatx-engine[gateway]" in said
 
 
+@pytest.mark.process
+@pytest.mark.parametrize("missing", ["websockets", "uvicorn", "starlette", "h11", "jwt"])
+def test_the_socket_under_another_server_needs_nothing_of_what_is_missing(missing: str) -> None:
+    said = without(missing, "from chatx import Chat\nprint(Chat().asgi(authenticate=lambda handshake: None))")
+    assert "ChatApp" in said
+
+
 def test_a_module_of_ours_that_is_missing_is_a_fault_and_not_an_extra() -> None:
     with pytest.raises(ModuleNotFoundError), needs("gateway", "this"):
         import chatx.nowhere  # type: ignore[import-not-found]  # that is the point  # noqa: F401

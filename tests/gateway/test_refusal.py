@@ -170,3 +170,44 @@ async def test_a_chat_that_is_being_stopped_is_no_warning(caplog: pytest.LogCapt
     await stopping
     (record,) = [each for each in caplog.records if "refused" in each.getMessage()]
     assert (record.levelno, "being stopped" in record.getMessage()) == (logging.INFO, True)
+
+
+class Own(BaseException):
+    """What an application may derive from anything."""
+
+
+@pytest.mark.parametrize(
+    "error", [SystemExit, GeneratorExit, KeyboardInterrupt, Own, asyncio.CancelledError, StopIteration, MemoryError]
+)
+@pytest.mark.parametrize("later", [False, True])
+@virtual
+async def test_whatever_authenticate_raises_is_its_own_fault(error: type[BaseException], later: bool) -> None:
+    asked: list[Handshake] = []
+
+    def answer(handshake: Handshake) -> Identity:
+        asked.append(handshake)
+        if len(asked) > 1:
+            raise error
+        return Identity("ada", expires_at=2e10)
+
+    async def answer_later(handshake: Handshake) -> Identity:
+        await asyncio.sleep(0)
+        return answer(handshake)
+
+    async with Chat(max_connections_per_address=3) as chat:
+        app = chat.asgi(authenticate=answer_later if later else answer)
+        inside = FakeServer(app, client="192.0.2.7")
+        inside.text("own", "room:a", "phx_join")
+        await settle()
+        ref = inside.text(None, "room:a", "access_token", {"token": "t"})
+        await settle()
+        status, response = inside.reply(ref)
+        assert (status, response["code"], response["retryable"]) == ("error", "adapter_error", True)
+        assert inside.closed is None
+        for _ in range(5):  # more than there are places, so each was given back
+            outside = FakeServer(app, client="192.0.2.7")
+            await outside.task
+            assert [each["type"] for each in outside.sent] == ["websocket.close"]
+        assert len(asked) == 7
+        inside.disconnect()
+        await inside.task

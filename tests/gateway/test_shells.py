@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import AsyncExitStack
+from typing import Any
 
 import pytest
 from websockets.asyncio.client import connect
@@ -14,8 +15,9 @@ from chatx import Identity
 from chatx.chat import Chat
 from chatx.core.rate_limit import RateLimit
 from chatx.gateway.entry.handshake import Handshake
+from chatx.gateway.wire.frames import Version
 from tests.gateway.fakes import chatx_tasks
-from tests.gateway.phoenix_peer import read
+from tests.gateway.phoenix_peer import raw_frame, read
 from tests.gateway.real_client import real_client, until
 from tests.gateway.servers import SHELLS, served
 
@@ -82,6 +84,41 @@ async def test_at_another_path_there_is_no_socket(shell: str, path: str) -> None
                 pass
         # An application cannot answer a handshake with another status under every server.
         assert refused.value.response.status_code == {"asgi": 403, "native": 404}[shell]
+
+
+@pytest.mark.parametrize("version", [1, 2])
+async def test_a_message_that_cannot_be_read_is_refused_and_the_socket_and_its_rooms_stay(
+    shell: str, version: Version
+) -> None:
+    def frame(ref: str, topic: str, event: str, payload: str) -> str:
+        text = raw_frame(version, None, ref, topic, event, {"put": "here"})
+        return text.replace('{"put":"here"}', payload)
+
+    async with (
+        served(shell, Chat()) as port,
+        connect(f"ws://localhost:{port}/socket/websocket?vsn={version}.0.0&user_id=ada") as ada,
+    ):
+
+        async def answer(ref: str) -> tuple[str, Any]:
+            while True:
+                reply = read(version, str(await asyncio.wait_for(ada.recv(), 10)))
+                if reply.ref == ref and reply.event == "phx_reply":
+                    return reply.payload["status"], reply.payload["response"].get("code")
+
+        for room in ("a", "b"):
+            await ada.send(frame(room, f"room:{room}", "phx_join", "null"))
+            assert (await answer(room))[0] == "ok"
+        for number, payload in enumerate(('{"content":"cut \\ud83d"}', '{"content":NaN}', "[" * 20_000, '"', "")):
+            for event in ("new_message", "history", "phx_join", "phx_leave", "x"):
+                ref = f"{number} {event}"
+                await ada.send(frame(ref, "room:a", event, payload))
+                assert await answer(ref) == ("error", "invalid_message")
+        for room in ("a", "b"):
+            await ada.send(frame(f"last {room}", f"room:{room}", "new_message", '{"content":"still here"}'))
+            assert (await answer(f"last {room}"))[0] == "ok"
+        for event in ("history", "phx_leave"):
+            await ada.send(frame(event, "room:a", event, "null"))
+            assert (await answer(event))[0] == "ok"
 
 
 async def test_a_slash_behind_the_path_is_no_other_path(shell: str) -> None:
