@@ -6,6 +6,7 @@ import asyncio
 import logging
 import random
 import socket
+import struct
 from collections.abc import Callable
 
 import pytest
@@ -241,3 +242,24 @@ def test_an_audience_gets_everything_once_and_whoever_is_gone_is_closed(does: li
         gone = outlet.does in ("is gone", "fails")
         assert outlet.got == (b"" if gone else batch.wire * 2)
         assert outlet.closed == ([1001, 1001] if gone else [])
+
+
+@pytest.mark.parametrize("paused", [False, True])
+@on_each_loop
+async def test_a_reset_right_behind_a_write_is_noticed(paused: bool) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        for _ in range(40):
+            far = socket.create_connection(listening.getsockname())
+            near, peer = listening.accept()
+            protocol = Kept()
+            transport = TcpTransport(asyncio.get_running_loop(), near, peer, protocol)
+            await asyncio.sleep(0)
+            if paused:
+                transport.pause_reading()
+            far.send(b"a frame")
+            far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            far.close()
+            await asyncio.sleep(0)
+            transport.resume_reading()
+            async with asyncio.timeout(10):
+                assert await protocol.lost is None

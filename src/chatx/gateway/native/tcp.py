@@ -16,8 +16,9 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import os
 from collections.abc import Callable
-from socket import SHUT_WR, socket
+from socket import SHUT_WR, SO_ERROR, SOL_SOCKET, socket
 from typing import Any, Final
 
 logger: logging.Logger = logging.getLogger("chatx")
@@ -148,6 +149,10 @@ class TcpTransport(asyncio.Transport):
             # A protocol's fault ends its connection, and no other.
             logger.exception("A connection failed.")
             self._fail(error)
+            return
+        # A reset behind what was read: uvloop tells of it once, together with what there is to read, and then no more.
+        if not self._gone and (code := self._socket.getsockopt(SOL_SOCKET, SO_ERROR)):
+            self._fail(OSError(code, os.strerror(code)))
 
     # Out.
 
