@@ -264,8 +264,9 @@ class SQLitePersistence:
                 sqlite3.SQLITE_PROTOCOL,
             ):
                 raise
-            for db in {self._db, self._reader} - {None}:
-                db.close()
+            for db in (self._db, self._reader):
+                if db is not None:
+                    db.close()
             self._db = self._reader = None
             return False
         return True
@@ -286,27 +287,37 @@ class SQLitePersistence:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, self._begun(self._db, "BEGIN IMMEDIATE") as db:
+        with self._lock, _begun(self._opened(), "BEGIN IMMEDIATE") as db:
             yield db
 
     @contextmanager
     def _snapshot(self) -> Iterator[sqlite3.Connection]:
         """All that is read within it is of one moment: what is saved meanwhile is not seen in half."""
-        with self._reading_lock, self._begun(self._reader, "BEGIN") as db:
+        with self._reading_lock, _begun(self._opened_to_read(), "BEGIN") as db:
             yield db
 
-    @contextmanager
-    def _begun(self, db: sqlite3.Connection | None, begin: str) -> Iterator[sqlite3.Connection]:
+    def _opened(self) -> sqlite3.Connection:
+        return self._still_open(self._db)
+
+    def _opened_to_read(self) -> sqlite3.Connection:
+        return self._still_open(self._reader)
+
+    def _still_open(self, db: sqlite3.Connection | None) -> sqlite3.Connection:
         if db is None or self._closing:
             raise RuntimeError(f"The persistence in {self._path!r} is closed; close it after the chat has stopped.")
-        db.execute(begin)
-        try:
-            yield db
-            db.execute("COMMIT")
-        except BaseException:
-            if db.in_transaction:  # some errors, such as a full disk, have ended it already
-                db.execute("ROLLBACK")
-            raise
+        return db
+
+
+@contextmanager
+def _begun(db: sqlite3.Connection, begin: str) -> Iterator[sqlite3.Connection]:
+    db.execute(begin)
+    try:
+        yield db
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:  # some errors, such as a full disk, have ended it already
+            db.execute("ROLLBACK")
+        raise
 
 
 def _rank(db: sqlite3.Connection, room_id: str, epoch: str) -> int | None:
