@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+from contextlib import AsyncExitStack
 from typing import Any, ClassVar
 
 import pytest
@@ -173,6 +174,31 @@ async def test_each_proxy_may_add_a_line_of_its_own_and_only_what_a_trusted_one_
                 peer[1].write(head(*lines))
                 await peer[0].readline()
     assert seen == ["198.51.100.7", "127.0.0.1"]
+
+
+@pytest.mark.parametrize(
+    "lines", [("wss",), ("https,http",), (" HTTPS , http",), ("https", "http"), ('"https"',)], ids=",".join
+)
+async def test_a_page_behind_a_proxy_that_ends_tls_may_connect_however_the_proxy_says_so(
+    lines: tuple[str, ...],
+) -> None:
+    said = [f"X-Forwarded-Proto: {line}" for line in lines]
+    async with Chat() as chat, native(chat, forwarded_allow_ips=("127.0.0.1",)) as (_, port), raw(port) as peer:
+        peer[1].write(head("Origin: https://localhost", *said))
+        assert (await peer[0].readline()).startswith(b"HTTP/1.1 101 ")
+
+
+async def test_strangers_behind_one_proxy_share_no_bound_also_where_it_writes_their_ports() -> None:
+    async with (
+        Chat(max_connections_per_address=1) as chat,
+        native(chat, forwarded_allow_ips=("127.0.0.1",)) as (_, port),
+        AsyncExitStack() as stack,
+    ):
+        for hop in ("203.0.113.7:40001", "[2001:db8::7]:40001", "[2001:db8:1::7]:40002", "203.0.113.8:40001"):
+            reader, writer = await stack.enter_async_context(raw(port))
+            writer.write(head(f"X-Forwarded-For: {hop}"))
+            assert (await reader.readline()).startswith(b"HTTP/1.1 101 ")
+        assert (await answer(port, head("X-Forwarded-For: 203.0.113.7:40099")))[9:12] == b"429"
 
 
 def test_a_target_is_a_path_on_the_one_host() -> None:

@@ -67,6 +67,13 @@ def test_no_line_and_no_field_is_longer_than_its_bound(caplog: pytest.LogCapture
     assert len(vars(record)["origin"]) <= 200
 
 
+def test_one_refusal_is_one_line_whatever_is_in_it(caplog: pytest.LogCaptureFixture) -> None:
+    RefusalLog().tell(Refused(403, "x", "a\nb\x1b[2Jc\u2028d" * 300), scope("a\nb"), 0.0)
+    (record,) = caplog.records
+    assert record.getMessage().isprintable()
+    assert len(record.getMessage()) <= MAX_LINE
+
+
 def test_a_line_has_its_fields(caplog: pytest.LogCaptureFixture) -> None:
     RefusalLog().tell(Refused(403, "full", "no more", user_id="ada"), scope("https://a.example"), 0.0)
     (record,) = caplog.records
@@ -211,3 +218,19 @@ async def test_whatever_authenticate_raises_is_its_own_fault(error: type[BaseExc
         assert len(asked) == 7
         inside.disconnect()
         await inside.task
+
+
+def test_a_server_on_another_loop_than_the_chats_refuses_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    chat, home = Chat(), asyncio.new_event_loop()
+    home.run_until_complete(chat.start())
+
+    async def elsewhere() -> list[str]:
+        server = FakeServer(chat.asgi(authenticate=named))
+        await server.task
+        return [each["type"] for each in server.sent]
+
+    assert asyncio.run(elsewhere()) == ["websocket.close"]
+    home.run_until_complete(chat.stop())
+    home.close()
+    (line,) = lines(caplog)
+    assert "the server runs elsewhere than the chat" in line

@@ -171,14 +171,14 @@ def check_request_origin(handshake: Handshake, origins: Collection[str]) -> None
                 f"'same-origin'), and has no Origin to look up in origins. {_WHAT_TO_LIST}",
             )
     elif "cookie" in headers:
-        if "referer" not in headers:
+        if "referer" not in headers and ALL not in origins:
             raise Refused(
                 403,
                 "cookies_without_origin",
                 "it has cookies, and no Origin, Sec-Fetch-Site or Referer that would say whose page sends them. A "
                 "client that is no browser polls without cookies, as with a token, or with an Origin that may connect.",
             )
-        scheme, _, rest = headers["referer"].partition("://")
+        scheme, _, rest = headers.get("referer", "").partition("://")
         _check_listed(f"{scheme}://{rest.partition('/')[0]}", handshake, origins)
 
 

@@ -4,12 +4,13 @@ Rules:
 1. A refusal is a warning in an ordinary log: a site whose every page is refused must not look healthy.
 2. Of each reason and origin there is one line a minute, with how many were left out. What is remembered for that is
    bounded by `MAX_KINDS`; beyond it the origins of a reason share a line. So a flood of refusals is no flood of lines.
-3. No line is longer than `MAX_LINE`, and none holds a token.
+3. No line is longer than `MAX_LINE`, none is two, and none holds a token.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -29,6 +30,9 @@ MAX_QUOTED: Final = 200
 
 OTHERS: Final = "other origins"
 """What the origins beyond `MAX_KINDS` are called together."""
+
+
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 class Refused(Exception):
@@ -84,7 +88,7 @@ class RefusalLog:
             refused.level,
             "A client was refused with %d: %s%s",
             refused.status,
-            shortened(refused.reason, MAX_LINE - 150),
+            shortened(_CONTROLS.sub(_escaped, refused.reason), MAX_LINE - 150),
             f" ({left_out} more were refused since the last such line.)" if left_out else "",
             extra={
                 "code": refused.code,
@@ -114,6 +118,10 @@ class _Kind:
     def __init__(self) -> None:
         self.until = 0.0
         self.left_out = 0
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return repr(found[0])[1:-1]
 
 
 def origin_of(scope: Mapping[str, Any]) -> str | None:

@@ -52,7 +52,13 @@ class Outbox:
         return bool(self._waiting)
 
     def add(self, texts: list[str], size: int, *, bounded: bool) -> bool:
-        """Keep these messages of `size` bytes, unless they pass the bound and it counts; return whether it did."""
+        """Keep these messages, and return whether they are kept: none is where `bounded` and they pass `limit_bytes`.
+
+        Args:
+            texts: The messages.
+            size: Bytes of UTF-8 in all of them.
+            bounded: Whether the bound holds for them.
+        """
         if bounded and self._batch_size + self._waiting_size + size > self._limit_bytes:
             return False
         self._waiting.extend(texts)
