@@ -5,8 +5,8 @@ is framed once, by `Batch.wire`, and written past it.
 
 Rules:
 1. While the transport takes what it is given, `direct` is the way past it. From `pause_writing` to `resume_writing` the
-   frames wait here, in order and bounded by `mailbox_bytes`; over the bound, or when nothing moves for
-   `WRITE_STALL_S`, they are dropped and the socket is closed as slow, with 1013.
+   frames wait here, in order and bounded by `mailbox_bytes`; over the bound, or when the peer takes nothing for
+   `WRITE_STALL_S`, however slowly it took the rest, they are dropped and the socket is closed as slow, with 1013.
 2. A peer is read no further while its session is busy. A piece of input is parsed in each turn of the loop, so that a
    flood from one peer does not hold up the others.
 3. Whatever closes it, the transport is gone `CLOSE_S` later.
@@ -25,7 +25,7 @@ from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
 
 from chatx.gateway.native.limits import ControlFrameRate, MessageBound
-from chatx.gateway.native.tcp import TcpTransport, direct_of
+from chatx.gateway.native.tcp import TcpTransport, direct_of, untaken
 from chatx.gateway.session.session import Session
 from chatx.gateway.session.socket import Batch, Flow
 from chatx.gateway.wire.closes import CLOSE_GOING_AWAY, CLOSE_MALFORMED, CLOSE_TRY_LATER
@@ -34,6 +34,9 @@ from chatx.gateway.wire.phoenix import MAX_FRAME_BYTES
 
 WRITE_STALL_S = 10.0
 """Seconds in which a peer must take something of what waits for it."""
+
+LOOKS = 4
+"""How often in `WRITE_STALL_S` it is looked whether it did; a stall is noticed a quarter of that late at most."""
 
 CLOSE_S = 5.0
 """Seconds between a close frame and the end of the connection, at most."""
@@ -202,7 +205,7 @@ class Stream(asyncio.Protocol):
         self._paused = True
         self._turn_to(None)
         if self._closing is None:
-            self._timer = asyncio.get_running_loop().call_later(WRITE_STALL_S, self._slow)
+            self._look_again(untaken(self._transport), 0)
 
     def resume_writing(self) -> None:
         """The peer took what the transport held."""
@@ -242,6 +245,19 @@ class Stream(asyncio.Protocol):
             self._slow()
             return
         self._backlog.append(data)
+
+    def _look_again(self, left: int, quiet: int) -> None:
+        self._timer = asyncio.get_running_loop().call_later(WRITE_STALL_S / LOOKS, self._look, left, quiet)
+
+    def _look(self, before: int, quiet: int) -> None:
+        """Close it as slow where nothing was taken since `LOOKS` looks, of which `quiet` are past."""
+        left = untaken(self._transport)
+        if left < before:
+            self._look_again(left, 0)
+        elif quiet + 1 < LOOKS:
+            self._look_again(left, quiet + 1)
+        else:
+            self._slow()
 
     def _slow(self) -> None:
         # What it has not taken is dropped: it comes back and resumes from the last message it did take.
