@@ -35,7 +35,9 @@ from chatx.gateway.wire.bounds import (
     JOIN_BURSTS,
     JOIN_SECONDS,
     MAX_FRAGMENTS,
+    MESSAGE_ROOMS,
     PENDING_PUSHES,
+    ROOM_SECONDS,
 )
 from chatx.gateway.wire.closes import CLOSES
 from chatx.gateway.wire.frames import VSN_PATTERN, Frame
@@ -273,6 +275,7 @@ def _limits() -> dict[str, Any]:
     config = ChatConfig()
     rate = config.rate_limit
     joins = config.max_joins_per_connection
+    rooms = joins * config.max_connections_per_user
     limits: dict[str, tuple[float, str]] = {
         "frame_bytes": (
             MAX_FRAME_BYTES,
@@ -287,6 +290,18 @@ def _limits() -> dict[str, Any]:
         "joins_per_s": (joins / JOIN_SECONDS, "Joins and new tokens of a socket, after that; `rate_limited`."),
         "messages_at_once": (rate.burst, "Messages of a user in a room, at once; `rate_limited`."),
         "messages_per_s": (rate.messages_per_sec, "Messages of a user in a room, after that; `rate_limited`."),
+        "user_joins_at_once": (JOIN_BURSTS * rooms, "Joins of a user over all sockets, at once; `rate_limited`."),
+        "user_joins_per_s": (rooms / JOIN_SECONDS, "Joins of a user over all sockets, after that; `rate_limited`."),
+        "user_rooms_at_once": (rooms, "Rooms that begin with a user's joins, at once; `rate_limited`."),
+        "user_rooms_per_min": (rooms * 60 / ROOM_SECONDS, "Rooms that begin with them, after that; `rate_limited`."),
+        "user_messages_at_once": (
+            MESSAGE_ROOMS * rate.burst,
+            "Messages of a user over all rooms and sockets, at once; `rate_limited`.",
+        ),
+        "user_messages_per_s": (
+            MESSAGE_ROOMS * rate.messages_per_sec,
+            "Messages of a user over all rooms and sockets, after that; `rate_limited`.",
+        ),
         "waiting_frames": (MAX_WAITING_FRAMES, "Frames sent to a topic while its join or leave is unanswered; 1008."),
         "unanswered_pushes": (PENDING_PUSHES, "Pushes under way; the server reads no further meanwhile."),
         "unread_bytes": (config.mailbox_bytes, "Bytes that the client has not taken; 1013."),
