@@ -74,15 +74,22 @@ async def test_a_head_that_does_not_come_is_not_waited_for(monkeypatch: pytest.M
         assert (await answer(port, b"GET / HT")).startswith(b"HTTP/1.1 408 ")
 
 
-async def test_connections_that_say_nothing_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_connections_that_say_nothing_are_bounded_and_the_oldest_gives_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("chatx.gateway.native.server.PENDING_HANDSHAKES", 2)
     async with Chat() as chat, native(chat) as (server, port):
-        async with raw(port), raw(port):
-            await until(lambda: server.full)
-            assert (await answer(port, b"")).startswith(b"HTTP/1.1 503 ")
-        await until(lambda: not server.full)
-        async with opened(port):
-            pass
+        async with raw(port) as (oldest, _):
+            await until(lambda: len(server.greetings) == 1)
+            async with raw(port):
+                await until(lambda: server.full)
+                for _ in range(5):
+                    async with opened(port):
+                        pass
+                assert len(server.greetings) <= 2
+            with contextlib.suppress(ConnectionError):
+                assert await asyncio.wait_for(oldest.read(), 10) == b""
+        assert server.refused[408] >= 1
 
 
 async def test_a_client_that_goes_while_it_is_asked_about_leaves_nothing() -> None:

@@ -59,6 +59,12 @@ class Greeting(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
+        self.securing: asyncio.Task[None] | None = None  # its TLS handshake
+
+    @property
+    def waits(self) -> bool:
+        """Whether no whole request to open a WebSocket has come: it may give way to a newcomer."""
+        return self._task is None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to wait for a head."""
@@ -66,10 +72,12 @@ class Greeting(asyncio.Protocol):
         if self._server.closed:
             self.abort()
             return
+        if self not in self._server.greetings:
+            self._server.make_room()
         if self not in self._server.greetings and self._server.full:
             self._answer(HTTPStatus.SERVICE_UNAVAILABLE, "Too many connections are being opened. Come back.")
             return
-        self._server.greetings.add(self)
+        self._server.greetings[self] = None
         self._timer = asyncio.get_running_loop().call_later(HEAD_S, self._late)
 
     def data_received(self, data: bytes) -> None:
@@ -109,13 +117,15 @@ class Greeting(asyncio.Protocol):
         """End the connection now."""
         if self._transport is not None:
             self._transport.abort()
+        elif self.securing is not None:
+            self.securing.cancel()
 
     def _late(self) -> None:
         if self._task is None:
             self._answer(HTTPStatus.REQUEST_TIMEOUT, f"The head of a request must come within {HEAD_S:g} s.")
 
     def _finish(self) -> None:
-        self._server.greetings.discard(self)
+        self._server.greetings.pop(self, None)
         self._stop_timer()
 
     def _stop_timer(self) -> None:

@@ -90,7 +90,7 @@ class NativeServer:
         self.draining: bool = False
         self.refused: Counter[int] = Counter()
         self.closed: bool = False
-        self.greetings: set[Greeting] = set()
+        self.greetings: dict[Greeting, None] = {}  # the oldest first
         self.exchanges: set[HttpExchange] = set()
         self.polls: set[HttpExchange] = set()
         self.longpoll: LongPoll = LongPoll(self.entrance)
@@ -120,6 +120,15 @@ class NativeServer:
     def full(self) -> bool:
         """Whether as many connections as may be have not said yet what they are for."""
         return len(self.greetings) >= PENDING_HANDSHAKES
+
+    def make_room(self) -> None:
+        """Where `full`, cut off the connection that has waited longest without a whole head, if there is one."""
+        if self.full:
+            oldest = next((each for each in self.greetings if each.waits), None)
+            if oldest is not None:
+                self.greetings.pop(oldest)
+                self.refused[HTTPStatus.REQUEST_TIMEOUT.value] += 1
+                oldest.abort()
 
     async def start(self, sockets: Sequence[socket]) -> None:
         """Serve these listening sockets, until `close`."""

@@ -32,8 +32,8 @@ PAUSE_S = 1.0
 class TlsListener:
     """Accepts connections on one socket, and hands each to a greeting when its TLS handshake is done.
 
-    A connection counts among the server's greetings from the start. At their bound it is closed without an answer, and
-    so is one whose handshake fails or takes longer than `HEAD_S`.
+    A connection counts among the server's greetings from the start. At their bound the oldest without a whole head
+    is cut off for it. One whose handshake fails or takes longer than `HEAD_S` is closed without an answer.
 
     Args:
         server: Whose greetings they are.
@@ -71,12 +71,15 @@ class TlsListener:
                     logger.warning("No connection is accepted for %g s: %s.", PAUSE_S, error)
                     await asyncio.sleep(PAUSE_S)
                 continue
+            self._server.make_room()
             if self._server.full:
                 connection.close()
             else:
                 greeting = Greeting(self._server)
-                self._server.greetings.add(greeting)
-                task = loop.create_task(self._shake_hands(connection, greeting), name="chatx handshake")
+                self._server.greetings[greeting] = None
+                greeting.securing = task = loop.create_task(
+                    self._shake_hands(connection, greeting), name="chatx handshake"
+                )
                 self._handshakes.add(task)
                 task.add_done_callback(self._handshakes.discard)
             await asyncio.sleep(0)  # a queue of them is not to keep the loop to itself
@@ -92,9 +95,9 @@ class TlsListener:
             )
         except OSError as error:  # the peer went, speaks no TLS, or none that is spoken here
             logger.debug("A TLS handshake failed: %s", error)
-            self._server.greetings.discard(greeting)
+            self._server.greetings.pop(greeting, None)
         except BaseException:
-            self._server.greetings.discard(greeting)
+            self._server.greetings.pop(greeting, None)
             raise
         else:
             if not transport.is_closing():
