@@ -137,3 +137,14 @@ def test_a_bucket_is_forgotten_full_or_not_and_twice_is_harmless() -> None:
 )
 def test_a_time_to_wait_is_said_in_words_that_are_not_too_short(seconds: float, said: str) -> None:
     assert wait_in_words(seconds) == said
+
+
+def test_several_tokens_are_taken_at_once_as_far_as_they_are_there_and_none_where_none_is() -> None:
+    buckets = TokenBuckets(RateLimit(messages_per_sec=2, burst=5))
+    assert [buckets.take("room", "ada", 1.0, 3) for _ in range(4)] == [3, 2, 0, 0]
+    assert buckets.wait("room", "ada", 1.0) == 0.5
+    assert buckets.take("room", "ada", 1.5, 3) == 1
+    assert buckets.wait("room", "ada", 2.0) == 0.0
+    assert [buckets.acquire("room", "ada", 2.0), buckets.take("room", "ada", 2.0, 3)] == [0.0, 0]
+    assert buckets.take("room", "ada", 100.0, 9) == 5
+    assert (buckets.wait("room", "bob", 100.0), len(buckets)) == (0.0, 1)

@@ -77,7 +77,7 @@ class TokenBuckets:
         missing, at = self._buckets.get((room_id, user_id), (0.0, now))
         missing = max(0.0, missing - (now - at) * self._rate)
         taken = min(most, math.floor(self._most - missing) + 1)
-        if taken <= 0 or self.acquire(room_id, user_id, now):
+        if self.acquire(room_id, user_id, now):
             return 0
         self._buckets[room_id, user_id] = (missing + taken, now)
         return taken
