@@ -377,10 +377,11 @@ async def test_requests_under_way_are_bounded_and_each_gives_its_place_back(monk
     monkeypatch.setattr(greeting, "MAX_EXCHANGES", 1)
     request = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n"
     async with Chat() as chat, native(chat) as (server, port):
-        async with raw(port) as (_, writer):
+        async with raw(port) as (reader, writer):
             writer.write(request)
             await until(lambda: len(server.exchanges) == 1)
-            assert (await answer(port, request + b"xyz")).startswith(b"HTTP/1.1 503 ")
+            assert (await answer(port, request + b"xyz")).startswith(b"HTTP/1.1 404 ")
+            assert (await asyncio.wait_for(reader.read(), 10)).startswith(b"HTTP/1.1 503 ")
         await until(lambda: not server.exchanges)
         assert (await answer(port, request + b"xyz")).startswith(b"HTTP/1.1 404 ")
 

@@ -66,7 +66,7 @@ async def test_a_drain_lets_nobody_in_and_sends_whoever_polls_away() -> None:
 async def test_a_close_leaves_nothing_of_those_who_poll() -> None:
     async with Chat() as chat, native(chat) as (server, port), polls(server, port, 5):
         await server.close()
-        assert (len(server.longpoll), server.polls, server.exchanges) == (0, set(), set())
+        assert (len(server.longpoll), len(server.polls), len(server.exchanges)) == (0, 0, 0)
         await until(lambda: not chatx_tasks())
         assert (chat.statistics().connections, await chat.presence("0")) == (0, {})
 

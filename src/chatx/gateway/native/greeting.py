@@ -153,19 +153,21 @@ class Greeting(asyncio.Protocol):
         if server.is_poll(target):
             full = len(server.polls) >= MAX_POLLS
         else:
+            if len(server.exchanges) >= MAX_EXCHANGES and not server.is_health(target):
+                server.turn_away_oldest()
             full = len(server.exchanges) >= MAX_EXCHANGES and not server.is_health(target)
         if full:
             self._answer(HTTPStatus.SERVICE_UNAVAILABLE, "Too many requests are under way. Come back.")
             return
         self._finish()
         exchange = HttpExchange(transport, server.answer, server.scope_of)
-        server.exchanges.add(exchange)
+        server.exchanges[exchange] = None
         exchange.on_lost = server.forget
         exchange.on_read = server.read
         transport.set_protocol(exchange)
         exchange.data_received(head + rest)
         if not exchange.whole and len(server.exchanges) > MAX_EXCHANGES:
-            exchange.turn_away()  # its body has not come yet, and would be kept
+            server.turn_away_oldest()  # which may be this one
 
     def _upgrade(self, transport: asyncio.Transport, head: bytes, rest: bytes) -> None:
         if self._server.draining:

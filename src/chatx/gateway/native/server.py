@@ -91,7 +91,7 @@ class NativeServer:
         self.refused: Counter[int] = Counter()
         self.closed: bool = False
         self.greetings: dict[Greeting, None] = {}  # the oldest first
-        self.exchanges: set[HttpExchange] = set()
+        self.exchanges: dict[HttpExchange, None] = {}  # the oldest first
         self.polls: set[HttpExchange] = set()
         self.longpoll: LongPoll = LongPoll(self.entrance)
         self.streams: dict[Stream, tuple[Client, Place]] = {}
@@ -129,6 +129,14 @@ class NativeServer:
                 self.greetings.pop(oldest)
                 self.refused[HTTPStatus.REQUEST_TIMEOUT.value] += 1
                 oldest.abort()
+
+    def turn_away_oldest(self) -> None:
+        """End the oldest request whose body has not come, if there is one: it is told to come back."""
+        oldest = next((each for each in self.exchanges if not each.whole), None)
+        if oldest is not None:
+            self.exchanges.pop(oldest)
+            oldest.turn_away()
+            oldest.abort()  # it is counted no more, so it does not wait for the peer to take leave of TLS
 
     async def start(self, sockets: Sequence[socket]) -> None:
         """Serve these listening sockets, until `close`."""
@@ -217,12 +225,12 @@ class NativeServer:
     def read(self, exchange: HttpExchange, target: str) -> None:
         """Count a request that is read: one of long-polling is not among the others, since it may wait."""
         if self.is_poll(target):
-            self.exchanges.discard(exchange)
+            self.exchanges.pop(exchange, None)
             self.polls.add(exchange)
 
     def forget(self, exchange: HttpExchange) -> None:
         """Forget a request whose connection is gone."""
-        self.exchanges.discard(exchange)
+        self.exchanges.pop(exchange, None)
         self.polls.discard(exchange)
 
     def scope_of(
