@@ -50,12 +50,13 @@ class Left:
 
         monkeypatch.setattr("chatx.gateway.asgi.app.handshake_of", handshake_of)
         monkeypatch.setattr("chatx.gateway.longpoll.app.handshake_of", handshake_of)
-        self._sessions = sum(isinstance(each, Session) for each in gc.get_objects())
+        # Not isinstance, which would have lazy objects of other packages look for what they stand for.
+        self._sessions = sum(type(each) is Session for each in gc.get_objects())
 
     def count(self) -> tuple[int, int, int]:
         """Return how many handshakes there were, how many of them are left, and how many sessions are."""
         left = sum(scope() is not None for scope in self.scopes)
-        sessions = sum(isinstance(each, Session) for each in gc.get_objects())
+        sessions = sum(type(each) is Session for each in gc.get_objects())
         return len(self.scopes), left, sessions - self._sessions
 
 
