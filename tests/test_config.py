@@ -37,6 +37,7 @@ NUMBERS = {
     "idempotency_bytes": 33554432,
     "idle_rooms_limit": 10000,
     "resume_max_messages": 10000,
+    "history_bytes_per_sec": 1_048_576,
     "max_connections_per_user": 10,
     "max_connections_per_address": 0,
     "max_joins_per_connection": 100,

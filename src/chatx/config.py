@@ -77,6 +77,9 @@ class ChatConfig:
         10000, "rooms", "kept that nobody is in; the oldest are forgotten early, or new ones refused"
     )
     resume_max_messages: int = _number(10000, "messages", "the most a resume replays")
+    history_bytes_per_sec: int = _number(
+        1048576, "bytes", "of history and replays that one user's sockets may have read, per second; 8 s of it at once"
+    )
     max_connections_per_user: int = _number(
         10, "sockets", "of one user on one gateway; 0 is no bound, as in the two below", least=0
     )

@@ -22,7 +22,7 @@ from tests.gateway.phoenix_peer import Received, raw_frame, read
 
 
 class FakeSocket:
-    """Keeps what is written. While `stalled` is set, `drained` waits; `drains` counts how often it was asked."""
+    """Keeps what is written. While it stalls, `drained` waits; `drains` counts how often it was asked."""
 
     def __init__(self) -> None:
         self.frames: list[str] = []
@@ -30,11 +30,17 @@ class FakeSocket:
         self.drains = 0
         self._flowing = asyncio.Event()
         self._flowing.set()
+        self._stalls_at_write = False
 
     def stall(self) -> None:
         self._flowing.clear()
 
+    def stall_at_write(self) -> None:
+        """Stall as soon as something is written, as a client that takes no more of it."""
+        self._stalls_at_write = True
+
     def flow(self) -> None:
+        self._stalls_at_write = False
         self._flowing.set()
 
     direct = None
@@ -46,6 +52,8 @@ class FakeSocket:
     def write(self, batch: Batch) -> None:
         if self.closed is None:
             self.frames.extend(batch.texts)
+        if self._stalls_at_write:
+            self._flowing.clear()
 
     async def drained(self) -> None:
         self.drains += 1
@@ -90,6 +98,12 @@ class Client:
         status, response = self.reply(ref)
         assert status == "ok", response
         return response
+
+    async def call(self, topic: str, event: str, payload: Any = None) -> tuple[str, dict[str, Any]]:
+        """Push an event and return (status, response) of its reply, which is due at once."""
+        ref = self.push(topic, event, payload)
+        await settle()
+        return self.reply(ref)
 
     def say(self, topic: str, content: str, **more: Any) -> str:
         """Push a new_message and return its ref."""

@@ -15,7 +15,7 @@ from chatx.core.rate_limit import RateLimit
 from chatx.errors import ERRORS, ChatError, RoomUnavailable
 from chatx.gateway.entry.handshake import Identity
 from chatx.gateway.session.gateway import Gateway
-from chatx.gateway.session.joining import REPLAYED_AT_ONCE
+from chatx.gateway.session.reading import PAGE_MESSAGES
 from chatx.gateway.session.socket import Batch
 from chatx.gateway.wire.bounds import PENDING_PUSHES
 from chatx.gateway.wire.frames import Version
@@ -353,7 +353,7 @@ async def test_history_gives_pages_backwards_and_says_when_there_is_more() -> No
 # Resuming
 
 
-@pytest.mark.parametrize("missed", [1, REPLAYED_AT_ONCE, REPLAYED_AT_ONCE + 1, 5 * REPLAYED_AT_ONCE])
+@pytest.mark.parametrize("missed", [1, PAGE_MESSAGES, PAGE_MESSAGES + 1, 5 * PAGE_MESSAGES])
 @virtual
 async def test_a_resume_gives_what_was_missed_between_the_reply_and_anything_newer(missed: int) -> None:
     async with Chat(rate_limit=UNLIMITED, history_size=1000) as chat:
@@ -429,18 +429,18 @@ async def test_a_long_resume_is_written_no_faster_than_the_client_reads() -> Non
         await publish(chat, "a", 500)
         epoch = chat.engine.rooms.find("a").room.history.epoch  # type: ignore[union-attr]
         client = Client(Gateway(chat.engine), "ada")
-        client.socket.stall()
+        client.socket.stall_at_write()
 
         client.ask("room:a", epoch=epoch, offset=0)
         await settle()
         await publish(chat, "a", 100, "live")
         await settle()
-        assert client.offsets() == list(range(1, REPLAYED_AT_ONCE + 1))
+        assert client.offsets() == list(range(1, PAGE_MESSAGES + 1))
 
         client.socket.flow()
         await settle()
         assert client.offsets() == list(range(1, 601))
-        assert client.socket.drains == ceil(500 / REPLAYED_AT_ONCE) + ceil(100 / REPLAYED_AT_ONCE)
+        assert client.socket.drains == ceil(600 / PAGE_MESSAGES)  # each page is asked about, the first one too
         await publish(chat, "a", 1)
         await settle()
         assert client.offsets() == list(range(1, 602))
@@ -454,7 +454,7 @@ async def test_a_client_that_falls_behind_what_is_kept_while_it_catches_up_must_
         await publish(chat, "a", 100)
         epoch = chat.engine.rooms.find("a").room.history.epoch  # type: ignore[union-attr]
         client = Client(Gateway(chat.engine), "ada")
-        client.socket.stall()
+        client.socket.stall_at_write()
         client.ask("room:a", epoch=epoch, offset=0)
         await settle()
         await publish(chat, "a", 300)
@@ -462,9 +462,9 @@ async def test_a_client_that_falls_behind_what_is_kept_while_it_catches_up_must_
         await settle()
 
         # The messages that came are whole; then it is told, and at its next join it learns why.
-        assert client.offsets() == list(range(1, 101))
+        assert client.offsets() == list(range(1, PAGE_MESSAGES + 1))
         assert client.received[-1].event == "phx_error"
-        response = await client.join("room:a", epoch=epoch, offset=100)
+        response = await client.join("room:a", epoch=epoch, offset=PAGE_MESSAGES)
         assert response == {"epoch": epoch, "offset": 400, "recovered": False, "reason": "too_old"}
         client.session.end()
 
@@ -478,7 +478,7 @@ async def test_nothing_more_is_replayed_to_a_membership_that_has_ended(rest: str
         await publish(chat, "a", 300)
         epoch = chat.engine.rooms.find("a").room.history.epoch  # type: ignore[union-attr]
         client = Client(Gateway(chat.engine), "ada")
-        client.socket.stall()
+        client.socket.stall_at_write()
         client.ask("room:a", epoch=epoch, offset=0)
         if when == "while it is replayed":
             gate.event.set()
@@ -495,7 +495,7 @@ async def test_nothing_more_is_replayed_to_a_membership_that_has_ended(rest: str
         client.socket.flow()
         await settle()
 
-        replayed = REPLAYED_AT_ONCE if when == "while it is replayed" else 0
+        replayed = PAGE_MESSAGES if when == "while it is replayed" else 0
         assert len(client.offsets()) == replayed
         assert len((await chat.presence("a")).get("ada", [])) == (rest == "join")
         await publish(chat, "a", 1)
@@ -506,7 +506,7 @@ async def test_nothing_more_is_replayed_to_a_membership_that_has_ended(rest: str
         assert chatx_tasks() == []
 
 
-@pytest.mark.parametrize("published", [REPLAYED_AT_ONCE - 1, 2 * REPLAYED_AT_ONCE])
+@pytest.mark.parametrize("published", [PAGE_MESSAGES - 1, 2 * PAGE_MESSAGES])
 @virtual
 async def test_a_membership_that_ends_while_stored_messages_are_read_gets_no_broadcast(published: int) -> None:
     class Stored:
@@ -534,7 +534,7 @@ async def test_a_membership_that_ends_while_stored_messages_are_read_gets_no_bro
         await asyncio.sleep(1)  # saved
         epoch = chat.engine.rooms.find("a").room.history.epoch  # type: ignore[union-attr]
         client = Client(Gateway(chat.engine), "ada")
-        client.socket.stall()
+        client.socket.stall_at_write()
         client.ask("room:a", epoch=epoch, offset=0)
         await settle()
         await publish(chat, "a", published)
@@ -548,7 +548,7 @@ async def test_a_membership_that_ends_while_stored_messages_are_read_gets_no_bro
         await publish(chat, "a", 1)
         await settle()
 
-        assert seen == 200
+        assert seen == PAGE_MESSAGES
         assert len(client.offsets()) == seen
         assert client.received[-1].event == "phx_close"
         client.session.end()

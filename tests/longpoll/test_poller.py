@@ -17,7 +17,7 @@ from chatx.errors import Unauthorized
 from chatx.gateway.longpoll.app import MAX_POSTS, POLL_S, POST_S, WRITE_STALL_S, LongPoll
 from chatx.gateway.longpoll.outbox import MAX_REPEATS
 from chatx.gateway.longpoll.poller import ABANDONED_S, CUT_OFF_S
-from chatx.gateway.session.joining import REPLAYED_AT_ONCE
+from chatx.gateway.session.reading import PAGE_MESSAGES
 from chatx.gateway.wire.bounds import PENDING_PUSHES
 from tests.gateway import hostile
 from tests.gateway.fakes import chatx_tasks, settle
@@ -114,9 +114,9 @@ async def test_a_long_resume_waits_for_the_polls_of_its_client() -> None:
         await ada.open()
         await ada.push("room:a", "phx_join", {"epoch": epoch, "offset": 0})
         await settle()
-        assert chat.statistics().unread == 1 + REPLAYED_AT_ONCE  # the reply, and as many messages as go at once
+        assert chat.statistics().unread == 1 + PAGE_MESSAGES  # the reply, and as many messages as go at once
         while (await ada.poll()).status == 200:
-            assert chat.statistics().unread <= 2 * REPLAYED_AT_ONCE
+            assert chat.statistics().unread <= 2 * PAGE_MESSAGES
         offsets = [frame.payload["offset"] for frame in ada.frames if frame.event == "new_message"]
         assert offsets == list(range(1, 201))
 

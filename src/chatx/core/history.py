@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from itertools import islice
+from typing import Literal
 
 from chatx.core.message import Message, Position, Unrecovered
 
@@ -59,13 +60,21 @@ class History:
 
         `too_old` says that the ring no longer reaches back so far: older storage may.
         """
+        if position.epoch == self.epoch and self.offset - position.offset > limit:
+            return "too_many"
+        return self.page(position, limit)
+
+    def page(self, position: Position, most: int) -> list[Message] | Literal["epoch_changed", "too_old"]:
+        """Return the oldest messages after `position`, at most `most`, or the reason why they cannot be had.
+
+        `too_old` says that the ring no longer reaches back so far: older storage may.
+        """
         if position.epoch != self.epoch or position.offset > self.offset:
             return "epoch_changed"
-        if self.offset - position.offset > limit:
-            return "too_many"
         if position.offset + 1 < self.start:
             return "too_old"
-        return list(islice(self._ring, position.offset + 1 - self.start, None))
+        first = position.offset + 1 - self.start
+        return list(islice(self._ring, first, first + most))
 
     def at(self, position: Position) -> Message | None:
         """Return the message at a place of the stream, or None where it is not kept."""

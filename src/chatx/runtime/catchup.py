@@ -98,6 +98,45 @@ async def catch_up(
             reached = Position(message.epoch, message.offset)
 
 
+class Page(Struct):
+    """Some of what a reader missed.
+
+    Attributes:
+        messages: What follows its place without a hole, oldest first; empty only where nothing does.
+        last: Whether they end at the head of the stream as it is now, before the caller awaits anything.
+    """
+
+    messages: list[Message]
+    last: bool
+
+
+async def next_page(process: RoomProcess, storage: Storage, after: Position, most: int) -> Page | Unrecovered:
+    """Return what follows a reader's place, at most `most` messages, or the reason why it cannot be had whole.
+
+    For a reader who takes what it missed bit by bit, so that no more of it is in memory.
+
+    Raises:
+        RoomUnavailable: The room has crashed too often.
+        AdapterError: What was missed is in persistence, which cannot be read now.
+    """
+    while True:
+        process.check()
+        found = process.page(after, most)
+        if isinstance(found, list):
+            reached = found[-1].offset if found else after.offset
+            return Page(found, last=reached == process.head.offset)
+        if found != "too_old" or not storage.serves_history:
+            return found
+        stored = await storage.load(process.room_id, after=after, limit=most)
+        # What memory has comes from memory: the newest may not be stored yet.
+        page = [each for each in stored if each.offset < process.oldest]
+        whole = [each for place, each in enumerate(page, after.offset + 1) if each.offset == place]
+        if whole:
+            return Page(whole, last=False)
+        if page or process.oldest - 1 > after.offset:
+            return "too_old"  # what follows is neither stored nor in memory any more
+
+
 def _refused(process: RoomProcess, after: Position, reason: Unrecovered) -> CatchUp:
     head = process.head
     missed = head.offset - after.offset if reason != "epoch_changed" else None

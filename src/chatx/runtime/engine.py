@@ -11,11 +11,11 @@ from threading import get_ident
 from chatx.adapters.boundary import Boundary
 from chatx.adapters.protocols import Action
 from chatx.config import ChatConfig
-from chatx.core.message import Draft, Message, Position
+from chatx.core.message import Draft, Message, Position, Unrecovered
 from chatx.core.room import Room
 from chatx.core.validation import valid_id
 from chatx.errors import AdapterError, ChatError, Closed, InvalidMessage, Revoked, WrongLoop
-from chatx.runtime.catchup import CatchUp, catch_up, position_of
+from chatx.runtime.catchup import CatchUp, Page, catch_up, next_page, position_of
 from chatx.runtime.dead_letters import DeadLetter
 from chatx.runtime.delivery import Delivery
 from chatx.runtime.process import RoomProcess
@@ -262,6 +262,17 @@ class Engine:
             raise
         self.check_open()
         return process, caught_up
+
+    async def next_page(self, process: RoomProcess, after: Position, most: int) -> Page | Unrecovered:
+        """Return some of what a reader of the room missed; errors and duties as `catchup.next_page`."""
+        try:
+            with process.held():
+                page = await next_page(process, self.storage, after, most)
+        except AdapterError:
+            self.check_open()  # a read that the stop cut short is no fault of the adapter
+            raise
+        self.check_open()
+        return page
 
     async def history(self, room_id: str, before: object, limit: int) -> list[Message]:
         """Return the newest messages ahead of a place; errors as `Chat.history`."""

@@ -160,6 +160,10 @@ class RoomProcess:
         """Return every message after a place, as `History.after`."""
         return self.room.history.after(place, limit)
 
+    def page(self, place: Position, most: int) -> list[Message] | Unrecovered:
+        """Return the oldest messages in memory after a place, as `History.page`."""
+        return self.room.history.page(place, most)
+
     def begin_anew(self, position: Position) -> None:
         """Go on in another stream. Nothing was published in this life, and nobody reads it."""
         self.room.history = History(self.room.history.size, position)

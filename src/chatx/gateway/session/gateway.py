@@ -10,6 +10,7 @@ from chatx.gateway.entry.admission import Admission
 from chatx.gateway.session.allowances import Allowances
 from chatx.gateway.session.expiry import Wheel
 from chatx.gateway.session.hub import Hub
+from chatx.gateway.session.reading import Reading
 from chatx.gateway.session.socket import Flow
 from chatx.gateway.wire.bounds import JOIN_BURSTS, JOIN_SECONDS
 from chatx.gateway.wire.frames import Version
@@ -26,6 +27,7 @@ class Gateway:
         admission: How many sockets there are.
         joins: A token bucket for each connection, for its joins and its new tokens.
         allowances: What each user may do over all of their connections.
+        reading: What its users have read for them, and may.
         wheel: The deadlines of its sessions.
         flow: Tells the hubs that a socket is to be written to in another way.
         closed: How many sockets were closed from this side, by close code.
@@ -41,6 +43,7 @@ class Gateway:
         most = max(config.max_joins_per_connection, MAX_JOINS)
         self.joins: TokenBuckets = TokenBuckets(RateLimit(most / JOIN_SECONDS, JOIN_BURSTS * most))
         self.allowances: Allowances = Allowances(config)
+        self.reading: Reading = Reading(config.history_bytes_per_sec, config.message_size_limit, engine.loop)
         self.wheel: Wheel = Wheel(engine.loop)
         self.flow: Flow = Flow()
         self.closed: Counter[int] = Counter()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from msgspec import UNSET
 
-from chatx.core.message import Event, Position
+from chatx.core.message import Message, Position, Unrecovered
 from chatx.core.validation import valid_id
 from chatx.errors import ChatError, RoomUnavailable, Unauthorized
 from chatx.gateway.entry.handshake import Identity
@@ -19,12 +20,9 @@ from chatx.gateway.wire.actions import Action, Join
 from chatx.gateway.wire.frames import Version
 from chatx.gateway.wire.payloads import Joined, Resume, error_response, parse
 from chatx.gateway.wire.phoenix import PhoenixProtocol
-from chatx.runtime.catchup import CatchUp
+from chatx.runtime.catchup import Page
 from chatx.runtime.engine import Engine
 from chatx.runtime.process import RoomProcess
-
-REPLAYED_AT_ONCE = 64
-"""Missed messages written before the client must have taken them."""
 
 
 class Joins(Protocol):
@@ -42,6 +40,10 @@ class Joins(Protocol):
     socket: Socket
     user_id: str
     version: Version
+
+    def page_turn(self) -> AbstractAsyncContextManager[None]:
+        """Wait until a page may be read for the client."""
+        ...
 
     def carry_out(self, actions: list[Action]) -> None:
         """Do what the protocol says."""
@@ -84,7 +86,10 @@ class Membership:
 
 
 class Joining:
-    """One join of a session, from the question to what is live."""
+    """One join of a session, from the question to what is live.
+
+    What was missed is read page by page, each when the client has taken the one before it.
+    """
 
     __slots__ = ("_session",)
 
@@ -100,11 +105,12 @@ class Joining:
             if not session.identity.may_join(valid_id(join.room_id, "room_id")):
                 raise Unauthorized
             known = session.engine.rooms.find(join.room_id) is not None
-            await session.engine.enter(join.room_id, session.user_id, "join", at_a_place=position is not None)
+            process = await session.engine.enter(join.room_id, session.user_id, "join", at_a_place=position is not None)
             if not known:
                 session.gateway.allowances.began(session.user_id, session.engine.loop.time())
-            await session.engine.authorize(session.user_id, join.room_id, "subscribe")
-            process, caught_up = await session.engine.reader(join.room_id, position, settle=False)
+            with process.held():
+                await session.engine.authorize(session.user_id, join.room_id, "subscribe")
+                first = await self._first(process, position)
             if not session.identity.may_join(join.room_id):  # a new token came meanwhile
                 raise Unauthorized
             ref = process.join(session.user_id, time.time_ns() // 1_000_000)
@@ -112,49 +118,79 @@ class Joining:
             session.carry_out(session.protocol.join_error(join, error_response(error)))
             return
         membership = session.memberships[join.topic] = Membership(session, process, join.topic, ref)
-        actions = session.protocol.join_ok(join, _join_response(position, caught_up))
-        session.carry_out(actions[:1])
-        if caught_up.reason is not None or position is None:
-            caught_up.events.clear()
-        if len(caught_up.events) <= REPLAYED_AT_ONCE:
-            self._go_live(membership, caught_up)
-            session.carry_out(actions[1:])
+        head = process.head
+        answer = Joined(head.epoch, head.offset, isinstance(first, Page), first if isinstance(first, str) else UNSET)
+        reply, *waited = session.protocol.join_ok(join, answer)
+        session.carry_out([reply])
+        if not isinstance(first, Page) or position is None:
+            self._go_live(membership, head)
+            session.carry_out(waited)
+        elif first.last:
+            self._finish(membership, position, first)
+            session.carry_out(waited)
         else:
-            session.carry_out(actions[1:])
-            await self._replay(membership, caught_up)
+            session.carry_out(waited)
+            await self._replay(membership, position, first)
 
-    async def _replay(self, membership: Membership, caught_up: CatchUp) -> None:
-        """Write what was missed at the client's pace, and what was published meanwhile, until it has caught up."""
+    async def _first(self, process: RoomProcess, position: Position | None) -> Page | Unrecovered | None:
+        """Return the first of what was missed, why it cannot be had, or None for who missed nothing."""
+        if position is None:
+            process.check()
+            return None
+        head = process.head
+        if (
+            position.epoch == head.epoch
+            and head.offset - position.offset > self._session.engine.config.resume_max_messages
+        ):
+            return "too_many"
+        return await self._page(process, position)
+
+    async def _replay(self, membership: Membership, reached: Position, page: Page) -> None:
+        """Write what was missed, and what is published meanwhile, until there is no more of it."""
         session = self._session
-        room_id = membership.process.room_id
-        while len(caught_up.events) > REPLAYED_AT_ONCE:
-            for start in range(0, len(caught_up.events), REPLAYED_AT_ONCE):
-                if not session.holds(membership):
-                    return
-                self._write_events(membership, caught_up.events[start : start + REPLAYED_AT_ONCE])
-                await session.socket.drained()
+        process = membership.process
+        while not page.last:
+            if not session.holds(membership):
+                return  # it left again before this came
+            self._write(membership, page.messages)
+            reached = _place_of(page, reached)
             try:
-                process, caught_up = await session.engine.reader(room_id, caught_up.head, settle=False)
+                await session.gateway.reading.wait(session.user_id)
+                following = await self._page(process, reached)
             except ChatError:
                 session.failed(membership)
                 return
-            if process is not membership.process or caught_up.reason is not None:
+            if isinstance(following, str):
                 # It fell behind what is kept: it joins again from where it stands, and is told of the gap.
                 session.failed(membership)
                 return
+            page = following
         if session.holds(membership):
-            self._go_live(membership, caught_up)
+            self._finish(membership, reached, page)
 
-    def _go_live(self, membership: Membership, caught_up: CatchUp) -> None:
+    async def _page(self, process: RoomProcess, after: Position) -> Page | Unrecovered:
+        """Return some of what follows, once the client has taken what was written; from there on nothing is awaited."""
         session = self._session
-        self._write_events(membership, caught_up.events)
+        reading = session.gateway.reading
+        async with session.page_turn():
+            page = await session.engine.next_page(process, after, reading.at_once)
+        if isinstance(page, Page):
+            reading.charge(session.user_id, page.messages)
+        return page
+
+    def _finish(self, membership: Membership, reached: Position, page: Page) -> None:
+        self._write(membership, page.messages)
+        self._go_live(membership, _place_of(page, reached))
+
+    def _go_live(self, membership: Membership, reached: Position) -> None:
+        session = self._session
         process = membership.process
         if process not in session.gateway:
             # A new hub's first step lets the room tell what is pending, and whoever is told may publish.
             process.settle()
         if not session.holds(membership):
             return  # what it was given was too much for its socket, which closed itself
-        late = process.after(caught_up.head, REPLAYED_AT_ONCE)
+        late = process.after(reached, session.gateway.reading.at_once)
         if isinstance(late, str):
             session.failed(membership)
             return
@@ -165,19 +201,14 @@ class Joining:
             return
         membership.hub = hub
         hub.add(membership)
-        self._write_events(membership, late)
+        self._write(membership, late)
 
-    def _write_events(self, membership: Membership, events: Sequence[Event]) -> None:
+    def _write(self, membership: Membership, messages: Sequence[Message]) -> None:
         session = self._session
-        if events:
-            session.socket.write(Batch([encode_event(session.version, membership.topic, event) for event in events]))
+        if messages:
+            session.socket.write(Batch([encode_event(session.version, membership.topic, each) for each in messages]))
 
 
-def _join_response(position: Position | None, caught_up: CatchUp) -> Joined:
-    reason = caught_up.reason if position is not None else None
-    return Joined(
-        caught_up.head.epoch,
-        caught_up.head.offset,
-        position is not None and reason is None,
-        UNSET if reason is None else reason,
-    )
+def _place_of(page: Page, reached: Position) -> Position:
+    """Return the place of a page's last message."""
+    return Position(page.messages[-1].epoch, page.messages[-1].offset) if page.messages else reached

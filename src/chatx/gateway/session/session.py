@@ -17,7 +17,8 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
 from typing import Any, Final, TypeAlias
 
 from msgspec import UNSET
@@ -28,6 +29,7 @@ from chatx.gateway.entry.handshake import Identity
 from chatx.gateway.session.gateway import Gateway
 from chatx.gateway.session.hub import message_payload
 from chatx.gateway.session.joining import Joining, Membership
+from chatx.gateway.session.reading import PAGE_BYTES, size_of
 from chatx.gateway.session.socket import Batch, Socket
 from chatx.gateway.wire.actions import Action, Close, Join, Leave, Push, Send, Superseded
 from chatx.gateway.wire.bounds import IDLE_TIMEOUT_S, PENDING_PUSHES
@@ -91,6 +93,7 @@ class Session:
         self._number = gateway.number()
         self.memberships: dict[str, Membership] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._pages: asyncio.Lock | None = None  # from the first page on, since most sockets ask for none
         self._ended = False
         self._allowed = 0  # messages that were taken from its user's allowance already
         self.last_seen: float = self.engine.loop.time()
@@ -217,7 +220,9 @@ class Session:
             self._sent(push, sent)
 
     def _history(self, push: Push) -> None:
-        self._start(self._read(push, parse(push.payload, History)))
+        wanted = parse(push.payload, History)
+        self.gateway.reading.check(self.user_id)
+        self._start(self._read(push, wanted))
 
     def _access_token(self, push: Push) -> None:
         ask_again = self._ask_again
@@ -235,15 +240,38 @@ class Session:
             self._sent(push, message)
 
     async def _read(self, push: Push, wanted: History) -> None:
-        before = (wanted.before.epoch, wanted.before.offset) if wanted.before is not None else None
+        place = (wanted.before.epoch, wanted.before.offset) if wanted.before is not None else None
+        reading = self.gateway.reading
+        found: list[Message] = []
+        size = 0
         try:
-            found = await self.engine.history(push.room_id, before, wanted.limit + 1)
+            async with self.page_turn():
+                reading.check(self.user_id)  # again, since what went before it has been charged meanwhile
+                while len(found) <= wanted.limit and size <= PAGE_BYTES:
+                    most = min(reading.at_once, wanted.limit + 1 - len(found))
+                    older = await self.engine.history(push.room_id, place, most)
+                    reading.charge(self.user_id, older)
+                    found[:0] = older
+                    size += sum(map(size_of, older))
+                    if len(older) < most:
+                        break
+                    place = (older[0].epoch, older[0].offset)
         except ChatError as error:
             self._refuse(push, error)
             return
-        more = len(found) > wanted.limit
-        messages = [message_payload(message) for message in found[-wanted.limit :]]
-        self.carry_out(self.protocol.reply(push, "ok", HistoryPage(messages, more)))
+        shown = _within(found[-wanted.limit :], PAGE_BYTES)
+        page = HistoryPage([message_payload(message) for message in shown], len(shown) < len(found))
+        self.carry_out(self.protocol.reply(push, "ok", page))
+
+    @asynccontextmanager
+    async def page_turn(self) -> AsyncIterator[None]:
+        """Wait until a page may be read for the client: one at a time, when it has taken what was written before."""
+        if self._pages is None:
+            self._pages = asyncio.Lock()
+        async with self._pages:
+            await self.socket.drained()
+            async with self.gateway.reading.turn(self.user_id):
+                yield
 
     def _new_token(self, push: Push, token: str, ask_again: AskAgain) -> None:
         wait = self.gateway.joins.acquire(self._number, "", self.engine.loop.time())
@@ -323,6 +351,16 @@ class Session:
             extra={"user": self.user_id, "code": CLOSE_INTERNAL},
         )
         self.cut(CLOSE_INTERNAL, "internal error")
+
+
+def _within(messages: list[Message], most: int) -> list[Message]:
+    """Return the newest of the messages whose contents have at most so many bytes together; one at the least."""
+    size = 0
+    for number, message in enumerate(reversed(messages)):
+        size += size_of(message)
+        if size > most and number:
+            return messages[-number:]
+    return messages
 
 
 _HANDLERS: Final[dict[str, Callable[[Session, Push], None]]] = {

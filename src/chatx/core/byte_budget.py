@@ -1,0 +1,49 @@
+"""How many bytes each user may have read for them: a budget that is charged after the fact.
+
+Rules:
+1. What a read brings is known only when it is done, so a user may go into debt by what they have under way, and reads
+   nothing more until it is paid off. A refusal costs a look into a dict.
+2. A budget that is whole again is forgotten. Whoever was charged last stands last, and a debt is bounded by what one
+   read brings, so the first ones are looked at only.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from itertools import islice
+
+
+class ByteBudget:
+    """The budgets of all users under one rate. Times are seconds of one monotonic clock.
+
+    Args:
+        rate: Bytes a second that come back; above 0.
+        burst: Bytes that a whole budget holds; above 0.
+    """
+
+    __slots__ = ("_burst", "_rate", "_spent")
+
+    def __init__(self, rate: float, burst: float) -> None:
+        self._rate = rate
+        self._burst = burst
+        # user -> (bytes spent, at what time); least recently charged first
+        self._spent: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def __len__(self) -> int:
+        """Return how many users are in memory."""
+        return len(self._spent)
+
+    def wait(self, user_id: str, now: float) -> float:
+        """Return 0.0 where the user may read, or the seconds after which they may."""
+        spent, at = self._spent.get(user_id, (0.0, now))
+        return max(0.0, (spent - self._burst) / self._rate - (now - at))
+
+    def charge(self, user_id: str, size: int, now: float) -> None:
+        """Take the bytes that were read from the user's budget."""
+        spent, at = self._spent.pop(user_id, (0.0, now))
+        self._spent[user_id] = (max(0.0, spent - (now - at) * self._rate) + size, now)
+        # Two for one: however many users read, those whose budgets are whole go faster.
+        for first, (spent, at) in list(islice(self._spent.items(), 2)):
+            if spent > (now - at) * self._rate:
+                break
+            del self._spent[first]

@@ -1,0 +1,96 @@
+"""What clients have read for them from history: one page at a time a socket and a user, within a budget of bytes.
+
+A request of 80 bytes can ask for ten thousand times as much. So each page is bounded, and is read only when the client
+has taken what was written before it and it is its user's turn; what was read is charged to the user, over all of their
+sockets and whatever their number.
+
+Rules:
+1. A push for history beyond the budget is refused, with the time after which it is not. A replay after a join waits
+   instead: who comes back after an outage has done nothing wrong.
+2. A user has one page read at a time, and at most `PAGES_AT_ONCE` are read over all users, so that reading is not what
+   the store does all the time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Final
+
+from chatx.core.byte_budget import ByteBudget
+from chatx.core.message import Message
+from chatx.errors import RateLimited
+
+PAGE_MESSAGES: Final = 64
+"""Messages read at once, and written before the client must have taken them."""
+
+PAGE_BYTES: Final = 262_144
+"""Bytes of content read at once, and in one page of history; one message may be more than that."""
+
+PAGES_AT_ONCE: Final = 4
+"""Pages being read at a time, over all users."""
+
+BURST_S: Final = 8
+"""Seconds of `history_bytes_per_sec` that a user may have at once."""
+
+OVERHEAD: Final = 256
+"""Bytes that a message costs beside its content: its ids, its place, its frame."""
+
+
+class Reading:
+    """The pages of one gateway's users.
+
+    Args:
+        bytes_per_sec: What one user may have read, in the long run.
+        largest: The most bytes of content that one message may have.
+        loop: Whose time it is.
+    """
+
+    def __init__(self, bytes_per_sec: int, largest: int, loop: asyncio.AbstractEventLoop) -> None:
+        self._budget = ByteBudget(bytes_per_sec, bytes_per_sec * BURST_S)
+        self._turns: dict[str, tuple[asyncio.Lock, int]] = {}  # by user: the lock, and who holds it or waits
+        self._pages = asyncio.Semaphore(PAGES_AT_ONCE)
+        self._loop = loop
+        self.at_once: Final[int] = max(1, min(PAGE_MESSAGES, PAGE_BYTES // largest))
+        """Messages of one read, so that it brings `PAGE_BYTES` at most."""
+
+    def __len__(self) -> int:
+        """Return how many users are in memory."""
+        return len(self._budget) + len(self._turns)
+
+    def check(self, user_id: str) -> None:
+        """Raise `RateLimited` where the user has had as much read as they may."""
+        wait = self._budget.wait(user_id, self._loop.time())
+        if wait:
+            raise RateLimited("Too much history in too short a time.", retry_after=wait)
+
+    async def wait(self, user_id: str) -> None:
+        """Wait until the user may have more read."""
+        wait = self._budget.wait(user_id, self._loop.time())
+        if wait:
+            await asyncio.sleep(wait)
+
+    def charge(self, user_id: str, messages: Sequence[Message]) -> None:
+        """Charge the user for what was read for them."""
+        size = sum(map(size_of, messages)) + OVERHEAD * max(1, len(messages))
+        self._budget.charge(user_id, size, self._loop.time())
+
+    @asynccontextmanager
+    async def turn(self, user_id: str) -> AsyncIterator[None]:
+        """Wait for the user's turn, and for one of the pages that are read at a time."""
+        lock, held = self._turns.get(user_id) or (asyncio.Lock(), 0)
+        self._turns[user_id] = (lock, held + 1)
+        try:
+            async with lock, self._pages:
+                yield
+        finally:
+            lock, held = self._turns.pop(user_id)
+            if held > 1:
+                self._turns[user_id] = (lock, held - 1)
+
+
+def size_of(message: Message) -> int:
+    """Return the bytes of UTF-8 in a message's content."""
+    content = message.content
+    return len(content) if content.isascii() else len(content.encode())
