@@ -1,6 +1,7 @@
 """What clients may have read for them: page by page, within a budget, one user beside another."""
 
 import asyncio
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -168,6 +169,25 @@ async def test_replays_on_one_socket_take_turns() -> None:
         client.socket.flow()
         await settle()
         assert len(client.offsets()) == 30 * 100
+        client.session.end()
+
+
+@virtual
+async def test_thirty_replays_on_a_socket_that_takes_nothing_hold_a_page_in_memory() -> None:
+    async with Chat(rate_limit=UNLIMITED, history_size=100) as chat:
+        # 12 MB of frames, were all of it written at once.
+        epochs = {number: await stored(chat, 100, "x" * 4000, f"room{number}") for number in range(30)}
+        client = Client(Gateway(chat.engine), "ada")
+        client.socket.stall_at_write()
+        tracemalloc.start()
+        try:
+            for number, epoch in epochs.items():
+                client.ask(f"room:room{number}", epoch=epoch, offset=0)
+            await settle()
+            _, most = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert most < 8 * PAGE_BYTES
         client.session.end()
 
 
