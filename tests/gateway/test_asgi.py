@@ -297,6 +297,31 @@ async def test_a_silent_client_is_closed_and_one_that_beats_is_not() -> None:
 
 
 @virtual
+async def test_at_the_bound_of_a_user_who_went_silent_gives_way_to_a_newcomer_and_who_beats_does_not() -> None:
+    async with running(Chat(rate_limit=UNLIMITED, max_connections_per_user=2)) as (chat, app):
+        silent, beating = await joined(app), await joined(app)
+        await asyncio.sleep(30)
+        beating.text(None, "phoenix", "heartbeat")
+        await asyncio.sleep(14)
+        early = FakeServer(app, query="vsn=2.0.0&user=ada")
+        await settle()
+        assert early.sent[0]["type"] == "websocket.close"
+        assert silent.closed is None
+
+        await asyncio.sleep(2)
+        newcomer = await joined(app)
+        assert silent.closed == 1001
+        assert silent.task.done()
+        another = FakeServer(app, query="vsn=2.0.0&user=ada")
+        await settle()
+        assert another.sent[0]["type"] == "websocket.close"
+        assert beating.closed is None
+        beating.disconnect()
+        newcomer.disconnect()
+        await gone(newcomer, chat)
+
+
+@virtual
 async def test_a_frame_that_is_none_closes_with_its_code() -> None:
     async with running() as (chat, app):
         for data, code in [(b"\xff\xff", 1007), (b"x" * 70_000, 1009)]:

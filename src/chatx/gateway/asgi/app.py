@@ -111,6 +111,7 @@ class ChatApp:
                 version, identity = await self._entrance.admit(gateway, place, handshake, scope["path"])
                 socket = AsgiSocket(send, gateway.engine.config.mailbox_bytes, uvicorn_of(receive))
                 client = self._entrance.open(gateway, version, identity, handshake, socket)
+                place.occupy(client.session)
                 accept = {"type": "websocket.accept", "subprotocol": chosen_subprotocol(handshake)}
                 await self._serve(client, socket, accept, receive, send)
             finally:

@@ -4,7 +4,9 @@ Rules:
 1. Each handshake holds one `Place` from its first byte to the end of its socket; `Place.end` gives back all of it,
    once, however the socket ended. What is counted is forgotten at zero.
 2. At a bound `Full` is raised, before anything else is asked or made.
-3. A shell answers `Full` by refusing the handshake, with its `status` where it can, and never by opening the socket and
+3. At the bound of one user the longest silent socket gives way, where that is longer than live clients ever are silent:
+   a phone that lost its network does not lock its user out. Nothing that is alive is ended for a newcomer.
+4. A shell answers `Full` by refusing the handshake, with its `status` where it can, and never by opening the socket and
    closing it: an open socket sets the backoff of phoenix.js back to its first step, and the client would be here again
    after 10 ms.
 """
@@ -12,6 +14,7 @@ Rules:
 from __future__ import annotations
 
 from ipaddress import IPv6Address, ip_address
+from typing import Protocol
 
 PENDING_HANDSHAKES = 1024
 """Handshakes under way at a time: begun, and not yet answered."""
@@ -34,6 +37,18 @@ class Full(Exception):
         self.reason = reason
 
 
+class Occupant(Protocol):
+    """Who is on an admitted place."""
+
+    def overdue_s(self) -> float:
+        """Return for how many seconds it has been silent beyond what a live client ever is; 0 or less: it may live."""
+        ...
+
+    def give_way(self) -> None:
+        """End the connection, in favour of a newcomer of the same user."""
+        ...
+
+
 class Admission:
     """Counts the sockets of one gateway.
 
@@ -48,7 +63,7 @@ class Admission:
         self._per_user = per_user
         self._per_address = per_address
         self._pending_limit = pending
-        self._users: dict[str, int] = {}
+        self._users: dict[str, tuple[Place, ...]] = {}  # the smallest there is: most have one
         self._addresses: dict[str, int] = {}
         self._pending = 0
 
@@ -76,22 +91,35 @@ class Admission:
         self._pending += 1
         return Place(self, key)
 
-    def _admit(self, user_id: str) -> None:
+    def _admit(self, user_id: str, place: Place) -> None:
         if not self._per_user:
             return
-        held = self._users.get(user_id, 0)
-        if held >= self._per_user:
+        held = self._users.get(user_id, ())
+        if len(held) >= self._per_user:
+            self._make_room(held)
+            held = self._users.get(user_id, ())
+        if len(held) >= self._per_user:
             raise Full(
                 TOO_MANY_REQUESTS,
-                f"the user {user_id!r} has {held} sockets already; raise max_connections_per_user if that is too few.",
+                f"the user {user_id!r} has {len(held)} sockets already; "
+                "raise max_connections_per_user if that is too few.",
             )
-        self._users[user_id] = held + 1
+        self._users[user_id] = (*held, place)
 
-    def _release(self, user_id: str | None, address: str | None) -> None:
+    def _make_room(self, held: tuple[Place, ...]) -> None:
+        overdue_s, place = max(((each.overdue_s(), each) for each in held), key=lambda found: found[0])
+        if overdue_s > 0:
+            place.give_way()
+
+    def _release(self, place: Place, user_id: str | None, address: str | None) -> None:
         if user_id is None:
             self._pending -= 1
         elif self._per_user:
-            _less(self._users, user_id)
+            left = tuple(each for each in self._users[user_id] if each is not place)
+            if left:
+                self._users[user_id] = left
+            else:
+                del self._users[user_id]
         if address is not None:
             _less(self._addresses, address)
 
@@ -99,11 +127,12 @@ class Admission:
 class Place:
     """What one handshake, and then its socket, is counted as."""
 
-    __slots__ = ("_address", "_admission", "_user_id")
+    __slots__ = ("_address", "_admission", "_occupant", "_user_id")
 
     def __init__(self, admission: Admission, address: str | None) -> None:
         self._admission: Admission | None = admission
         self._address = address
+        self._occupant: Occupant | None = None
         self._user_id: str | None = None
 
     def admit(self, user_id: str) -> None:
@@ -115,15 +144,32 @@ class Place:
         """
         if self._admission is None or self._user_id is not None:
             raise RuntimeError("A place is admitted once, before it ends.")
-        self._admission._admit(user_id)
+        self._admission._admit(user_id, self)
         self._admission._pending -= 1
         self._user_id = user_id
+
+    def occupy(self, occupant: Occupant) -> None:
+        """Name who is on it until it ends, and may be asked to give way."""
+        if self._admission is not None:
+            self._occupant = occupant
+
+    def overdue_s(self) -> float:
+        """Return what its occupant says; 0 where none is named yet."""
+        return 0.0 if self._occupant is None else self._occupant.overdue_s()
+
+    def give_way(self) -> None:
+        """End its occupant, and give it back at once, however long the connection takes to end."""
+        occupant = self._occupant
+        self.end()
+        if occupant is not None:
+            occupant.give_way()
 
     def end(self) -> None:
         """Give it back; twice is harmless."""
         admission, self._admission = self._admission, None
+        self._occupant = None
         if admission is not None:
-            admission._release(self._user_id, self._address)
+            admission._release(self, self._user_id, self._address)
 
 
 def _less(counts: dict[str, int], key: str) -> None:

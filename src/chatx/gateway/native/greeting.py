@@ -222,6 +222,7 @@ class Greeting(asyncio.Protocol):
                 raise Closed("The server is going away.")
             stream = Stream(transport, gateway.engine.config.mailbox_bytes, gateway.flow, server.lost)
             served = server.entrance.open(gateway, version, identity, handshake, stream)
+            place.occupy(served.session)
             server.streams[stream] = (served, place)
             place = None
             self._finish()

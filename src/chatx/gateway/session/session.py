@@ -32,7 +32,7 @@ from chatx.gateway.session.joining import Joining, Membership
 from chatx.gateway.session.reading import PAGE_BYTES, size_of
 from chatx.gateway.session.socket import Batch, Socket
 from chatx.gateway.wire.actions import Action, Close, Join, Leave, Push, Send, Superseded
-from chatx.gateway.wire.bounds import IDLE_TIMEOUT_S, PENDING_PUSHES
+from chatx.gateway.wire.bounds import IDLE_TIMEOUT_S, OVERDUE_PERCENT, PENDING_PUSHES
 from chatx.gateway.wire.closes import CLOSE_EXPIRED, CLOSE_GOING_AWAY, CLOSE_INTERNAL
 from chatx.gateway.wire.frames import Version
 from chatx.gateway.wire.payloads import (
@@ -150,6 +150,16 @@ class Session:
             self.cut(CLOSE_GOING_AWAY, "silent for too long")
             return None
         return self._deadline()
+
+    def overdue_s(self) -> float:
+        """Return for how many seconds it has been silent beyond what a live client ever is; not over 0: it may live."""
+        if self._ended or self.busy:  # while it is busy, it is the shell that does not read
+            return 0.0
+        return self.engine.loop.time() - self.last_seen - self._idle_timeout_s * OVERDUE_PERCENT / 100
+
+    def give_way(self) -> None:
+        """End it in favour of another socket of its user's."""
+        self.cut(CLOSE_GOING_AWAY, "silent, and another socket of the user's came")
 
     def cut(self, code: int, reason: str) -> None:
         """Close the socket from this side, and end."""

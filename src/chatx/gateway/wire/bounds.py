@@ -7,6 +7,10 @@ from typing import Final
 IDLE_TIMEOUT_S: Final = 60.0
 """Seconds of silence after which a socket is closed; clients send a heartbeat every 30 s."""
 
+OVERDUE_PERCENT: Final = 75
+"""How much of that silence it takes until a socket gives way to another of its user's, at the bound of one user: by
+default 45 s, which is a heartbeat and half of the next."""
+
 PENDING_PUSHES: Final = 64
 """Pushes of one connection under way at a time."""
 
