@@ -265,6 +265,14 @@ async def test_pages_of_other_origins_come_in_where_they_are_named() -> None:
                 pass
 
 
+@pytest.mark.process
+async def test_a_silent_socket_is_closed_after_the_time_that_is_given() -> None:
+    with serve("--insecure-user-param", "--idle-timeout", "0.5") as server:
+        async with real_client(server.port, "ada") as silent:
+            await silent.connection.wait_closed()
+            assert silent.connection.close_code == 1001
+
+
 # Beside the socket
 
 
@@ -392,6 +400,8 @@ async def test_it_speaks_tls(certificate: tuple[Path, Path]) -> None:
         (["--insecure-user-param", "--store", "sqlite://host/x"], {}, 2, ["names no host"]),
         (["--insecure-user-param", "--store", "sqlite:///"], {}, 2, ["names no file"]),
         (["--insecure-user-param", "--origin", "example.org"], {}, 2, ["'example.org'", "https://example.org"]),
+        (["--insecure-user-param", "--idle-timeout", "0"], {}, 2, ["idle_timeout_s is 0.0", "over 0"]),
+        (["--insecure-user-param", "--idle-timeout", "nan"], {}, 2, ["idle_timeout_s is nan", "over 0"]),
         (["--insecure-user-param", "--forwarded-allow-ips", "proxy"], {}, 2, ["forwarded_allow_ips", "proxy"]),
         (
             ["--insecure-user-param", "--tls-cert", "cert.pem"],

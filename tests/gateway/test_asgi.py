@@ -269,6 +269,10 @@ async def test_a_lifespan_of_its_own_is_refused_with_what_to_do() -> None:
         ({"authenticate": by_name, "origins": ("example.org",)}, "example.org"),
         ({"authenticate": by_name, "origins": "example.org"}, "example.org"),
         ({"authenticate": by_name, "origins": 7}, "origins is 7"),
+        *(
+            ({"authenticate": by_name, "idle_timeout_s": silence}, "idle_timeout_s is")
+            for silence in (0, -1, float("nan"), True, "60", None)
+        ),
     ],
 )
 def test_what_cannot_work_is_refused_when_the_application_is_built(options: dict[str, Any], named: str) -> None:

@@ -82,6 +82,12 @@ def add_to(commands: Commands) -> None:
         metavar="ORIGIN",
         help="origins besides the server's own whose pages may connect, as https://example.org",
     )
+    parser.add_argument(
+        "--idle-timeout",
+        type=float,
+        metavar="SECONDS",
+        help="silence after which a socket is closed; clients send a heartbeat every 30 s (default: 60)",
+    )
     parser.add_argument("--tls-cert", metavar="FILE", help="certificate chain, PEM; with --tls-key")
     parser.add_argument("--tls-key", metavar="FILE", help="its private key, PEM")
     parser.add_argument(
@@ -110,6 +116,7 @@ def run(options: argparse.Namespace) -> int:
         from chatx.gateway.native.server import NativeServer
         from chatx.gateway.operations.app import HEALTH, operations_app
         from chatx.gateway.operations.metrics import Metrics
+        from chatx.gateway.wire.bounds import IDLE_TIMEOUT_S
     except ModuleNotFoundError as error:
         return fail(
             f"chatx serve needs {error.name}, which is not installed; install the extra: "
@@ -147,6 +154,7 @@ def run(options: argparse.Namespace) -> int:
                 health=HEALTH,
                 ssl=None if tls is None else tls.context,
                 forwarded_allow_ips=options.forwarded_allow_ips,
+                idle_timeout_s=IDLE_TIMEOUT_S if options.idle_timeout is None else options.idle_timeout,
             )
             server.http = operations_app(
                 chat,

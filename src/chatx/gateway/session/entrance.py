@@ -52,13 +52,16 @@ class Entrance:
         idle_timeout_s: Seconds of silence after which a socket is closed.
 
     Raises:
-        ConfigError: `authenticate` cannot be called so, or an origin is not one.
+        ConfigError: `authenticate` cannot be called so, an origin is not one, or the silence is not over 0.
     """
 
     def __init__(self, chat: Chat, authenticate: Authenticate, origins: Iterable[str], idle_timeout_s: float) -> None:
         if not callable(authenticate):
             raise ConfigError(f"authenticate is {authenticate!r}; give a function of one handshake.")
         check_arguments("authenticate", authenticate, "handshake")
+        # Not `<= 0`, which NaN is not either.
+        if isinstance(idle_timeout_s, bool) or not isinstance(idle_timeout_s, int | float) or not idle_timeout_s > 0:
+            raise ConfigError(f"idle_timeout_s is {idle_timeout_s!r}; give seconds over 0, as 60: a number.")
         self._chat = chat
         self._authenticate = authenticate
         self._origins = origins_of(origins)
