@@ -187,7 +187,10 @@ class Rooms:
         for queue in (self._blank, self._idle):
             for process in list(islice(queue, SWEPT_AT_ONCE)):
                 # Half of the places are left to those who come.
-                if now - queue[process] < self._idle_s or len(self._passages) >= PASSAGES // 2:
+                since = queue.get(process)
+                if since is None:
+                    continue  # whoever was told of another one has made it go
+                if now - since < self._idle_s or len(self._passages) >= PASSAGES // 2:
                     break
                 del queue[process]
                 if process.idle and not self._let_go(process):
