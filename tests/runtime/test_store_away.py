@@ -468,3 +468,26 @@ def test_causes_that_go_in_a_circle_come_to_an_end() -> None:
     one, two = ValueError(), ValueError()
     one.__cause__, two.__cause__ = two, one
     assert not says_away(one)
+
+
+class HangingContents(Outage):
+    """Hangs whenever it is given one of the contents that it cannot store: the same as a store that is away."""
+
+    async def save_messages(self, messages: Sequence[Message]) -> None:
+        if any(each.content in self.poison for each in messages):
+            await Hang()()
+        self.saved += messages
+
+
+@pytest.mark.parametrize("rooms", [1, 5])
+@virtual
+async def test_messages_that_always_hang_hold_up_no_others_for_ever(rooms: int) -> None:
+    store = HangingContents(None, "hangs 0", "hangs 1", "hangs 2")
+    async with Chat(persistence=store, middlewares=(), delivery_max_retries=1, adapter_timeout_ms=500) as chat:
+        for number in range(3):
+            await chat.send_message("room 0", "alice", f"hangs {number}")
+        for number in range(20):
+            await chat.send_message(f"room {number % rooms}", "alice", f"fine {number}")
+        await asyncio.sleep(900)
+        assert sorted(store.contents) == sorted(f"fine {number}" for number in range(20))
+        assert {letter.message.content for letter in chat.dead_letters} == set(store.poison)

@@ -9,8 +9,8 @@ Rules:
 3. Where two messages fail and nothing is saved after them, the store is away; so it is where one fails in a way that
    says so (`adapters.away`) and there is nothing to compare it with. Nobody's attempts are counted then. Everything
    waits in order, and after a backoff of at most `AWAY_CEILING_MS` some messages are tried until one is saved: the
-   oldest, some drawn from behind it and the newest, so that a crowd that fails by its own fault cannot look like a
-   store that is away for ever. Two that say so are enough for a round.
+   oldest, twice as many in each round, and those of some other rooms. So a crowd that fails by its own fault cannot
+   look like a store that is away for ever, and a room's order is kept all the same.
 4. One message that fails alone in another way, with nothing to compare it with, is taken to be at fault, until another
    one fails too.
 5. A call that outlives its timeout keeps its place among the calls under way until it has ended, and its messages are
@@ -48,6 +48,10 @@ RETRYING = 4
 
 # How many messages in a row that fail in a way that says "away" are taken to say it for all behind them.
 _ENOUGH = 2
+
+# After how many rounds one more that says so is tried in each: some that hang whenever they are given, which looks the
+# same as a store that is away, are not to hold up the others for ever.
+_PATIENCE = 16
 
 # How long a call that was cancelled at its timeout is waited for before its messages are tried in another way.
 _SETTLE_S = 0.05
@@ -91,6 +95,7 @@ class Saving:
         self._unjudged: dict[Parcel, None] = {}
         self._in_round = False
         self._in_a_row = 0  # failures in this round that say "away", since something was saved
+        self._enough = _ENOUGH
         self._poked = asyncio.Event()
         self._jitter = random.Random()
         self._slots = asyncio.Semaphore(SAVING)
@@ -203,10 +208,14 @@ class Saving:
         self._succeeded(len(batch), began)
         return True
 
-    async def _round(self, groups: list[list[Parcel]], *, until_saved: bool = False) -> None:
-        """Try each message alone: the groups side by side, the messages of a group in order."""
+    async def _round(self, groups: list[list[Parcel]], *, enough: int = _ENOUGH, until_saved: bool = False) -> None:
+        """Try each message alone: the groups side by side, the messages of a group in order.
+
+        So many in a row that say the store is away are `enough`: the others wait. `until_saved`, so does one that is.
+        """
         self._in_round = True
         self._in_a_row = 0
+        self._enough = enough
         try:
             if len(groups) == 1:
                 await self._try_in_order(groups[0], until_saved)
@@ -219,7 +228,7 @@ class Saving:
     async def _try_in_order(self, group: list[Parcel], until_saved: bool) -> None:
         for place, parcel in enumerate(group):
             await self._slots.acquire()
-            if self._in_a_row >= _ENOUGH:
+            if self._in_a_row >= self._enough:
                 self._slots.release()
                 self.unsaved.put_back(group[place:])
                 return
@@ -291,9 +300,11 @@ class Saving:
         self._poked.clear()
         if not self._store.rounds:
             return
-        probes = self.unsaved.take_probes(self._jitter)
+        probes = self.unsaved.take_probes(self._jitter, 2 ** min(self._store.rounds, 30))
         if probes:
-            await self._round([probes], until_saved=True)
+            # At first the oldest alone: were the store back between two, the second would be saved ahead of the first.
+            enough = 1 + self._store.rounds // _PATIENCE
+            await self._round([probes], enough=enough, until_saved=True)
         elif self.unsaved.hanging:
             self._store.backs_off(self._jitter.random())  # there is nothing to try it with
         else:

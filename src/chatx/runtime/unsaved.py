@@ -21,6 +21,9 @@ from msgspec import Struct
 
 from chatx.core.message import Message, weigh
 
+OTHER_ROOMS = 2
+"""Other rooms of which the oldest message is tried, where the oldest of all may fail by its own fault."""
+
 
 class Parcel(Struct, eq=False):
     """A message that is not saved yet.
@@ -159,13 +162,20 @@ class Unsaved:
         self._count()
         return batch
 
-    def take_probes(self, chance: random.Random) -> list[Parcel]:
-        """Take the oldest message, some drawn from behind it, and the newest, in order; or none."""
+    def take_probes(self, chance: random.Random, most: int) -> list[Parcel]:
+        """Take the oldest messages, at most `most`, and between them the oldest of some other rooms; or none.
+
+        Nothing of a room is taken ahead of its older messages, so that first attempts keep each room's order.
+        """
         waiting = list(self._in_order)
-        between = waiting[1:-1]
-        drawn = chance.sample(between, min(len(between), max(1, self._batch_size - 2)))
-        # The newest may be of another kind than a crowd that fails by its own fault.
-        probes = [*waiting[:1], *sorted(drawn, key=_number), *waiting[1:][-1:]]
+        oldest = waiting[:most]
+        rooms = {parcel.message.room_id for parcel in oldest}
+        heads: list[Parcel] = []
+        for parcel in waiting[most:]:
+            if parcel.message.room_id not in rooms:
+                rooms.add(parcel.message.room_id)
+                heads.append(parcel)
+        probes = [*oldest[:1], *chance.sample(heads, min(len(heads), OTHER_ROOMS)), *oldest[1:]]
         taken = set(probes)
         self._in_order = deque(parcel for parcel in waiting if parcel not in taken)
         self._count()
