@@ -116,9 +116,13 @@ class Served:
             raise AssertionError(f"chatx did not stop: {output}") from None
         return self.process.returncode, output
 
-    def restart(self) -> None:
-        """Start it again, with the same arguments."""
+    def begin_again(self) -> None:
+        """Start it again, with the same arguments; in the main thread, since only that may say which signals count."""
         self.process = self._started()
+
+    def restart(self) -> None:
+        """Start it again, and wait until it answers."""
+        self.begin_again()
         self.wait_until_it_answers()
 
 

@@ -164,7 +164,8 @@ async def test_a_stopped_demo_tells_clients_to_come_back_and_goes_on_where_it_st
         assert status == 0
         assert printed.count("\n") == 1, printed
 
-        await asyncio.to_thread(server.restart)
+        server.begin_again()
+        await asyncio.to_thread(server.wait_until_it_answers)
         async with real_client(server.port, "ada") as client:
             position = {"epoch": head["epoch"], "offset": 1}
             joined = await client.ask("room:a", "phx_join", position)
@@ -189,7 +190,8 @@ async def test_a_killed_demo_begins_a_new_epoch_and_keeps_what_was_saved(tmp_pat
             await client.ask("room:a", "new_message", {"content": "m0"})
             await until(lambda: saved(server.store) == 1)
             await asyncio.to_thread(server.stop, signal.SIGKILL)
-        await asyncio.to_thread(server.restart)
+        server.begin_again()
+        await asyncio.to_thread(server.wait_until_it_answers)
         async with real_client(server.port, "ada") as client:
             joined = await client.ask("room:a", "phx_join", {"epoch": head["epoch"], "offset": 1})
             assert (joined["recovered"], joined["reason"]) == (False, "epoch_changed")

@@ -210,6 +210,16 @@ async def test_a_hole_in_what_is_stored_is_told_where_it_is_reached() -> None:
         client.session.end()
 
 
-@pytest.mark.parametrize("largest,at_once", [(1, PAGE_MESSAGES), (4096, 64), (65_536, 4), (10**9, 1)])
-async def test_one_read_brings_no_more_than_a_page_of_bytes(largest: int, at_once: int) -> None:
-    assert Reading(1, largest, asyncio.get_running_loop()).at_once == at_once
+@pytest.mark.parametrize(
+    "largest,mailbox,at_once",
+    [
+        (1, 2**20, PAGE_MESSAGES),
+        (4096, 2**20, 64),
+        (65_536, 2**20, 4),
+        (10**9, 2**20, 1),
+        (4096, 100_000, 6),
+        (4096, 1, 1),
+    ],
+)
+async def test_one_read_brings_no_more_than_a_page_of_bytes(largest: int, mailbox: int, at_once: int) -> None:
+    assert Reading(1, largest, mailbox, asyncio.get_running_loop()).at_once == at_once

@@ -43,7 +43,9 @@ class Gateway:
         most = max(config.max_joins_per_connection, MAX_JOINS)
         self.joins: TokenBuckets = TokenBuckets(RateLimit(most / JOIN_SECONDS, JOIN_BURSTS * most))
         self.allowances: Allowances = Allowances(config)
-        self.reading: Reading = Reading(config.history_bytes_per_sec, config.message_size_limit, engine.loop)
+        self.reading: Reading = Reading(
+            config.history_bytes_per_sec, config.message_size_limit, config.mailbox_bytes, engine.loop
+        )
         self.wheel: Wheel = Wheel(engine.loop)
         self.flow: Flow = Flow()
         self.closed: Counter[int] = Counter()

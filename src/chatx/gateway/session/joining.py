@@ -15,6 +15,7 @@ from chatx.errors import ChatError, RoomUnavailable, Unauthorized
 from chatx.gateway.entry.handshake import Identity
 from chatx.gateway.session.gateway import Gateway
 from chatx.gateway.session.hub import Hub, encode_event
+from chatx.gateway.session.reading import PAGE_MESSAGES
 from chatx.gateway.session.socket import Batch, Socket
 from chatx.gateway.wire.actions import Action, Join
 from chatx.gateway.wire.frames import Version
@@ -190,7 +191,7 @@ class Joining:
             process.settle()
         if not session.holds(membership):
             return  # what it was given was too much for its socket, which closed itself
-        late = process.after(reached, session.gateway.reading.at_once)
+        late = process.after(reached, PAGE_MESSAGES)
         if isinstance(late, str):
             session.failed(membership)
             return

@@ -26,7 +26,7 @@ PAGE_MESSAGES: Final = 64
 """Messages read at once, and written before the client must have taken them."""
 
 PAGE_BYTES: Final = 262_144
-"""Bytes of content read at once, and in one page of history; one message may be more than that."""
+"""The same in bytes of content, and the bytes in one page of history."""
 
 PAGES_AT_ONCE: Final = 4
 """Pages being read at a time, over all users."""
@@ -44,16 +44,20 @@ class Reading:
     Args:
         bytes_per_sec: What one user may have read, in the long run.
         largest: The most bytes of content that one message may have.
+        mailbox_bytes: What may wait for a socket. A page is a quarter of it at most, so that the frames of one fit in
+            beside what is live.
         loop: Whose time it is.
     """
 
-    def __init__(self, bytes_per_sec: int, largest: int, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, bytes_per_sec: int, largest: int, mailbox_bytes: int, loop: asyncio.AbstractEventLoop) -> None:
         self._budget = ByteBudget(bytes_per_sec, bytes_per_sec * BURST_S)
         self._turns: dict[str, tuple[asyncio.Lock, int]] = {}  # by user: the lock, and who holds it or waits
         self._pages = asyncio.Semaphore(PAGES_AT_ONCE)
         self._loop = loop
-        self.at_once: Final[int] = max(1, min(PAGE_MESSAGES, PAGE_BYTES // largest))
-        """Messages of one read, so that it brings `PAGE_BYTES` at most."""
+        self.page_bytes: Final[int] = min(PAGE_BYTES, mailbox_bytes // 4)
+        """Bytes of content in one page; one message may be more than that."""
+        self.at_once: Final[int] = max(1, min(PAGE_MESSAGES, self.page_bytes // largest))
+        """Messages of one read, so that it brings a page's bytes at most."""
 
     def __len__(self) -> int:
         """Return how many users are in memory."""

@@ -29,7 +29,7 @@ from chatx.gateway.entry.handshake import Identity
 from chatx.gateway.session.gateway import Gateway
 from chatx.gateway.session.hub import message_payload
 from chatx.gateway.session.joining import Joining, Membership
-from chatx.gateway.session.reading import PAGE_BYTES, size_of
+from chatx.gateway.session.reading import size_of
 from chatx.gateway.session.socket import Batch, Socket
 from chatx.gateway.wire.actions import Action, Close, Join, Leave, Push, Send, Superseded
 from chatx.gateway.wire.bounds import IDLE_TIMEOUT_S, OVERDUE_PERCENT, PENDING_PUSHES
@@ -257,7 +257,7 @@ class Session:
         try:
             async with self.page_turn():
                 reading.check(self.user_id)  # again, since what went before it has been charged meanwhile
-                while len(found) <= wanted.limit and size <= PAGE_BYTES:
+                while len(found) <= wanted.limit and size <= reading.page_bytes:
                     most = min(reading.at_once, wanted.limit + 1 - len(found))
                     older = await self.engine.history(push.room_id, place, most)
                     reading.charge(self.user_id, older)
@@ -269,7 +269,7 @@ class Session:
         except ChatError as error:
             self._refuse(push, error)
             return
-        shown = _within(found[-wanted.limit :], PAGE_BYTES)
+        shown = _within(found[-wanted.limit :], reading.page_bytes)
         page = HistoryPage([message_payload(message) for message in shown], len(shown) < len(found))
         self.carry_out(self.protocol.reply(push, "ok", page))
 
