@@ -44,12 +44,12 @@ def client_tls() -> ssl.SSLContext:
 
 
 @asynccontextmanager
-async def raw(port: int, *, tls: bool = False) -> AsyncIterator[Peer]:
+async def raw(port: int, *, tls: bool = False, receive_buffer: int = 65_536) -> AsyncIterator[Peer]:
     """Connect; whatever becomes of the connection, it is closed at the end."""
     ours = socket.socket()
     ours.setblocking(False)
     # What the kernel takes for a peer that does not read is not to grow.
-    ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
     await asyncio.get_running_loop().sock_connect(ours, ("127.0.0.1", port))
     context, name = (client_tls(), "localhost") if tls else (None, None)
     reader, writer = await asyncio.open_connection(sock=ours, ssl=context, server_hostname=name)
@@ -60,9 +60,11 @@ async def raw(port: int, *, tls: bool = False) -> AsyncIterator[Peer]:
 
 
 @asynccontextmanager
-async def opened(port: int, user: bytes = b"ada", *, tls: bool = False) -> AsyncIterator[Peer]:
+async def opened(
+    port: int, user: bytes = b"ada", *, tls: bool = False, receive_buffer: int = 65_536
+) -> AsyncIterator[Peer]:
     """Connect and open a WebSocket."""
-    async with raw(port, tls=tls) as (reader, writer):
+    async with raw(port, tls=tls, receive_buffer=receive_buffer) as (reader, writer):
         writer.write(HANDSHAKE % user)
         assert b" 101 " in await reader.readuntil(b"\r\n\r\n")
         yield reader, writer

@@ -36,6 +36,8 @@ async def served(
         return
     app = Starlette(routes=[Mount("/socket", chat.asgi(authenticate=authenticate, **options))], lifespan=chat.lifespan)
     listening = socket.create_server(("127.0.0.1", port))
+    # Connections inherit it: for a peer that does not read, the kernel soon takes no more.
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws_max_size=65_537))
     task = asyncio.create_task(server.serve([listening]))
     try:

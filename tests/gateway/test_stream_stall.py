@@ -7,7 +7,8 @@ import socket
 from typing import Any
 
 from chatx.gateway.native.stream import WRITE_STALL_S, Stream
-from chatx.gateway.native.tcp import TcpTransport, untaken
+from chatx.gateway.native.tcp import TcpTransport
+from chatx.gateway.session.progress import untaken
 from chatx.gateway.session.socket import Flow
 from tests.gateway.loops import on_each_loop
 from tests.virtual import virtual

@@ -54,6 +54,7 @@ from chatx.core.message import (
 )
 from chatx.errors import ChatError, ConfigError
 from chatx.gateway.entry.stopping import bounded_when_stopping
+from chatx.gateway.session.progress import taken_within, transport_of
 from chatx.gateway.wire.payloads import error_response
 from chatx.runtime.connection import Connection
 from chatx.runtime.process import RoomProcess
@@ -71,7 +72,7 @@ KEEP_ALIVE_S = 15.0
 """Seconds of silence after which a comment is written, so that no proxy takes the stream for dead."""
 
 WRITE_STALL_S = 10.0
-"""Seconds that one write may take before the reader is given up."""
+"""Seconds in which a reader must take something of what is written, where that can be seen; else all of one write."""
 
 RETRY_MS = 1_000
 """Milliseconds after which a browser comes back."""
@@ -192,13 +193,19 @@ class LiveResponse(Response):
                 await refusal(error)(scope, receive, send)
                 return
             await stack.enter_async_context(_closed_when_gone(connection, receive))
+            transport = transport_of(receive)
+
+            async def write(message: dict[str, object]) -> None:
+                async with taken_within(WRITE_STALL_S, transport):
+                    await send(message)
+
             try:
                 async with bounded_when_stopping(scope, connection.close):
-                    await _write(send, {"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+                    await write({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
                     if scope["method"] != "HEAD":
                         async for text in self._stream(connection, after):
-                            await _write(send, {"type": "http.response.body", "body": text.encode(), "more_body": True})
-                    await _write(send, {"type": "http.response.body", "body": b""})
+                            await write({"type": "http.response.body", "body": text.encode(), "more_body": True})
+                    await write({"type": "http.response.body", "body": b""})
             except (OSError, TimeoutError):
                 # The client is gone or takes nothing; it comes back to where it stood.
                 return
@@ -371,8 +378,3 @@ async def _closed_when_gone(connection: Connection, receive: Receive) -> AsyncIt
     finally:
         watcher.cancel()
         await asyncio.gather(watcher, return_exceptions=True)
-
-
-async def _write(send: Send, message: dict[str, object]) -> None:
-    async with asyncio.timeout(WRITE_STALL_S):
-        await send(message)

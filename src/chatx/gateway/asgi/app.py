@@ -32,6 +32,7 @@ from chatx.gateway.entry.refusal import Refused
 from chatx.gateway.longpoll.app import PATH, LongPoll
 from chatx.gateway.session.entrance import Client, Entrance
 from chatx.gateway.session.pace import Pace
+from chatx.gateway.session.progress import LOOKS, transport_of, untaken
 from chatx.gateway.session.session import Session
 from chatx.gateway.session.socket import Batch
 from chatx.gateway.wire.bounds import IDLE_TIMEOUT_S
@@ -44,7 +45,7 @@ Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 WRITE_STALL_S = 10.0
-"""How long one write may take before the socket is given up."""
+"""Seconds in which a peer must take something of what is written, where that can be seen; else all of one write."""
 
 _UNAVAILABLE = 503
 
@@ -109,7 +110,8 @@ class ChatApp:
             try:
                 handshake = handshake_of(scope)
                 version, identity = await self._entrance.admit(gateway, place, handshake, scope["path"])
-                socket = AsgiSocket(send, gateway.engine.config.mailbox_bytes, uvicorn_of(receive))
+                most = gateway.engine.config.mailbox_bytes
+                socket = AsgiSocket(send, most, uvicorn_of(receive), transport_of(receive))
                 client = self._entrance.open(gateway, version, identity, handshake, socket)
                 place.occupy(client.session)
                 accept = {"type": "websocket.accept", "subprotocol": chosen_subprotocol(handshake)}
@@ -162,8 +164,16 @@ class AsgiSocket:
     direct: Callable[[bytes], int | None] | None = None
     """ASGI frames the messages itself."""
 
-    def __init__(self, send: Send, limit_bytes: int, uvicorn: Uvicorn | None = None) -> None:
+    def __init__(
+        self,
+        send: Send,
+        limit_bytes: int,
+        uvicorn: Uvicorn | None = None,
+        transport: asyncio.Transport | None = None,
+    ) -> None:
         self._send = send
+        self._transport = transport
+        self._untaken = 0  # when it was looked last
         self._uvicorn = uvicorn
         self._limit_bytes = limit_bytes
         self._loop = asyncio.get_running_loop()
@@ -283,15 +293,21 @@ class AsgiSocket:
     def _watch(self) -> None:
         """See to it that a write which takes too long is given up: one timer for many writes, not one for each."""
         if self._timer is None:
-            self._timer = self._loop.call_later(WRITE_STALL_S, self._check_writing)
+            self._untaken = 0
+            self._timer = self._loop.call_later(WRITE_STALL_S / LOOKS, self._check_writing)
 
     def _check_writing(self) -> None:
         self._timer = None
         if self._wake is not None or self._writer is None:
             return  # nothing is being written
-        left = self._began + WRITE_STALL_S - self._loop.time()
+        now = self._loop.time()
+        if self._transport is not None:
+            before, self._untaken = self._untaken, untaken(self._transport)
+            if self._untaken < before:
+                self._began = now  # slowly, but it takes something
+        left = self._began + WRITE_STALL_S - now
         if left > 0:
-            self._timer = self._loop.call_later(left, self._check_writing)
+            self._timer = self._loop.call_later(min(left, WRITE_STALL_S / LOOKS), self._check_writing)
         else:
             self._writer.cancel()
             if self._uvicorn is not None:

@@ -37,6 +37,7 @@ from chatx.gateway.longpoll.outbox import OutOfStep
 from chatx.gateway.longpoll.poller import Poller
 from chatx.gateway.session.entrance import Entrance
 from chatx.gateway.session.pace import Pace
+from chatx.gateway.session.progress import taken_within, transport_of
 from chatx.gateway.session.session import Session
 from chatx.gateway.wire.closes import CLOSE_GOING_AWAY, CLOSE_MALFORMED, CLOSE_TOO_LARGE, CLOSE_TRY_LATER
 from chatx.gateway.wire.excess import Excess
@@ -58,7 +59,7 @@ POST_S: Final = 10.0
 """Seconds in which a post must have come and been taken."""
 
 WRITE_STALL_S: Final = 10.0
-"""Seconds that one response may take."""
+"""Seconds in which a client must take something of a response, where that can be seen; else all of it."""
 
 MAX_POSTS: Final = 8
 """Posts of one session under way at a time; phoenix.js has one, its older versions one for each push."""
@@ -344,7 +345,7 @@ class _Exchange:
             *self._cors,
             *headers,
         ]
-        async with asyncio.timeout(WRITE_STALL_S):
+        async with taken_within(WRITE_STALL_S, transport_of(self._receive)):
             await self._send({"type": "http.response.start", "status": status, "headers": every})
             await self._send({"type": "http.response.body", "body": body})
 

@@ -69,6 +69,11 @@ class HttpExchange(asyncio.Protocol):
         self.on_read: Callable[[HttpExchange, str], object] | None = None
 
     @property
+    def transport(self) -> asyncio.Transport:
+        """The connection: an application may look at how much of an answer was taken."""
+        return self._transport
+
+    @property
     def whole(self) -> bool:
         """Whether the request has come."""
         return self._task is not None

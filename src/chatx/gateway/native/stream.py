@@ -25,7 +25,8 @@ from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
 
 from chatx.gateway.native.limits import ControlFrameRate, MessageBound
-from chatx.gateway.native.tcp import TcpTransport, direct_of, untaken
+from chatx.gateway.native.tcp import TcpTransport, direct_of
+from chatx.gateway.session.progress import LOOKS, untaken
 from chatx.gateway.session.session import Session
 from chatx.gateway.session.socket import Batch, Flow
 from chatx.gateway.wire.closes import CLOSE_GOING_AWAY, CLOSE_MALFORMED, CLOSE_TRY_LATER
@@ -34,9 +35,6 @@ from chatx.gateway.wire.phoenix import MAX_FRAME_BYTES
 
 WRITE_STALL_S = 10.0
 """Seconds in which a peer must take something of what waits for it."""
-
-LOOKS = 4
-"""How often in `WRITE_STALL_S` it is looked whether it did; a stall is noticed a quarter of that late at most."""
 
 CLOSE_S = 5.0
 """Seconds between a close frame and the end of the connection, at most."""

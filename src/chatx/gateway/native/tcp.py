@@ -17,14 +17,9 @@ import asyncio
 import errno
 import logging
 import os
-import sys
 from collections.abc import Callable
 from socket import SHUT_WR, SO_ERROR, SOL_SOCKET, socket
 from typing import Any, Final
-
-if sys.platform.startswith("linux"):
-    import fcntl
-    import termios
 
 logger: logging.Logger = logging.getLogger("chatx")
 
@@ -286,19 +281,3 @@ def direct_of(transport: asyncio.Transport) -> Callable[[bytes], int | None]:
     if isinstance(transport, TcpTransport):
         return transport.direct
     return transport.write
-
-
-def untaken(transport: asyncio.Transport) -> int:
-    """Return how many bytes the peer has not taken yet: those that wait here and, on Linux, those in the kernel.
-
-    A transport is told of room in the kernel only when a third of its buffer is free, for which a slow peer may take
-    longer than it may take nothing.
-    """
-    waiting = transport.get_write_buffer_size()
-    if not sys.platform.startswith("linux"):
-        return waiting
-    try:
-        queued = fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
-    except (OSError, AttributeError, ValueError):  # it is gone, or is no connection of TCP
-        return waiting
-    return waiting + int.from_bytes(queued, sys.byteorder)

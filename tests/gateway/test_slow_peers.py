@@ -1,0 +1,101 @@
+"""A peer that reads slowly, as long as it reads, is served to the end; one that takes nothing is not waited for."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from chatx import Chat, RateLimit
+from chatx.gateway.asgi import app
+from chatx.gateway.native import stream
+from chatx.gateway.session.progress import taken_within, transport_of
+from tests.gateway.raw_peer import Peer, opened, pushed, server_tls
+from tests.gateway.servers import SHELLS, served
+from tests.virtual import virtual
+
+STALL_S = 3.0
+PAGE = 50
+PAGES = 3
+
+
+@asynccontextmanager
+async def asking_for_history(shell: str, monkeypatch: pytest.MonkeyPatch, *, tls: bool = False) -> AsyncIterator[Peer]:
+    """Open a socket that is asked to write 600 kB to its peer, which must take something every three seconds."""
+    monkeypatch.setattr(app, "WRITE_STALL_S", STALL_S)
+    monkeypatch.setattr(stream, "WRITE_STALL_S", STALL_S)
+    chat = Chat(rate_limit=RateLimit(1e9, 10**9))
+    options: dict[str, Any] = {"ssl": server_tls()} if tls else {}
+    async with served(shell, chat, **options) as port, opened(port, tls=tls, receive_buffer=4096) as (reader, writer):
+        for _ in range(PAGE):
+            await chat.send_message("a", "bob", "x" * 4000)
+        writer.write(pushed("room:a", "phx_join"))
+        for number in range(PAGES):
+            writer.write(pushed("room:a", "history", {"limit": PAGE}, ref=f"{number + 2}"))
+        yield reader, writer
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shell,tls", [("asgi", False), ("native", False), ("native", True)])
+async def test_a_peer_that_reads_slowly_but_steadily_gets_everything(
+    shell: str, tls: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with asking_for_history(shell, monkeypatch, tls=tls) as (reader, _):
+        got = b""
+        while got.count(b"x" * 4000) < PAGE * PAGES:
+            # 40 kB a second: what the kernel and the server hold is more than is taken in the time of a stall.
+            piece = await asyncio.wait_for(reader.read(4000), 15)
+            assert piece, f"it was cut off after {len(got)} bytes"
+            got += piece
+            await asyncio.sleep(0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shell", SHELLS)
+async def test_a_peer_that_takes_nothing_is_cut_off(shell: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with asking_for_history(shell, monkeypatch) as (reader, _):
+        await asyncio.sleep(3 * STALL_S)
+        got = b""
+        with contextlib.suppress(ConnectionError):
+            while piece := await asyncio.wait_for(reader.read(65_536), 30):
+                got += piece
+        assert got.count(b"x" * 4000) < PAGE * PAGES
+
+
+class Taking(asyncio.Transport):
+    """A transport whose peer takes so many bytes a second."""
+
+    def __init__(self, size: int, rate: float) -> None:
+        self._size = size
+        self._rate = rate
+        self._began = asyncio.get_running_loop().time()
+
+    def get_write_buffer_size(self) -> int:
+        return max(0, int(self._size - self._rate * (asyncio.get_running_loop().time() - self._began)))
+
+
+@virtual
+async def test_the_time_for_a_write_runs_from_the_last_byte_that_was_taken() -> None:
+    async with taken_within(10, Taking(1_000, 10)):
+        await asyncio.sleep(100)
+    with pytest.raises(TimeoutError):
+        async with taken_within(10, Taking(1_000, 0)):
+            await asyncio.sleep(100)
+    with pytest.raises(TimeoutError):
+        async with taken_within(10, None):
+            await asyncio.sleep(100)
+
+
+async def test_only_a_transport_is_taken_for_one() -> None:
+    class Cycle:
+        def __init__(self, transport: object) -> None:
+            self.transport = transport
+
+        async def receive(self) -> None: ...
+
+    transport = Taking(0, 0)
+    assert transport_of(Cycle(transport).receive) is transport
+    assert transport_of(Cycle(None).receive) is None
+    assert transport_of(lambda: None) is None
