@@ -44,12 +44,15 @@ def client_tls() -> ssl.SSLContext:
 
 
 @asynccontextmanager
-async def raw(port: int, *, tls: bool = False, receive_buffer: int = 65_536) -> AsyncIterator[Peer]:
-    """Connect; whatever becomes of the connection, it is closed at the end."""
+async def raw(
+    port: int, *, tls: bool = False, receive_buffer: int = 65_536, source: str = "127.0.0.1"
+) -> AsyncIterator[Peer]:
+    """Connect from this address; whatever becomes of the connection, it is closed at the end."""
     ours = socket.socket()
     ours.setblocking(False)
     # What the kernel takes for a peer that does not read is not to grow.
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    ours.bind((source, 0))
     await asyncio.get_running_loop().sock_connect(ours, ("127.0.0.1", port))
     context, name = (client_tls(), "localhost") if tls else (None, None)
     reader, writer = await asyncio.open_connection(sock=ours, ssl=context, server_hostname=name)

@@ -15,7 +15,7 @@ from chatx.gateway.wire.bounds import CONTROL_FRAMES_BURST, MAX_FRAGMENTS
 from tests.gateway.echo import Echo, EchoEntrance
 from tests.gateway.fakes import chatx_tasks
 from tests.gateway.loops import on_each_loop
-from tests.gateway.raw_peer import HANDSHAKE, answer, close_code, masked, next_frame, opened, pushed, raw
+from tests.gateway.raw_peer import HANDSHAKE, answer, close_code, masked, next_frame, opened, pushed, raw, server_tls
 from tests.gateway.real_client import real_client, until
 from tests.gateway.servers import native
 
@@ -147,3 +147,47 @@ async def test_sockets_of_an_address_are_bounded_and_zero_is_no_bound(most: int)
         assert server.connections == (most or 20)
         if most:
             assert (await answer(port, HANDSHAKE % b"ada")).startswith(b"HTTP/1.1 429 ")
+
+
+@on_each_loop
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+async def test_a_flood_of_one_address_pushes_out_its_own_and_no_slow_newcomer_of_another(
+    monkeypatch: pytest.MonkeyPatch, *, tls: bool
+) -> None:
+    monkeypatch.setattr("chatx.gateway.native.server.PENDING_HANDSHAKES", 5)
+    request = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    async with (
+        Chat() as chat,
+        native(chat, ssl=server_tls() if tls else None) as (server, port),
+        AsyncExitStack() as stack,
+    ):
+        slow = await stack.enter_async_context(raw(port, tls=tls, source="127.0.0.2"))
+        slow[1].write(request[:10])
+        for _ in range(20):
+            await stack.enter_async_context(raw(port))  # by TLS, it does not even begin its handshake
+        await until(lambda: server.full and server.refused[408] >= 10)
+        slow[1].write(request[10:])
+        assert await slow[0].readuntil(b"\r\n") == b"HTTP/1.1 404 Not Found\r\n"
+
+
+@on_each_loop
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+async def test_bodies_of_one_address_that_do_not_come_push_out_no_slow_body_of_another(
+    monkeypatch: pytest.MonkeyPatch, *, tls: bool
+) -> None:
+    monkeypatch.setattr("chatx.gateway.native.greeting.MAX_EXCHANGES", 5)
+    head = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n"
+    async with (
+        Chat() as chat,
+        native(chat, ssl=server_tls() if tls else None) as (server, port),
+        AsyncExitStack() as stack,
+    ):
+        slow = await stack.enter_async_context(raw(port, tls=tls, source="127.0.0.2"))
+        slow[1].write(head)
+        await until(lambda: len(server.exchanges) == 1)
+        for _ in range(12):
+            _, writer = await stack.enter_async_context(raw(port, tls=tls))
+            writer.write(head)
+        await until(lambda: len(server.exchanges) == 5 and not server.greetings)
+        slow[1].write(b"[]")
+        assert await slow[0].readuntil(b"\r\n") == b"HTTP/1.1 404 Not Found\r\n"

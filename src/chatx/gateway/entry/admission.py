@@ -79,7 +79,7 @@ class Admission:
         """
         if self._pending >= self._pending_limit:
             raise Full(UNAVAILABLE, f"{self._pending} handshakes are under way, which is the bound; they come back.")
-        key = _network(address) if address is not None and self._per_address else None
+        key = network_of(address) if address is not None and self._per_address else None
         if key is not None:
             if self._addresses.get(key, 0) >= self._per_address:
                 raise Full(
@@ -178,7 +178,7 @@ def _less(counts: dict[str, int], key: str) -> None:
         del counts[key]
 
 
-def _network(address: str) -> str:
+def network_of(address: str) -> str:
     """Return what an address counts as; any text that is none counts as itself."""
     try:
         parsed = ip_address(address.partition("%")[0])

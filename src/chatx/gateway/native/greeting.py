@@ -61,11 +61,6 @@ class Greeting(asyncio.Protocol):
         self._task: asyncio.Task[None] | None = None
         self.securing: asyncio.Task[None] | None = None  # its TLS handshake
 
-    @property
-    def waits(self) -> bool:
-        """Whether no whole request to open a WebSocket has come: it may give way to a newcomer."""
-        return self._task is None
-
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to wait for a head."""
         self._transport = cast("asyncio.Transport", transport)  # uvloop's are, but for their class
@@ -77,7 +72,9 @@ class Greeting(asyncio.Protocol):
         if self not in self._server.greetings and self._server.full:
             self._answer(HTTPStatus.SERVICE_UNAVAILABLE, "Too many connections are being opened. Come back.")
             return
-        self._server.greetings[self] = None
+        if self not in self._server.greetings:
+            peer = transport.get_extra_info("peername")
+            self._server.greet(self, peer[0] if isinstance(peer, tuple) else None)
         self._timer = asyncio.get_running_loop().call_later(HEAD_S, self._late)
 
     def data_received(self, data: bytes) -> None:
@@ -125,7 +122,7 @@ class Greeting(asyncio.Protocol):
             self._answer(HTTPStatus.REQUEST_TIMEOUT, f"The head of a request must come within {HEAD_S:g} s.")
 
     def _finish(self) -> None:
-        self._server.greetings.pop(self, None)
+        self._server.part(self)
         self._stop_timer()
 
     def _stop_timer(self) -> None:
@@ -166,8 +163,10 @@ class Greeting(asyncio.Protocol):
         exchange.on_read = server.read
         transport.set_protocol(exchange)
         exchange.data_received(head + rest)
-        if not exchange.whole and len(server.exchanges) > MAX_EXCHANGES:
-            server.turn_away_oldest()  # which may be this one
+        if not exchange.whole:
+            server.bodiless.add(exchange, exchange.address)
+            if len(server.exchanges) > MAX_EXCHANGES:
+                server.turn_away_oldest()  # which may be this one
 
     def _upgrade(self, transport: asyncio.Transport, head: bytes, rest: bytes) -> None:
         if self._server.draining:
@@ -203,6 +202,7 @@ class Greeting(asyncio.Protocol):
         protocol.send_response(response)
         accept = b"".join(protocol.data_to_send())
         self._head = rest
+        self._server.silent.discard(self)
         self._task = asyncio.get_running_loop().create_task(
             self._admit(transport, handshake, accept), name="chatx handshake"
         )

@@ -78,6 +78,15 @@ class HttpExchange(asyncio.Protocol):
         """Whether the request has come."""
         return self._task is not None
 
+    @property
+    def address(self) -> str | None:
+        """The client's address, as trusted proxies tell it; the peer's own as long as no head has been understood."""
+        headers = (
+            [] if self._request is None else [(bytes(name), bytes(value)) for name, value in self._request.headers]
+        )
+        client = self._scope_of(self._transport, self._target or "/", headers, "http")["client"]
+        return client[0] if client is not None else None
+
     def data_received(self, data: bytes) -> None:
         """Read the request; when it is whole, have it answered."""
         if self._task is not None or self._transport.is_closing():

@@ -28,6 +28,7 @@ from chatx.errors import ConfigError
 from chatx.gateway.entry.admission import PENDING_HANDSHAKES, Place
 from chatx.gateway.entry.forwarded import Proxies
 from chatx.gateway.entry.handshake import Authenticate, fields_of
+from chatx.gateway.entry.shares import Shares
 from chatx.gateway.entry.target import path_of
 from chatx.gateway.longpoll.app import PATH, LongPoll
 from chatx.gateway.native.greeting import Greeting
@@ -90,8 +91,10 @@ class NativeServer:
         self.draining: bool = False
         self.refused: Counter[int] = Counter()
         self.closed: bool = False
-        self.greetings: dict[Greeting, None] = {}  # the oldest first
-        self.exchanges: dict[HttpExchange, None] = {}  # the oldest first
+        self.greetings: dict[Greeting, None] = {}
+        self.silent: Shares[Greeting] = Shares()  # those of them that wait for a head
+        self.exchanges: dict[HttpExchange, None] = {}
+        self.bodiless: Shares[HttpExchange] = Shares()  # those of them that wait for a body
         self.polls: set[HttpExchange] = set()
         self.longpoll: LongPoll = LongPoll(self.entrance)
         self.streams: dict[Stream, tuple[Client, Place]] = {}
@@ -122,19 +125,29 @@ class NativeServer:
         return len(self.greetings) >= PENDING_HANDSHAKES
 
     def make_room(self) -> None:
-        """Where `full`, cut off the connection that has waited longest without a whole head, if there is one."""
+        """Where `full`, cut off a connection without a whole head: the oldest of the address that has most of them."""
         if self.full:
-            oldest = next((each for each in self.greetings if each.waits), None)
+            oldest = self.silent.first_to_go()
             if oldest is not None:
-                self.greetings.pop(oldest)
+                self.part(oldest)
                 self.refused[HTTPStatus.REQUEST_TIMEOUT.value] += 1
                 oldest.abort()
 
+    def greet(self, greeting: Greeting, address: str | None) -> None:
+        """Count a connection that has not said yet what it is for."""
+        self.greetings[greeting] = None
+        self.silent.add(greeting, address)
+
+    def part(self, greeting: Greeting) -> None:
+        """Count it no longer."""
+        self.greetings.pop(greeting, None)
+        self.silent.discard(greeting)
+
     def turn_away_oldest(self) -> None:
-        """End the oldest request whose body has not come, if there is one: it is told to come back."""
-        oldest = next((each for each in self.exchanges if not each.whole), None)
+        """End a request whose body has not come: the oldest of the address that has most of them."""
+        oldest = self.bodiless.first_to_go()
         if oldest is not None:
-            self.exchanges.pop(oldest)
+            self.forget(oldest)
             oldest.turn_away()
             oldest.abort()  # it is counted no more, so it does not wait for the peer to take leave of TLS
 
@@ -224,6 +237,7 @@ class NativeServer:
 
     def read(self, exchange: HttpExchange, target: str) -> None:
         """Count a request that is read: one of long-polling is not among the others, since it may wait."""
+        self.bodiless.discard(exchange)
         if self.is_poll(target):
             self.exchanges.pop(exchange, None)
             self.polls.add(exchange)
@@ -231,6 +245,7 @@ class NativeServer:
     def forget(self, exchange: HttpExchange) -> None:
         """Forget a request whose connection is gone."""
         self.exchanges.pop(exchange, None)
+        self.bodiless.discard(exchange)
         self.polls.discard(exchange)
 
     def scope_of(

@@ -32,8 +32,8 @@ PAUSE_S = 1.0
 class TlsListener:
     """Accepts connections on one socket, and hands each to a greeting when its TLS handshake is done.
 
-    A connection counts among the server's greetings from the start. At their bound the oldest without a whole head
-    is cut off for it. One whose handshake fails or takes longer than `HEAD_S` is closed without an answer.
+    A connection counts among the server's greetings from the start. At their bound one without a whole head is
+    cut off for it. One whose handshake fails or takes longer than `HEAD_S` is closed without an answer.
 
     Args:
         server: Whose greetings they are.
@@ -63,7 +63,7 @@ class TlsListener:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                connection, _ = await loop.sock_accept(self._socket)
+                connection, peer = await loop.sock_accept(self._socket)
             except OSError as error:
                 if error.errno in PEERS_OWN:
                     await asyncio.sleep(0)
@@ -76,7 +76,7 @@ class TlsListener:
                 connection.close()
             else:
                 greeting = Greeting(self._server)
-                self._server.greetings[greeting] = None
+                self._server.greet(greeting, peer[0] if isinstance(peer, tuple) else None)
                 greeting.securing = task = loop.create_task(
                     self._shake_hands(connection, greeting), name="chatx handshake"
                 )
@@ -95,9 +95,9 @@ class TlsListener:
             )
         except OSError as error:  # the peer went, speaks no TLS, or none that is spoken here
             logger.debug("A TLS handshake failed: %s", error)
-            self._server.greetings.pop(greeting, None)
+            self._server.part(greeting)
         except BaseException:
-            self._server.greetings.pop(greeting, None)
+            self._server.part(greeting)
             raise
         else:
             if not transport.is_closing():

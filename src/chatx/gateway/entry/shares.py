@@ -1,0 +1,90 @@
+"""Who holds how much of what is bounded, by address: at the bound the oldest of whoever holds most gives way.
+
+So a flood from one address pushes out its own, and never the few of somebody else. Every operation costs the same
+however much is held. The bound itself is the holder's to keep; nothing is remembered of who holds nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator
+from typing import Generic, TypeVar
+
+from chatx.gateway.entry.admission import network_of
+
+Item = TypeVar("Item", bound=Hashable)
+
+
+class Shares(Generic[Item]):
+    """Things of one kind, each of an address; the addresses of one IPv6 /64 are one, and so are those that have none.
+
+    Among addresses that hold as many, the one that has held so many for longest is the first to give way.
+    """
+
+    def __init__(self) -> None:
+        self._keys: dict[Item, str] = {}
+        self._held: dict[str, dict[Item, None]] = {}  # the oldest first
+        self._levels: dict[int, dict[str, None]] = {}  # who holds so many
+        self._most = 0
+
+    def __len__(self) -> int:
+        """Return how many are held."""
+        return len(self._keys)
+
+    def __contains__(self, item: Item) -> bool:
+        """Return whether this one is held."""
+        return item in self._keys
+
+    def __iter__(self) -> Iterator[Item]:
+        """Iterate over all that are held, the oldest first."""
+        return iter(self._keys)
+
+    def add(self, item: Item, address: str | None) -> None:
+        """Hold one more; one that is held keeps its age."""
+        if item in self._keys:
+            return
+        key = _key(address)
+        self._keys[item] = key
+        held = self._held.setdefault(key, {})
+        self._move(key, len(held), len(held) + 1)
+        held[item] = None
+
+    def discard(self, item: Item) -> None:
+        """Hold it no longer; one that is not held is no matter."""
+        key = self._keys.pop(item, None)
+        if key is None:
+            return
+        held = self._held[key]
+        self._move(key, len(held), len(held) - 1)
+        del held[item]
+        if not held:
+            del self._held[key]
+
+    def share(self, address: str | None) -> int:
+        """Return how many an address holds."""
+        return len(self._held.get(_key(address), ()))
+
+    @property
+    def largest(self) -> int:
+        """How many the address holds that holds most."""
+        return self._most
+
+    def first_to_go(self) -> Item | None:
+        """Return the oldest of the address that holds most, or None where nothing is held."""
+        if not self._most:
+            return None
+        return next(iter(self._held[next(iter(self._levels[self._most]))]))
+
+    def _move(self, key: str, before: int, now: int) -> None:
+        if now:
+            self._levels.setdefault(now, {})[key] = None
+        self._most = max(self._most, now)
+        if before:
+            del self._levels[before][key]
+            if not self._levels[before]:
+                del self._levels[before]
+                if before == self._most:
+                    self._most = now
+
+
+def _key(address: str | None) -> str:
+    return "" if address is None else network_of(address)
