@@ -111,3 +111,25 @@ async def test_a_post_counts_with_all_requests_until_its_body_is_there(monkeypat
         monkeypatch.setattr(greeting, "MAX_POLLS", 0)
         assert (await said(port, head + b"[]")).startswith(b"HTTP/1.1 503 ")
         await until(lambda: not server.exchanges and not server.polls)
+
+
+async def test_sessions_of_one_address_keep_out_none_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chatx.gateway.longpoll.app.MAX_SESSIONS", 3)
+    other = httpx2.AsyncHTTPTransport(local_address="127.0.0.2")
+    async with (
+        Chat(max_connections_per_user=0) as chat,
+        native(chat) as (server, port),
+        httpx2.AsyncClient(timeout=20) as http,
+        httpx2.AsyncClient(timeout=20, transport=other) as elsewhere,
+    ):
+        url = f"http://127.0.0.1:{port}/socket/longpoll?user_id=ada&vsn=2.0.0"
+        codes = [(await http.get(url)).status_code for _ in range(4)]
+        assert codes == [200, 200, 200, 503]
+        oldest = server.longpoll.sessions[0]
+        assert (await elsewhere.get(url.replace("user_id", "nobody"))).json() == {"status": 403}
+        assert server.longpoll.sessions[0] is oldest  # who is not let in ends nobody's
+        assert (await elsewhere.get(url)).status_code == 200
+        assert oldest not in server.longpoll.sessions
+        assert (await elsewhere.get(url)).status_code == 503  # it would have as many as the other
+        assert (await http.get(url)).status_code == 503
+        assert len(server.longpoll) == 3

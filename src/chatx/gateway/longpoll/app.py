@@ -32,6 +32,7 @@ from msgspec.structs import replace
 
 from chatx.gateway.entry.handshake import Handshake, handshake_of
 from chatx.gateway.entry.refusal import Refused
+from chatx.gateway.entry.shares import Shares
 from chatx.gateway.entry.stopping import bounded_when_stopping, told_when_stopping
 from chatx.gateway.longpoll.outbox import OutOfStep
 from chatx.gateway.longpoll.poller import Poller
@@ -102,6 +103,7 @@ class LongPoll:
     def __init__(self, entrance: Entrance) -> None:
         self._entrance = entrance
         self._pollers: dict[str, Poller] = {}
+        self._shares: Shares[Poller] = Shares()
         self.draining: bool = False
 
     def __len__(self) -> int:
@@ -166,18 +168,17 @@ class LongPoll:
     async def _open(self, exchange: _Exchange) -> None:
         if self.draining:
             raise Refused(503, "stopping", "the server is going away; they come back.", level=logging.INFO)
-        if len(self._pollers) >= MAX_SESSIONS:
-            raise Refused(
-                503, "full", f"there are {MAX_SESSIONS} long-polling sessions, which is the bound; they come back."
-            )
+        self._check_room(exchange.address)
         handshake = exchange.handshake
         gateway, place = self._entrance.begin(exchange.address)
         try:
             version, identity = await self._entrance.recognise(gateway, place, handshake)
+            self._make_room(exchange.address)  # only for who is known: nobody else ends a session
             poller = Poller(gateway.engine.config.mailbox_bytes, self._forget)
             # Its silence is that of its polls, which the poller knows.
             client = self._entrance.open(gateway, version, identity, handshake, poller, idle_timeout_s=math.inf)
             self._pollers[poller.secret] = poller
+            self._shares.add(poller, exchange.address)
             poller.begin(client, place, gateway.wheel)
         except BaseException:
             place.end()
@@ -244,7 +245,22 @@ class LongPoll:
             if pace.over(len(message)):
                 await asyncio.sleep(0)
 
+    def _check_room(self, address: str | None) -> None:
+        """Refuse one more session where there are too many, and no address has more than this one would have."""
+        if len(self._pollers) >= MAX_SESSIONS and self._shares.share(address) + 1 >= self._shares.largest:
+            raise Refused(
+                503, "full", f"there are {MAX_SESSIONS} long-polling sessions, which is the bound; they come back."
+            )
+
+    def _make_room(self, address: str | None) -> None:
+        """End the oldest session of the address that has most, where there are too many."""
+        self._check_room(address)
+        oldest = self._shares.first_to_go()
+        if len(self._pollers) >= MAX_SESSIONS and oldest is not None:
+            oldest.close(CLOSE_TRY_LATER, "its address has most of the sessions, of which there are too many")
+
     def _forget(self, poller: Poller) -> None:
+        self._shares.discard(poller)
         self._pollers.pop(poller.secret, None)
 
 
