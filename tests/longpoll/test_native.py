@@ -108,7 +108,7 @@ async def test_a_post_counts_with_all_requests_until_its_body_is_there(monkeypat
         assert (await said(port, head + b"[]")).endswith(b'{"status":410}')
         assert (await said(port, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")).startswith(b"HTTP/1.1 503 ")
         assert (await said(port, b"GET /\r\n\r\n")).startswith(b"HTTP/1.1 503 ")
-        monkeypatch.setattr(greeting, "MAX_POLLS", 0)
+        monkeypatch.setattr("chatx.gateway.native.server.MAX_POLLS", 0)
         assert (await said(port, head + b"[]")).startswith(b"HTTP/1.1 503 ")
         await until(lambda: not server.exchanges and not server.polls)
 
@@ -133,3 +133,27 @@ async def test_sessions_of_one_address_keep_out_none_of_another(monkeypatch: pyt
         assert (await elsewhere.get(url)).status_code == 503  # it would have as many as the other
         assert (await http.get(url)).status_code == 503
         assert len(server.longpoll) == 3
+
+
+async def test_polls_of_one_address_put_off_none_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chatx.gateway.native.server.MAX_POLLS", 2)
+    other = httpx2.AsyncHTTPTransport(local_address="127.0.0.2")
+    async with (
+        Chat() as chat,
+        native(chat) as (server, port),
+        httpx2.AsyncClient(timeout=20) as http,
+        httpx2.AsyncClient(timeout=20, transport=other) as elsewhere,
+    ):
+        url = f"http://127.0.0.1:{port}/socket/longpoll?user_id=ada&vsn=2.0.0"
+        clients = (elsewhere, http, http)
+        tokens = [(await client.get(url)).json()["token"] for client in clients]
+        await until(lambda: not server.polls)
+        polling = []
+        for client, token in zip(clients, tokens, strict=True):
+            polling.append(asyncio.create_task(client.get(url, headers={"x-phoenix-longpoll-token": token})))
+            if len(polling) < 3:
+                await until(lambda: len(server.polls) == len(polling))
+        assert (await polling[1]).status_code == 503
+        assert not polling[0].done()
+        for task in polling:
+            task.cancel()

@@ -35,9 +35,6 @@ HEAD_LINES = 64
 MAX_EXCHANGES = 256
 """Requests that open no WebSocket, under way at a time; those of long-polling until they are read."""
 
-MAX_POLLS = 16_384
-"""Requests of long-polling that are read, under way at a time. Nearly all of them only wait, as a WebSocket would."""
-
 _LATER = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 """Answers that say when to come back."""
 
@@ -147,9 +144,8 @@ class Greeting(asyncio.Protocol):
     def _exchange(self, transport: asyncio.Transport, head: bytes, rest: bytes) -> None:
         server = self._server
         target = head.split(b" ", 2)[1].decode("latin-1") if head.count(b" ") > 1 else ""
-        if server.is_poll(target):
-            full = len(server.polls) >= MAX_POLLS
-        else:
+        full = False
+        if not server.is_poll(target):
             if len(server.exchanges) >= MAX_EXCHANGES and not server.is_health(target):
                 server.turn_away_oldest()
             full = len(server.exchanges) >= MAX_EXCHANGES and not server.is_health(target)

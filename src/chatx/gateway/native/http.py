@@ -119,6 +119,8 @@ class HttpExchange(asyncio.Protocol):
         self._timer.cancel()
         if self.on_read is not None and self._target is not None:
             self.on_read(self, self._target)
+            if self._transport.is_closing():
+                return  # it was turned away
         self._task = asyncio.get_running_loop().create_task(self._answer(), name="chatx http")
 
     def pause_writing(self) -> None:

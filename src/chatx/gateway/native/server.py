@@ -40,6 +40,9 @@ from chatx.gateway.session.entrance import Client, Entrance
 from chatx.gateway.wire.bounds import IDLE_TIMEOUT_S
 from chatx.gateway.wire.closes import CLOSE_RESTART
 
+MAX_POLLS = 16_384
+"""Requests of long-polling that are read, under way at a time. Nearly all of them only wait, as a WebSocket would."""
+
 BACKLOG = 4096
 """Connections that the kernel holds until they are accepted."""
 
@@ -95,7 +98,7 @@ class NativeServer:
         self.silent: Shares[Greeting] = Shares()  # those of them that wait for a head
         self.exchanges: dict[HttpExchange, None] = {}
         self.bodiless: Shares[HttpExchange] = Shares()  # those of them that wait for a body
-        self.polls: set[HttpExchange] = set()
+        self.polls: Shares[HttpExchange] = Shares()
         self.longpoll: LongPoll = LongPoll(self.entrance)
         self.streams: dict[Stream, tuple[Client, Place]] = {}
         self._health = frozenset(health)
@@ -240,7 +243,12 @@ class NativeServer:
         self.bodiless.discard(exchange)
         if self.is_poll(target):
             self.exchanges.pop(exchange, None)
-            self.polls.add(exchange)
+            self.polls.add(exchange, exchange.address)
+            oldest = self.polls.first_to_go()
+            if len(self.polls) > MAX_POLLS and oldest is not None:
+                self.forget(oldest)
+                oldest.turn_away()
+                oldest.abort()
 
     def forget(self, exchange: HttpExchange) -> None:
         """Forget a request whose connection is gone."""
