@@ -9,20 +9,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+from collections import Counter
 from http import HTTPStatus
-from typing import TYPE_CHECKING, cast
+from typing import Any, Protocol, cast
 
 from websockets.http11 import Request
 
 from chatx.errors import Closed
+from chatx.gateway.entry.admission import Place
 from chatx.gateway.entry.handshake import Handshake, chosen_subprotocol, handshake_of
 from chatx.gateway.entry.refusal import Refused
+from chatx.gateway.entry.shares import Shares
 from chatx.gateway.entry.target import origin_form
-from chatx.gateway.native.http import HttpExchange
+from chatx.gateway.native.http import HttpExchange, Receive, Scope, Send
 from chatx.gateway.native.stream import Stream, wire_protocol
-
-if TYPE_CHECKING:
-    from chatx.gateway.native.server import NativeServer
+from chatx.gateway.session.entrance import Client, Entrance
 
 logger: logging.Logger = logging.getLogger("chatx")
 
@@ -47,10 +48,89 @@ _UNCLEAR = re.compile(
 than one length. Source: RFC 9112, sections 2.2, 5.2 and 6.3."""
 
 
+class Host(Protocol):
+    """A server, as far as a connection knows it that is being greeted.
+
+    Attributes:
+        closed: Whether every connection is to end.
+        draining: Whether new sockets are refused.
+        path: Where the socket is.
+        refused: How many connections were refused, by HTTP status.
+        entrance: The way in.
+        greetings: The connections that have not said yet what they are for.
+        silent: Those of them that wait for a head.
+        exchanges: The requests that open no socket, but for those that poll and are read.
+        bodiless: Those of them that wait for a body.
+        streams: The open sockets.
+    """
+
+    closed: bool
+    draining: bool
+    path: str
+    refused: Counter[int]
+    entrance: Entrance
+    greetings: dict[Greeting, None]
+    silent: Shares[Greeting]
+    exchanges: dict[HttpExchange, None]
+    bodiless: Shares[HttpExchange]
+    streams: dict[Stream, tuple[Client, Place]]
+
+    @property
+    def full(self) -> bool:
+        """Whether as many connections as may be are being greeted."""
+        ...
+
+    def make_room(self) -> None:
+        """Where it is full, cut one off that has not said anything."""
+        ...
+
+    def greet(self, greeting: Greeting, address: str | None) -> None:
+        """Count a connection that is being greeted."""
+        ...
+
+    def part(self, greeting: Greeting) -> None:
+        """Count it no longer."""
+        ...
+
+    def lost(self, stream: Stream) -> None:
+        """Forget a socket whose connection is gone."""
+        ...
+
+    async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request that opens no socket."""
+        ...
+
+    def is_poll(self, target: str) -> bool:
+        """Return whether a request is one of long-polling."""
+        ...
+
+    def is_health(self, target: str) -> bool:
+        """Return whether a request asks for the server's health."""
+        ...
+
+    def turn_away_oldest(self) -> None:
+        """End a request whose body has not come."""
+        ...
+
+    def read(self, exchange: HttpExchange, target: str) -> None:
+        """Take note that a request is read."""
+        ...
+
+    def forget(self, exchange: HttpExchange) -> None:
+        """Forget a request whose connection is gone."""
+        ...
+
+    def scope_of(
+        self, transport: asyncio.Transport, target: str, headers: list[tuple[bytes, bytes]], kind: str
+    ) -> dict[str, Any]:
+        """Return the ASGI scope of a request."""
+        ...
+
+
 class Greeting(asyncio.Protocol):
     """A connection until it is known what it is for."""
 
-    def __init__(self, server: NativeServer) -> None:
+    def __init__(self, server: Host) -> None:
         self._server = server
         self._head = b""
         self._transport: asyncio.Transport | None = None

@@ -5,13 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from socket import socket
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from chatx.gateway.native.greeting import Greeting
+from chatx.gateway.native.greeting import Greeting, Host
 from chatx.gateway.native.tcp import LATER, PEERS_OWN, TcpTransport
-
-if TYPE_CHECKING:
-    from chatx.gateway.native.server import NativeServer
 
 logger: logging.Logger = logging.getLogger("chatx")
 
@@ -31,7 +28,7 @@ class TcpListener:
         backlog: Connections that the kernel holds until they are accepted.
     """
 
-    def __init__(self, server: NativeServer, sock: socket, backlog: int) -> None:
+    def __init__(self, server: Host, sock: socket, backlog: int) -> None:
         self._server = server
         self._socket = sock
         self._loop = asyncio.get_running_loop()

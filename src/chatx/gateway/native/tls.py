@@ -10,14 +10,10 @@ import asyncio
 import logging
 from socket import socket
 from ssl import SSLContext
-from typing import TYPE_CHECKING
 
-from chatx.gateway.native.greeting import HEAD_S, Greeting
+from chatx.gateway.native.greeting import HEAD_S, Greeting, Host
 from chatx.gateway.native.stream import CLOSE_S
 from chatx.gateway.native.tcp import PEERS_OWN
-
-if TYPE_CHECKING:
-    from chatx.gateway.native.server import NativeServer
 
 logger: logging.Logger = logging.getLogger("chatx")
 
@@ -42,7 +38,7 @@ class TlsListener:
         context: The certificate.
     """
 
-    def __init__(self, server: NativeServer, sock: socket, backlog: int, context: SSLContext) -> None:
+    def __init__(self, server: Host, sock: socket, backlog: int, context: SSLContext) -> None:
         sock.setblocking(False)
         sock.listen(backlog)
         self._server = server
