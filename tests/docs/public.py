@@ -23,8 +23,8 @@ SINGLE = ("chatx.telemetry.Handler",)
 """Names of other modules that the signatures of public ones need."""
 
 INTERNAL = {
-    "chatx.Chat.engine",
     "chatx.CallbackSubscription.cut",
+    "chatx.Chat.engine",
     "chatx.Connection.cut",
     "chatx.Connection.end",
     "chatx.Subscription.cut",
@@ -34,11 +34,14 @@ INTERNAL = {
     "chatx.gateway.NativeServer.forget",
     "chatx.gateway.NativeServer.full",
     "chatx.gateway.NativeServer.greet",
+    "chatx.gateway.NativeServer.is_health",
     "chatx.gateway.NativeServer.is_poll",
     "chatx.gateway.NativeServer.lost",
+    "chatx.gateway.NativeServer.make_room",
     "chatx.gateway.NativeServer.part",
     "chatx.gateway.NativeServer.read",
     "chatx.gateway.NativeServer.scope_of",
+    "chatx.gateway.NativeServer.turn_away_oldest",
     "chatx.testing.pytest_plugin.ChatFactory",
     "chatx.testing.pytest_plugin.T",
 }

@@ -26,6 +26,7 @@ from chatx import (
 from chatx.core.message import Event
 from chatx.integrations.starlette import (
     KEEP_ALIVE_S,
+    REPLAYED,
     WRITE_STALL_S,
     LiveResponse,
     _frame,
@@ -257,6 +258,40 @@ async def test_a_place_that_memory_has_forgotten_is_a_gap_that_says_how_much() -
         assert reader.named("reset")[0].data == "45"
         reader.disconnect()
         await gone(reader, chat)
+
+
+@virtual
+async def test_a_reader_who_missed_more_than_a_page_shows_is_told_how_much_and_begins_anew() -> None:
+    async with running(history_size=2 * REPLAYED) as chat:
+        sent = await say(chat, *map(str, range(REPLAYED + 2)))
+        for missed in (REPLAYED, REPLAYED + 1):
+            head = chat.engine.rooms.find("a").head.offset  # type: ignore[union-attr]  # it is there
+            reader = await opened(chat, last_event_id=f"{sent[0].epoch}:{head - missed}")
+            whole = missed <= REPLAYED
+            assert len(reader.named("message")) == (REPLAYED if whole else 0)
+            assert [each.data for each in reader.named("gap")] == ([] if whole else [f"too_many {missed}"])
+            assert len(reader.named("reset")) == (0 if whole else 1)
+            (last,) = await say(chat, "live")
+            assert reader.place == f"{last.epoch}:{last.offset}"
+            reader.disconnect()
+            await gone(reader, chat)
+
+
+@virtual
+async def test_a_reader_with_a_place_is_refused_while_the_store_cannot_say_where_its_stream_stood() -> None:
+    stored = Stored()
+    async with running(persistence=stored) as chat:
+        sent = await say(chat, "one", "two")
+        await asyncio.sleep(1)
+    stored.fail = {"last_position"}
+    async with running(persistence=stored) as chat:
+        reader = await opened(chat, last_event_id=f"{sent[0].epoch}:1")
+        assert reader.status == 503
+        stored.fail = set()
+        again = await opened(chat, last_event_id=f"{sent[0].epoch}:1")
+        assert [each.data for each in again.named("message")] == ["two"]
+        again.disconnect()
+        await settle()
 
 
 @virtual

@@ -74,6 +74,9 @@ KEEP_ALIVE_S = 15.0
 WRITE_STALL_S = 10.0
 """Seconds in which a reader must take something of what is written, where that can be seen; else all of one write."""
 
+REPLAYED = 500
+"""Messages that a reader who comes back gets, at most; one who missed more is told so, and begins anew."""
+
 RETRY_MS = 1_000
 """Milliseconds after which a browser comes back."""
 
@@ -184,11 +187,17 @@ class LiveResponse(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve the stream until the client goes, the server or the chat stops, or the reader is too slow."""
         after = _place_asked(scope)
+        far: Gap | None = None
         async with AsyncExitStack() as stack:
             try:
                 connection = await stack.enter_async_context(self._chat.connect(self._user_id))
+                if after is not None:
+                    # The join alone would begin a new stream where the store cannot say where the old one stood.
+                    engine = self._chat.engine
+                    process = await engine.enter(self._room_id, self._user_id, "join", at_a_place=True)
+                    far = _too_far(process, after)
                 await connection.join(self._room_id)
-                await connection.subscribe(self._room_id, after=after, presence=True)
+                await connection.subscribe(self._room_id, after=after if far is None else None, presence=True)
             except ChatError as error:
                 await refusal(error)(scope, receive, send)
                 return
@@ -203,18 +212,20 @@ class LiveResponse(Response):
                 async with bounded_when_stopping(scope, connection.close):
                     await write({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
                     if scope["method"] != "HEAD":
-                        async for text in self._stream(connection, after):
+                        async for text in self._stream(connection, after, far):
                             await write({"type": "http.response.body", "body": text.encode(), "more_body": True})
                     await write({"type": "http.response.body", "body": b""})
             except (OSError, TimeoutError):
                 # The client is gone or takes nothing; it comes back to where it stood.
                 return
 
-    async def _stream(self, connection: Connection, after: Position | None) -> AsyncIterator[str]:
-        """Yield what is to be written, until the stream is over."""
+    async def _stream(self, connection: Connection, after: Position | None, far: Gap | None) -> AsyncIterator[str]:
+        """Yield what is to be written, until the stream is over; what was missed first, or the gap that is too far."""
         feed = _Feed(self._chat, self._room_id, self._render, self._history)
         try:
-            if after is None:
+            if far is not None:
+                await feed.add([far])
+            elif after is None:
                 await feed.reset()
             yield f"retry: {RETRY_MS}\n\n{feed.taken()}"
             ended = False
@@ -307,6 +318,15 @@ def refusal(error: ChatError) -> Response:
     if error.retry_after is not None:
         headers["retry-after"] = str(math.ceil(error.retry_after))
     return Response(encode(error_response(error)), http_status(error), headers, "application/json")
+
+
+def _too_far(process: RoomProcess, after: Position) -> Gap | None:
+    """Return the gap of a reader who has missed more than a page is brought up to date with, message by message."""
+    head = process.head
+    missed = head.offset - after.offset
+    if head.epoch != after.epoch or missed <= REPLAYED:
+        return None
+    return Gap(process.room_id, "too_many", head.epoch, head.offset, missed)
 
 
 async def _newest(chat: Chat, process: RoomProcess, render: Render, limit: int) -> tuple[str, Position]:
