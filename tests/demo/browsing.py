@@ -41,7 +41,7 @@ PHONE: dict[str, Any] = {
 ZOOMED: dict[str, Any] = {"viewport": {"width": 560, "height": 350}, "device_scale_factor": 2}
 
 # A connection takes up to 15 s to come back by itself.
-COMES_BACK_MS = 20_000
+COMES_BACK_MS = 40_000
 
 
 class Screen(ABC):

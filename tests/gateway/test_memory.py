@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import socket as socketlib
+import struct
 import weakref
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
@@ -15,8 +17,15 @@ from chatx import Chat, Identity
 from chatx.errors import Unauthorized
 from chatx.gateway.entry import handshake as entry
 from chatx.gateway.entry.handshake import Handshake
+from chatx.gateway.native.greeting import Greeting
+from chatx.gateway.native.http import HttpExchange
+from chatx.gateway.native.stream import Stream
+from chatx.gateway.native.tcp import TcpTransport
 from chatx.gateway.session.session import Session
 from tests.gateway.fakes import FakeServer, settle
+from tests.gateway.raw_peer import CLOSE, HANDSHAKE, answer, next_frame, opened, pushed, raw
+from tests.gateway.real_client import until
+from tests.gateway.servers import native
 from tests.longpoll.polling import Call
 from tests.virtual import virtual
 
@@ -160,3 +169,50 @@ async def test_a_session_that_polled_leaves_nothing(monkeypatch: pytest.MonkeyPa
             await poll(app)
         await asyncio.sleep(60)
         assert left.count() == (3, 0, 0)
+
+
+NATIVE = (Session, Stream, TcpTransport, Greeting, HttpExchange)
+"""What a connection to the native server is made of."""
+
+
+def of_connections() -> list[str]:
+    return sorted(type(each).__name__ for each in gc.get_objects() if type(each) in NATIVE)
+
+
+async def closes(port: int) -> None:
+    async with opened(port) as (reader, writer):
+        writer.write(pushed("room:a", "phx_join"))
+        await next_frame(reader)
+        writer.write(CLOSE)
+        await reader.read()
+
+
+async def resets(port: int) -> None:
+    async with opened(port) as (reader, writer):
+        writer.write(pushed("room:a", "phx_join"))
+        await next_frame(reader)
+        linger = struct.pack("ii", 1, 0)
+        writer.get_extra_info("socket").setsockopt(socketlib.SOL_SOCKET, socketlib.SO_LINGER, linger)
+
+
+async def is_refused(port: int) -> None:
+    assert b" 403 " in await answer(port, HANDSHAKE.replace(b"user_id=%b", b"nobody=1"))
+
+
+async def asks_plainly(port: int) -> None:
+    assert b" 404 " in await answer(port, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+
+
+async def says_nothing(port: int) -> None:
+    async with raw(port):
+        await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("way", [closes, resets, is_refused, asks_plainly, says_nothing])
+async def test_a_connection_to_the_native_server_leaves_nothing(way: Callable[[int], Awaitable[None]]) -> None:
+    async with Chat() as chat, native(chat) as (_, port):
+        await way(port)
+        await until(lambda: of_connections() == [])
+        for _ in range(5):
+            await way(port)
+        await until(lambda: of_connections() == [])

@@ -48,6 +48,9 @@ LATER: Final = (BlockingIOError, InterruptedError)
 """What a socket raises where it is to be asked again later."""
 
 
+_NOBODY: Final = asyncio.Protocol()
+
+
 class TcpTransport(asyncio.Transport):
     """One connection.
 
@@ -270,8 +273,10 @@ class TcpTransport(asyncio.Transport):
             self._loop.call_soon(self._lost, error)
 
     def _lost(self, error: Exception | None) -> None:
+        # The two know each other, and would otherwise wait together for the garbage collector.
+        protocol, self._protocol = self._protocol, _NOBODY
         try:
-            self._protocol.connection_lost(error)
+            protocol.connection_lost(error)
         finally:
             self._socket.close()
 
