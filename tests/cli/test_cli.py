@@ -328,7 +328,7 @@ def test_a_reader_that_goes_away_is_no_error(config: Path) -> None:
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_the_demo_serves_its_page_until_it_is_stopped(how: signal.Signals, tmp_path: Path) -> None:
     with demo(tmp_path / "demo.db") as server:
         with urllib.request.urlopen(server.url) as response:

@@ -95,11 +95,16 @@ def _serve(uvicorn: ModuleType, app: Starlette, sockets: list[socket.socket], op
         heed = server.handle_exit
         server.handle_exit = lambda given, frame: None if given == signal.SIGINT else heed(given, frame)
     # uvicorn raises each signal again once it has stopped; the default of this one would be a death by signal.
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    before = {signal.SIGTERM: signal.signal(signal.SIGTERM, signal.default_int_handler)}
+    hangup = getattr(signal, "SIGHUP", None)  # there is none on Windows
+    if hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN:
+        # There is nothing to read anew. As the others do, it waits until what was sent is saved.
+        before[hangup] = signal.signal(hangup, lambda _, frame: server.handle_exit(signal.SIGTERM, frame))
     try:
         server.run(sockets)
     except KeyboardInterrupt:
         return 0
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for each, handler in before.items():
+            signal.signal(each, handler)
     return 0 if server.started else 1
