@@ -230,7 +230,7 @@ UNREADABLE = {
     "leading zero": '{"n":01}',
     "hexadecimal": '{"n":0x1}',
     "deep arrays": '{"x":' + "[" * 30_000 + "]" * 30_000 + "}",
-    "deep objects": '{"x":' * 9_000 + "1" + "}" * 9_000,
+    "deep objects": '{"":' * 12_500 + "1" + "}" * 12_500,
     "wrong bracket": '{"content":["x"}',
 }
 

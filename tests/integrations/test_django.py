@@ -29,6 +29,10 @@ from tests.gateway.frameworks import environment, running, write
 from tests.gateway.real_client import RealClient, real_client
 from tests.process import ENVIRONMENT
 
+# On the main Python only: Django leaves the connections of threads that have ended to the collector, of which Python
+# 3.13 tells, in whichever test comes next.
+pytestmark = pytest.mark.slow
+
 SETTINGS = """
 ALLOWED_HOSTS = ["*"]
 DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": "db.sqlite3"}}
