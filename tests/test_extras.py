@@ -55,6 +55,11 @@ def test_a_module_of_ours_that_is_missing_is_a_fault_and_not_an_extra() -> None:
         import chatx.nowhere  # type: ignore[import-not-found]  # that is the point  # noqa: F401
 
 
+def test_a_missing_module_that_nobody_names_is_told_as_it_is() -> None:
+    with pytest.raises(ModuleNotFoundError, match="something"), needs("gateway", "this"):
+        raise ModuleNotFoundError("something is not there")
+
+
 def test_what_is_installed_is_handed_on() -> None:
     assert set(chatx.gateway.__all__) <= set(dir(chatx.gateway))
     for name in chatx.gateway.__all__:

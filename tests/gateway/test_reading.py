@@ -125,6 +125,23 @@ async def test_a_user_has_one_page_read_at_a_time_and_all_users_a_few() -> None:
 
 
 @virtual
+async def test_a_socket_has_its_next_page_read_when_it_has_taken_the_one_before_it() -> None:
+    store = Counting()
+    async with Chat(rate_limit=UNLIMITED, history_size=1, persistence=store) as chat:
+        await stored(chat, 100)
+        client = Client(Gateway(chat.engine), "ada")
+        await client.join("room:a")
+        client.socket.stall_at_write()
+        refs = [client.push("room:a", "history", {"limit": 10}) for _ in range(5)]
+        await asyncio.sleep(5)
+        assert [len(client.replies(ref)) for ref in refs] == [1, 0, 0, 0, 0]
+        client.socket.flow()
+        await asyncio.sleep(5)
+        assert [len(client.replies(ref)) for ref in refs] == [1, 1, 1, 1, 1]
+        client.session.end()
+
+
+@virtual
 async def test_a_replay_is_read_page_by_page_behind_what_the_client_takes() -> None:
     store = Counting()
     async with Chat(rate_limit=UNLIMITED, history_size=1, persistence=store) as chat:

@@ -128,12 +128,10 @@ async def next_page(process: RoomProcess, storage: Storage, after: Position, mos
         if found != "too_old" or not storage.serves_history:
             return found
         stored = await storage.load(process.room_id, after=after, limit=most)
-        # What memory has comes from memory: the newest may not be stored yet.
-        page = [each for each in stored if each.offset < process.oldest]
-        whole = [each for place, each in enumerate(page, after.offset + 1) if each.offset == place]
+        whole = [each for place, each in enumerate(stored, after.offset + 1) if each.offset == place]
         if whole:
             return Page(whole, last=False)
-        if page or process.oldest - 1 > after.offset:
+        if stored or process.oldest - 1 > after.offset:
             return "too_old"  # what follows is neither stored nor in memory any more
 
 
