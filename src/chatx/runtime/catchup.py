@@ -110,6 +110,20 @@ class Page(Struct):
     last: bool
 
 
+def page_in_memory(process: RoomProcess, storage: Storage, after: Position, most: int) -> Page | Unrecovered | None:
+    """Return what `next_page` does where memory can tell; None where persistence has to be asked.
+
+    Raises:
+        RoomUnavailable: The room has crashed too often.
+    """
+    process.check()
+    found = process.page(after, most)
+    if isinstance(found, list):
+        reached = found[-1].offset if found else after.offset
+        return Page(found, last=reached == process.head.offset)
+    return None if found == "too_old" and storage.serves_history else found
+
+
 async def next_page(process: RoomProcess, storage: Storage, after: Position, most: int) -> Page | Unrecovered:
     """Return what follows a reader's place, at most `most` messages, or the reason why it cannot be had whole.
 
@@ -120,13 +134,9 @@ async def next_page(process: RoomProcess, storage: Storage, after: Position, mos
         AdapterError: What was missed is in persistence, which cannot be read now.
     """
     while True:
-        process.check()
-        found = process.page(after, most)
-        if isinstance(found, list):
-            reached = found[-1].offset if found else after.offset
-            return Page(found, last=reached == process.head.offset)
-        if found != "too_old" or not storage.serves_history:
-            return found
+        page = page_in_memory(process, storage, after, most)
+        if page is not None:
+            return page
         stored = await storage.load(process.room_id, after=after, limit=most)
         whole = [each for place, each in enumerate(stored, after.offset + 1) if each.offset == place]
         if whole:

@@ -15,7 +15,7 @@ from chatx.core.message import Draft, Message, Position, Unrecovered
 from chatx.core.room import Room
 from chatx.core.validation import valid_id
 from chatx.errors import AdapterError, ChatError, Closed, InvalidMessage, Revoked, WrongLoop
-from chatx.runtime.catchup import CatchUp, Page, catch_up, next_page, position_of
+from chatx.runtime.catchup import CatchUp, Page, catch_up, next_page, page_in_memory, position_of
 from chatx.runtime.dead_letters import DeadLetter
 from chatx.runtime.delivery import Delivery
 from chatx.runtime.process import RoomProcess
@@ -262,6 +262,10 @@ class Engine:
             raise
         self.check_open()
         return process, caught_up
+
+    def page_in_memory(self, process: RoomProcess, after: Position, most: int) -> Page | Unrecovered | None:
+        """Return some of what a reader of the room missed, or None where `next_page` has to look for it."""
+        return page_in_memory(process, self.storage, after, most)
 
     async def next_page(self, process: RoomProcess, after: Position, most: int) -> Page | Unrecovered:
         """Return some of what a reader of the room missed; errors and duties as `catchup.next_page`."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from msgspec import UNSET
@@ -42,8 +42,9 @@ class Joins(Protocol):
     user_id: str
     version: Version
 
-    def page_turn(self) -> AbstractAsyncContextManager[None]:
-        """Wait until a page may be read for the client."""
+    @property
+    def pages(self) -> asyncio.Lock:
+        """Held while a page is read for the client: one at a time."""
         ...
 
     def carry_out(self, actions: list[Action]) -> None:
@@ -173,8 +174,12 @@ class Joining:
         """Return some of what follows, once the client has taken what was written; from there on nothing is awaited."""
         session = self._session
         reading = session.gateway.reading
-        async with session.page_turn():
-            page = await session.engine.next_page(process, after, reading.at_once)
+        async with session.pages:
+            await session.socket.drained()
+            page = session.engine.page_in_memory(process, after, reading.at_once)
+            if page is None:
+                async with reading.turn(session.user_id):
+                    page = await session.engine.next_page(process, after, reading.at_once)
         if isinstance(page, Page):
             reading.charge(session.user_id, page.messages)
         return page

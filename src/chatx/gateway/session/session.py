@@ -17,8 +17,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, TypeAlias
 
 from msgspec import UNSET
@@ -250,22 +249,12 @@ class Session:
             self._sent(push, message)
 
     async def _read(self, push: Push, wanted: History) -> None:
-        place = (wanted.before.epoch, wanted.before.offset) if wanted.before is not None else None
         reading = self.gateway.reading
-        found: list[Message] = []
-        size = 0
         try:
-            async with self.page_turn():
-                reading.check(self.user_id)  # again, since what went before it has been charged meanwhile
-                while len(found) <= wanted.limit and size <= reading.page_bytes:
-                    most = min(reading.at_once, wanted.limit + 1 - len(found))
-                    older = await self.engine.history(push.room_id, place, most)
-                    reading.charge(self.user_id, older)
-                    found[:0] = older
-                    size += sum(map(size_of, older))
-                    if len(older) < most:
-                        break
-                    place = (older[0].epoch, older[0].offset)
+            async with self.pages:
+                await self.socket.drained()
+                async with reading.turn(self.user_id):
+                    found = await self._page_of(push.room_id, wanted)
         except ChatError as error:
             self._refuse(push, error)
             return
@@ -273,15 +262,30 @@ class Session:
         page = HistoryPage([message_payload(message) for message in shown], len(shown) < len(found))
         self.carry_out(self.protocol.reply(push, "ok", page))
 
-    @asynccontextmanager
-    async def page_turn(self) -> AsyncIterator[None]:
-        """Wait until a page may be read for the client: one at a time, when it has taken what was written before."""
+    async def _page_of(self, room_id: str, wanted: History) -> list[Message]:
+        """Return the messages that are asked for and one more, or fewer that are more than a page's bytes."""
+        reading = self.gateway.reading
+        reading.check(self.user_id)  # again, since what went before it has been charged meanwhile
+        place = (wanted.before.epoch, wanted.before.offset) if wanted.before is not None else None
+        found: list[Message] = []
+        size = 0
+        while len(found) <= wanted.limit and size <= reading.page_bytes:
+            most = min(reading.at_once, wanted.limit + 1 - len(found))
+            older = await self.engine.history(room_id, place, most)
+            reading.charge(self.user_id, older)
+            found[:0] = older
+            size += sum(map(size_of, older))
+            if len(older) < most:
+                break
+            place = (older[0].epoch, older[0].offset)
+        return found
+
+    @property
+    def pages(self) -> asyncio.Lock:
+        """Held while a page is read for the client: one at a time."""
         if self._pages is None:
             self._pages = asyncio.Lock()
-        async with self._pages:
-            await self.socket.drained()
-            async with self.gateway.reading.turn(self.user_id):
-                yield
+        return self._pages
 
     def _new_token(self, push: Push, token: str, ask_again: AskAgain) -> None:
         wait = self.gateway.joins.acquire(self._number, "", self.engine.loop.time())
