@@ -13,6 +13,7 @@ Rules:
 
 from __future__ import annotations
 
+from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 from typing import Protocol
 
@@ -178,6 +179,7 @@ def _less(counts: dict[str, int], key: str) -> None:
         del counts[key]
 
 
+@lru_cache(maxsize=4096)  # the same few hundred come again and again, and each costs as much as a look at a head
 def network_of(address: str) -> str:
     """Return what an address counts as; any text that is none counts as itself."""
     try:

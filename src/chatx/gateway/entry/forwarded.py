@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 from chatx.errors import ConfigError
@@ -69,8 +70,8 @@ class Proxies:
         return _SCHEMES.get(first.lower(), own)
 
     def _trusts(self, address: str) -> bool:
-        if self._all:
-            return True
+        if self._all or not self._networks:
+            return self._all
         parsed = _parsed(address)
         return parsed is not None and any(parsed in network for network in self._networks)
 
@@ -86,6 +87,7 @@ def _address(hop: str) -> str | None:
     return str(parsed) if parsed is not None else None
 
 
+@lru_cache(maxsize=4096)  # peers and proxies are the same again and again
 def _parsed(text: str) -> IPv4Address | IPv6Address | None:
     try:
         parsed = ip_address(text.partition("%")[0])  # a zone means something on its own machine only

@@ -260,7 +260,7 @@ class NativeServer:
         self, transport: asyncio.Transport, target: str, headers: list[tuple[bytes, bytes]], kind: str
     ) -> dict[str, Any]:
         """Return the ASGI scope of a request; `kind` is `http` or `websocket`."""
-        texts = fields_of(headers)
+        texts = fields_of([each for each in headers if each[0].startswith(b"x-forwarded-")])
         path, query = path_of(target)
         peer = transport.get_extra_info("peername")
         peer_address = peer[0] if isinstance(peer, tuple) else None
