@@ -22,6 +22,7 @@ class Counting:
     def __init__(self) -> None:
         self.messages: list[Message] = []
         self.under_way = self.most = 0
+        self.wait_s = 0.01
         self.sizes: list[int] = []
 
     async def save_messages(self, messages: list[Message]) -> None:
@@ -30,7 +31,7 @@ class Counting:
     async def load_messages(self, room_id: str, *, after: Any = None, before: Any = None, limit: int) -> list[Message]:
         self.under_way += 1
         self.most = max(self.most, self.under_way)
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(self.wait_s)
         self.under_way -= 1
         here = [each for each in self.messages if each.room_id == room_id]
         found = (
@@ -156,6 +157,26 @@ async def test_a_replay_is_read_page_by_page_behind_what_the_client_takes() -> N
         assert client.offsets() == list(range(1, 1001))
         assert max(store.sizes) == PAGE_MESSAGES
         client.session.end()
+
+
+@virtual
+async def test_a_store_that_hangs_holds_up_no_replay_from_memory() -> None:
+    store = Counting()
+    async with Chat(rate_limit=UNLIMITED, history_size=10, persistence=store) as chat:
+        epoch = await stored(chat, 100)
+        gateway = Gateway(chat.engine)
+        hanging = [Client(gateway, f"user{number}") for number in range(2 * reading.PAGES_AT_ONCE)]
+        for client in hanging:
+            await client.join("room:a")
+        store.wait_s = 4
+        for client in hanging:
+            client.push("room:a", "history", {"limit": 50})
+        await settle()
+        reader = Client(gateway, "reader")
+        assert (await reader.join("room:a", epoch=epoch, offset=95))["recovered"] is True
+        assert reader.offsets() == [96, 97, 98, 99, 100]
+        for client in (*hanging, reader):
+            client.session.end()
 
 
 @virtual
