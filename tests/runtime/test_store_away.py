@@ -103,10 +103,15 @@ class Full(random.Random):
         return 0.999
 
 
+def draw(chat: Chat, jitter: random.Random) -> None:
+    """Let backoffs and probes be drawn by this."""
+    assert chat.engine.delivery._saving is not None
+    chat.engine.delivery._saving._jitter = jitter
+
+
 def give_all_the_backoff(chat: Chat) -> None:
     """Let every backoff be as long as it may."""
-    assert chat.engine.delivery._saving is not None
-    chat.engine.delivery._saving._jitter = Full()
+    draw(chat, Full())
 
 
 @FORMS
@@ -116,6 +121,7 @@ async def test_an_outage_costs_no_message_and_keeps_the_order(kind: str, form: i
     persistence, store = forms(AWAY.get(kind))[form]
     chat = Chat(persistence=persistence, middlewares=(), delivery_max_retries=5, adapter_timeout_ms=500)
     async with chat:
+        draw(chat, random.Random(11))  # how often it is tried hangs on the draws
         for number in range(1060):
             if number == 100:
                 store.away = True
@@ -123,7 +129,7 @@ async def test_an_outage_costs_no_message_and_keeps_the_order(kind: str, form: i
                 store.away = False
             await chat.send_message(f"room {number % 3}", "alice", str(number))
             await asyncio.sleep(0.015)
-        assert 1 < store.refused < 800, "a store that is away is left in peace"
+        assert 1 < store.refused < (800 if kind == "nameless" else 40), "a store that is away is left in peace"
         await asyncio.sleep(10)
         assert chat.statistics().delivery_waiting == 0
         assert chat.statistics().delivered == 1060
