@@ -21,7 +21,8 @@ from chatx.runtime.delivery import Delivery
 from chatx.runtime.process import RoomProcess
 from chatx.runtime.readers import Readers, Revocable
 from chatx.runtime.rooms import Rooms
-from chatx.runtime.sending import Sending, guard_of
+from chatx.runtime.sending import Sending
+from chatx.runtime.steps import guard_of
 from chatx.runtime.storage import Storage
 from chatx.runtime.turn import BURST, Turn
 from chatx.telemetry import Telemetry

@@ -15,34 +15,30 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any
 
 from msgspec.structs import replace
 
-from chatx.adapters.boundary import AdapterFailure, Boundary, Guard, adapter_name, is_async
+from chatx.adapters.boundary import Boundary
 from chatx.config import ChatConfig
 from chatx.core.idempotency import IdempotencyWindow, Place
 from chatx.core.message import Draft, Message, Position
-from chatx.core.middleware import AwaitingStep, Chain, PlainStep, Step
 from chatx.core.rate_limit import TokenBuckets, wait_in_words
 from chatx.core.validation import valid_content, valid_id
 from chatx.errors import (
     AdapterError,
-    Blocked,
     ChatError,
     Closed,
     InvalidMessage,
     RateLimited,
     RoomOverloaded,
     RoomUnavailable,
-    Unauthorized,
 )
 from chatx.runtime.delivery import Delivery
 from chatx.runtime.ids import MessageIds
 from chatx.runtime.process import RoomProcess
 from chatx.runtime.rooms import Rooms
+from chatx.runtime.steps import chain_of
 from chatx.runtime.storage import Storage
 from chatx.telemetry import Telemetry
 
@@ -88,7 +84,6 @@ class Sending:
     ) -> None:
         self._size_limit = config.message_size_limit
         self._queue_limit = config.room_queue_limit
-        self._boundary = boundary
         self._telemetry = telemetry
         self._rooms = rooms
         self._delivery = delivery
@@ -104,10 +99,7 @@ class Sending:
         self.sent: int = 0
         self.duplicates: int = 0
         self.refused: dict[str, int] = {}
-        self._auth = guard_of(config, boundary, "auth")
-        self._moderation = guard_of(config, boundary, "moderation")
-        steps = [step for each in config.middlewares if (step := self._step(each)) is not None]
-        self._chain = Chain(steps, self._checked)
+        self._chain = chain_of(config, boundary, self._take_token)
         self._closed = False
 
     def close(self) -> None:
@@ -333,38 +325,6 @@ class Sending:
                 {"room_id": message.room_id, "message_id": message.id, "offset": message.offset},
             )
 
-    def _step(self, middleware: Any) -> Step | None:
-        if middleware == "rate_limit":
-            return PlainStep(self._take_token)
-        if middleware == "auth":
-            return None if self._auth is None else _auth_step(self._auth)
-        if middleware == "moderation":
-            return None if self._moderation is None else _moderation_step(self._moderation)
-        return self._user_step(middleware)
-
-    def _user_step(self, middleware: Callable[[Draft], Any]) -> Step:
-        name = adapter_name(middleware)
-        boundary = self._boundary
-        if not is_async(middleware):
-
-            def run(draft: Draft) -> Draft:
-                try:
-                    return boundary.plain(name, middleware, draft)  # type: ignore[no-any-return]  # checked after
-                except AdapterFailure:
-                    raise _middleware_failed(name) from None
-
-            return PlainStep(run)
-
-        async def run_awaiting(draft: Draft) -> Draft:
-            try:
-                return await boundary.awaiting(name, middleware, draft)  # type: ignore[no-any-return]  # checked after
-            except AdapterFailure as failure:
-                if failure.failure == "stopped":
-                    raise Closed("The chat was stopped before the middleware answered.") from None
-                raise _middleware_failed(name) from None
-
-        return AwaitingStep(run_awaiting)
-
     def _take_token(self, draft: Draft) -> Draft:
         retry_after = self.buckets.acquire(draft.room_id, draft.user_id, self._now())
         if not retry_after:
@@ -378,21 +338,6 @@ class Sending:
         raise RateLimited(
             f"Too many messages; send the next one in {wait_in_words(retry_after)} or later.", retry_after=retry_after
         )
-
-    def _checked(self, before: Draft, after: object) -> Draft:
-        if isinstance(after, Draft):
-            if after.room_id == before.room_id and after.user_id == before.user_id:
-                content = valid_content(after.content, self._size_limit)
-                return after if content is after.content else replace(after, content=content)
-            wrong = "a draft of another room or user"
-        else:
-            wrong = f"{type(after).__name__}, not a draft"
-            if asyncio.iscoroutine(after):
-                after.close()
-        try:
-            self._boundary.failed("middleware", "wrong_answer", f"it returned {wrong}")
-        except AdapterFailure:
-            raise AdapterError("A middleware gave a wrong answer, so the message was refused.") from None
 
     def _overloaded(self, process: RoomProcess) -> RoomOverloaded:
         if self._delivery.full:
@@ -429,42 +374,3 @@ class Sending:
 
 class _FirstWasCancelled(Exception):
     """The send that others wait for was cancelled and has no outcome."""
-
-
-def guard_of(config: ChatConfig, boundary: Boundary, role: str) -> Guard | None:
-    """Return the guard around the auth or moderation adapter, or None where there is none."""
-    if role == "auth":
-        return None if config.auth is None else Guard(boundary, role, config.auth, "authorize", Unauthorized)
-    return None if config.moderation is None else Guard(boundary, role, config.moderation, "check", Blocked)
-
-
-def _auth_step(auth: Guard) -> Step:
-    ask, ask_awaiting = auth.ask, auth.ask_awaiting
-
-    def run(draft: Draft) -> Draft:
-        ask(draft.user_id, draft.room_id, "send")
-        return draft
-
-    async def run_awaiting(draft: Draft) -> Draft:
-        await ask_awaiting(draft.user_id, draft.room_id, "send")
-        return draft
-
-    return AwaitingStep(run_awaiting) if auth.awaits else PlainStep(run)
-
-
-def _moderation_step(moderation: Guard) -> Step:
-    ask, ask_awaiting = moderation.ask, moderation.ask_awaiting
-
-    def run(draft: Draft) -> Draft:
-        ask(draft.content)
-        return draft
-
-    async def run_awaiting(draft: Draft) -> Draft:
-        await ask_awaiting(draft.content)
-        return draft
-
-    return AwaitingStep(run_awaiting) if moderation.awaits else PlainStep(run)
-
-
-def _middleware_failed(name: str) -> AdapterError:
-    return AdapterError(f"The middleware {name} failed, so the message was refused; try again later.")
