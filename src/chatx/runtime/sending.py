@@ -4,9 +4,7 @@ Rules:
 1. Where nothing in the chain awaits and the room is there, a send runs to its end without yielding.
 2. Otherwise the sends of one user in one room go one at a time, in the order of their calls; other users do not wait.
 3. A message takes its place when its chain ends.
-4. A repeat of an idempotency key takes no token and is not published; while the first is under way it waits for that
-   one's outcome. A refusal records nothing. It is answered with the first message: the key keeps that one's place and a
-   hash of its content, so the content is the repeat's own where it is equal, else what memory or persistence still has.
+4. A repeat of an idempotency key takes no token and is not published (`repeats`). A refusal records nothing.
 5. A trusted send skips the chain and nothing else. It waits for the earlier sends of its user in its room, as any
    other does, so that order holds.
 """
@@ -17,16 +15,13 @@ import asyncio
 import time
 from contextvars import ContextVar
 
-from msgspec.structs import replace
-
 from chatx.adapters.boundary import Boundary
 from chatx.config import ChatConfig
-from chatx.core.idempotency import IdempotencyWindow, Place
-from chatx.core.message import Draft, Message, Position
+from chatx.core.idempotency import IdempotencyWindow
+from chatx.core.message import Draft, Message
 from chatx.core.rate_limit import TokenBuckets, wait_in_words
 from chatx.core.validation import valid_content, valid_id
 from chatx.errors import (
-    AdapterError,
     ChatError,
     Closed,
     InvalidMessage,
@@ -37,6 +32,7 @@ from chatx.errors import (
 from chatx.runtime.delivery import Delivery
 from chatx.runtime.ids import MessageIds
 from chatx.runtime.process import RoomProcess
+from chatx.runtime.repeats import Repeats
 from chatx.runtime.rooms import Rooms
 from chatx.runtime.steps import chain_of
 from chatx.runtime.storage import Storage
@@ -87,15 +83,13 @@ class Sending:
         self._telemetry = telemetry
         self._rooms = rooms
         self._delivery = delivery
-        self._storage = storage
         self._rate_limited = "rate_limit" in config.middlewares
         self._now = loop.time
-        self._loop = loop
         self._ids = MessageIds()
         self.buckets: TokenBuckets = TokenBuckets(config.rate_limit)
         self.window: IdempotencyWindow = IdempotencyWindow(most_bytes=config.idempotency_bytes)
         self._waiting: dict[str, int] = {}  # room id -> sends that wait for the room to be opened
-        self._under_way: dict[tuple[str, str, str], list[asyncio.Future[Message]]] = {}
+        self._repeats = Repeats(rooms, storage, config.room_queue_limit, loop)
         self.sent: int = 0
         self.duplicates: int = 0
         self.refused: dict[str, int] = {}
@@ -122,10 +116,13 @@ class Sending:
             )
             if key is not None:
                 valid_id(key, "idempotency_key")
-                found = self.window.find(room_id, user_id, key, began)
-                if found is not None:
-                    repeat = self._repeat_from_memory(draft, found)
-                    return draft if repeat is None else repeat
+                place = self.window.find(room_id, user_id, key, began)
+                if place is not None:
+                    answer = self._repeats.from_memory(draft, place)
+                    if answer is None:
+                        return draft
+                    self.duplicates += 1
+                    return answer
             if self._chain.awaits and not trusted:
                 return draft
             process = self._rooms.at_once(draft.room_id)
@@ -151,7 +148,9 @@ class Sending:
         except ChatError as error:
             self._count_refusal(error, draft.room_id, draft.user_id)
             raise
-        if not message.duplicate:
+        if message.duplicate:
+            self.duplicates += 1
+        else:
             self._count_sent(message, began)
         return message
 
@@ -227,76 +226,20 @@ class Sending:
 
     async def _send_once(self, draft: Draft, key: str, trusted: bool) -> Message:
         scope = (draft.room_id, draft.user_id, key)
-        while (waiting := self._under_way.get(scope)) is not None:
-            if len(waiting) >= self._queue_limit:
-                raise self._too_many_wait(len(waiting), 1.0)
-            outcome = self._loop.create_future()
-            waiting.append(outcome)
-            try:
-                message: Message = await outcome
-            except _FirstWasCancelled:
-                continue  # nobody knows an outcome: the next in line sends it
-            self.duplicates += 1
-            return replace(message, duplicate=True)
-        found = self.window.find(*scope, self._now())
-        if found is not None:
-            return self._repeat_from_memory(draft, found) or await self._repeat_from_storage(draft, found, trusted)
-        self._under_way[scope] = []
-        error: Exception = _FirstWasCancelled()
-        try:
-            message = await self._send_awaiting(draft, key, trusted)
-        except ChatError as refusal:
-            error = refusal
-            raise
-        else:
-            for outcome in self._under_way[scope]:
-                if not outcome.done():
-                    outcome.set_result(message)
-            return message
-        finally:
-            for outcome in self._under_way.pop(scope):
-                if not outcome.done():
-                    # Not a method that an application's own error may have by the same name, and may raise.
-                    outcome.set_exception(ChatError.again(error) if isinstance(error, ChatError) else error)
-                    outcome.exception()  # a waiter may be gone by now; then nobody is to be told
-
-    def _repeat_from_memory(self, draft: Draft, place: Place) -> Message | None:
-        """Return what a repeat is answered with, or None where only persistence may still know what was said first."""
-        content = draft.content
-        if hash(content) != place.content_hash:
-            process = self._rooms.find(draft.room_id)
-            original = None if process is None else process.at(Position(place.epoch, place.offset))
-            if original is not None and original.id == place.id:
-                content = original.content
-            elif self._storage.serves_history:
-                return None
-        return self._repeat(draft, place, content)
-
-    async def _repeat_from_storage(self, draft: Draft, place: Place, trusted: bool) -> Message:
-        """Return the answer to a repeat that says something else; with its own words where the first ones are gone."""
-        if self._rate_limited and not trusted:
-            # A repeat takes no token, but this one reads.
-            self._take_token(draft)
-        try:
-            found = await self._storage.load(draft.room_id, after=Position(place.epoch, place.offset - 1), limit=1)
-        except AdapterError:
-            found = []
-        self._check_open()
-        original = next((each for each in found if each.id == place.id), None)
-        return self._repeat(draft, place, draft.content if original is None else original.content)
-
-    def _repeat(self, draft: Draft, place: Place, content: str) -> Message:
-        self.duplicates += 1
-        return Message(
-            place.id,
-            draft.room_id,
-            draft.user_id,
-            content,
-            place.inserted_at,
-            place.epoch,
-            place.offset,
-            duplicate=True,
-        )
+        outcome = await self._repeats.outcome(scope)
+        if outcome is not None:
+            return outcome
+        place = self.window.find(*scope, self._now())
+        if place is None:
+            return await self._repeats.send_first(scope, self._send_awaiting(draft, key, trusted))
+        answer = self._repeats.from_memory(draft, place)
+        if answer is None:
+            if self._rate_limited and not trusted:
+                # A repeat takes no token, but this one reads.
+                self._take_token(draft)
+            answer = await self._repeats.from_storage(draft, place)
+            self._check_open()
+        return answer
 
     def _publish(self, process: RoomProcess, draft: Draft, key: str | None) -> Message:
         now_ms = time.time_ns() // 1_000_000
@@ -370,7 +313,3 @@ class Sending:
             self._telemetry.emit("queue_overflow", {"size": size, "limit": limit}, {"queue": queue, **about})
         if self._telemetry.watched("message_refused"):
             self._telemetry.emit("message_refused", {}, {**about, "code": error.code})
-
-
-class _FirstWasCancelled(Exception):
-    """The send that others wait for was cancelled and has no outcome."""

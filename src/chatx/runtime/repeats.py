@@ -1,0 +1,123 @@
+"""Repeats of an idempotency key: each is answered with the first message of the key, and none is published.
+
+Rules:
+1. While the first send of a key is under way its repeats wait for that one's outcome, which may be a refusal. If it is
+   cancelled nobody knows an outcome, and the next in line becomes the first.
+2. An answer has the place of the first message. Its content is the repeat's own where the hashes say that the two are
+   equal, else what memory or persistence still has, else the repeat's own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeAlias
+
+from msgspec.structs import replace
+
+from chatx.core.idempotency import Place
+from chatx.core.message import Draft, Message, Position
+from chatx.errors import AdapterError, ChatError, RoomOverloaded
+from chatx.runtime.rooms import Rooms
+from chatx.runtime.storage import Storage
+
+Scope: TypeAlias = tuple[str, str, str]
+"""What a key is unique in, and the key: (room id, user id, key)."""
+
+
+class Repeats:
+    """The sends with a key that are under way in one chat, and the answers to repeats.
+
+    Args:
+        most_waiting: Repeats that wait for one send, at least 1; at the bound a further one is refused.
+    """
+
+    def __init__(self, rooms: Rooms, storage: Storage, most_waiting: int, loop: asyncio.AbstractEventLoop) -> None:
+        self._rooms = rooms
+        self._storage = storage
+        self._most_waiting = most_waiting
+        self._loop = loop
+        self._under_way: dict[Scope, list[asyncio.Future[Message]]] = {}
+
+    async def outcome(self, scope: Scope) -> Message | None:
+        """Return what the first send of a key came to, marked as a duplicate, or None where no such send is under way.
+
+        After None nothing is under way until the caller awaits something else.
+
+        Raises:
+            ChatError: The first send was refused, or as many repeats wait for it as may.
+        """
+        while (waiting := self._under_way.get(scope)) is not None:
+            if len(waiting) >= self._most_waiting:
+                raise RoomOverloaded(
+                    f"{len(waiting)} repeats wait for the outcome of this message already; send again later.",
+                    retry_after=1.0,
+                )
+            outcome = self._loop.create_future()
+            waiting.append(outcome)
+            try:
+                message: Message = await outcome
+            except _FirstWasCancelled:
+                continue  # the next in line sends it
+            return replace(message, duplicate=True)
+        return None
+
+    async def send_first(self, scope: Scope, sending: Coroutine[Any, Any, Message]) -> Message:
+        """Run the first send of a key, and tell its outcome to the repeats that came meanwhile."""
+        waiting = self._under_way[scope] = []
+        error: Exception = _FirstWasCancelled()
+        try:
+            message = await sending
+        except ChatError as refusal:
+            error = refusal
+            raise
+        else:
+            for outcome in waiting:
+                if not outcome.done():
+                    outcome.set_result(message)
+            return message
+        finally:
+            del self._under_way[scope]
+            for outcome in waiting:
+                if not outcome.done():
+                    # Not a method that an application's own error may have by the same name, and may raise.
+                    outcome.set_exception(ChatError.again(error) if isinstance(error, ChatError) else error)
+                    outcome.exception()  # a waiter may be gone by now; then nobody is to be told
+
+    def from_memory(self, draft: Draft, place: Place) -> Message | None:
+        """Return the answer to a repeat, or None where only persistence may still know what the first message said."""
+        content = draft.content
+        if hash(content) != place.content_hash:
+            process = self._rooms.find(draft.room_id)
+            first = None if process is None else process.at(Position(place.epoch, place.offset))
+            if first is not None and first.id == place.id:
+                content = first.content
+            elif self._storage.serves_history:
+                return None
+        return _answer(draft, place, content)
+
+    async def from_storage(self, draft: Draft, place: Place) -> Message:
+        """Return the answer to a repeat that says something else than the first message, which memory has no more."""
+        try:
+            found = await self._storage.load(draft.room_id, after=Position(place.epoch, place.offset - 1), limit=1)
+        except AdapterError:
+            found = []
+        first = next((each for each in found if each.id == place.id), None)
+        return _answer(draft, place, draft.content if first is None else first.content)
+
+
+class _FirstWasCancelled(Exception):
+    """The send that others wait for was cancelled and has no outcome."""
+
+
+def _answer(draft: Draft, place: Place, content: str) -> Message:
+    return Message(
+        place.id,
+        draft.room_id,
+        draft.user_id,
+        content,
+        place.inserted_at,
+        place.epoch,
+        place.offset,
+        duplicate=True,
+    )
