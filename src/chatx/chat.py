@@ -73,8 +73,10 @@ class Chat:
 
         Raises:
             AlreadyStarted: It is running, or being stopped, already.
+            WrongLoop: It is so in another thread or loop, as from all that follow.
         """
         if self._engine is not None:
+            self._engine.check_here()
             raise AlreadyStarted("The chat is started already; stop it first, or start it in one place only.")
         self._engine = Engine(self.config, self.telemetry, self._dead_letters)
 
@@ -91,7 +93,7 @@ class Chat:
 
         Raises:
             ConfigError: `drain_timeout_ms` is not at least 1.
-            WrongLoop: It is called from another thread or loop, as from all that follow.
+            WrongLoop: It is called from another thread or loop.
         """
         given = drain_timeout_ms
         if given is not None and (isinstance(given, bool) or not isinstance(given, int) or given < 1):

@@ -220,12 +220,15 @@ async def test_whatever_authenticate_raises_is_its_own_fault(error: type[BaseExc
         await inside.task
 
 
-def test_a_server_on_another_loop_than_the_chats_refuses_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("autostart", [False, True])
+def test_a_server_on_another_loop_than_the_chats_refuses_and_says_so(
+    autostart: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     chat, home = Chat(), asyncio.new_event_loop()
     home.run_until_complete(chat.start())
 
     async def elsewhere() -> list[str]:
-        server = FakeServer(chat.asgi(authenticate=named))
+        server = FakeServer(chat.asgi(authenticate=named, autostart=autostart))
         await server.task
         return [each["type"] for each in server.sent]
 

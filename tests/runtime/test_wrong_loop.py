@@ -9,10 +9,24 @@ from typing import Any
 import pytest
 from anyio import from_thread, to_thread
 
-from chatx import CallbackSubscription, Chat, Connection, Message, Subscription, WrongLoop
+from chatx import (
+    CallbackSubscription,
+    Chat,
+    Closed,
+    Connection,
+    Message,
+    PresenceState,
+    Revoked,
+    SlowConsumer,
+    Subscription,
+    WrongLoop,
+)
 from tests.faults import Gate
 
 CHAT: dict[str, Callable[[Chat], Coroutine[Any, Any, Any]]] = {
+    "start": lambda chat: chat.start(),
+    "async with, a second time": lambda chat: chat.__aenter__(),
+    "lifespan": lambda chat: chat.lifespan(None).__aenter__(),
     "stop": lambda chat: chat.stop(),
     "join": lambda chat: chat.join("room", "alice"),
     "leave": lambda chat: chat.leave("room", "bob"),
@@ -51,10 +65,12 @@ def public_coroutines(kind: type) -> set[str]:
 
 def test_every_coroutine_that_may_be_called_is_tried_here() -> None:
     assert public_coroutines(Chat) == {name.split(",")[0] for name in CHAT} - {
+        "async with",
+        "lifespan",
         "subscribe",
         "subscribe_callback",
         "connect",
-    } | {"start"}
+    }
     assert public_coroutines(Connection) == set(CONNECTION) - {"__anext__"}
     assert public_coroutines(Subscription) == public_coroutines(CallbackSubscription) == set()
 
@@ -111,10 +127,74 @@ async def test_a_subscription_is_not_read_from_another_loop() -> None:
         assert await anext(subscription) == message
 
 
-async def test_a_second_start_elsewhere_is_refused_as_ever() -> None:
-    async with Chat() as chat:
-        outcome = await asyncio.to_thread(lambda: asyncio.run(asyncio.wait_for(_code(chat.start()), 10)))
-        assert outcome == "already_started"
+async def test_what_another_task_waits_for_is_not_read_from_another_loop() -> None:
+    async with Chat() as chat, chat.subscribe("room") as subscription:
+        waiting = asyncio.create_task(anext(subscription))
+        await asyncio.sleep(0)
+        await elsewhere(subscription.__anext__)
+        message = await chat.send_message("room", "alice", "hello")
+        assert await asyncio.wait_for(waiting, 10) == message
+
+
+async def test_why_a_subscription_ended_is_not_read_from_another_loop() -> None:
+    async with Chat(mailbox_size=1) as chat, chat.subscribe("room") as subscription:
+        for _ in range(3):
+            await chat.send_message("room", "alice", "hello")
+            await asyncio.sleep(0.01)
+        with pytest.raises(SlowConsumer):
+            async for _ in subscription:
+                pass
+        await elsewhere(subscription.__anext__)
+        with pytest.raises(SlowConsumer):
+            await anext(subscription)
+
+
+async def test_presence_that_was_dropped_is_not_put_right_from_another_loop() -> None:
+    async with (
+        Chat(mailbox_size=1) as chat,
+        chat.subscribe("room", presence=True, overflow="drop_oldest") as subscription,
+    ):
+        assert isinstance(await anext(subscription), PresenceState)
+        await chat.join("room", "bob")
+        await asyncio.sleep(0.01)
+        await chat.send_message("room", "bob", "pushes the diff out")
+        await asyncio.sleep(0.01)
+        while not isinstance(event := await anext(subscription), Message):
+            assert not isinstance(event, PresenceState)
+        await elsewhere(subscription.__anext__)
+        assert isinstance(state := await anext(subscription), PresenceState)
+        assert list(state.presences) == ["bob"]
+
+
+OPENED_TWICE: dict[str, Callable[[Chat], Any]] = {
+    "subscription": lambda chat: chat.subscribe("room"),
+    "callback": lambda chat: chat.subscribe_callback("room", lambda _: None),
+    "connection": lambda chat: chat.connect("alice"),
+}
+
+
+@pytest.mark.parametrize("make", OPENED_TWICE.values(), ids=OPENED_TWICE)
+@pytest.mark.parametrize("closed", [False, True], ids=["open", "closed"])
+async def test_what_is_opened_once_is_not_opened_a_second_time_from_another_loop(
+    make: Callable[[Chat], Any], closed: bool
+) -> None:
+    async with Chat() as chat, make(chat) as opened:
+        if closed:
+            opened.close()
+        await elsewhere(opened.__aenter__)
+        with pytest.raises(Closed, match="opened once"):
+            await opened.__aenter__()
+
+
+@pytest.mark.parametrize("call", CONNECTION.values(), ids=CONNECTION)
+async def test_a_revoked_connection_is_not_used_from_another_loop(
+    call: Callable[[Connection], Coroutine[Any, Any, Any]],
+) -> None:
+    async with Chat() as chat, chat.connect("bob") as connection:
+        await chat.revoke("bob")
+        await elsewhere(lambda: call(connection))
+        with pytest.raises(Revoked):
+            await call(connection)
 
 
 async def _code(call: Coroutine[Any, Any, Any]) -> str:
@@ -125,10 +205,35 @@ async def _code(call: Coroutine[Any, Any, Any]) -> str:
     return ""
 
 
-def test_the_next_loop_of_the_same_thread_is_another_one_too() -> None:
+@pytest.mark.parametrize("unread", [0, 1])
+def test_the_next_loop_of_the_same_thread_is_another_one_too(unread: int) -> None:
     chat = Chat()
-    asyncio.run(chat.start())
-    assert asyncio.run(_code(chat.send_message("room", "alice", "hello"))) == "wrong_loop"
+
+    async def begin() -> tuple[Connection, Subscription]:
+        await chat.start()
+        connection = await chat.connect("bob").__aenter__()
+        await connection.subscribe("room")
+        subscription = await chat.subscribe("room")
+        for _ in range(unread):
+            await chat.send_message("room", "alice", "hello")
+            await asyncio.sleep(0)
+        return connection, subscription
+
+    with asyncio.Runner() as home:
+        connection, subscription = home.run(begin())
+        for name, call in CHAT.items():
+            assert asyncio.run(_code(call(chat))) == "wrong_loop", name
+        for name, of_connection in CONNECTION.items():
+            assert asyncio.run(_code(of_connection(connection))) == "wrong_loop", name
+        assert asyncio.run(_code(subscription.__anext__())) == "wrong_loop"
+        home.run(chat.stop())
+
+
+async def test_a_chat_whose_loop_was_closed_under_it_says_so() -> None:
+    chat = Chat()
+    await asyncio.to_thread(lambda: asyncio.run(chat.start()))
+    with pytest.raises(WrongLoop, match=r"That loop is closed, .* make another Chat"):
+        await chat.start()
 
 
 async def test_a_moments_state_may_be_read_anywhere() -> None:

@@ -42,9 +42,9 @@ class Connection(Consumer):
             InvalidMessage: The user id is not valid.
             Closed: The chat is not running, or this was opened before.
         """
+        engine = self._running()
         if self._closed or self._engine is not None:
             raise Closed("A connection is opened once; connect again for another.")
-        engine = self._running()
         valid_id(self.user_id, "user_id")
         self._open_mailbox(engine)
         return self
@@ -154,13 +154,15 @@ class Connection(Consumer):
         self.close()
 
     def _open_engine(self) -> Engine:
+        engine = self._engine
+        if engine is not None:
+            engine.check_here()
         if self._revoked is not None:
             raise self._revoked.again()
-        if self._engine is None or self._closed:
+        if engine is None or self._closed:
             raise Closed("The connection is not open: use it inside `async with chat.connect(...)`.")
-        self._engine.check_here()
-        self._engine.check_open()
-        return self._engine
+        engine.check_open()
+        return engine
 
     def _leave(self, room_id: str) -> None:
         joined = self._joined.pop(room_id, None)

@@ -75,19 +75,22 @@ class Consumer:
                 self._taken = iter(taken)
                 return next(self._taken)
             if mailbox.error is not None:
+                self._check_here()
                 raise mailbox.error.again()
+            if mailbox.lost_presence:
+                self._check_here()
             if mailbox.lost_presence and self._recover_presence(mailbox):
                 continue
             mailbox.wake = self._wake
             try:
                 await wakeup
-            except RuntimeError:  # a task of another loop cannot wait for this
+            except (RuntimeError, Closed):  # a task of another loop cannot wait for this, nor one beside another
                 self._check_here()
                 raise
 
     def _check_here(self) -> None:
         engine = self._engine
-        if engine is not None and get_ident() != engine.thread:
+        if engine is not None and (get_ident() != engine.thread or not engine.loop.is_running()):
             engine.check_here()
 
     @property

@@ -130,6 +130,12 @@ class Engine:
                 "In a plain `def` endpoint call anyio.from_thread.run(chat.send_message, room_id, user_id, content); "
                 "in another thread asyncio.run_coroutine_threadsafe(chat.send_message(...), loop).result(), where loop "
                 "is the one that the chat was started on."
+                + (
+                    " That loop is closed, and the chat was not stopped before: make another Chat, and let `async with "
+                    "chat` stop it."
+                    if self.loop.is_closed()
+                    else ""
+                )
             )
 
     def end_here(self, end: Callable[[], object]) -> bool:

@@ -48,9 +48,9 @@ class Subscription(Consumer):
 
     async def __aenter__(self) -> Self:
         """Open it; errors as `Chat.subscribe`."""
+        engine = self._running()
         if self._closed or self._subscriber is not None:
             raise Closed("A subscription is opened once; subscribe again for another.")
-        engine = self._running()
         process, caught_up = await _reader(engine, self._room_id, self._after, self.user_id)
         if self._closed or self._subscriber is not None:
             raise Closed("The subscription was closed, or opened elsewhere, while it was being opened.")
@@ -132,9 +132,9 @@ class CallbackSubscription:
 
     async def __aenter__(self) -> Self:
         """Open it; errors as `Chat.subscribe`. What was missed is given to the callback before this returns."""
+        engine = self._running()
         if self._closed or self._subscriber is not None:
             raise Closed("A subscription is opened once; subscribe again for another.")
-        engine = self._running()
         process, caught_up = await _reader(engine, self._room_id, self._after, self.user_id)
         if self._closed or self._subscriber is not None:
             raise Closed("The subscription was closed, or opened elsewhere, while it was being opened.")

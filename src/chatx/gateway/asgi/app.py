@@ -25,7 +25,7 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, TypeAlias
 
 from chatx.chat import Chat
-from chatx.errors import AlreadyStarted, ConfigError
+from chatx.errors import AlreadyStarted, ConfigError, WrongLoop
 from chatx.gateway.asgi.uvicorn import Uvicorn, uvicorn_of
 from chatx.gateway.entry.handshake import Authenticate, chosen_subprotocol, handshake_of
 from chatx.gateway.entry.refusal import Refused
@@ -97,7 +97,8 @@ class ChatApp:
 
     async def _start(self) -> None:
         if self._autostart:
-            with contextlib.suppress(AlreadyStarted):
+            # Where it runs in another loop, the entrance refuses, and the log says why.
+            with contextlib.suppress(AlreadyStarted, WrongLoop):
                 await self._chat.start()
             self._autostart = False  # once: a chat that was stopped stays so
 
