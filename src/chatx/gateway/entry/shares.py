@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator
 from typing import Generic, TypeVar
 
-from chatx.gateway.entry.admission import network_of
+from chatx.gateway.entry.network import network_of
 
 Item = TypeVar("Item", bound=Hashable)
 
