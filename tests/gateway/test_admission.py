@@ -91,6 +91,49 @@ def test_handshakes_under_way_are_bounded_and_admitting_or_ending_one_makes_room
     assert [counts.begin("e"), counts.begin("f")]
 
 
+class Waiting:
+    """Who waits to be let in, from an address."""
+
+    def __init__(self, counts: Admission, address: str) -> None:
+        self.place = counts.begin(address)
+        self.place.occupy(self)
+        self.asked_to_go = 0
+
+    def overdue_s(self) -> float:
+        return 0.0
+
+    def give_way(self) -> None:
+        self.asked_to_go += 1
+
+
+def test_handshakes_of_one_address_that_hang_give_way_to_one_of_an_address_that_has_fewer() -> None:
+    counts = admission(pending=4)
+    flood = [Waiting(counts, "a") for _ in range(4)]
+    with pytest.raises(Full):
+        counts.begin("a")  # its own do not
+    first = Waiting(counts, "b")
+    assert [each.asked_to_go for each in flood] == [1, 0, 0, 0]
+    counts.begin("b")
+    assert [each.asked_to_go for each in flood] == [1, 1, 0, 0]
+    with pytest.raises(Full):
+        counts.begin("b")  # which has as many as the other now
+    counts.begin("c")
+    assert [each.asked_to_go for each in flood] == [1, 1, 1, 0]
+    assert first.asked_to_go == 0
+    flood[3].place.admit("ada")
+    assert not first.place.ended
+
+
+def test_who_is_refused_for_their_address_pushes_out_nobody() -> None:
+    counts = admission(per_address=2, pending=2)
+    opened(counts, "ada", "b")
+    opened(counts, "eve", "b")
+    flood = [Waiting(counts, "a") for _ in range(2)]
+    with pytest.raises(Full, match="max_connections_per_address"):
+        counts.begin("b")
+    assert [each.asked_to_go for each in flood] == [0, 0]
+
+
 def test_zero_is_no_bound() -> None:
     counts = admission()
     for _ in range(500):
@@ -123,9 +166,17 @@ def test_counts_are_those_of_a_plain_list_and_nothing_is_left_at_the_end(seed: i
         match draw.randrange(4):
             case 0 | 1:
                 address = draw.choice("xyz")
-                full = len(pending) >= 4 or [each[1] for each in [*pending, *held]].count(address) >= 5
+                waiting = [each[1] for each in pending]
+                most = max((waiting.count(each) for each in waiting), default=0)
+                full = [*waiting, *(each[1] for each in held)].count(address) >= 5
+                full = full or (len(pending) >= 4 and waiting.count(address) + 1 >= most)
                 try:
-                    pending.append((counts.begin(address), address))
+                    place = counts.begin(address)
+                    left = [each for each in pending if not each[0].ended]
+                    gone = [each for each in pending if each[0].ended]
+                    assert len(gone) == (len(pending) >= 4)
+                    assert all(waiting.count(each[1]) == most for each in gone)
+                    pending = [*left, (place, address)]
                     assert not full
                 except Full:
                     assert full

@@ -125,6 +125,12 @@ async def test_handshakes_that_hang_fill_no_more_than_their_bound_and_each_gives
         assert asked == PENDING_HANDSHAKES
         assert [server.task.done() for server in flood].count(True) == 50
         assert refused(beyond)
+        # From elsewhere it is let in, and the oldest of them waits no longer.
+        elsewhere = await connected(app, "honest", client="192.0.2.9")
+        assert elsewhere.accepted
+        assert refused(flood[0])
+        assert [server.task.done() for server in flood].count(True) == 51
+        await ended(elsewhere)
         await asyncio.sleep(6)  # past adapter_timeout_ms
         assert all(server.task.done() for server in flood)
         honest = await connected(app, "honest")

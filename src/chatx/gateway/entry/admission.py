@@ -6,7 +6,9 @@ Rules:
 2. At a bound `Full` is raised, before anything else is asked or made.
 3. At the bound of one user the longest silent socket gives way, where that is longer than live clients ever are silent:
    a phone that lost its network does not lock its user out. Nothing that is alive is ended for a newcomer.
-4. A shell answers `Full` by refusing the handshake, with its `status` where it can, and never by opening the socket and
+4. At the bound of handshakes under way the oldest of the address that has most of them gives way to a newcomer whose
+   address has fewer, or a slow `authenticate` and one address would shut everybody out.
+5. A shell answers `Full` by refusing the handshake, with its `status` where it can, and never by opening the socket and
    closing it: an open socket sets the backoff of phoenix.js back to its first step, and the client would be here again
    after 10 ms.
 """
@@ -16,6 +18,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from chatx.gateway.entry.network import network_of
+from chatx.gateway.entry.shares import Shares
 
 PENDING_HANDSHAKES = 1024
 """Handshakes under way at a time: begun, and not yet answered."""
@@ -39,14 +42,14 @@ class Full(Exception):
 
 
 class Occupant(Protocol):
-    """Who is on an admitted place."""
+    """Who is on a place: the handshake under way, and then the session."""
 
     def overdue_s(self) -> float:
         """Return for how many seconds it has been silent beyond what a live client ever is; 0 or less: it may live."""
         ...
 
     def give_way(self) -> None:
-        """End the connection, in favour of a newcomer of the same user."""
+        """End the connection in favour of a newcomer: of the same user, or of an address that has fewer handshakes."""
         ...
 
 
@@ -66,31 +69,41 @@ class Admission:
         self._pending_limit = pending
         self._users: dict[str, tuple[Place, ...]] = {}  # the smallest there is: most have one
         self._addresses: dict[str, int] = {}
-        self._pending = 0
+        self._pending: Shares[Place] = Shares()
 
     def __len__(self) -> int:
         """Return how many things are counted: handshakes under way, users, addresses."""
-        return self._pending + len(self._users) + len(self._addresses)
+        return len(self._pending) + len(self._users) + len(self._addresses)
 
     def begin(self, address: str | None) -> Place:
         """Count a handshake from an address; None is one that has none, such as that of a Unix socket.
 
         Raises:
-            Full: Too many are under way, or too many sockets are of this address.
+            Full: Too many are under way and no address has more than this one would have, or too many sockets are of
+                this address.
         """
-        if self._pending >= self._pending_limit:
-            raise Full(UNAVAILABLE, f"{self._pending} handshakes are under way, which is the bound; they come back.")
         key = network_of(address) if address is not None and self._per_address else None
+        if key is not None and self._addresses.get(key, 0) >= self._per_address:
+            raise Full(
+                TOO_MANY_REQUESTS,
+                f"the address {key!r} has {self._per_address} sockets already; "
+                "raise max_connections_per_address if it is a proxy of many users.",
+            )
+        if len(self._pending) >= self._pending_limit:
+            self._make_way(address)
         if key is not None:
-            if self._addresses.get(key, 0) >= self._per_address:
-                raise Full(
-                    TOO_MANY_REQUESTS,
-                    f"the address {key!r} has {self._per_address} sockets already; "
-                    "raise max_connections_per_address if it is a proxy of many users.",
-                )
             self._addresses[key] = self._addresses.get(key, 0) + 1
-        self._pending += 1
-        return Place(self, key)
+        place = Place(self, key)
+        self._pending.add(place, address)
+        return place
+
+    def _make_way(self, address: str | None) -> None:
+        oldest = self._pending.first_to_go()
+        if oldest is None or self._pending.share(address) + 1 >= self._pending.largest:
+            raise Full(
+                UNAVAILABLE, f"{len(self._pending)} handshakes are under way, which is the bound; they come back."
+            )
+        oldest.give_way()
 
     def _admit(self, user_id: str, place: Place) -> None:
         if not self._per_user:
@@ -114,7 +127,7 @@ class Admission:
 
     def _release(self, place: Place, user_id: str | None, address: str | None) -> None:
         if user_id is None:
-            self._pending -= 1
+            self._pending.discard(place)
         elif self._per_user:
             left = tuple(each for each in self._users[user_id] if each is not place)
             if left:
@@ -146,8 +159,13 @@ class Place:
         if self._admission is None or self._user_id is not None:
             raise RuntimeError("A place is admitted once, before it ends.")
         self._admission._admit(user_id, self)
-        self._admission._pending -= 1
+        self._admission._pending.discard(self)
         self._user_id = user_id
+
+    @property
+    def ended(self) -> bool:
+        """Whether it was given back."""
+        return self._admission is None
 
     def occupy(self, occupant: Occupant) -> None:
         """Name who is on it until it ends, and may be asked to give way."""

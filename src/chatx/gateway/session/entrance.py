@@ -145,11 +145,17 @@ class Entrance:
         except ValueError as error:
             raise Refused(403, "version", str(error)) from None
         try:
-            identity = await identify(gateway.engine, self._authenticate, handshake)
+            async with asyncio.timeout(None) as patience:
+                place.occupy(_Asking(patience))
+                identity = await identify(gateway.engine, self._authenticate, handshake)
         except NotIdentified as error:
             raise Refused(403, error.code, error.reason, user_id=error.user_id) from None
         except Closed:
             raise self.closing() from None
+        except TimeoutError:
+            raise _gave_way() from None
+        if place.ended:  # in the turn in which the answer came
+            raise _gave_way()
         try:
             place.admit(identity.user_id)
         except Full as full:
@@ -184,6 +190,32 @@ class Entrance:
             ask_again=ask_again,
         )
         return Client(session)
+
+
+class _Asking:
+    """A handshake that waits for `authenticate`, as the occupant of its place."""
+
+    __slots__ = ("_patience",)
+
+    def __init__(self, patience: asyncio.Timeout) -> None:
+        self._patience = patience
+
+    def overdue_s(self) -> float:
+        """Return 0: it is not silent, it is asked about."""
+        return 0.0
+
+    def give_way(self) -> None:
+        """Wait no longer for the answer."""
+        self._patience.reschedule(0.0)
+
+
+def _gave_way() -> Refused:
+    return Refused(
+        UNAVAILABLE,
+        "full",
+        "there are too many handshakes under way, and its address had most of them; it comes back. The longer "
+        "authenticate takes, the more of them there are.",
+    )
 
 
 class Client:
