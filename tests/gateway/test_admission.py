@@ -172,11 +172,11 @@ def test_counts_are_those_of_a_plain_list_and_nothing_is_left_at_the_end(seed: i
                 full = full or (len(pending) >= 4 and waiting.count(address) + 1 >= most)
                 try:
                     place = counts.begin(address)
-                    left = [each for each in pending if not each[0].ended]
+                    kept = [each for each in pending if not each[0].ended]
                     gone = [each for each in pending if each[0].ended]
                     assert len(gone) == (len(pending) >= 4)
                     assert all(waiting.count(each[1]) == most for each in gone)
-                    pending = [*left, (place, address)]
+                    pending = [*kept, (place, address)]
                     assert not full
                 except Full:
                     assert full
