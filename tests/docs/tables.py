@@ -12,7 +12,7 @@ from pathlib import Path
 from chatx import ERRORS, ChatConfig, RateLimit, Statistics, telemetry
 from chatx.gateway.operations import app as operations
 from chatx.gateway.wire.closes import CLOSES
-from chatx.gateway.wire.phoenix import TRANSITIONS, Input
+from chatx.gateway.wire.transitions import TRANSITIONS, Input
 from tests.docs.markdown import PAGES, ROOT
 
 _PLACE = re.compile(r"(?<=<!-- table: )(?P<name>\w+)( -->\n\n).*?(?=\n<!-- end of table -->)", re.DOTALL)

@@ -21,7 +21,7 @@ from chatx.core.message import Event, Message
 from chatx.core.rate_limit import RateLimit
 from chatx.gateway.session.gateway import Gateway
 from chatx.gateway.wire.frames import Version
-from chatx.gateway.wire.phoenix import State
+from chatx.gateway.wire.transitions import State
 from chatx.testing import VirtualLoop
 from tests.gateway.fakes import Client, chatx_tasks
 from tests.gateway.phoenix_peer import Received, raw_frame

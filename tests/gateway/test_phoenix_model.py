@@ -15,7 +15,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from chatx.gateway.wire.actions import Action, Close, Join, Leave, Push, Send, Superseded
 from chatx.gateway.wire.frames import Version, encode_broadcast
-from chatx.gateway.wire.phoenix import PhoenixProtocol, room_topic
+from chatx.gateway.wire.phoenix import PhoenixProtocol
+from chatx.gateway.wire.topics import room_topic
 from tests.gateway.phoenix_peer import EXCESS, UNMATCHED, Received, raw_frame, read
 
 ROOMS = ["room:a", "room:b", "room:c"]

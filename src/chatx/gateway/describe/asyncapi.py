@@ -41,7 +41,9 @@ from chatx.gateway.wire.bounds import (
 )
 from chatx.gateway.wire.closes import CLOSES
 from chatx.gateway.wire.frames import VSN_PATTERN, Frame
-from chatx.gateway.wire.phoenix import BEARER, MAX_FRAME_BYTES, MAX_WAITING_FRAMES, TRANSITIONS, room_topic
+from chatx.gateway.wire.phoenix import BEARER, MAX_FRAME_BYTES, MAX_WAITING_FRAMES
+from chatx.gateway.wire.topics import room_topic
+from chatx.gateway.wire.transitions import TRANSITIONS
 
 _KINDS: Final = {**FROM_CLIENTS, **REPLIES, **BROADCASTS, **ENDS}
 

@@ -35,7 +35,7 @@ from chatx.gateway.wire.payloads import (
     Status,
     StreamPosition,
 )
-from chatx.gateway.wire.phoenix import room_topic
+from chatx.gateway.wire.topics import room_topic
 
 Schema: TypeAlias = dict[str, Any]
 

@@ -26,7 +26,7 @@ from chatx.errors import ChatError
 from chatx.gateway.session.socket import Audience, Batch, Flow, Socket
 from chatx.gateway.wire.frames import Version, encode_broadcast
 from chatx.gateway.wire.payloads import Published, presence_diff, presence_state
-from chatx.gateway.wire.phoenix import room_topic
+from chatx.gateway.wire.topics import room_topic
 from chatx.runtime.process import RoomProcess
 from chatx.runtime.turn import Turn
 

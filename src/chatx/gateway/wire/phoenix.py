@@ -1,7 +1,7 @@
 """One client's side of Phoenix Channels, versions 1 and 2, as a state machine without I/O.
 
 `PhoenixProtocol` takes what the client wrote and says what to do; a shell (an ASGI app, a native server) does
-it and tells the outcome. Rules; each topic's part in them is the table `TRANSITIONS`:
+it and tells the outcome. Rules; each topic's part in them is the table `transitions.TRANSITIONS`:
 
 1. A topic is `room:<room_id>`, or it matches nothing. A heartbeat on topic `phoenix` is answered whatever
    else goes on.
@@ -26,8 +26,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from enum import StrEnum
-from typing import ClassVar, Final, NamedTuple
+from typing import ClassVar, Final
 
 from chatx.errors import TooManyJoins, UnmatchedTopic
 from chatx.gateway.wire.actions import Action, Close, Join, Leave, Push, Send, Superseded
@@ -46,13 +45,13 @@ from chatx.gateway.wire.frames import (
     encode_reply,
 )
 from chatx.gateway.wire.payloads import Empty, ErrorResponse, Failed, Status, error_response
+from chatx.gateway.wire.topics import PREFIX, room_id_of
+from chatx.gateway.wire.transitions import TRANSITIONS, Effect, Input, State
 
 MAX_JOINS: Final = 100
 MAX_FRAME_BYTES: Final = 65_536
 MAX_WAITING_FRAMES: Final = 64
 MAX_WAITING_BYTES: Final = 262_144
-# As in Phoenix's binary frames, whose lengths are one byte. No valid room id is lost: those have up to 128.
-MAX_TOPIC_LENGTH: Final = 255
 
 # A WebSocket close frame holds 125 bytes, two of which are the code.
 MAX_CLOSE_REASON: Final = 123
@@ -72,125 +71,8 @@ REFUSALS: Final[dict[str, ErrorResponse]] = {
 """What the protocol itself refuses, by code. The first two reasons are Phoenix's, for clients that look; the last one's
 says what else could not be read."""
 
-_PREFIX = "room:"
 _EMPTY = Empty()
 _FAILED = Failed("channel_crash")
-
-
-class State(StrEnum):
-    """Where a topic stands on one connection; nothing is kept for an absent one."""
-
-    ABSENT = "absent"
-    JOINING = "joining"
-    JOINED = "joined"
-    LEAVING = "leaving"
-
-
-class Input(StrEnum):
-    """What happens to a topic: frames of the client, then calls of the shell."""
-
-    JOIN = "phx_join"
-    JOIN_UNMATCHED = "phx_join of no room"
-    JOIN_EXCESS = "phx_join beyond max_joins"
-    JOIN_UNREADABLE = "phx_join with a payload that cannot be read"
-    LEAVE = "phx_leave"
-    LEAVE_UNREADABLE = "phx_leave with a payload that cannot be read"
-    PUSH = "any other event"
-    PUSH_UNREADABLE = "any other event with a payload that cannot be read"
-    STALE = "a leave or push with another join_ref"
-    JOIN_OK = "join_ok()"
-    JOIN_ERROR = "join_error()"
-    LEFT = "left()"
-    CLOSED = "channel_closed()"
-    FAILED = "channel_error()"
-
-
-class Effect(StrEnum):
-    """What comes of it, in words that the documentation shows."""
-
-    START = "Join"
-    RESTART = "Superseded, phx_close with the old join_ref, Join"
-    STOP = "Leave"
-    DELIVER = "Push"
-    WAIT = "waits for the answer"
-    DROP = "dropped"
-    REFUSE_TOPIC = "error reply: unmatched topic"
-    REFUSE_EXCESS = "error reply: too many channels joined"
-    REFUSE_PAYLOAD = "error reply: invalid_message"
-    CONFIRM = "ok reply"
-    ACCEPT = "ok reply, then what waited"
-    REJECT = "error reply, then what waited"
-    FINISH = "ok reply, phx_close, then what waited"
-    CLOSE = "phx_close"
-    FAIL = "phx_error"
-    NOTHING = "nothing"
-
-
-class Transition(NamedTuple):
-    """A row's right side: the state that follows, and what comes of it."""
-
-    state: State
-    effect: Effect
-
-
-def _waiting(state: State) -> dict[Input, Transition]:
-    frames = (
-        *(Input.JOIN, Input.LEAVE, Input.PUSH),
-        *(Input.JOIN_UNREADABLE, Input.LEAVE_UNREADABLE, Input.PUSH_UNREADABLE),
-    )
-    calls = (Input.CLOSED, Input.FAILED)
-    return {
-        **dict.fromkeys(frames, Transition(state, Effect.WAIT)),
-        **dict.fromkeys(calls, Transition(state, Effect.NOTHING)),
-    }
-
-
-# A pair that is not here cannot come from a client, and is a shell's mistake.
-TRANSITIONS: Final[dict[State, dict[Input, Transition]]] = {
-    State.ABSENT: {
-        Input.JOIN: Transition(State.JOINING, Effect.START),
-        Input.JOIN_UNMATCHED: Transition(State.ABSENT, Effect.REFUSE_TOPIC),
-        Input.JOIN_EXCESS: Transition(State.ABSENT, Effect.REFUSE_EXCESS),
-        Input.JOIN_UNREADABLE: Transition(State.ABSENT, Effect.REFUSE_PAYLOAD),
-        Input.LEAVE: Transition(State.ABSENT, Effect.CONFIRM),
-        Input.LEAVE_UNREADABLE: Transition(State.ABSENT, Effect.REFUSE_PAYLOAD),
-        Input.PUSH: Transition(State.ABSENT, Effect.REFUSE_TOPIC),
-        Input.PUSH_UNREADABLE: Transition(State.ABSENT, Effect.REFUSE_TOPIC),
-        Input.CLOSED: Transition(State.ABSENT, Effect.NOTHING),
-        Input.FAILED: Transition(State.ABSENT, Effect.NOTHING),
-    },
-    State.JOINING: {
-        **_waiting(State.JOINING),
-        Input.JOIN_OK: Transition(State.JOINED, Effect.ACCEPT),
-        Input.JOIN_ERROR: Transition(State.ABSENT, Effect.REJECT),
-    },
-    State.JOINED: {
-        Input.JOIN: Transition(State.JOINING, Effect.RESTART),
-        Input.JOIN_UNREADABLE: Transition(State.JOINED, Effect.REFUSE_PAYLOAD),
-        Input.LEAVE: Transition(State.LEAVING, Effect.STOP),
-        Input.LEAVE_UNREADABLE: Transition(State.JOINED, Effect.REFUSE_PAYLOAD),
-        Input.PUSH: Transition(State.JOINED, Effect.DELIVER),
-        Input.PUSH_UNREADABLE: Transition(State.JOINED, Effect.REFUSE_PAYLOAD),
-        Input.STALE: Transition(State.JOINED, Effect.DROP),
-        Input.CLOSED: Transition(State.ABSENT, Effect.CLOSE),
-        Input.FAILED: Transition(State.ABSENT, Effect.FAIL),
-    },
-    State.LEAVING: {
-        **_waiting(State.LEAVING),
-        Input.LEFT: Transition(State.ABSENT, Effect.FINISH),
-    },
-}
-
-
-def room_topic(room_id: str) -> str:
-    """Return the topic of a room."""
-    return _PREFIX + room_id
-
-
-def _room_id(topic: str) -> str | None:
-    if len(topic) > MAX_TOPIC_LENGTH or not topic.startswith(_PREFIX):
-        return None
-    return topic[len(_PREFIX) :] or None
 
 
 def _unreadable(reason: str) -> ErrorResponse:
@@ -366,7 +248,7 @@ class PhoenixProtocol:
     def _classify(self, frame: Frame, channel: _Channel | None) -> Input:
         if frame.event == "phx_join":
             if channel is None:
-                if _room_id(frame.topic) is None:
+                if room_id_of(frame.topic) is None:
                     return Input.JOIN_UNMATCHED
                 if len(self._channels) >= self._max_joins:
                     return Input.JOIN_EXCESS
@@ -447,7 +329,7 @@ class PhoenixProtocol:
 
     def _start(self, frame: Frame, size: int) -> list[Action]:
         join_ref = frame.ref if frame.join_ref is None else frame.join_ref
-        room_id = frame.topic[len(_PREFIX) :]
+        room_id = frame.topic[len(PREFIX) :]
         join = Join(frame.topic, room_id, join_ref, frame.ref, frame.payload)
         self._channels[frame.topic] = _Channel(join)
         return [join]
