@@ -7,9 +7,9 @@ import random
 import pytest
 
 from chatx.gateway.native.limits import ControlFrameRate, MessageBound
-from chatx.gateway.wire.bounds import CONTROL_FRAMES_BURST, CONTROL_FRAMES_PER_S, MAX_FRAGMENTS
+from chatx.gateway.wire.bounds import CONTROL_FRAMES_BURST, CONTROL_FRAMES_PER_S, MAX_FRAGMENTS, MAX_FRAME_BYTES
+from chatx.gateway.wire.closes import MAX_CLOSE_REASON
 from chatx.gateway.wire.excess import Excess
-from chatx.gateway.wire.phoenix import MAX_CLOSE_REASON, MAX_FRAME_BYTES
 
 
 def test_a_message_may_have_its_bytes_in_one_frame_or_in_many_and_not_one_more() -> None:

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from chatx.gateway.wire import actions, envelope, frames, payloads, phoenix
 from chatx.gateway.wire.actions import Action, Close, Join, Leave, Push, Send, Superseded
+from chatx.gateway.wire.bounds import MAX_WAITING_BYTES, MAX_WAITING_FRAMES
 from chatx.gateway.wire.frames import Version, encode_broadcast
-from chatx.gateway.wire.phoenix import MAX_WAITING_BYTES, MAX_WAITING_FRAMES, PhoenixProtocol
+from chatx.gateway.wire.phoenix import PhoenixProtocol
 from chatx.gateway.wire.topics import room_topic
 from chatx.gateway.wire.transitions import TRANSITIONS, Effect, Input, State
 from tests.gateway.phoenix_peer import EXCESS, UNMATCHED, Peer, Received, raw_frame, read

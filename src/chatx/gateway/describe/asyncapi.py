@@ -35,13 +35,15 @@ from chatx.gateway.wire.bounds import (
     JOIN_BURSTS,
     JOIN_SECONDS,
     MAX_FRAGMENTS,
+    MAX_FRAME_BYTES,
+    MAX_WAITING_FRAMES,
     MESSAGE_ROOMS,
     PENDING_PUSHES,
     ROOM_SECONDS,
 )
 from chatx.gateway.wire.closes import CLOSES
 from chatx.gateway.wire.frames import VSN_PATTERN, Frame
-from chatx.gateway.wire.phoenix import BEARER, MAX_FRAME_BYTES, MAX_WAITING_FRAMES
+from chatx.gateway.wire.phoenix import BEARER
 from chatx.gateway.wire.topics import room_topic
 from chatx.gateway.wire.transitions import TRANSITIONS
 

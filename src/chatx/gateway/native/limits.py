@@ -10,10 +10,9 @@ Source of the terms: RFC 6455, sections 5.4 and 5.5.
 
 from __future__ import annotations
 
-from chatx.gateway.wire.bounds import CONTROL_FRAMES_BURST, CONTROL_FRAMES_PER_S, MAX_FRAGMENTS
+from chatx.gateway.wire.bounds import CONTROL_FRAMES_BURST, CONTROL_FRAMES_PER_S, MAX_FRAGMENTS, MAX_FRAME_BYTES
 from chatx.gateway.wire.closes import CLOSE_POLICY, CLOSE_TOO_LARGE
 from chatx.gateway.wire.excess import Excess
-from chatx.gateway.wire.phoenix import MAX_FRAME_BYTES
 
 
 class MessageBound:

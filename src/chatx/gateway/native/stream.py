@@ -29,9 +29,9 @@ from chatx.gateway.native.tcp import TcpTransport, direct_of
 from chatx.gateway.session.progress import LOOKS, untaken
 from chatx.gateway.session.session import Session
 from chatx.gateway.session.socket import Batch, Flow
+from chatx.gateway.wire.bounds import MAX_FRAME_BYTES
 from chatx.gateway.wire.closes import CLOSE_GOING_AWAY, CLOSE_MALFORMED, CLOSE_TRY_LATER
 from chatx.gateway.wire.excess import Excess
-from chatx.gateway.wire.phoenix import MAX_FRAME_BYTES
 
 WRITE_STALL_S = 10.0
 """Seconds in which a peer must take something of what waits for it."""

@@ -18,8 +18,7 @@ from typing import Final
 from chatx.config import ChatConfig
 from chatx.core.rate_limit import RateLimit, TokenBuckets
 from chatx.errors import RateLimited
-from chatx.gateway.wire.bounds import JOIN_BURSTS, JOIN_SECONDS, MESSAGE_ROOMS, ROOM_SECONDS
-from chatx.gateway.wire.phoenix import MAX_JOINS
+from chatx.gateway.wire.bounds import JOIN_BURSTS, JOIN_SECONDS, MAX_JOINS, MESSAGE_ROOMS, ROOM_SECONDS
 
 PORTION: Final = 64
 """Messages that a socket takes of its user's at a time, at most."""

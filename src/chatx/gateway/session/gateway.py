@@ -12,9 +12,9 @@ from chatx.gateway.session.expiry import Wheel
 from chatx.gateway.session.hub import Hub
 from chatx.gateway.session.reading import Reading
 from chatx.gateway.session.socket import Flow
-from chatx.gateway.wire.bounds import JOIN_BURSTS, JOIN_SECONDS
+from chatx.gateway.wire.bounds import JOIN_BURSTS, JOIN_SECONDS, MAX_JOINS
 from chatx.gateway.wire.frames import Version
-from chatx.gateway.wire.phoenix import MAX_JOINS, PhoenixProtocol
+from chatx.gateway.wire.phoenix import PhoenixProtocol
 from chatx.runtime.engine import Engine
 from chatx.runtime.process import RoomProcess
 

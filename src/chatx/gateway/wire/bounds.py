@@ -4,6 +4,18 @@ from __future__ import annotations
 
 from typing import Final
 
+MAX_FRAME_BYTES: Final = 65_536
+"""Bytes of a whole WebSocket message; a larger one closes the socket."""
+
+MAX_JOINS: Final = 100
+"""Topics that a connection has joined, joins or leaves, unless told otherwise; a further join is refused."""
+
+MAX_WAITING_FRAMES: Final = 64
+"""Frames to one topic that wait for its join or leave; one more closes the socket."""
+
+MAX_WAITING_BYTES: Final = 262_144
+"""Bytes of all such frames of one connection; more closes the socket."""
+
 IDLE_TIMEOUT_S: Final = 60.0
 """Seconds of silence after which a socket is closed; clients send a heartbeat every 30 s."""
 

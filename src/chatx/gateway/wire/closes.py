@@ -14,6 +14,9 @@ CLOSE_TRY_LATER: Final = 1013
 CLOSE_EXPIRED: Final = 4001
 CLOSE_REVOKED: Final = 4003
 
+MAX_CLOSE_REASON: Final = 123
+"""Bytes of the reason: a WebSocket close frame holds 125, two of which are the code."""
+
 
 class CloseCode(NamedTuple):
     """What a close code says.

@@ -30,7 +30,8 @@ from typing import ClassVar, Final
 
 from chatx.errors import TooManyJoins, UnmatchedTopic
 from chatx.gateway.wire.actions import Action, Close, Join, Leave, Push, Send, Superseded
-from chatx.gateway.wire.closes import CLOSE_MALFORMED, CLOSE_POLICY, CLOSE_TOO_LARGE
+from chatx.gateway.wire.bounds import MAX_FRAME_BYTES, MAX_JOINS, MAX_WAITING_BYTES, MAX_WAITING_FRAMES
+from chatx.gateway.wire.closes import CLOSE_MALFORMED, CLOSE_POLICY, CLOSE_TOO_LARGE, MAX_CLOSE_REASON
 from chatx.gateway.wire.frames import (
     SOCKET_TOPIC,
     Frame,
@@ -47,14 +48,6 @@ from chatx.gateway.wire.frames import (
 from chatx.gateway.wire.payloads import Empty, ErrorResponse, Failed, Status, error_response
 from chatx.gateway.wire.topics import PREFIX, room_id_of
 from chatx.gateway.wire.transitions import TRANSITIONS, Effect, Input, State
-
-MAX_JOINS: Final = 100
-MAX_FRAME_BYTES: Final = 65_536
-MAX_WAITING_FRAMES: Final = 64
-MAX_WAITING_BYTES: Final = 262_144
-
-# A WebSocket close frame holds 125 bytes, two of which are the code.
-MAX_CLOSE_REASON: Final = 123
 
 BEARER: Final = "base64url.bearer.phx."
 """The subprotocol in which phoenix.js carries its `authToken`; it is never echoed."""
