@@ -10,13 +10,13 @@ from chatx.gateway.entry.handshake import Handshake, Identity
 from chatx.gateway.session.entrance import Client, Entrance
 from chatx.gateway.session.gateway import Gateway
 from chatx.gateway.session.session import Session
-from chatx.gateway.session.socket import Batch, Socket
+from chatx.gateway.session.socket import Bundle, Socket
 from chatx.gateway.wire.frames import Version
 from chatx.runtime.engine import Engine
 from tests.gateway.servers import named
 
 
-class BinaryBatch(Batch):
+class BinaryBundle(Bundle):
     """A binary message, which a session never writes."""
 
     __slots__ = ("_data",)
@@ -28,7 +28,7 @@ class BinaryBatch(Batch):
     @property
     def wire(self) -> bytes:
         size = len(self._data)
-        header = Batch(["x" * size]).wire[: -size or None]
+        header = Bundle(["x" * size]).wire[: -size or None]
         return bytes((0x82,)) + header[1:] + self._data
 
 
@@ -45,7 +45,7 @@ class Echo:
     def seen(self) -> None: ...
 
     def receive(self, data: str | bytes) -> None:
-        self.socket.write(Batch([data]) if isinstance(data, str) else BinaryBatch(data))
+        self.socket.write(Bundle([data]) if isinstance(data, str) else BinaryBundle(data))
 
     def cut(self, code: int, reason: str) -> None:
         self.socket.close(code, reason)

@@ -14,7 +14,7 @@ from chatx.gateway.asgi.app import ChatApp
 from chatx.gateway.entry.handshake import Identity
 from chatx.gateway.session.gateway import Gateway
 from chatx.gateway.session.session import Session
-from chatx.gateway.session.socket import Batch
+from chatx.gateway.session.socket import Bundle
 from chatx.gateway.wire.frames import Version
 from chatx.runtime.engine import Engine
 from chatx.telemetry import Telemetry
@@ -49,9 +49,9 @@ class FakeSocket:
     def rest(self, data: bytes) -> None:
         raise AssertionError("nothing goes past `write`")
 
-    def write(self, batch: Batch) -> None:
+    def write(self, bundle: Bundle) -> None:
         if self.closed is None:
-            self.frames.extend(batch.texts)
+            self.frames.extend(bundle.texts)
         if self._stalls_at_write:
             self._flowing.clear()
 

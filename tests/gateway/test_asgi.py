@@ -16,7 +16,7 @@ from chatx.core.rate_limit import RateLimit
 from chatx.errors import ConfigError, Unauthorized
 from chatx.gateway.asgi.app import WRITE_STALL_S, AsgiSocket, ChatApp
 from chatx.gateway.entry.handshake import Handshake
-from chatx.gateway.session.socket import Batch
+from chatx.gateway.session.socket import Bundle
 from chatx.gateway.wire.bounds import PENDING_PUSHES
 from tests.gateway.fakes import FakeServer, chatx_tasks, settle
 from tests.virtual import virtual
@@ -496,9 +496,9 @@ async def test_a_write_that_begins_when_an_earlier_one_would_be_given_up_has_its
 
     loop = asyncio.get_running_loop()
     socket = AsgiSocket(send, 1000)
-    loop.call_at(loop.time() + WRITE_STALL_S, socket.write, Batch(["two"]))
+    loop.call_at(loop.time() + WRITE_STALL_S, socket.write, Bundle(["two"]))
     writer = asyncio.create_task(socket.run())
-    socket.write(Batch(["one"]))
+    socket.write(Bundle(["one"]))
     await asyncio.sleep(2 * WRITE_STALL_S)
     assert sent == ["one", "two"]
     socket.close(1012, "")
@@ -515,7 +515,7 @@ async def test_each_write_has_its_own_time_and_the_one_that_never_ends_is_given_
 
     socket = AsgiSocket(send, 1000)
     writer = asyncio.create_task(socket.run())
-    socket.write(Batch(["one", "two", "three", "never"]))
+    socket.write(Bundle(["one", "two", "three", "never"]))
     await asyncio.sleep(4 * WRITE_STALL_S - 3.5)
     assert (sent, writer.done()) == (["one", "two", "three"], False)
     await asyncio.sleep(1)
@@ -543,15 +543,15 @@ async def test_what_was_written_goes_before_the_close_and_what_comes_after_it_go
 
     socket = AsgiSocket(send, 1000)
     writer = asyncio.create_task(socket.run())
-    socket.write(Batch(["one", "two"]))
+    socket.write(Bundle(["one", "two"]))
     await asyncio.sleep(0.5)
-    socket.write(Batch(["three"]))
+    socket.write(Bundle(["three"]))
     drained = asyncio.create_task(socket.drained())
     await asyncio.sleep(2)
     assert not drained.done()
     socket.close(1012, "first")
     socket.close(1001, "second")
-    socket.write(Batch(["never"]))
+    socket.write(Bundle(["never"]))
     await writer
 
     assert sent == ["one", "two", "three", 1012]
@@ -564,7 +564,7 @@ async def test_waiting_for_a_socket_to_drain_ends_with_the_socket() -> None:
         raise OSError("gone")
 
     socket = AsgiSocket(send, 1000)
-    socket.write(Batch(["one"]))
+    socket.write(Bundle(["one"]))
     await socket.run()
     await asyncio.wait_for(socket.drained(), 1)
 

@@ -537,4 +537,4 @@ async def test_slow_readers_hold_no_more_than_their_bound_and_slow_nobody_down()
 
 
 def waiting(client: Any) -> list[str]:
-    return [text for batch in client.session.socket._batches for text in batch.texts]
+    return [text for bundle in client.session.socket._bundles for text in bundle.texts]

@@ -16,7 +16,7 @@ from chatx.core.rate_limit import RateLimit
 from chatx.core.room import Effects
 from chatx.gateway.session import hub
 from chatx.gateway.session.gateway import Gateway
-from chatx.gateway.session.socket import Batch
+from chatx.gateway.session.socket import Bundle
 from chatx.gateway.wire.frames import Version
 from tests.gateway.fakes import Client, settle
 from tests.virtual import virtual
@@ -304,9 +304,9 @@ async def test_what_a_turn_publishes_is_one_write_per_socket() -> None:
         writes: list[int] = []
         write = client.socket.write
 
-        def counted(batch: Batch) -> None:
-            writes.append(len(batch.texts))
-            write(batch)
+        def counted(bundle: Bundle) -> None:
+            writes.append(len(bundle.texts))
+            write(bundle)
 
         client.socket.write = counted  # type: ignore[method-assign]
         for number in range(10):

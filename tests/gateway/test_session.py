@@ -16,7 +16,7 @@ from chatx.errors import ERRORS, ChatError, RoomUnavailable
 from chatx.gateway.entry.handshake import Identity
 from chatx.gateway.session.gateway import Gateway
 from chatx.gateway.session.reading import PAGE_MESSAGES
-from chatx.gateway.session.socket import Batch
+from chatx.gateway.session.socket import Bundle
 from chatx.gateway.wire.bounds import PENDING_PUSHES
 from chatx.gateway.wire.frames import Version
 from chatx.runtime.process import RESTARTS
@@ -405,9 +405,9 @@ class FullSocket(FakeSocket):
         super().__init__()
         self._session = client.session
 
-    def write(self, batch: Batch) -> None:
-        super().write(batch)
-        if any("new_message" in text for text in batch.texts):
+    def write(self, bundle: Bundle) -> None:
+        super().write(bundle)
+        if any("new_message" in text for text in bundle.texts):
             self._session.cut(1013, "too slow")
 
 

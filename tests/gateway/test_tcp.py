@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatx.gateway.native.tcp import TcpTransport
-from chatx.gateway.session.socket import Audience, Batch
+from chatx.gateway.session.socket import Audience, Bundle
 from tests.gateway.loops import on_each_loop
 
 BIG = random.Random(1).randbytes(3_000_000)
@@ -218,8 +218,8 @@ class Outlet:
     def rest(self, data: bytes) -> None:
         self.got += data
 
-    def write(self, batch: Batch) -> None:
-        self.got += batch.wire
+    def write(self, bundle: Bundle) -> None:
+        self.got += bundle.wire
 
     async def drained(self) -> None:
         raise AssertionError
@@ -234,13 +234,13 @@ DOES = ("all", "all", "all, untold", "some", "blocks", "is interrupted", "is gon
 @given(st.lists(st.sampled_from(DOES), max_size=20))
 def test_an_audience_gets_everything_once_and_whoever_is_gone_is_closed(does: list[str]) -> None:
     outlets = [Outlet(each) for each in does]
-    batch = Batch(["one", "two"])
+    bundle = Bundle(["one", "two"])
     audience = Audience(outlets)
-    audience.send(batch)
-    audience.send(batch)
+    audience.send(bundle)
+    audience.send(bundle)
     for outlet in outlets:
         gone = outlet.does in ("is gone", "fails")
-        assert outlet.got == (b"" if gone else batch.wire * 2)
+        assert outlet.got == (b"" if gone else bundle.wire * 2)
         assert outlet.closed == ([1001, 1001] if gone else [])
 
 

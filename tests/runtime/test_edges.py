@@ -9,7 +9,7 @@ import pytest
 from chatx import AdapterError, Chat, ChatError, Closed, ConfigError, InvalidMessage, Message
 from chatx.core.message import Event
 from chatx.gateway.asgi.app import AsgiSocket
-from chatx.gateway.session.socket import Batch
+from chatx.gateway.session.socket import Bundle
 from tests.virtual import virtual
 
 
@@ -232,9 +232,9 @@ async def test_a_socket_that_is_too_slow_gets_no_more_frames_but_its_close() -> 
 
     socket = AsgiSocket(send, 100)
     writer = asyncio.create_task(socket.run())
-    socket.write(Batch(["x" * 30] * 3))
+    socket.write(Bundle(["x" * 30] * 3))
     await asyncio.sleep(0)
-    socket.write(Batch(["y" * 30]))  # over the bound, with the three still to be taken
+    socket.write(Bundle(["y" * 30]))  # over the bound, with the three still to be taken
     for _ in range(2):
         takes.release()
         await asyncio.sleep(0)

@@ -34,7 +34,7 @@ from chatx.gateway.session.entrance import Client, Entrance
 from chatx.gateway.session.pace import Pace
 from chatx.gateway.session.progress import LOOKS, transport_of, untaken
 from chatx.gateway.session.session import Session
-from chatx.gateway.session.socket import Batch
+from chatx.gateway.session.socket import Bundle
 from chatx.gateway.wire.bounds import IDLE_TIMEOUT_S
 from chatx.gateway.wire.closes import CLOSE_GOING_AWAY, CLOSE_POLICY, CLOSE_TRY_LATER
 
@@ -178,7 +178,7 @@ class AsgiSocket:
         self._uvicorn = uvicorn
         self._limit_bytes = limit_bytes
         self._loop = asyncio.get_running_loop()
-        self._batches: list[Batch] = []
+        self._bundles: list[Bundle] = []
         self._size = 0
         self._wake: asyncio.Future[None] | None = None  # while there is nothing to write
         self._drained = asyncio.Event()
@@ -189,23 +189,23 @@ class AsgiSocket:
         self._began = 0.0  # the write under way, in loop time
         self._timer: asyncio.TimerHandle | None = None
 
-    def write(self, batch: Batch) -> None:
+    def write(self, bundle: Bundle) -> None:
         """Send these text messages; over the bound close as slow instead."""
         if self._close is not None:
             return
         uvicorn = self._uvicorn
         if uvicorn is not None and not self._size and uvicorn.writable and uvicorn.open:
-            uvicorn.write(batch.wire)
+            uvicorn.write(bundle.wire)
             return
         waiting = self._size
-        self._size += batch.size
+        self._size += bundle.size
         if waiting and self._size > self._limit_bytes:
             # What it has not taken is dropped: it comes back and resumes from the last message it did take.
-            self._batches.clear()
+            self._bundles.clear()
             self._slow = True
             self.close(CLOSE_TRY_LATER, "too slow: resume from the last message")
             return
-        self._batches.append(batch)
+        self._bundles.append(bundle)
         self._drained.clear()
         self._go()
 
@@ -216,7 +216,7 @@ class AsgiSocket:
     @property
     def unread(self) -> int:
         """How many messages wait to be written."""
-        return sum(len(batch.texts) for batch in self._batches)
+        return sum(len(bundle.texts) for bundle in self._bundles)
 
     async def drained(self) -> None:
         """Wait until what was written is on its way; returns at once when the socket is closed."""
@@ -235,21 +235,21 @@ class AsgiSocket:
         now = self._loop.time
         try:
             while True:
-                if not self._batches and self._close is None:
+                if not self._bundles and self._close is None:
                     self._drained.set()
                     self._wake = self._loop.create_future()
                     await self._wake
                 self._watch()
-                batches, self._batches = self._batches, []
-                for batch in batches:
+                bundles, self._bundles = self._bundles, []
+                for bundle in bundles:
                     if self._slow:
                         break
                     if self._uvicorn is not None:
                         self._began = now()
-                        await self._write_past(self._uvicorn, batch)
+                        await self._write_past(self._uvicorn, bundle)
                     else:
-                        await self._write_each(batch)
-                if self._batches:
+                        await self._write_each(bundle)
+                if self._bundles:
                     continue
                 if self._close is not None:
                     code, reason = self._close
@@ -267,23 +267,23 @@ class AsgiSocket:
             if self._timer is not None:
                 self._timer.cancel()
 
-    async def _write_each(self, batch: Batch) -> None:
+    async def _write_each(self, bundle: Bundle) -> None:
         now = self._loop.time
-        for text in batch.texts:
+        for text in bundle.texts:
             if self._slow:
                 return
             self._began = now()
             await self._send({"type": "websocket.send", "text": text})
             self._size -= _bytes(text)
 
-    async def _write_past(self, uvicorn: Uvicorn, batch: Batch) -> None:
+    async def _write_past(self, uvicorn: Uvicorn, bundle: Bundle) -> None:
         await uvicorn.wait_writable()
         if self._slow:
             return
         if not uvicorn.open:
             raise OSError("the client is gone")
-        uvicorn.write(batch.wire)
-        self._size -= batch.size
+        uvicorn.write(bundle.wire)
+        self._size -= bundle.size
 
     def _go(self) -> None:
         wake, self._wake = self._wake, None

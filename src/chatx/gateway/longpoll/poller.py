@@ -21,7 +21,7 @@ from chatx.gateway.entry.admission import Place
 from chatx.gateway.longpoll.outbox import MAX_REPEATS, Outbox
 from chatx.gateway.session.entrance import Client
 from chatx.gateway.session.expiry import Wheel
-from chatx.gateway.session.socket import Batch
+from chatx.gateway.session.socket import Bundle
 from chatx.gateway.wire.closes import CLOSE_GOING_AWAY, CLOSE_TRY_LATER
 
 ABANDONED_S: Final = 15.0
@@ -93,7 +93,7 @@ class Poller:
         """Never asked: nothing goes past `write`."""
         raise NotImplementedError
 
-    def write(self, batch: Batch) -> None:
+    def write(self, bundle: Bundle) -> None:
         """Keep these messages for the next poll; over the bound close as slow instead."""
         if self._closed:
             return
@@ -101,7 +101,7 @@ class Poller:
             # A resume writes many messages at once, and nobody is slow who could not have polled yet.
             self._fresh = True
             self._loop.call_soon(self._judge)
-        if not self.outbox.add(batch.texts, batch.size, bounded=not self._fresh):
+        if not self.outbox.add(bundle.texts, bundle.size, bounded=not self._fresh):
             # What it has not taken is dropped: it comes back and resumes from the last message it did take.
             self.outbox.clear()
             self.close(CLOSE_TRY_LATER, "too slow: resume from the last message")

@@ -1,7 +1,7 @@
 """One WebSocket over a transport of the event loop, for the native server.
 
 The websockets library's protocol reads the frames, answers pings and closes as RFC 6455 says; what goes to many sockets
-is framed once, by `Batch.wire`, and written past it.
+is framed once, by `Bundle.wire`, and written past it.
 
 Rules:
 1. While the transport takes what it is given, `direct` is the way past it. From `pause_writing` to `resume_writing` the
@@ -28,7 +28,7 @@ from chatx.gateway.native.limits import ControlFrameRate, MessageBound
 from chatx.gateway.native.tcp import TcpTransport, direct_of
 from chatx.gateway.session.progress import LOOKS, untaken
 from chatx.gateway.session.session import Session
-from chatx.gateway.session.socket import Batch, Flow
+from chatx.gateway.session.socket import Bundle, Flow
 from chatx.gateway.wire.bounds import MAX_FRAME_BYTES
 from chatx.gateway.wire.closes import CLOSE_GOING_AWAY, CLOSE_MALFORMED, CLOSE_TRY_LATER
 from chatx.gateway.wire.excess import Excess
@@ -143,10 +143,10 @@ class Stream(asyncio.Protocol):
         """How many writes wait for the peer to take what is before them."""
         return len(self._backlog) if self._backlog else 0
 
-    def write(self, batch: Batch) -> None:
+    def write(self, bundle: Bundle) -> None:
         """Send these messages, in order; over the bound close as slow instead."""
         if self._closing is None:
-            self._send(batch.wire)
+            self._send(bundle.wire)
 
     def rest(self, data: bytes) -> None:
         """Send what `direct` has not taken, before anything else."""

@@ -1,7 +1,7 @@
 """One room's fan-out to sockets: encoded once for each version, written once a turn.
 
 A hub is one subscriber of its room. What the room publishes within a turn of the event loop goes to each member as one
-batch when the turn ends.
+bundle when the turn ends.
 
 Rules:
 1. A member gets what is published after it was added, in order, and nothing twice: adding and removing first flush
@@ -23,7 +23,7 @@ from chatx.core.fanout import Subscriber
 from chatx.core.message import Event, Message, PresenceDiff
 from chatx.core.presence import Changes
 from chatx.errors import ChatError
-from chatx.gateway.session.socket import Audience, Batch, Flow, Socket
+from chatx.gateway.session.socket import Audience, Bundle, Flow, Socket
 from chatx.gateway.wire.frames import Version, encode_broadcast
 from chatx.gateway.wire.payloads import Published, presence_diff, presence_state
 from chatx.gateway.wire.topics import room_topic
@@ -148,12 +148,12 @@ class Hub:
             diff = PresenceDiff(self.process.room_id, joins, leaves)
             others = (member for member in self._members if member not in self._newcomers)
             for version, audience in _by_version(others).items():
-                audience.send(self._batch(version, [diff]))
+                audience.send(self._bundle(version, [diff]))
         newcomers, self._newcomers = self._newcomers, {}
         if newcomers:
             payload = presence_state(self.process.presences())
             for version, audience in _by_version(newcomers).items():
-                audience.send(Batch([encode_broadcast(version, self.topic, "presence_state", payload)]))
+                audience.send(Bundle([encode_broadcast(version, self.topic, "presence_state", payload)]))
 
     def _end_pause(self) -> None:
         if self._timer is not None:
@@ -169,10 +169,10 @@ class Hub:
             self._flow_seen = self._flow.changes
             audiences = self._audiences = _by_version(self._members)
         for version, audience in audiences.items():
-            audience.send(self._batch(version, pending))
+            audience.send(self._bundle(version, pending))
 
-    def _batch(self, version: Version, events: Sequence[Event]) -> Batch:
-        return Batch([encode_event(version, self.topic, event) for event in events])
+    def _bundle(self, version: Version, events: Sequence[Event]) -> Bundle:
+        return Bundle([encode_event(version, self.topic, event) for event in events])
 
     def _ended(self, error: ChatError) -> None:
         self._end_pause()

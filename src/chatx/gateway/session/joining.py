@@ -16,7 +16,7 @@ from chatx.gateway.entry.handshake import Identity
 from chatx.gateway.session.gateway import Gateway
 from chatx.gateway.session.hub import Hub, encode_event
 from chatx.gateway.session.reading import PAGE_MESSAGES
-from chatx.gateway.session.socket import Batch, Socket
+from chatx.gateway.session.socket import Bundle, Socket
 from chatx.gateway.wire.actions import Action, Join
 from chatx.gateway.wire.frames import Version
 from chatx.gateway.wire.payloads import Joined, Resume, error_response, parse
@@ -212,7 +212,7 @@ class Joining:
     def _write(self, membership: Membership, messages: Sequence[Message]) -> None:
         session = self._session
         if messages:
-            session.socket.write(Batch([encode_event(session.version, membership.topic, each) for each in messages]))
+            session.socket.write(Bundle([encode_event(session.version, membership.topic, each) for each in messages]))
 
 
 def _place_of(page: Page, reached: Position) -> Position:

@@ -29,7 +29,7 @@ from chatx.gateway.session.gateway import Gateway
 from chatx.gateway.session.hub import message_payload
 from chatx.gateway.session.joining import Joining, Membership
 from chatx.gateway.session.reading import size_of
-from chatx.gateway.session.socket import Batch, Socket
+from chatx.gateway.session.socket import Bundle, Socket
 from chatx.gateway.wire.actions import Action, Close, Join, Leave, Push, Send, Superseded
 from chatx.gateway.wire.bounds import IDLE_TIMEOUT_S, OVERDUE_PERCENT, PENDING_PUSHES
 from chatx.gateway.wire.closes import CLOSE_EXPIRED, CLOSE_GOING_AWAY, CLOSE_INTERNAL
@@ -192,7 +192,7 @@ class Session:
                 return
             match action:
                 case Send():
-                    self.socket.write(Batch([action.text]))
+                    self.socket.write(Bundle([action.text]))
                 case Push():
                     self._push(action)
                 case Join():

@@ -1,4 +1,4 @@
-"""What a session writes, and what it writes to: batches of text messages, shared by all sockets that get the same."""
+"""What a session writes, and what it writes to: bundles of text messages, shared by all sockets that get the same."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _TEXT = 0x81
 """First byte of a text message in one frame: FIN and opcode 1."""
 
 
-class Batch:
+class Bundle:
     """Whole text messages, in order; shared, so never changed.
 
     Attributes:
@@ -66,7 +66,7 @@ class Socket(Protocol):
 
     @property
     def direct(self) -> Callable[[bytes], int | None] | None:
-        """Takes a batch's `wire` where nothing waits before it; None where `write` must be asked.
+        """Takes the `wire` of a `Bundle` where nothing waits before it; None where `write` must be asked.
 
         It returns how many bytes it took, or None: all. It raises `BlockingIOError` where it took none, and something
         else where the connection has just gone, of which its own shell will hear.
@@ -82,7 +82,7 @@ class Socket(Protocol):
         """Send what `direct` has not taken, before anything else."""
         ...
 
-    def write(self, batch: Batch) -> None:
+    def write(self, bundle: Bundle) -> None:
         """Send these messages, in order. Over the bound the socket closes itself as slow."""
         ...
 
@@ -118,12 +118,12 @@ class Audience:
                 self._direct.append(direct)
                 self._sockets.append(socket)
 
-    def send(self, batch: Batch) -> None:
-        """Write a batch to each socket."""
+    def send(self, bundle: Bundle) -> None:
+        """Write a bundle to each socket."""
         if self._direct:
-            self._send_directly(batch.wire)
+            self._send_directly(bundle.wire)
         for socket in self._others:
-            socket.write(batch)
+            socket.write(bundle)
 
     def _send_directly(self, wire: bytes) -> None:
         size = len(wire)
