@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
 from collections import Counter
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -10,8 +13,11 @@ from httpx2 import ASGITransport, AsyncClient, Response
 from prometheus_client.parser import text_string_to_metric_families
 
 from chatx import Chat, Statistics
+from chatx.core.message import PresenceMeta
 from chatx.gateway.operations.app import MEMBERS_AT_ONCE, ROOMS_AT_ONCE, operations_app
 from chatx.gateway.operations.metrics import CONTENT_TYPE, Metrics
+from chatx.runtime.process import RoomProcess
+from chatx.runtime.rooms import Rooms
 
 ADMIN = "admin-token"
 
@@ -112,6 +118,100 @@ async def test_memberships_of_one_user_are_counted_and_not_named_beyond_the_boun
             "ada": MEMBERS_AT_ONCE - 10,
             "bob": 10,
         }
+
+
+class Unwalkable(Rooms):
+    """Rooms that nobody may look through."""
+
+    def __iter__(self) -> Iterator[RoomProcess]:
+        raise AssertionError("all rooms are looked at")
+
+
+class Counted(dict[str, dict[str, PresenceMeta]]):
+    """Members that are counted when they are looked at."""
+
+    looks = 0
+
+    def items(self) -> Any:
+        for each in super().items():
+            self.looks += 1
+            yield each
+
+    def __iter__(self) -> Iterator[str]:
+        raise AssertionError("all members are looked at")
+
+
+def calls(of: Callable[[], object]) -> int:
+    """Return how many functions were called and generators gone on with."""
+    counted = 0
+
+    def count(frame: object, event: str, argument: object) -> None:
+        nonlocal counted
+        counted += 1
+
+    sys.setprofile(count)
+    try:
+        of()
+    finally:
+        sys.setprofile(None)
+    return counted
+
+
+async def test_a_page_of_rooms_costs_the_same_of_few_and_of_many() -> None:
+    async with Chat() as chat, client(chat) as asking:
+        chat.engine.rooms.__class__ = Unwalkable
+        wanted, costs = {"after": "room 10", "limit": "10"}, []
+        for many in (range(100), range(100, 5000)):
+            for number in many:
+                await chat.join(f"room {number:04}", "ada")
+            costs.append(calls(lambda: chat.engine.rooms.after("room 0010", 10)))
+            shown = (await asking.get("/rooms", params=wanted, headers={"Authorization": f"Bearer {ADMIN}"})).json()
+            assert (shown["total"], len(shown["rooms"])) == (many.stop, 10 if many.stop > 100 else 0)
+        assert costs[1] <= costs[0] + 2
+        chat.engine.rooms.__class__ = Rooms
+
+
+async def test_a_room_and_a_page_look_only_at_the_members_they_show() -> None:
+    async with Chat() as chat, client(chat) as asking:
+        for number in range(MEMBERS_AT_ONCE * 3):
+            await chat.join("a", f"user {number:05}")
+        presence = chat.engine.rooms.after("", 1)[0].room.presence
+        presence._users = members = Counted(presence._users)
+        shown = (await rooms(asking, "/rooms/a")).json()
+        (listed,) = (await rooms(asking, "/rooms")).json()["rooms"]
+        presence._users = dict(members.items())
+        assert (len(shown["presence"]), shown["members"], listed["members"]) == (1000, 3000, 3000)
+        assert members.looks <= MEMBERS_AT_ONCE + 1 + 3000  # the last are this test's own
+
+
+async def test_rooms_that_were_forgotten_are_listed_no_more_and_those_that_come_back_are() -> None:
+    async with Chat(room_idle_ms=1) as chat, client(chat) as asking:
+        for _ in range(2):
+            for room_id in ("c", "a", "b"):
+                await chat.join(room_id, "ada")
+            assert [each["id"] for each in (await rooms(asking, "/rooms")).json()["rooms"]] == ["a", "b", "c"]
+            for room_id in ("c", "b"):
+                await chat.leave(room_id, "ada")
+            await asyncio.sleep(0.01)
+            chat.engine.rooms.sweep()
+            assert [each["id"] for each in (await rooms(asking, "/rooms")).json()["rooms"]] == ["a"]
+        await chat.stop()
+        await chat.start()
+        assert (await rooms(asking, "/rooms")).json() == {"total": 0, "rooms": [], "after": None}
+
+
+async def test_a_server_on_another_loop_than_the_chats_says_so_and_is_not_ready() -> None:
+    async def elsewhere() -> list[tuple[int, str]]:
+        async with client(chat) as asking:
+            return [
+                (answer.status_code, answer.text)
+                for answer in [await asking.get("/readyz"), *[await rooms(asking, f"/rooms{of}") for of in ("", "/a")]]
+            ]
+
+    async with Chat() as chat:
+        answers = await asyncio.to_thread(lambda: asyncio.run(elsewhere()))
+    assert [status for status, _ in answers] == [503, 503, 503]
+    assert all("another thread or event loop" in text for _, text in answers[1:])
 
 
 async def test_whoever_may_not_see_rooms_is_answered_alike_for_all() -> None:

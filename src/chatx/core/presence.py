@@ -9,6 +9,8 @@ Rules:
 
 from __future__ import annotations
 
+from itertools import islice
+
 from chatx.core.message import PresenceMeta, Presences
 
 
@@ -120,6 +122,16 @@ class Presence:
     def snapshot(self) -> Presences:
         """Return user id to metas, as a copy."""
         return {user_id: list(metas.values()) for user_id, metas in self._users.items()}
+
+    def first(self, limit: int) -> Presences:
+        """Return user id to metas of those who came first, at most so many memberships; nobody else is looked at."""
+        first: Presences = {}
+        for user_id, metas in self._users.items():
+            if limit <= 0:
+                break
+            first[user_id] = list(islice(metas.values(), limit))
+            limit -= len(metas)
+        return first
 
 
 def _by_user(changes: dict[str, tuple[str, PresenceMeta]]) -> Presences:

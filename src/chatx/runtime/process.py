@@ -113,6 +113,11 @@ class RoomProcess:
         return self.room.presence.users()
 
     @property
+    def members_count(self) -> int:
+        """How many users are in the room."""
+        return len(self.room.presence)
+
+    @property
     def subscribers(self) -> int:
         """How many read the room."""
         return len(self.room.fanout.subscribers)
@@ -139,6 +144,10 @@ class RoomProcess:
     def presences(self) -> Presences:
         """Return who is in the room, as a copy."""
         return self.room.presence.snapshot()
+
+    def first_presences(self, limit: int) -> Presences:
+        """Return those who came first into the room, as a copy of at most so many memberships."""
+        return self.room.presence.first(limit)
 
     def state(self) -> PresenceState:
         """Return who is in the room, as the event that a reader of presence gets first. The caller settles first."""

@@ -29,6 +29,7 @@ from itertools import islice
 
 from chatx.core.message import Position
 from chatx.core.room import Room
+from chatx.core.sorted_ids import SortedIds
 from chatx.errors import AdapterError, ChatError, Closed, RoomOverloaded
 from chatx.runtime.delivery import Delivery
 from chatx.runtime.endings import Endings
@@ -81,6 +82,7 @@ class Rooms:
         self._delivery = delivery
         self._room_class = room_class
         self._rooms: dict[str, RoomProcess] = {}
+        self._ids = SortedIds()  # of the same rooms
         # Rooms and since when nothing holds them, oldest first. Those that something holds by now are passed over.
         self._blank: OrderedDict[RoomProcess, float] = OrderedDict()  # nothing was said in them
         self._idle: OrderedDict[RoomProcess, float] = OrderedDict()
@@ -98,6 +100,10 @@ class Rooms:
     def __iter__(self) -> Iterator[RoomProcess]:
         """Iterate over a copy of the rooms."""
         return iter(list(self._rooms.values()))
+
+    def after(self, place: str, limit: int) -> list[RoomProcess]:
+        """Return the first rooms whose ids stand behind a place, by id, at most `limit`; that costs nothing more."""
+        return [self._rooms[room_id] for room_id in self._ids.after(place, limit)]
 
     def find(self, room_id: str) -> RoomProcess | None:
         """Return the room if it is there."""
@@ -217,6 +223,7 @@ class Rooms:
             passage.refuse(Closed("The chat was stopped while the room was being opened."))
         self._passages.clear()
         self._rooms.clear()
+        self._ids = SortedIds()
         self._blank.clear()
         self._idle.clear()
 
@@ -231,6 +238,7 @@ class Rooms:
             proven=self._storage.marks,
         )
         self._rooms[room_id] = process
+        self._ids.add(room_id)
         self.idle(process)
         return process
 
@@ -329,6 +337,7 @@ class Rooms:
     def _remove(self, process: RoomProcess) -> None:
         if self._rooms.get(process.room_id) is process:
             del self._rooms[process.room_id]
+            self._ids.remove(process.room_id)
             process.retire()
         self._blank.pop(process, None)
         self._idle.pop(process, None)

@@ -9,16 +9,15 @@
 | `/rooms/{id}` | the admin token | one room with its members |
 
 All but the figures are JSON. The admin token comes as `Authorization: Bearer`. Whoever does not have it is answered the
-same for every room, whether there is one or not; without a token configured, that is everybody.
+same for every room, whether there is one or not; without a token configured, that is everybody. No answer costs
+more for the rooms and members that are not in it.
 """
 
 from __future__ import annotations
 
 import hmac
 from collections.abc import Callable
-from heapq import nsmallest
 from http import HTTPStatus
-from itertools import islice
 from typing import Any, Final
 
 from msgspec import json
@@ -27,7 +26,7 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 
 from chatx.chat import Chat
-from chatx.errors import Closed
+from chatx.errors import Closed, WrongLoop
 from chatx.gateway.operations.metrics import CONTENT_TYPE, Metrics
 from chatx.runtime.engine import Engine
 from chatx.runtime.process import RoomProcess
@@ -36,7 +35,7 @@ ROOMS_AT_ONCE = 1000
 """Rooms in one answer at most; 100 where no limit is given."""
 
 MEMBERS_AT_ONCE = 1000
-"""Memberships in a room that an answer names at most, of one user or of many; `members` counts all users."""
+"""Memberships in a room that an answer names at most, of those who came first; `members` counts all users."""
 
 HEALTH: Final = ("/healthz", "/readyz")
 """What is to be answered however much else is asked, or whoever watches over the server takes it for dead."""
@@ -58,7 +57,7 @@ def operations_app(chat: Chat, metrics: Metrics, *, ready: Callable[[], bool], a
         return _json({"status": "alive"})
 
     async def readyz(request: Request) -> Response:
-        if ready() and _engine(chat) is not None:
+        if ready() and isinstance(_engine(chat), Engine):
             return _json({"status": "ready"})
         return _json({"status": "not ready"}, HTTPStatus.SERVICE_UNAVAILABLE)
 
@@ -72,20 +71,20 @@ def operations_app(chat: Chat, metrics: Metrics, *, ready: Callable[[], bool], a
         if not (limit.isascii() and limit.isdecimal() and len(limit) < 5 and 1 <= int(limit) <= ROOMS_AT_ONCE):
             return _error(HTTPStatus.BAD_REQUEST, f"limit is a whole number of rooms from 1 to {ROOMS_AT_ONCE}.")
         after = request.query_params.get("after", "")
-        if (engine := _engine(chat)) is None:
-            return _not_running()
-        known = list(engine.rooms)
-        behind = (process for process in known if process.room_id > after)
-        page = nsmallest(int(limit) + 1, behind, key=lambda process: process.room_id)
+        if isinstance(engine := _engine(chat), Response):
+            return engine
+        page = engine.rooms.after(after, int(limit) + 1)
         shown = page[: int(limit)]
         following = shown[-1].room_id if len(page) > len(shown) else None
-        return _json({"total": len(known), "rooms": [_summary(process) for process in shown], "after": following})
+        return _json(
+            {"total": len(engine.rooms), "rooms": [_summary(process) for process in shown], "after": following}
+        )
 
     async def room(request: Request) -> Response:
         if (refused := _refused(request, admin_token)) is not None:
             return refused
-        if (engine := _engine(chat)) is None:
-            return _not_running()
+        if isinstance(engine := _engine(chat), Response):
+            return engine
         process = engine.rooms.find(request.path_params["room_id"])
         if process is None:
             return _error(HTTPStatus.NOT_FOUND, "There is no room of this id in memory.")
@@ -103,22 +102,21 @@ def operations_app(chat: Chat, metrics: Metrics, *, ready: Callable[[], bool], a
     )
 
 
-def _engine(chat: Chat) -> Engine | None:
+def _engine(chat: Chat) -> Engine | Response:
+    """Return the engine, or the answer where it cannot be asked."""
     try:
         return chat.engine
     except Closed:
-        return None
-
-
-def _not_running() -> Response:
-    return _error(HTTPStatus.SERVICE_UNAVAILABLE, "The chat is not running. Come back.")
+        return _error(HTTPStatus.SERVICE_UNAVAILABLE, "The chat is not running. Come back.")
+    except WrongLoop as error:
+        return _error(HTTPStatus.SERVICE_UNAVAILABLE, f"The server runs elsewhere than the chat. {error.reason}")
 
 
 def _summary(process: RoomProcess) -> dict[str, Any]:
     head = process.head
     return {
         "id": process.room_id,
-        "members": len(process.members),
+        "members": process.members_count,
         "subscriptions": process.subscribers,
         "epoch": head.epoch,
         "offset": head.offset,
@@ -129,14 +127,10 @@ def _summary(process: RoomProcess) -> dict[str, Any]:
 
 def _named(process: RoomProcess) -> dict[str, list[dict[str, Any]]]:
     """Return the first members, each with the memberships that there is room for."""
-    named: dict[str, list[dict[str, Any]]] = {}
-    left = MEMBERS_AT_ONCE
-    for user_id, metas in sorted(process.presences().items()):
-        if left <= 0:
-            break
-        named[user_id] = [{"ref": meta.ref, "online_at": meta.online_at} for meta in islice(metas, left)]
-        left -= len(metas)
-    return named
+    return {
+        user_id: [{"ref": meta.ref, "online_at": meta.online_at} for meta in metas]
+        for user_id, metas in process.first_presences(MEMBERS_AT_ONCE).items()
+    }
 
 
 def _refused(request: Request, admin_token: str | None) -> Response | None:
