@@ -40,7 +40,7 @@ RESTART_WINDOW_S = 5.0
 class Keeper(Protocol):
     """Who keeps the rooms: it is told when one falls idle or closes for good."""
 
-    def idle(self, process: RoomProcess) -> None:
+    def fell_idle(self, process: RoomProcess) -> None:
         """Nothing holds the room now."""
         ...
 
@@ -139,7 +139,7 @@ class RoomProcess:
         if not self._retired:
             self._totals.admitted -= 1
         if self.idle:
-            self._keeper.idle(self)
+            self._keeper.fell_idle(self)
 
     def presences(self) -> Presences:
         """Return who is in the room, as a copy."""
@@ -208,7 +208,7 @@ class RoomProcess:
             self._crashed(error)
             self._turn.touch(self)  # for what the crash left pending
         if self.idle:
-            self._keeper.idle(self)
+            self._keeper.fell_idle(self)
 
     def join(self, user_id: str, now_ms: int) -> str:
         """Begin a membership of its own and return its ref."""
@@ -272,7 +272,7 @@ class RoomProcess:
         finally:
             self._holders -= 1
             if self.idle:
-                self._keeper.idle(self)
+                self._keeper.fell_idle(self)
 
     def settle(self) -> None:
         """Flush until nothing is pending: what a flush calls may publish in turn."""

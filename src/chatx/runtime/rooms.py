@@ -171,7 +171,7 @@ class Rooms:
                 )
         return None
 
-    def idle(self, process: RoomProcess) -> None:
+    def fell_idle(self, process: RoomProcess) -> None:
         """Note that nothing holds the room as of now."""
         if self._rooms.get(process.room_id) is not process:
             return  # it was closed: the room of that name, if there is one, is another
@@ -200,7 +200,7 @@ class Rooms:
                     break
                 del queue[process]
                 if process.idle and not self._let_go(process):
-                    self.idle(process)
+                    self.fell_idle(process)
         self._keep(self._limit)
 
     async def conclude(self) -> None:
@@ -239,7 +239,7 @@ class Rooms:
         )
         self._rooms[room_id] = process
         self._ids.add(room_id)
-        self.idle(process)
+        self.fell_idle(process)
         return process
 
     def _make_place(self) -> None:
@@ -265,7 +265,7 @@ class Rooms:
                 process = next(iter(queue))
                 del queue[process]
                 if process.idle and not self._let_go(process):
-                    self.idle(process)
+                    self.fell_idle(process)
                     passed_over += 1
 
     def _let_go(self, process: RoomProcess) -> bool:
