@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from chatx.gateway.wire.actions import Action, Join, Push, Send
+from chatx.gateway.wire.actions import Action, Join, Push, Write
 from chatx.gateway.wire.frames import Version
 from chatx.gateway.wire.phoenix import PhoenixProtocol
 
@@ -45,11 +45,11 @@ class Peer:
         self.protocol = PhoenixProtocol(version, **options)
 
     def send(self, join_ref: Any, ref: Any, topic: str, event: str, payload: Any = None) -> list[Action | Received]:
-        """Send one frame and return what comes of it, with each `Send` read."""
+        """Send one frame and return what comes of it, with each `Write` read."""
         return self.read(self.protocol.receive(raw_frame(self.version, join_ref, ref, topic, event, payload)))
 
     def read(self, actions: list[Action]) -> list[Action | Received]:
-        return [read(self.version, action.text) if isinstance(action, Send) else action for action in actions]
+        return [read(self.version, action.text) if isinstance(action, Write) else action for action in actions]
 
     def ask(self, join_ref: Any, ref: Any, topic: str, payload: Any = None) -> Join:
         """Send a join that reaches the shell."""

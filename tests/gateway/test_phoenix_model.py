@@ -13,7 +13,7 @@ from typing import Any, ClassVar, NamedTuple
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from chatx.gateway.wire.actions import Action, Close, Join, Leave, Push, Send, Superseded
+from chatx.gateway.wire.actions import Action, Close, Join, Leave, Push, Superseded, Write
 from chatx.gateway.wire.frames import Version, encode_broadcast
 from chatx.gateway.wire.phoenix import PhoenixProtocol
 from chatx.gateway.wire.topics import room_topic
@@ -94,7 +94,7 @@ class Conversation(RuleBasedStateMachine):
     def heartbeat(self) -> None:
         ref = self.next_ref()
         (send,) = self.protocol.receive(raw_frame(self.version, None, ref, "phoenix", "heartbeat"))
-        assert isinstance(send, Send)
+        assert isinstance(send, Write)
         assert read(self.version, send.text) == Received(
             None, ref, "phoenix", "phx_reply", {"status": "ok", "response": {}}
         )
@@ -108,7 +108,7 @@ class Conversation(RuleBasedStateMachine):
             self.do(self.actions.popleft())
 
     def do(self, action: Action) -> None:
-        if isinstance(action, Send):
+        if isinstance(action, Write):
             frame = read(self.version, action.text)
             self.wire[frame.topic].append(frame)
             return
@@ -166,7 +166,7 @@ class Conversation(RuleBasedStateMachine):
     @rule(topic=st.sampled_from(ROOMS))
     def broadcast(self, topic: str) -> None:
         if topic in self.memberships and not isinstance(self.owed.get(topic), Leave):
-            self.do(Send(encode_broadcast(self.version, topic, "new_message", {"content": "hi"})))
+            self.do(Write(encode_broadcast(self.version, topic, "new_message", {"content": "hi"})))
 
     @invariant()
     def no_more_than_max_joins(self) -> None:

@@ -13,7 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from chatx.gateway.wire import actions, envelope, frames, payloads, phoenix
-from chatx.gateway.wire.actions import Action, Close, Join, Leave, Push, Send, Superseded
+from chatx.gateway.wire.actions import Action, Close, Join, Leave, Push, Superseded, Write
 from chatx.gateway.wire.bounds import MAX_WAITING_BYTES, MAX_WAITING_FRAMES
 from chatx.gateway.wire.frames import Version, encode_broadcast
 from chatx.gateway.wire.phoenix import PhoenixProtocol
@@ -455,7 +455,7 @@ def test_a_frame_may_have_as_many_bytes_as_the_bound(peer: Peer, letter: str) ->
     bound = len(raw_frame(peer.version, None, "1", "phoenix", "heartbeat", {"x": ""})) + 60
     peer.protocol = PhoenixProtocol(peer.version, max_frame_bytes=bound)
     (reply,) = peer.protocol.receive(frame_of(peer.version, bound, letter))
-    assert isinstance(reply, Send)
+    assert isinstance(reply, Write)
     (close,) = peer.protocol.receive(frame_of(peer.version, bound + 2, letter))
     assert close == Close(1009, f"frame of {bound + 2} bytes; expected at most {bound}")
 
@@ -485,7 +485,7 @@ def test_after_a_close_nothing_more_comes_out(peer: Peer) -> None:
 
 def v2_response(actions: list[Action]) -> tuple[Any, Any, dict[str, Any]]:
     (send,) = actions
-    assert isinstance(send, Send)
+    assert isinstance(send, Write)
     join_ref, ref, _, event, payload = json.loads(send.text)
     assert (event, payload["status"]) == ("phx_reply", "error")
     return join_ref, ref, payload["response"]
@@ -663,5 +663,5 @@ def test_no_input_raises_and_only_the_last_action_closes(version: Version, input
                 assert given_out == [action]
                 assert action.code in {1007, 1008, 1009}
                 assert len(action.reason.encode()) <= 123
-            elif isinstance(action, Send):
+            elif isinstance(action, Write):
                 read(version, action.text)

@@ -30,7 +30,7 @@ from chatx.gateway.session.hub import message_payload
 from chatx.gateway.session.joining import Joining, Membership
 from chatx.gateway.session.reading import size_of
 from chatx.gateway.session.socket import Bundle, Socket
-from chatx.gateway.wire.actions import Action, Close, Join, Leave, Push, Send, Superseded
+from chatx.gateway.wire.actions import Action, Close, Join, Leave, Push, Superseded, Write
 from chatx.gateway.wire.bounds import IDLE_TIMEOUT_S, OVERDUE_PERCENT, PENDING_PUSHES
 from chatx.gateway.wire.closes import CLOSE_EXPIRED, CLOSE_GOING_AWAY, CLOSE_INTERNAL
 from chatx.gateway.wire.frames import Version
@@ -191,7 +191,7 @@ class Session:
             if self._ended:
                 return
             match action:
-                case Send():
+                case Write():
                     self.socket.write(Bundle([action.text]))
                 case Push():
                     self._push(action)

@@ -9,7 +9,7 @@ from msgspec import Raw, Struct
 from chatx.gateway.wire.frames import Ref
 
 
-class Send(Struct, frozen=True, gc=False):
+class Write(Struct, frozen=True, gc=False):
     """Write this text message to the client now.
 
     Attributes:
@@ -90,4 +90,4 @@ class Close(Struct, frozen=True, gc=False):
     reason: str
 
 
-Action: TypeAlias = Send | Join | Leave | Superseded | Push | Close
+Action: TypeAlias = Write | Join | Leave | Superseded | Push | Close

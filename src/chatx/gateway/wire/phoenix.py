@@ -29,7 +29,7 @@ from collections.abc import Callable
 from typing import ClassVar, Final
 
 from chatx.errors import TooManyJoins, UnmatchedTopic
-from chatx.gateway.wire.actions import Action, Close, Join, Leave, Push, Send, Superseded
+from chatx.gateway.wire.actions import Action, Close, Join, Leave, Push, Superseded, Write
 from chatx.gateway.wire.bounds import MAX_FRAME_BYTES, MAX_JOINS, MAX_WAITING_BYTES, MAX_WAITING_FRAMES
 from chatx.gateway.wire.closes import CLOSE_MALFORMED, CLOSE_POLICY, CLOSE_TOO_LARGE, MAX_CLOSE_REASON
 from chatx.gateway.wire.frames import (
@@ -209,7 +209,7 @@ class PhoenixProtocol:
         channel = self._channels.get(topic)
         if channel is None or channel.state is not State.JOINED:
             return []
-        return [Send(encode_frame(self.version, channel.join_ref, None, topic, event, payload))]
+        return [Write(encode_frame(self.version, channel.join_ref, None, topic, event, payload))]
 
     def channel_closed(self, topic: str) -> list[Action]:
         """End a membership from the server's side for good: phoenix.js does not join again after `phx_close`.
@@ -311,12 +311,12 @@ class PhoenixProtocol:
         self._waiting_bytes = 0
         return [Close(code, reason)]
 
-    def _reply(self, join_ref: Ref, ref: Ref, topic: str, status: Status, response: Payload) -> Send:
-        return Send(encode_reply(self.version, join_ref, ref, topic, status, response))
+    def _reply(self, join_ref: Ref, ref: Ref, topic: str, status: Status, response: Payload) -> Write:
+        return Write(encode_reply(self.version, join_ref, ref, topic, status, response))
 
-    def _send_close(self, channel: _Channel) -> Send:
+    def _send_close(self, channel: _Channel) -> Write:
         ref = channel.join_ref
-        return Send(encode_frame(self.version, ref, ref, channel.topic, "phx_close", _EMPTY))
+        return Write(encode_frame(self.version, ref, ref, channel.topic, "phx_close", _EMPTY))
 
     # Effects of a frame. Each is called before the state changes.
 
@@ -382,7 +382,7 @@ class PhoenixProtocol:
     def _finish(self, channel: _Channel, response: Payload) -> list[Action]:
         return [self._reply_owed(channel, "ok", response), self._send_close(channel)]
 
-    def _reply_owed(self, channel: _Channel, status: Status, response: Payload) -> Send:
+    def _reply_owed(self, channel: _Channel, status: Status, response: Payload) -> Write:
         ref = None if channel.owed is None else channel.owed.ref
         return self._reply(channel.join_ref, ref, channel.topic, status, response)
 
@@ -391,7 +391,7 @@ class PhoenixProtocol:
 
     def _fail_channel(self, channel: _Channel, response: Payload) -> list[Action]:
         ref = channel.join_ref
-        return [Send(encode_frame(self.version, ref, ref, channel.topic, "phx_error", response))]
+        return [Write(encode_frame(self.version, ref, ref, channel.topic, "phx_error", response))]
 
     def _nothing(self, channel: _Channel, response: Payload) -> list[Action]:
         return []
