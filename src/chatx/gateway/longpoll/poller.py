@@ -6,7 +6,8 @@ Rules:
 2. What is not acknowledged is bounded by `mailbox_bytes`, and by what one turn of the loop writes where nothing older
    waits; over it the client is closed as slow, and resumes.
 3. Without a poll it ends by itself: `ABANDONED_S` after the last answer, `CUT_OFF_S` after a poll that its client broke
-   off. phoenix.js breaks one off only to go, or to come back anew; what may still come is a repetition by the browser.
+   off, and `DOUBTS` ticks later, in which a poll that came in time is taken. phoenix.js breaks one off only to go, or
+   to come back anew; what may still come is a repetition by the browser.
 4. However it ends, its place is given back at once, and its session has left its rooms a step of the loop later.
 """
 
@@ -20,7 +21,7 @@ from typing import Final
 from chatx.gateway.entry.admission import Place
 from chatx.gateway.longpoll.outbox import MAX_REPEATS, Outbox
 from chatx.gateway.session.entrance import Client
-from chatx.gateway.session.expiry import Wheel
+from chatx.gateway.session.expiry import DOUBTS, Wheel
 from chatx.gateway.session.socket import Bundle
 from chatx.gateway.wire.closes import CLOSE_GOING_AWAY, CLOSE_TRY_LATER
 
@@ -61,6 +62,7 @@ class Poller:
         self._wheel: Wheel | None = None
         self._polls = 0
         self._ends = 0.0
+        self._doubts = 0  # since it should have polled
         self._waiter: asyncio.Future[bool] | None = None
         self._drained = asyncio.Event()
         self._drained.set()
@@ -156,6 +158,7 @@ class Poller:
     def polled(self) -> None:
         """A poll begins."""
         self._polls += 1
+        self._doubts = 0
 
     def answered(self, *, well: bool) -> None:
         """A poll has ended; `well` is false where the client broke it off."""
@@ -174,6 +177,9 @@ class Poller:
         if self._polls:
             return now + ABANDONED_S
         if self._ends <= now:
+            if self._doubts < DOUBTS:
+                self._doubts += 1
+                return now
             self.close(CLOSE_GOING_AWAY, "it polls no more")
             return None
         return self._ends

@@ -374,6 +374,7 @@ class Stream(asyncio.Protocol):
         if frame.opcode is not Opcode.CONT:
             self._text = frame.opcode is Opcode.TEXT
         if not frame.fin:
+            session.seen()
             if self._parts is None:
                 self._parts = []
             self._parts.append(bytes(frame.data))
@@ -392,7 +393,9 @@ class Stream(asyncio.Protocol):
             session.cut(code, reason)
 
     def _wait(self, frames: deque[Frame], unparsed: bytes) -> None:
-        """Read no further until this is done."""
+        """Read no further until this is done; whoever sent it is not silent meanwhile."""
+        if self._session is not None:
+            self._session.seen()
         self._frames = frames
         self._unparsed = unparsed
         self._transport.pause_reading()

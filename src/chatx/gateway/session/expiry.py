@@ -20,6 +20,10 @@ TICK_S = 0.25
 FARTHEST_S = 64.0
 """Seconds ahead within which everybody is asked once, so that deadlines far ahead take no room of their own."""
 
+DOUBTS = 4
+"""Looks before silence is believed, a tick apart and each in a turn of its own: what a client sent in time may wait in
+the kernel or in the server's queues while one turn of the loop takes long."""
+
 AT_ONCE = 1000
 """How many are asked before everything else in the loop gets a turn."""
 

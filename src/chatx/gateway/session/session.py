@@ -9,6 +9,9 @@ Rules:
    anything newer; a long resume is written at the pace at which the client reads.
 3. At most `PENDING_PUSHES` pushes wait at a time; the shell stops reading while `busy`.
 4. A session ends by itself, and closes its socket, when the client is silent for too long or its identity expires.
+5. Only what the server would have read is silence: neither the time in which the session is busy counts, nor a turn of
+   the loop that took longer than the silence itself. So silence is believed after `DOUBTS` more looks, between which a
+   shell reads what came in time.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from msgspec import UNSET
 from chatx.core.message import Draft, Message
 from chatx.errors import ChatError, InvalidMessage, RateLimited, RoomUnavailable, Unauthorized
 from chatx.gateway.entry.handshake import Identity
+from chatx.gateway.session.expiry import DOUBTS
 from chatx.gateway.session.gateway import Gateway
 from chatx.gateway.session.hub import message_payload
 from chatx.gateway.session.joining import Joining, Membership
@@ -96,6 +100,7 @@ class Session:
         self._ended = False
         self._allowed = 0  # messages that were taken from its user's allowance already
         self.last_seen: float = self.engine.loop.time()
+        self._doubts = 0  # since it has been silent for too long
         self._idle_timeout_s = idle_timeout_s
         # It keeps the handshake in memory, which a socket that does not expire has no use for.
         self._ask_again = ask_again if identity.expires_at is not None else None
@@ -145,7 +150,12 @@ class Session:
         if self.busy:
             # It is the shell that does not read meanwhile.
             self.last_seen = now
-        if self.last_seen + self._idle_timeout_s <= now:
+        if self.last_seen + self._idle_timeout_s > now:
+            self._doubts = 0
+        elif self._doubts < DOUBTS:
+            self._doubts += 1
+            return now
+        else:
             self.cut(CLOSE_GOING_AWAY, "silent for too long")
             return None
         return self._deadline()
@@ -355,6 +365,8 @@ class Session:
         task.add_done_callback(self._finished)
 
     def _finished(self, task: asyncio.Task[None]) -> None:
+        if self.busy:
+            self.last_seen = self.engine.loop.time()  # from here on its client is read again
         self._tasks.discard(task)
         if task.cancelled() or task.exception() is None:
             return
