@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from typing import Any
 
 from chatx.config import ChatConfig
@@ -43,7 +43,7 @@ class FakeSocket:
         self._stalls_at_write = False
         self._flowing.set()
 
-    direct = None
+    direct: Callable[[bytes], int | None] | None = None
     unread = 0
 
     def rest(self, data: bytes) -> None:
@@ -65,14 +65,33 @@ class FakeSocket:
         self._flowing.set()
 
 
+class DirectSocket(FakeSocket):
+    """One that says whether anything waits, as the native server's: past it the hubs write, which goes nowhere here."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.direct = len
+
+    def flow(self) -> None:
+        super().flow()
+        self.direct = len
+
+    def write(self, bundle: Bundle) -> None:
+        super().write(bundle)
+        if self._stalls_at_write:
+            self.direct = None
+
+
 class Client:
     """One client of a session: it writes frames and reads what the socket was given."""
 
-    def __init__(self, gateway: Gateway, user: str | Identity, version: Version = 2) -> None:
+    def __init__(
+        self, gateway: Gateway, user: str | Identity, version: Version = 2, socket: FakeSocket | None = None
+    ) -> None:
         identity = user if isinstance(user, Identity) else Identity(user)
         self.version: Version = version
         self.user_id = identity.user_id
-        self.socket = FakeSocket()
+        self.socket = FakeSocket() if socket is None else socket
         self.session = Session(gateway, identity, gateway.protocol(version), self.socket)
         self._refs = 0
         self._join_refs: dict[str, str] = {}

@@ -10,7 +10,7 @@ from chatx import Chat, Message, RateLimit
 from chatx.gateway.session import reading
 from chatx.gateway.session.gateway import Gateway
 from chatx.gateway.session.reading import PAGE_BYTES, PAGE_MESSAGES, Reading
-from tests.gateway.fakes import Client, settle
+from tests.gateway.fakes import Client, DirectSocket, FakeSocket, settle
 from tests.virtual import virtual
 
 UNLIMITED = RateLimit(messages_per_sec=1e9, burst=10**9)
@@ -194,11 +194,12 @@ async def test_a_replay_beyond_the_budget_waits_and_is_whole() -> None:
         client.session.end()
 
 
+@pytest.mark.parametrize("socket", [FakeSocket, DirectSocket])
 @virtual
-async def test_replays_on_one_socket_take_turns() -> None:
+async def test_replays_on_one_socket_take_turns(socket: type[FakeSocket]) -> None:
     async with Chat(rate_limit=UNLIMITED, history_size=300) as chat:
         epochs = {number: await stored(chat, 100, room_id=f"room{number}") for number in range(30)}
-        client = Client(Gateway(chat.engine), "ada")
+        client = Client(Gateway(chat.engine), "ada", socket=socket())
         client.socket.stall_at_write()
         for number, epoch in epochs.items():
             client.ask(f"room:room{number}", epoch=epoch, offset=0)

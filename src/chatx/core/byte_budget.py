@@ -10,7 +10,6 @@ Rules:
 from __future__ import annotations
 
 from collections import OrderedDict
-from itertools import islice
 
 
 class ByteBudget:
@@ -40,10 +39,16 @@ class ByteBudget:
 
     def charge(self, user_id: str, size: int, now: float) -> None:
         """Take the bytes that were read from the user's budget."""
-        spent, at = self._spent.pop(user_id, (0.0, now))
-        self._spent[user_id] = (max(0.0, spent - (now - at) * self._rate) + size, now)
+        budgets = self._spent
+        before = budgets.pop(user_id, None)
+        debt = 0.0 if before is None else max(0.0, before[0] - (now - before[1]) * self._rate)
+        budgets[user_id] = (debt + size, now)
         # Two for one: however many users read, those whose budgets are whole go faster.
-        for first, (spent, at) in list(islice(self._spent.items(), 2)):
+        for _ in range(2):
+            first = next(iter(budgets), None)
+            if first is None:
+                break
+            spent, at = budgets[first]
             if spent > (now - at) * self._rate:
                 break
-            del self._spent[first]
+            del budgets[first]

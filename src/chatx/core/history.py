@@ -71,9 +71,11 @@ class History:
         """
         if position.epoch != self.epoch or position.offset > self.offset:
             return "epoch_changed"
-        if position.offset + 1 < self.start:
-            return "too_old"
+        if position.offset == self.offset:
+            return []
         first = position.offset + 1 - self.start
+        if first < 0:
+            return "too_old"
         return list(islice(self._ring, first, first + most))
 
     def at(self, position: Position) -> Message | None:

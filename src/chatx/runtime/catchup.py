@@ -119,8 +119,7 @@ def page_in_memory(process: RoomProcess, storage: Storage, after: Position, most
     process.check()
     found = process.page(after, most)
     if isinstance(found, list):
-        reached = found[-1].offset if found else after.offset
-        return Page(found, last=reached == process.head.offset)
+        return Page(found, last=after.offset + len(found) == process.offset)
     return None if found == "too_old" and storage.serves_history else found
 
 

@@ -13,8 +13,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Protocol, TypeVar
 
 from chatx.core.fanout import Subscriber
@@ -96,6 +96,11 @@ class RoomProcess:
     def head(self) -> Position:
         """The place of the newest message in the stream."""
         return self.room.history.position
+
+    @property
+    def offset(self) -> int:
+        """The offset of the newest message in the stream; 0 where there is none."""
+        return self.room.history.offset
 
     @property
     def oldest(self) -> int:
@@ -263,16 +268,9 @@ class RoomProcess:
         """Whether nothing holds the room: nothing in it, and nobody who is about to use it."""
         return not self._holders and self.room.idle
 
-    @contextmanager
-    def held(self) -> Iterator[None]:
+    def held(self) -> AbstractContextManager[None]:
         """Keep the room from being forgotten for as long as the block takes."""
-        self._holders += 1
-        try:
-            yield
-        finally:
-            self._holders -= 1
-            if self.idle:
-                self._keeper.fell_idle(self)
+        return _Hold(self)
 
     def settle(self) -> None:
         """Flush until nothing is pending: what a flush calls may publish in turn."""
@@ -432,3 +430,21 @@ class RoomProcess:
 
     def _told(self, event: str, user_id: str) -> None:
         self._telemetry.emit(event, {"members": len(self.room.presence)}, {"room_id": self.room_id, "user_id": user_id})
+
+
+class _Hold(AbstractContextManager[None]):
+    """A block in which a room is not forgotten; a generator would cost a join twice as much."""
+
+    __slots__ = ("_process",)
+
+    def __init__(self, process: RoomProcess) -> None:
+        self._process = process
+
+    def __enter__(self) -> None:
+        self._process._holders += 1
+
+    def __exit__(self, *raised: object) -> None:
+        process = self._process
+        process._holders -= 1
+        if process.idle:
+            process._keeper.fell_idle(process)

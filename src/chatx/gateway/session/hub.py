@@ -193,10 +193,10 @@ def _by_version(members: Iterable[Member]) -> dict[Version, Audience]:
 
 def encode_event(version: Version, topic: str, event: Event) -> str:
     """Return the frame of a message or a presence diff, the same for every connection of this version."""
-    if isinstance(event, PresenceDiff):
-        return encode_broadcast(version, topic, "presence_diff", presence_diff(event.joins, event.leaves))
     if isinstance(event, Message):
         return encode_broadcast(version, topic, "new_message", message_payload(event))
+    if isinstance(event, PresenceDiff):
+        return encode_broadcast(version, topic, "presence_diff", presence_diff(event.joins, event.leaves))
     raise _without_a_frame(event)
 
 

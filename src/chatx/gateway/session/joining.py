@@ -104,7 +104,8 @@ class Joining:
         try:
             after = parse(join.payload, Resume).position
             position = Position(after.epoch, after.offset) if after is not None else None
-            if not session.identity.may_join(valid_id(join.room_id, "room_id")):
+            if not session.identity.may_join(join.room_id):
+                valid_id(join.room_id, "room_id")
                 raise Unauthorized
             known = session.engine.rooms.find(join.room_id) is not None
             process = await session.engine.enter(join.room_id, session.user_id, "join", at_a_place=position is not None)
@@ -139,11 +140,8 @@ class Joining:
         if position is None:
             process.check()
             return None
-        head = process.head
-        if (
-            position.epoch == head.epoch
-            and head.offset - position.offset > self._session.engine.config.resume_max_messages
-        ):
+        missed = process.offset - position.offset
+        if missed > self._session.engine.config.resume_max_messages and position.epoch == process.head.epoch:
             return "too_many"
         return await self._page(process, position)
 
@@ -174,12 +172,17 @@ class Joining:
         """Return some of what follows, once the client has taken what was written; from there on nothing is awaited."""
         session = self._session
         reading = session.gateway.reading
-        async with session.pages:
-            await session.socket.drained()
+        page = None
+        if session.socket.direct is not None:
+            # Nothing waits before it, so that what memory has is not waited for either.
             page = session.engine.page_in_memory(process, after, reading.at_once)
-            if page is None:
-                async with reading.turn(session.user_id):
-                    page = await session.engine.next_page(process, after, reading.at_once)
+        if page is None:
+            async with session.pages:
+                await session.socket.drained()
+                page = session.engine.page_in_memory(process, after, reading.at_once)
+                if page is None:
+                    async with reading.turn(session.user_id):
+                        page = await session.engine.next_page(process, after, reading.at_once)
         if isinstance(page, Page):
             reading.charge(session.user_id, page.messages)
         return page
@@ -207,7 +210,8 @@ class Joining:
             return
         membership.hub = hub
         hub.add(membership)
-        self._write(membership, late)
+        if late:
+            self._write(membership, late)
 
     def _write(self, membership: Membership, messages: Sequence[Message]) -> None:
         session = self._session

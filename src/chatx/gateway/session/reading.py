@@ -77,7 +77,9 @@ class Reading:
 
     def charge(self, user_id: str, messages: Sequence[Message]) -> None:
         """Charge the user for what was read for them."""
-        size = sum(map(size_of, messages)) + OVERHEAD * max(1, len(messages))
+        size = OVERHEAD * (len(messages) or 1)
+        for message in messages:
+            size += size_of(message)
         self._budget.charge(user_id, size, self._loop.time())
 
     @asynccontextmanager
