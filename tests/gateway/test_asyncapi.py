@@ -45,6 +45,13 @@ def test_the_text_is_the_document() -> None:
     assert msgspec.json.decode(text()) == document()
 
 
+def test_every_payload_and_each_of_its_fields_is_described() -> None:
+    for name, kind in DOCUMENT["components"]["schemas"].items():
+        assert kind["description"], name
+        for field, schema in kind.get("properties", {}).items():
+            assert schema["description"], f"{name}.{field}"
+
+
 def test_it_is_valid_by_the_official_schema(specification: Draft7Validator) -> None:
     assert [error.message for error in specification.iter_errors(DOCUMENT)] == []
 

@@ -1,4 +1,4 @@
-"""JSON Schemas of the wire: of the payloads, from their types and docstrings, and of the frames around them.
+"""JSON Schemas of the wire: of the payloads, from their types, and of the frames around them.
 
 They are of draft 7, which is AsyncAPI's own dialect. What a client sends has open schemas, since unknown fields are
 ignored; a frame of the server's has its fields and no others.
@@ -7,7 +7,6 @@ ignored; a frame of the server's has its fields and no others.
 from __future__ import annotations
 
 import inspect
-import re
 from typing import Any, TypeAlias
 
 from msgspec import Struct
@@ -57,8 +56,6 @@ _KINDS: tuple[type[Struct], ...] = (
     Sent,
     StreamPosition,
 )
-
-_ATTRIBUTE = re.compile(r"^ {4}(\w+): (.+(?:\n {8}.+)*)", re.MULTILINE)
 
 
 def ref(name: str) -> Schema:
@@ -164,16 +161,9 @@ def _fields(join_ref: Schema, ref_: Schema, topic: Schema, event: str, payload: 
 
 
 def _described(*kinds: type[Struct]) -> dict[str, Schema]:
-    """Return the schemas of these types by name, with their docstrings where JSON Schema has its descriptions."""
+    """Return the schemas of these types by name, with what their docstrings and their fields' metadata say of them."""
     _, found = schema_components(kinds, ref_template=ref("{name}")["$ref"])
     for kind in kinds:
-        described = found[kind.__name__]
-        text = inspect.getdoc(kind) or ""
-        described["description"] = _unwrapped(text.partition("\n\nAttributes:\n")[0])
-        for name, meaning in _ATTRIBUTE.findall(text):
-            described["properties"][name]["description"] = _unwrapped(meaning)
-    return {name: found[name] for name in sorted(found)}
-
-
-def _unwrapped(text: str) -> str:
-    return "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
+        # Without the indentation, which Python leaves out by itself from 3.13 on only.
+        found[kind.__name__]["description"] = inspect.getdoc(kind)
+    return dict(sorted(found.items()))

@@ -1,8 +1,8 @@
-"""The payloads of the wire, typed: what clients may send, and what they are sent.
+"""The payloads of the wire, typed and described: what clients may send, and what they are sent.
 
 Unknown fields are ignored, since strangers' clients add some. Bounds on content and ids are the engine's; they are
 here for `asyncapi` alone, which makes the protocol's description of these types. Those that are checked here keep
-numbers within what the wire and the stores hold.
+numbers within what the wire and the stores hold. What is said of a field is metadata, since that document tells it.
 """
 
 from __future__ import annotations
@@ -34,42 +34,33 @@ Key = Annotated[str, Meta(extra_json_schema={"minLength": 1, "maxLength": ID_LIM
 
 
 class NewMessage(Struct, frozen=True, gc=False):
-    """The payload of `new_message` from a client.
+    """The payload of `new_message` from a client."""
 
-    Attributes:
-        content: The text, at most `message_size_limit` bytes of UTF-8, without control characters but newline, return
-            and tab.
-        key: An idempotency key of at most 128 bytes of UTF-8, or null.
-    """
-
-    content: Content
-    key: Key | None = None
+    content: Annotated[
+        Content,
+        Meta(
+            description="The text, at most `message_size_limit` bytes of UTF-8, without control characters but "
+            "newline, return and tab."
+        ),
+    ]
+    key: Annotated[Key | None, Meta(description="An idempotency key of at most 128 bytes of UTF-8, or null.")] = None
 
 
 class StreamPosition(Struct, frozen=True, gc=False):
-    """A place in a room's stream.
+    """A place in a room's stream."""
 
-    Attributes:
-        epoch: At most 128 characters.
-        offset: 0 to 2**53 - 1.
-    """
-
-    epoch: Epoch
-    offset: Offset
+    epoch: Annotated[Epoch, Meta(description="At most 128 characters.")]
+    offset: Annotated[Offset, Meta(description="0 to 2**53 - 1.")]
 
 
 class Resume(Struct, frozen=True, gc=False):
     """The payload of `phx_join`: the position seen last, or nothing for a fresh join.
 
     Half a position is refused: taken as fresh it would lose messages without a word.
-
-    Attributes:
-        epoch: At most 128 characters, or null.
-        offset: 0 to 2**53 - 1, or null.
     """
 
-    epoch: Epoch | None = None
-    offset: Offset | None = None
+    epoch: Annotated[Epoch | None, Meta(description="At most 128 characters, or null.")] = None
+    offset: Annotated[Offset | None, Meta(description="0 to 2**53 - 1, or null.")] = None
 
     def __post_init__(self) -> None:
         if (self.epoch is None) is not (self.offset is None):
@@ -84,25 +75,18 @@ class Resume(Struct, frozen=True, gc=False):
 
 
 class History(Struct, frozen=True, gc=False):
-    """The payload of `history`: how many messages, and before which place.
+    """The payload of `history`: how many messages, and before which place."""
 
-    Attributes:
-        limit: Messages, 1 to 200.
-        before: The messages before this place, or null for the newest.
-    """
-
-    limit: Annotated[int, Meta(ge=1, le=200)] = 50
-    before: StreamPosition | None = None
+    limit: Annotated[int, Meta(description="Messages, 1 to 200.", ge=1, le=200)] = 50
+    before: Annotated[
+        StreamPosition | None, Meta(description="The messages before this place, or null for the newest.")
+    ] = None
 
 
 class AccessToken(Struct, frozen=True, gc=False):
-    """The payload of `access_token`: a token for the time after the present one's.
+    """The payload of `access_token`: a token for the time after the present one's."""
 
-    Attributes:
-        token: 1 to 8,192 characters.
-    """
-
-    token: Annotated[str, Meta(min_length=1, max_length=8192)]
+    token: Annotated[str, Meta(description="1 to 8,192 characters.", min_length=1, max_length=8192)]
 
 
 class Empty(Struct, frozen=True, gc=False):
@@ -110,155 +94,106 @@ class Empty(Struct, frozen=True, gc=False):
 
 
 class Joined(Struct, frozen=True, gc=False):
-    """The response to `phx_join`: the head of the room's stream.
+    """The response to `phx_join`: the head of the room's stream."""
 
-    Attributes:
-        epoch: Opaque identity of the stream.
-        offset: The newest message's; on a fresh join live messages start behind it.
-        recovered: Whether the missed messages follow, all of them.
-        reason: Why they do not; left out on a fresh join.
-    """
-
-    epoch: str
-    offset: Offset
-    recovered: bool
-    reason: Unrecovered | UnsetType = UNSET
+    epoch: Annotated[str, Meta(description="Opaque identity of the stream.")]
+    offset: Annotated[Offset, Meta(description="The newest message's; on a fresh join live messages start behind it.")]
+    recovered: Annotated[bool, Meta(description="Whether the missed messages follow, all of them.")]
+    reason: Annotated[Unrecovered | UnsetType, Meta(description="Why they do not; left out on a fresh join.")] = UNSET
 
 
 class Sent(Struct, frozen=True, gc=False):
-    """The response to `new_message`: the message is sequenced.
+    """The response to `new_message`: the message is sequenced."""
 
-    Attributes:
-        id: A UUIDv7 as text.
-        epoch: Opaque identity of the room's stream.
-        offset: Place in that stream.
-        inserted_at: When it was published, in ms since the Unix epoch.
-        duplicate: True where the key had been used before, and left out otherwise; all else is the first message's.
-    """
-
-    id: str
-    epoch: str
-    offset: Offset
-    inserted_at: int
-    duplicate: Literal[True] | UnsetType = UNSET
+    id: Annotated[str, Meta(description="A UUIDv7 as text.")]
+    epoch: Annotated[str, Meta(description="Opaque identity of the room's stream.")]
+    offset: Annotated[Offset, Meta(description="Place in that stream.")]
+    inserted_at: Annotated[int, Meta(description="When it was published, in ms since the Unix epoch.")]
+    duplicate: Annotated[
+        Literal[True] | UnsetType,
+        Meta(
+            description="True where the key had been used before, and left out otherwise; all else is the first "
+            "message's."
+        ),
+    ] = UNSET
 
 
 class Published(Struct, frozen=True, gc=False):
-    """The payload of `new_message` from the server.
+    """The payload of `new_message` from the server."""
 
-    Attributes:
-        id: A UUIDv7 as text.
-        room_id: The room.
-        user_id: Who sent it.
-        content: Exactly what was accepted.
-        inserted_at: When it was published, in ms since the Unix epoch.
-        epoch: Opaque identity of the room's stream.
-        offset: Place in that stream; contiguous from 1.
-    """
-
-    id: str
-    room_id: str
-    user_id: str
-    content: str
-    inserted_at: int
-    epoch: str
-    offset: Offset
+    id: Annotated[str, Meta(description="A UUIDv7 as text.")]
+    room_id: Annotated[str, Meta(description="The room.")]
+    user_id: Annotated[str, Meta(description="Who sent it.")]
+    content: Annotated[str, Meta(description="Exactly what was accepted.")]
+    inserted_at: Annotated[int, Meta(description="When it was published, in ms since the Unix epoch.")]
+    epoch: Annotated[str, Meta(description="Opaque identity of the room's stream.")]
+    offset: Annotated[Offset, Meta(description="Place in that stream; contiguous from 1.")]
 
 
 class HistoryPage(Struct, frozen=True, gc=False):
-    """The response to `history`.
+    """The response to `history`."""
 
-    Attributes:
-        messages: Oldest first.
-        more: Whether there are older ones.
-    """
-
-    messages: list[Published]
-    more: bool
+    messages: Annotated[list[Published], Meta(description="Oldest first.")]
+    more: Annotated[bool, Meta(description="Whether there are older ones.")]
 
 
 class Renewed(Struct, frozen=True, gc=False):
-    """The response to `access_token`.
+    """The response to `access_token`."""
 
-    Attributes:
-        expires_at: When the socket's time is over now, in seconds since the Unix epoch; null where it does not expire.
-    """
-
-    expires_at: float | None
+    expires_at: Annotated[
+        float | None,
+        Meta(
+            description="When the socket's time is over now, in seconds since the Unix epoch; null where it does not "
+            "expire."
+        ),
+    ]
 
 
 class PhxMeta(Struct, frozen=True, gc=False):
     """One membership of a user in a room, in the shape that phoenix.js reads.
 
     There is no `phx_ref_prev`: a meta never changes, it only begins and ends.
-
-    Attributes:
-        phx_ref: Unique in the room.
-        online_at: When it began, in ms since the Unix epoch.
     """
 
-    phx_ref: str
-    online_at: int
+    phx_ref: Annotated[str, Meta(description="Unique in the room.")]
+    online_at: Annotated[int, Meta(description="When it began, in ms since the Unix epoch.")]
 
 
 class PhxMetas(Struct, frozen=True, gc=False):
-    """A user's memberships.
+    """A user's memberships."""
 
-    Attributes:
-        metas: One or more.
-    """
-
-    metas: list[PhxMeta]
+    metas: Annotated[list[PhxMeta], Meta(description="One or more.")]
 
 
 class PhxDiff(Struct, frozen=True, gc=False):
-    """The payload of `presence_diff`: which memberships began and which ended. None is in both.
+    """The payload of `presence_diff`: which memberships began and which ended. None is in both."""
 
-    Attributes:
-        joins: By user id.
-        leaves: By user id.
-    """
-
-    joins: dict[str, PhxMetas]
-    leaves: dict[str, PhxMetas]
+    joins: Annotated[dict[str, PhxMetas], Meta(description="By user id.")]
+    leaves: Annotated[dict[str, PhxMetas], Meta(description="By user id.")]
 
 
 class Failed(Struct, frozen=True, gc=False):
-    """The payload of `phx_error`: the membership failed. Join again.
+    """The payload of `phx_error`: the membership failed. Join again."""
 
-    Attributes:
-        reason: For a person.
-    """
-
-    reason: str
+    reason: Annotated[str, Meta(description="For a person.")]
 
 
 class ErrorResponse(Struct, frozen=True, gc=False):
-    """The response of an error reply.
+    """The response of an error reply."""
 
-    Attributes:
-        code: From the errors table, or an application's own.
-        reason: For a person.
-        retryable: Whether the same push may succeed later, unchanged.
-        retry_after_ms: Milliseconds to wait, left out where that is not known.
-    """
-
-    code: str
-    reason: str
-    retryable: bool
-    retry_after_ms: int | UnsetType = UNSET
+    code: Annotated[str, Meta(description="From the errors table, or an application's own.")]
+    reason: Annotated[str, Meta(description="For a person.")]
+    retryable: Annotated[bool, Meta(description="Whether the same push may succeed later, unchanged.")]
+    retry_after_ms: Annotated[
+        int | UnsetType, Meta(description="Milliseconds to wait, left out where that is not known.")
+    ] = UNSET
 
 
 class Reply(Struct, frozen=True, gc=False):
-    """The payload of `phx_reply`.
+    """The payload of `phx_reply`."""
 
-    Attributes:
-        status: Whether it was done.
-        response: What came of it, by the event; with `error` an `ErrorResponse`.
-    """
-
-    status: Status
-    response: Any
+    status: Annotated[Status, Meta(description="Whether it was done.")]
+    response: Annotated[Any, Meta(description="What came of it, by the event; with `error` an `ErrorResponse`.")]
 
 
 _EMPTY_OBJECT: Final = Raw(b"{}")
