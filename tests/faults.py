@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from chatx import CallbackSubscription, Chat, Message
 from chatx.core.fanout import Subscriber
-from chatx.core.message import Draft, Event, PresenceMeta
+from chatx.core.message import Draft, Entry, Event, PresenceMeta
 from chatx.core.room import Effects, Room
 from chatx.errors import ChatError, Closed
 from chatx.runtime.engine import Engine
@@ -450,17 +450,12 @@ class CrashingRoom(Room):
 
     __slots__ = ()
 
-    def publish(
-        self, draft: Draft, message_id: str, now_ms: int
-    ) -> tuple[Message, Sequence[tuple[Subscriber, BaseException]]]:
+    def apply(self, entry: Entry) -> Sequence[tuple[Subscriber, BaseException]]:
         Crashes.at("publish: before", self.room_id)
         if Crashes.due("publish: recorded only", self.room_id):
-            place = self.history.offset + 1
-            self.history.append(
-                Message(message_id, draft.room_id, draft.user_id, draft.content, now_ms, self.history.epoch, place)
-            )
+            self.history.append(entry)
             raise Crash
-        answer = super().publish(draft, message_id, now_ms)
+        answer = super().apply(entry)
         Crashes.at("publish: after", self.room_id)
         return answer
 

@@ -1,5 +1,6 @@
 """The ring of a room's newest messages."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -73,10 +74,20 @@ def test_a_rebuilt_one_is_equal(size: int, begin: int, count: int) -> None:
 
 def test_a_rebuilt_one_keeps_only_the_unbroken_run_that_ends_at_the_head() -> None:
     history = filled(8, 0, 2)
-    history.append(message(4))
-    history.append(message(5))
+    history._ring.extend((message(4), message(5)))
+    history.offset = 5
     fresh = history.rebuilt()
     assert [each.offset for each in fresh.newest(100)] == [4, 5]
     assert fresh.start == 4
-    history.append(message(6, "other"))
+    history._ring.append(message(6, "other"))
     assert history.rebuilt().newest(100) == []
+
+
+@pytest.mark.parametrize("offset", [1, 2, 4])
+def test_only_what_follows_the_head_is_kept(offset: int) -> None:
+    history = filled(8, 0, 2)
+    with pytest.raises(ValueError, match="does not follow 2"):
+        history.append(message(offset))
+    with pytest.raises(ValueError, match="does not follow 2"):
+        history.append(message(3, "other"))
+    assert [each.offset for each in history.newest(9)] == [1, 2]

@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from chatx import Closed, Gap, Message, PresenceDiff, PresenceState, SlowConsumer, SubscriptionEnded
 from chatx.core.mailbox import Batch, Mailbox
-from chatx.core.message import EVENT_BYTES, Event, PresenceMeta, weigh
+from chatx.core.message import EVENT_BYTES, Event, PresenceMeta, Signal, UnknownEntry, weigh
 
 Policy = Literal["disconnect", "drop_oldest"]
 ENDED = SubscriptionEnded("a", "room_unavailable", "It failed.")
@@ -121,6 +121,45 @@ def test_what_a_turn_brings_is_not_dropped_for_itself() -> None:
     mailbox.put(batch(1), 0)
     mailbox.put(batch(*range(2, 12)), 1)
     assert drained(mailbox) == [Gap("a", "slow_consumer", "e", 1, 1), *(message(each) for each in range(2, 12))]
+
+
+SIGNAL = Signal("a", "alice", "typing")
+
+
+@pytest.mark.parametrize("policy", ["disconnect", "drop_oldest"])
+def test_signals_are_let_go_of_first_and_leave_no_trace(policy: Policy) -> None:
+    mailbox = Mailbox(3, 10**6, policy)
+    mailbox.put(Batch.of([message(1), SIGNAL, message(2)]), 0)
+    assert mailbox.put(Batch.of([SIGNAL, message(3)]), 1)
+    assert drained(mailbox) == [message(1), message(2), message(3)]
+    assert (mailbox.unread, mailbox.size, mailbox.lost_presence) == (0, 0, set())
+
+
+@pytest.mark.parametrize("policy", ["disconnect", "drop_oldest"])
+def test_a_signal_makes_nobody_slow(policy: Policy) -> None:
+    mailbox = Mailbox(2, 10**6, policy)
+    mailbox.put(batch(1, 2, 3), 0)  # what one turn brings is taken whole
+    assert mailbox.put(Batch.of([SIGNAL]), 1)
+    assert mailbox.error is None
+    assert drained(mailbox) == [message(1), message(2), message(3)]
+
+
+def test_where_signals_were_not_enough_the_policy_applies() -> None:
+    mailbox = Mailbox(2, 10**6, "drop_oldest")
+    mailbox.put(Batch.of([message(1), SIGNAL, message(2)]), 0)
+    mailbox.put(batch(3, 4), 1)
+    assert drained(mailbox) == [Gap("a", "slow_consumer", "e", 2, 2), message(3), message(4)]
+    mailbox = Mailbox(2, 10**6, "disconnect")
+    mailbox.put(Batch.of([message(1), SIGNAL, message(2)]), 0)
+    assert not mailbox.put(Batch.of([SIGNAL, message(3)]), 1)
+    assert drained(mailbox) == [message(1), message(2)]
+
+
+def test_an_entry_of_an_unknown_kind_leaves_a_gap_too() -> None:
+    mailbox = Mailbox(1, 10**6, "drop_oldest")
+    mailbox.put(Batch.of([UnknownEntry("1", "a", "alice", "", 0, "e", 1, "reaction", "0")]), 0)
+    mailbox.put(batch(2), 1)
+    assert drained(mailbox) == [Gap("a", "slow_consumer", "e", 1, 1), message(2)]
 
 
 def test_each_room_has_a_gap_of_its_own() -> None:

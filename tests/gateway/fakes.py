@@ -8,7 +8,7 @@ from collections.abc import Callable, MutableMapping
 from typing import Any
 
 from chatx.config import ChatConfig
-from chatx.core.message import Draft
+from chatx.core.message import Entry
 from chatx.core.room import Room
 from chatx.gateway.asgi.app import ChatApp
 from chatx.gateway.entry.handshake import Identity
@@ -161,11 +161,11 @@ class CrashingRoom(Room):
     crashes = 0
     flush_crashes = 0
 
-    def publish(self, draft: Draft, message_id: str, now_ms: int) -> Any:
+    def apply(self, entry: Entry) -> Any:
         if type(self).crashes:
             type(self).crashes -= 1
             raise ZeroDivisionError("injected")
-        return super().publish(draft, message_id, now_ms)
+        return super().apply(entry)
 
     def flush(self, turn: int) -> Any:
         if type(self).flush_crashes:

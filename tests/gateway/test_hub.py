@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatx.chat import Chat
-from chatx.core.message import Gap
+from chatx.core.message import Gap, Signal, UnknownEntry
 from chatx.core.rate_limit import RateLimit
 from chatx.core.room import Effects
 from chatx.gateway.session import hub
@@ -472,7 +472,7 @@ async def test_an_event_without_a_frame_is_an_error_and_nobody_misses_it_silentl
         gap = Gap("a", "missing", process.head.epoch, 1, 1)
         process._report(Effects(process.room.fanout.publish(gap), ()))
         await settle()
-        assert "Gap has no frame" in caplog.text
+        assert "Gap is not for sockets" in caplog.text
         assert [each.event for each in ada.received] == ["phx_error"]
         assert process not in gateway
         # It comes back and misses nothing.
@@ -481,3 +481,34 @@ async def test_an_event_without_a_frame_is_an_error_and_nobody_misses_it_silentl
         await settle()
         assert ada.contents() == ["hi"]
         ada.session.end()
+
+
+@virtual
+async def test_what_this_version_has_no_frame_for_is_said_in_the_log_and_the_stream_goes_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with Chat() as chat:
+        gateway = Gateway(chat.engine)
+        ada = Client(gateway, "ada")
+        await ada.join("room:a")
+        await settle()
+        ada.forget()
+        process = chat.engine.rooms.find("a")
+        assert process is not None
+        head = process.head
+        process.room.apply(UnknownEntry("1", "a", "bob", "", 0, head.epoch, head.offset + 1, "reaction", "0"))
+        process.room.signal(Signal("a", "bob", "typing"))
+        await chat.send_message("a", "bob", "hi")
+        await settle()
+        assert ada.contents() == ["hi"]
+        assert [each.event for each in ada.received] == ["new_message"]
+        assert "'reaction'" in caplog.text
+        assert "'typing'" in caplog.text
+
+        # Who comes back to before it is caught up past it.
+        bob = Client(gateway, "bob")
+        await bob.join("room:a", epoch=head.epoch, offset=head.offset)
+        await settle()
+        assert bob.contents() == ["hi"]
+        for each in (ada, bob):
+            each.session.end()

@@ -10,7 +10,7 @@ from chatx.core.fanout import Fanout, Subscriber
 from chatx.core.history import History
 from chatx.core.idempotency import IdempotencyWindow
 from chatx.core.mailbox import Mailbox
-from chatx.core.message import Message, Position, Unrecovered
+from chatx.core.message import Entry, Message, Position, Unrecovered
 from chatx.core.presence import Presence
 from chatx.core.room import Effects
 from chatx.runtime.process import RoomProcess
@@ -45,7 +45,7 @@ class SkippingHistory(History):
 
     __slots__ = ()
 
-    def after(self, position: Position, limit: int) -> list[Message] | Unrecovered:
+    def after(self, position: Position, limit: int) -> list[Entry] | Unrecovered:
         found = super().after(position, limit)
         return found[:-1] if isinstance(found, list) and len(found) > 2 else found
 

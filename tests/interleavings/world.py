@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from chatx import Chat, ChatError, Message, RateLimit
 from chatx.core.fanout import Subscriber
-from chatx.core.message import Draft, Position
+from chatx.core.message import Draft, Entry, Position
 from chatx.core.room import Room
 from chatx.runtime.engine import Engine
 from chatx.testing import run_seeded
@@ -53,12 +53,10 @@ class WorldRoom(CrashingRoom):
         if model.head != position:  # a rebuilt room goes on where it was
             World.now.told(model.began, position)
 
-    def publish(
-        self, draft: Draft, message_id: str, now_ms: int
-    ) -> tuple[Message, Sequence[tuple[Subscriber, BaseException]]]:
+    def apply(self, entry: Entry) -> Sequence[tuple[Subscriber, BaseException]]:
         before = self.history.offset
         try:
-            return super().publish(draft, message_id, now_ms)
+            return super().apply(entry)
         finally:
             if self.history.offset > before:
                 World.now.told(World.now.rooms[self.room_id].published, self.history.newest(1)[0])

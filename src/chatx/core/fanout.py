@@ -22,7 +22,7 @@ from msgspec import Struct
 
 from chatx.core.interrupts import from_signal
 from chatx.core.mailbox import Batch, Mailbox
-from chatx.core.message import Event, Message
+from chatx.core.message import ENTRIES, Entry, Event, PresenceDiff, Signal
 from chatx.errors import ChatError
 
 Callback: TypeAlias = Callable[[Event], object]
@@ -49,15 +49,15 @@ class Fanout:
 
     Attributes:
         subscribers: In the order of their coming.
-        newest: The last message that `publish` took on.
+        newest: The last entry that `publish` took on.
     """
 
     __slots__ = ("_audience", "_called", "_flushing", "_pending", "_to_call", "newest", "subscribers")
 
     def __init__(self) -> None:
-        self.newest: Message | None = None
+        self.newest: Entry | None = None
         self.subscribers: dict[Subscriber, None] = {}
-        # (callbacks for messages, callbacks for presence, mailbox subscribers); None when a subscriber came or went.
+        # (callbacks for all, callbacks for presence, mailbox subscribers); None when a subscriber came or went.
         self._audience: tuple[tuple[Subscriber, ...], tuple[Subscriber, ...], tuple[Subscriber, ...]] | None = None
         self._pending: list[Event] = []
         self._to_call: deque[tuple[Event, tuple[Subscriber, ...]]] = deque()  # whose callbacks are still to be called
@@ -90,13 +90,14 @@ class Fanout:
 
         The caller sees to a flush when the turn ends. Returns the callbacks that raised; they are out.
         """
-        messages, presences, mailboxes = self._audience or self._audience_now()
+        everybody, presences, mailboxes = self._audience or self._audience_now()
         if mailboxes:
             self._pending.append(event)
-        audience = presences
-        if isinstance(event, Message):
+        audience = everybody
+        if isinstance(event, ENTRIES):
             self.newest = event
-            audience = messages
+        elif not isinstance(event, Signal):
+            audience = presences
         if not audience:
             return ()
         self._to_call.append((event, audience))
@@ -109,11 +110,11 @@ class Fanout:
             return []
         self._pending = []
         everything = Batch.of(pending)
-        messages = everything
-        if any(not isinstance(event, Message) for event in pending):
-            messages = Batch.of(event for event in pending if isinstance(event, Message))
+        without_presence = everything
+        if any(isinstance(event, PresenceDiff) for event in pending):
+            without_presence = Batch.of(event for event in pending if not isinstance(event, PresenceDiff))
         mailboxes = (self._audience or self._audience_now())[2]
-        self._flushing = (everything, messages, turn, iter(mailboxes))
+        self._flushing = (everything, without_presence, turn, iter(mailboxes))
         return self._put()
 
     def rebuilt(self) -> Fanout:
@@ -171,10 +172,10 @@ class Fanout:
     def _put(self) -> list[Subscriber]:
         if self._flushing is None:
             return []
-        everything, messages, turn, rest = self._flushing
+        everything, without_presence, turn, rest = self._flushing
         full = []
         for subscriber in rest:
-            batch = everything if subscriber.presence else messages
+            batch = everything if subscriber.presence else without_presence
             if batch.events and not subscriber.mailbox.put(batch, turn):  # type: ignore[union-attr]
                 full.append(subscriber)
         self._flushing = None

@@ -1,7 +1,7 @@
-"""A ring of a room's newest messages, and what a reader who was away gets from it.
+"""A ring of a room's newest entries, and what a reader who was away gets from it.
 
 Rules:
-1. The messages kept have contiguous offsets and end at the head of the stream.
+1. The entries kept have contiguous offsets and end at the head of the stream.
 2. A read is whole or it is refused with a reason: never a part.
 """
 
@@ -11,16 +11,16 @@ from collections import deque
 from itertools import islice
 from typing import Literal
 
-from chatx.core.message import Message, Position, Unrecovered
+from chatx.core.message import Entry, Position, Unrecovered
 
 
 class History:
-    """The newest `size` messages of one stream, and where the stream stands."""
+    """The newest `size` entries of one stream, and where the stream stands."""
 
     __slots__ = ("_ring", "epoch", "offset")
 
     def __init__(self, size: int, position: Position) -> None:
-        self._ring: deque[Message] = deque(maxlen=size)
+        self._ring: deque[Entry] = deque(maxlen=size)
         self.epoch: str = position.epoch
         self.offset: int = position.offset
 
@@ -31,32 +31,42 @@ class History:
 
     @property
     def start(self) -> int:
-        """The offset of the oldest message kept; one past the head where none is."""
+        """The offset of the oldest entry kept; one past the head where none is."""
         return self.offset + 1 - len(self._ring)
 
     @property
     def size(self) -> int:
-        """How many messages it keeps at most."""
+        """How many entries it keeps at most."""
         return self._ring.maxlen or 0
 
     def rebuilt(self) -> History:
-        """Return a fresh one with the messages that end at the head in one unbroken run."""
+        """Return a fresh one with the entries that end at the head in one unbroken run."""
         fresh = type(self)(self.size, self.position)
-        run: deque[Message] = deque(maxlen=self.size)
-        for message in reversed(self._ring):
-            if message.epoch != self.epoch or message.offset != self.offset - len(run):
+        run: deque[Entry] = deque(maxlen=self.size)
+        for entry in reversed(self._ring):
+            if entry.epoch != self.epoch or entry.offset != self.offset - len(run):
                 break
-            run.appendleft(message)
+            run.appendleft(entry)
         fresh._ring = run
         return fresh
 
-    def append(self, message: Message) -> None:
-        """Keep the stream's next message; the oldest goes where the ring is full."""
-        self.offset = message.offset
-        self._ring.append(message)
+    def append(self, entry: Entry) -> None:
+        """Keep the stream's next entry; the oldest goes where the ring is full.
 
-    def after(self, position: Position, limit: int) -> list[Message] | Unrecovered:
-        """Return every message after `position`, or the reason why that cannot be done whole.
+        Raises:
+            ValueError: It is not the one behind the head.
+        """
+        offset = self.offset + 1
+        if entry.offset != offset or entry.epoch != self.epoch:
+            raise ValueError(
+                f"Offset {entry.offset} of epoch {entry.epoch!r} does not follow {self.offset} of {self.epoch!r}; "
+                "catch up from the log first."
+            )
+        self.offset = offset
+        self._ring.append(entry)
+
+    def after(self, position: Position, limit: int) -> list[Entry] | Unrecovered:
+        """Return every entry after `position`, or the reason why that cannot be done whole.
 
         `too_old` says that the ring no longer reaches back so far: older storage may.
         """
@@ -64,8 +74,8 @@ class History:
             return "too_many"
         return self.page(position, limit)
 
-    def page(self, position: Position, most: int) -> list[Message] | Literal["epoch_changed", "too_old"]:
-        """Return the oldest messages after `position`, at most `most`, or the reason why they cannot be had.
+    def page(self, position: Position, most: int) -> list[Entry] | Literal["epoch_changed", "too_old"]:
+        """Return the oldest entries after `position`, at most `most`, or the reason why they cannot be had.
 
         `too_old` says that the ring no longer reaches back so far: older storage may.
         """
@@ -78,16 +88,16 @@ class History:
             return "too_old"
         return list(islice(self._ring, first, first + most))
 
-    def at(self, position: Position) -> Message | None:
-        """Return the message at a place of the stream, or None where it is not kept."""
+    def at(self, position: Position) -> Entry | None:
+        """Return the entry at a place of the stream, or None where it is not kept."""
         found = self.before(position.offset + 1, 1) if position.epoch == self.epoch else []
         return found[0] if found and found[0].offset == position.offset else None
 
-    def newest(self, limit: int) -> list[Message]:
-        """Return the newest messages kept, oldest first, at most `limit`."""
+    def newest(self, limit: int) -> list[Entry]:
+        """Return the newest entries kept, oldest first, at most `limit`."""
         return list(islice(self._ring, max(0, len(self._ring) - limit), None))
 
-    def before(self, offset: int, limit: int) -> list[Message]:
-        """Return the newest messages kept below `offset`, oldest first, at most `limit`."""
+    def before(self, offset: int, limit: int) -> list[Entry]:
+        """Return the newest entries kept below `offset`, oldest first, at most `limit`."""
         end = max(0, min(len(self._ring), offset - self.start))
         return list(islice(self._ring, max(0, end - limit), end))

@@ -9,8 +9,9 @@ Rules:
    turn published.
 2. At the bound `disconnect` closes the mailbox: what it holds can be read, then `SlowConsumer` is raised.
    `drop_oldest` drops the oldest and puts a `Gap` before what is left.
-3. Nothing is dropped without a trace: a message leaves a `Gap`, a presence event an entry in `lost_presence`, and the
-   end of a subscription is not dropped at all. Nothing is put into a closed mailbox.
+3. Nothing is dropped without a trace: an entry of the stream leaves a `Gap`, a presence event its room in
+   `lost_presence`, and the end of a subscription is not dropped at all. Nothing is put into a closed mailbox.
+4. Signals are what is let go of first, before a policy applies and without a trace: the next one makes up for them.
 """
 
 from __future__ import annotations
@@ -21,23 +22,39 @@ from typing import Literal, TypeAlias
 
 from msgspec import Struct
 
-from chatx.core.message import Event, Gap, Message, PresenceDiff, PresenceState, SubscriptionEnded, weigh
+from chatx.core.message import (
+    ENTRIES,
+    Event,
+    Gap,
+    PresenceDiff,
+    PresenceState,
+    Signal,
+    SubscriptionEnded,
+    weigh,
+)
 from chatx.errors import ChatError, SlowConsumer
 
 OverflowPolicy: TypeAlias = Literal["disconnect", "drop_oldest"]
 
 
 class Batch(Struct, frozen=True):
-    """Events in order, shared by all the mailboxes they are put into, and what they weigh in bytes."""
+    """Events in order, shared by all the mailboxes they are put into.
+
+    Attributes:
+        events: The events.
+        size: What they weigh, in bytes.
+        signals: Whether there are signals among them.
+    """
 
     events: tuple[Event, ...]
     size: int
+    signals: bool
 
     @classmethod
     def of(cls, events: Iterable[Event]) -> Batch:
         """Return the events as a batch, weighed."""
         kept = tuple(events)
-        return cls(kept, sum(map(weigh, kept)))
+        return cls(kept, sum(map(weigh, kept)), any(isinstance(each, Signal) for each in kept))
 
 
 class Mailbox:
@@ -92,20 +109,11 @@ class Mailbox:
         self.unread += len(batch.events)
         self.size += batch.size
         if stale and (self.unread > self._limit_events or self.size > self._limit_bytes):
-            if self._policy == "disconnect":
-                # Never partial: the batch that does not fit is not put.
-                self._batches.pop()
-                self.unread -= len(batch.events)
-                self.size -= batch.size
-                self.close(
-                    SlowConsumer(
-                        f"{self.unread} events ({self.size} bytes) were left unread, and the mailbox holds "
-                        f"{self._limit_events} events and {self._limit_bytes} bytes; "
-                        "subscribe again after the last position read."
-                    )
-                )
+            if self._shed_signals():
+                batch = Batch.of(event for event in batch.events if not isinstance(event, Signal))
+                stale = self.unread - len(batch.events)
+            if self._over and batch.events and not self._is_within_policy(batch, stale):
                 return False
-            self._drop_oldest(stale)
         wake = self.wake
         if wake is not None:
             self.wake = None
@@ -137,11 +145,15 @@ class Mailbox:
         """Drop what is unread of one room, whose reader has left it."""
         self._first = {key: event for key, event in self._first.items() if event.room_id != room_id}
         self.lost_presence.discard(room_id)
+        self._keep(lambda event: event.room_id != room_id)
+
+    def _keep(self, wanted: Callable[[Event], bool]) -> None:
+        """Leave out of the unread batches what is not wanted."""
         batches, self._batches = self._batches, deque()
         skip, self._next = self._next, 0
         self.unread = self.size = 0
         for batch in batches:
-            kept = Batch.of(event for event in batch.events[skip:] if event.room_id != room_id)
+            kept = Batch.of(filter(wanted, batch.events[skip:]))
             skip = 0
             if kept.events:
                 self._batches.append(kept)
@@ -156,13 +168,42 @@ class Mailbox:
             if wake is not None:
                 wake()
 
+    def _is_within_policy(self, batch: Batch, stale: int) -> bool:
+        """Apply the policy where the batch just put is too much; return whether the mailbox is open still."""
+        if self._policy == "drop_oldest":
+            self._drop_oldest(stale)
+            return True
+        # Never partial: the batch that does not fit is not put.
+        self._batches.pop()
+        self.unread -= len(batch.events)
+        self.size -= batch.size
+        self.close(
+            SlowConsumer(
+                f"{self.unread} events ({self.size} bytes) were left unread, and the mailbox holds "
+                f"{self._limit_events} events and {self._limit_bytes} bytes; "
+                "subscribe again after the last position read."
+            )
+        )
+        return False
+
+    @property
+    def _over(self) -> bool:
+        return self.unread > self._limit_events or self.size > self._limit_bytes
+
+    def _shed_signals(self) -> bool:
+        """Let go of the unread signals; return whether there were any."""
+        if not any(batch.signals for batch in self._batches):
+            return False
+        self._keep(lambda event: not isinstance(event, Signal))
+        return True
+
     def _drop_oldest(self, at_most: int) -> None:
         """Drop unread events, oldest first, until the rest is within the bounds or `at_most` are gone."""
         first = self._first
-        while at_most and (self.unread > self._limit_events or self.size > self._limit_bytes):
+        while at_most and self._over:
             event = self._drop()
             at_most -= 1
-            if isinstance(event, Message):
+            if isinstance(event, ENTRIES):
                 before = first.get(event.room_id)
                 missed = before.missed + 1 if isinstance(before, Gap) and before.missed is not None else 1
                 first[event.room_id] = Gap(event.room_id, "slow_consumer", event.epoch, event.offset, missed)

@@ -1,10 +1,17 @@
-"""What travels through a room: a draft on its way in, a message and the other events on their way out."""
+"""What travels through a room: a draft on its way in, entries and the other events on their way out.
+
+An entry has a place in the room's stream, for ever; a message is the entry of kind `message`. A signal has none: it is
+never stored, and the first that a full mailbox lets go of. Whoever does not know an entry's kind skips it and still
+moves its place.
+"""
 
 from __future__ import annotations
 
 from typing import Literal, NamedTuple, TypeAlias
 
 from msgspec import Struct
+
+from chatx.core.data import Data
 
 
 class Draft(Struct, frozen=True, gc=False):
@@ -15,15 +22,49 @@ class Draft(Struct, frozen=True, gc=False):
     Attributes:
         room_id: The room it is sent to.
         user_id: Who sends it.
-        content: Text, within `message_size_limit` bytes of UTF-8.
+        content: Text, within `message_size_limit` bytes of UTF-8; may be empty where there is `data`.
+        data: A JSON object that travels with it, within `message_data_limit` bytes, or None.
     """
 
     room_id: str
     user_id: str
     content: str
+    data: Data | None = None
 
 
-class Message(Struct, frozen=True, gc=False):
+class Entry(Struct, frozen=True, gc=False):
+    """What has a place in a room's stream: the part that all kinds share. Each kind is a subclass.
+
+    Attributes:
+        id: A UUIDv7 as text.
+        room_id: The room.
+        user_id: Whose act it is.
+        content: Text; what it says is for its kind.
+        inserted_at: When it was placed, in ms since the Unix epoch.
+        epoch: Opaque identity of the room's stream.
+        offset: Place in that stream; contiguous from 1.
+    """
+
+    id: str
+    room_id: str
+    user_id: str
+    content: str
+    inserted_at: int
+    epoch: str
+    offset: int
+
+    @property
+    def kind(self) -> str:
+        """What it is, as the log keeps it."""
+        raise NotImplementedError
+
+    @property
+    def target(self) -> str | None:
+        """The id of the entry that it is about, or None."""
+        return None
+
+
+class Message(Entry, frozen=True, gc=False):
     """A message with its place in the room's stream.
 
     Attributes:
@@ -35,16 +76,52 @@ class Message(Struct, frozen=True, gc=False):
         epoch: Opaque identity of the room's stream.
         offset: Place in that stream; contiguous from 1.
         duplicate: True only in the answer to a repeated idempotency key.
+        stored: Whether its acknowledgement says that the log has it; else it is `sequenced`.
+        data: The JSON object that travels with it, or None.
     """
 
-    id: str
+    duplicate: bool = False
+    stored: bool = False
+    data: Data | None = None
+
+    @property
+    def kind(self) -> str:
+        """What it is, as the log keeps it."""
+        return "message"
+
+
+class UnknownEntry(Entry, frozen=True, gc=False):
+    """An entry of a kind that this version does not know: it holds its place, and nobody is told what it says.
+
+    Attributes:
+        kind: What it is.
+        target: The id of the entry that it is about, or None.
+        data: What it carries, or None.
+    """
+
+    kind: str
+    target: str | None = None
+    data: Data | None = None
+
+
+ENTRIES = (Message, Entry)
+"""Entries of every kind, for `isinstance`: the commonest first, since only an exact type is told apart quickly."""
+
+
+class Signal(Struct, frozen=True, gc=False):
+    """What has no place in the stream and is never stored; the first to be let go of, without a `Gap`.
+
+    Attributes:
+        room_id: The room.
+        user_id: Whose act it is.
+        kind: What it is.
+        data: What it carries, or None.
+    """
+
     room_id: str
     user_id: str
-    content: str
-    inserted_at: int
-    epoch: str
-    offset: int
-    duplicate: bool = False
+    kind: str
+    data: Data | None = None
 
 
 class Position(NamedTuple):
@@ -136,19 +213,23 @@ class SubscriptionEnded(Struct, frozen=True, gc=False):
     reason: str
 
 
-Event: TypeAlias = Message | Gap | PresenceState | PresenceDiff | SubscriptionEnded
-"""What a reader gets: `Message`, `Gap`, `PresenceState`, `PresenceDiff`; on a connection also `SubscriptionEnded`."""
+Event: TypeAlias = Entry | Signal | Gap | PresenceState | PresenceDiff | SubscriptionEnded
+"""What a room tells: entries, of which this version knows `Message`; `Gap`, `PresenceState`, `PresenceDiff`; on a
+connection also `SubscriptionEnded`."""
 
 # What an event that is not a message weighs against a mailbox's byte bound: its own size without its strings.
 EVENT_BYTES = 128
 
 
 def weigh(event: Event) -> int:
-    """Return the bytes an event counts for in a mailbox: its content, and a constant for the rest."""
-    if isinstance(event, Message):
+    """Return the bytes an event counts for in a mailbox: its content, its data, and a constant for the rest."""
+    if isinstance(event, ENTRIES):
         content = event.content
         size = len(content) if content.isascii() else len(content.encode())
-        return EVENT_BYTES + size
+        data = event.data  # type: ignore[attr-defined]  # every kind has it, each as its own last field
+        return EVENT_BYTES + size if data is None else EVENT_BYTES + size + data.weight
+    if isinstance(event, Signal):
+        return EVENT_BYTES if event.data is None else EVENT_BYTES + event.data.weight
     if isinstance(event, PresenceState):
         return EVENT_BYTES * (1 + sum(map(len, event.presences.values())))
     if isinstance(event, PresenceDiff):

@@ -1,8 +1,11 @@
 """One room: its stream, its members, its subscribers. The unit of order.
 
+An entry comes into the room in two steps. `place` says where in the stream it is, and is done where the room is owned,
+once. `apply` lets everybody have it; whoever owns the room, that is the same.
+
 Rules:
-1. Offsets are given here and nowhere else, one after another from the head of the stream.
-2. A message is in the history before anybody sees it, so whoever saw it can be caught up from there.
+1. `apply` takes the entry behind the head and no other, so the stream has no hole and nothing twice.
+2. An entry is in the history before anybody sees it, so whoever saw it can be caught up from there.
 3. Whoever comes or goes first flushes what is pending, so a joiner gets nothing twice and a leaver misses nothing.
 4. Admission counts messages admitted and not yet sequenced; at the bound the caller refuses, nothing is dropped.
 5. `rebuilt` makes a fresh room from what is durable in this one: members, history and subscribers.
@@ -17,7 +20,7 @@ from msgspec import Struct
 
 from chatx.core.fanout import Fanout, Subscriber
 from chatx.core.history import History
-from chatx.core.message import Draft, Message, Position, PresenceDiff, PresenceMeta, PresenceState
+from chatx.core.message import Draft, Entry, Message, Position, PresenceDiff, PresenceMeta, PresenceState, Signal
 from chatx.core.presence import Presence
 
 
@@ -57,15 +60,10 @@ class Room:
         """Whether nothing holds the room: no member, no subscriber, nothing admitted."""
         return not (self.presence or self.fanout.subscribers or self.admitted)
 
-    def publish(
-        self, draft: Draft, message_id: str, now_ms: int
-    ) -> tuple[Message, Sequence[tuple[Subscriber, BaseException]]]:
-        """Give a draft its place in the stream and send it to the subscribers; return it, and who raised.
-
-        The caller flushes when the turn ends.
-        """
+    def place(self, draft: Draft, message_id: str, now_ms: int) -> Message:
+        """Return a draft as the message behind the head. Nobody has it before it is applied."""
         history = self.history
-        message = Message(
+        return Message(
             message_id,
             draft.room_id,
             draft.user_id,
@@ -73,9 +71,25 @@ class Room:
             now_ms,
             history.epoch,
             history.offset + 1,
+            False,
+            False,
+            draft.data,
         )
-        history.append(message)
-        return message, self.fanout.publish(message)
+
+    def apply(self, entry: Entry) -> Sequence[tuple[Subscriber, BaseException]]:
+        """Keep the entry behind the head and send it to the subscribers; return who raised.
+
+        The caller flushes when the turn ends.
+
+        Raises:
+            ValueError: It is not the one behind the head.
+        """
+        self.history.append(entry)
+        return self.fanout.publish(entry)
+
+    def signal(self, signal: Signal) -> Sequence[tuple[Subscriber, BaseException]]:
+        """Send the subscribers what has no place in the stream; return who raised. The caller flushes."""
+        return self.fanout.publish(signal)
 
     def flush(self, turn: int) -> Effects:
         """Tell untold changes of presence, and put what is pending into the mailboxes."""

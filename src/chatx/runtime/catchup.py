@@ -8,9 +8,11 @@ Rules:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from msgspec import Struct
 
-from chatx.core.message import Event, Gap, Message, Position, Unrecovered
+from chatx.core.message import Entry, Event, Gap, Message, Position, Unrecovered
 from chatx.errors import InvalidMessage
 from chatx.runtime.process import RoomProcess
 from chatx.runtime.storage import Storage
@@ -102,11 +104,11 @@ class Page(Struct):
     """Some of what a reader missed.
 
     Attributes:
-        messages: What follows its place without a hole, oldest first; empty only where nothing does.
+        entries: What follows its place without a hole, oldest first; empty only where nothing does.
         last: Whether they end at the head of the stream as it is now, before the caller awaits anything.
     """
 
-    messages: list[Message]
+    entries: Sequence[Entry]
     last: bool
 
 

@@ -295,7 +295,8 @@ class Engine:
         process = self.rooms.find(room_id)
         newest: list[Message] = []
         if process is not None:
-            newest = process.newest(limit) if place is None else process.before(place, limit)
+            found = process.newest(limit) if place is None else process.before(place, limit)
+            newest = [each for each in found if isinstance(each, Message)]
         missing = limit - len(newest)
         if not missing or not self.storage.serves_history:
             return newest

@@ -20,7 +20,17 @@ from typing import Protocol, TypeVar
 from chatx.core.fanout import Subscriber
 from chatx.core.history import History
 from chatx.core.interrupts import from_signal
-from chatx.core.message import Draft, Event, Message, Position, PresenceMeta, Presences, PresenceState, Unrecovered
+from chatx.core.message import (
+    Draft,
+    Entry,
+    Event,
+    Message,
+    Position,
+    PresenceMeta,
+    Presences,
+    PresenceState,
+    Unrecovered,
+)
 from chatx.core.room import Effects, Room
 from chatx.errors import ChatError, RoomUnavailable, SubscriberFailed
 from chatx.runtime.totals import Totals
@@ -158,24 +168,24 @@ class RoomProcess:
         """Return who is in the room, as the event that a reader of presence gets first. The caller settles first."""
         return self.room.state()
 
-    def newest(self, limit: int) -> list[Message]:
-        """Return the newest messages in memory, oldest first, at most `limit`."""
+    def newest(self, limit: int) -> list[Entry]:
+        """Return the newest entries in memory, oldest first, at most `limit`."""
         return self.room.history.newest(limit)
 
-    def at(self, place: Position) -> Message | None:
-        """Return the message at a place, or None where memory does not have it."""
+    def at(self, place: Position) -> Entry | None:
+        """Return the entry at a place, or None where memory does not have it."""
         return self.room.history.at(place)
 
-    def before(self, place: Position, limit: int) -> list[Message]:
-        """Return the newest messages in memory ahead of a place, oldest first, at most `limit`."""
+    def before(self, place: Position, limit: int) -> list[Entry]:
+        """Return the newest entries in memory ahead of a place, oldest first, at most `limit`."""
         return self.room.history.before(place.offset, limit) if place.epoch == self.head.epoch else []
 
-    def after(self, place: Position, limit: int) -> list[Message] | Unrecovered:
-        """Return every message after a place, as `History.after`."""
+    def after(self, place: Position, limit: int) -> list[Entry] | Unrecovered:
+        """Return every entry after a place, as `History.after`."""
         return self.room.history.after(place, limit)
 
-    def page(self, place: Position, most: int) -> list[Message] | Unrecovered:
-        """Return the oldest messages in memory after a place, as `History.page`."""
+    def page(self, place: Position, most: int) -> list[Entry] | Unrecovered:
+        """Return the oldest entries in memory after a place, as `History.page`."""
         return self.room.history.page(place, most)
 
     def begin_anew(self, position: Position) -> None:
@@ -194,7 +204,8 @@ class RoomProcess:
             raise self._error.again()
         turn = self._turn
         try:
-            message, raised = self.room.publish(draft, message_id, now_ms)
+            message = self.room.place(draft, message_id, now_ms)
+            raised = self.room.apply(message)
         except Exception as error:
             turn.touch(self)
             raise self._crashed(error) from error

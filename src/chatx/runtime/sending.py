@@ -248,10 +248,10 @@ class Sending:
             message = process.publish(draft, message_id, now_ms)
         except RoomUnavailable:
             # Published or not: what the history has, everybody will see, so it counts as published once.
-            newest = process.newest(1)
-            if newest and newest[0].id == message_id:
-                self.sent += 1
-                self._published(process, newest[0], key)
+            for newest in process.newest(1):
+                if newest.id == message_id and isinstance(newest, Message):
+                    self.sent += 1
+                    self._published(process, newest, key)
             raise
         self._published(process, message, key)
         return message

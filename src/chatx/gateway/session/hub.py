@@ -15,12 +15,15 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from chatx.core.fanout import Subscriber
-from chatx.core.message import Event, Message, PresenceDiff
+from chatx.core.log_limit import LogLimit
+from chatx.core.message import Entry, Event, Message, PresenceDiff, Signal
 from chatx.core.presence import Changes
 from chatx.errors import ChatError
 from chatx.gateway.session.socket import Audience, Bundle, Flow, Socket
@@ -29,6 +32,13 @@ from chatx.gateway.wire.payloads import Published, presence_diff, presence_state
 from chatx.gateway.wire.topics import room_topic
 from chatx.runtime.process import RoomProcess
 from chatx.runtime.turn import Turn
+
+logger: logging.Logger = logging.getLogger("chatx")
+
+FRAMELESS_LOGGED_PER_MINUTE = 10
+"""Lines of the log in a minute that say that something has no frame, at most."""
+
+_frameless = LogLimit(FRAMELESS_LOGGED_PER_MINUTE)
 
 SMALL = 16
 """Members up to which every change of presence is told at once."""
@@ -70,7 +80,7 @@ class Hub:
         # All members; None when it must be made anew, as where the flow has changed since it was.
         self._audiences: dict[Version, Audience] | None = None
         self._flow_seen = 0
-        self._pending: list[Message] = []
+        self._pending: list[Entry | Signal] = []
         self._changes = Changes()
         self._told_at = -math.inf
         self._timer: asyncio.TimerHandle | None = None  # set while presence waits to be told
@@ -110,13 +120,13 @@ class Hub:
             self._send_pending()
 
     def _take(self, event: Event) -> None:
-        if isinstance(event, Message):
+        if isinstance(event, (Message, Entry, Signal)):  # the exact type first, which is told apart quickly
             self._pending.append(event)
         elif isinstance(event, PresenceDiff):
             self._changes.add(event.joins, event.leaves)
         else:
             # The room logs it and ends the hub: its members join again, where they would have missed something.
-            raise _without_a_frame(event)
+            raise TypeError(f"{type(event).__name__} is not for sockets; only entries, signals and presence diffs are.")
         self._turn.touch(self)
 
     def _pauses(self) -> bool:
@@ -171,8 +181,8 @@ class Hub:
         for version, audience in audiences.items():
             audience.send(self._bundle(version, pending))
 
-    def _bundle(self, version: Version, events: Sequence[Event]) -> Bundle:
-        return Bundle([encode_event(version, self.topic, event) for event in events])
+    def _bundle(self, version: Version, events: Sequence[Entry | Signal | PresenceDiff]) -> Bundle:
+        return Bundle(encode_events(version, self.topic, events))
 
     def _ended(self, error: ChatError) -> None:
         self._end_pause()
@@ -191,17 +201,33 @@ def _by_version(members: Iterable[Member]) -> dict[Version, Audience]:
     return {version: Audience(each) for version, each in sockets.items()}
 
 
-def encode_event(version: Version, topic: str, event: Event) -> str:
-    """Return the frame of a message or a presence diff, the same for every connection of this version."""
-    if isinstance(event, Message):
-        return encode_broadcast(version, topic, "new_message", message_payload(event))
-    if isinstance(event, PresenceDiff):
-        return encode_broadcast(version, topic, "presence_diff", presence_diff(event.joins, event.leaves))
-    raise _without_a_frame(event)
+def encode_events(version: Version, topic: str, events: Iterable[Entry | Signal | PresenceDiff]) -> list[str]:
+    """Return the frames of events, the same for every connection of this version.
+
+    What has no frame, as an entry of a kind that only a newer version knows, is left out, and the log says so.
+    """
+    frames: list[str] = []
+    for event in events:
+        if isinstance(event, Message):
+            frames.append(encode_broadcast(version, topic, "new_message", message_payload(event)))
+        elif isinstance(event, PresenceDiff):
+            frames.append(encode_broadcast(version, topic, "presence_diff", presence_diff(event.joins, event.leaves)))
+        else:
+            _tell_frameless(event)
+    return frames
 
 
-def _without_a_frame(event: object) -> TypeError:
-    return TypeError(f"{type(event).__name__} has no frame; only messages and presence diffs go to sockets.")
+def _tell_frameless(event: Entry | Signal) -> None:
+    left_out = _frameless.due(time.monotonic())
+    if left_out is not None:
+        logger.warning(
+            "Kind %r of room %r has no frame in this version, so no socket was told of it; the stream goes on behind "
+            "it.%s",
+            event.kind,
+            event.room_id,
+            f" {left_out} lines like this were left out." if left_out else "",
+            extra={"room": event.room_id, "code": event.kind},
+        )
 
 
 def message_payload(message: Message) -> Published:

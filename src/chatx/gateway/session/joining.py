@@ -9,12 +9,12 @@ from typing import Protocol
 
 from msgspec import UNSET
 
-from chatx.core.message import Message, Position, Unrecovered
+from chatx.core.message import Entry, Position, Unrecovered
 from chatx.core.validation import valid_id
 from chatx.errors import ChatError, RoomUnavailable, Unauthorized
 from chatx.gateway.entry.handshake import Identity
 from chatx.gateway.session.gateway import Gateway
-from chatx.gateway.session.hub import Hub, encode_event
+from chatx.gateway.session.hub import Hub, encode_events
 from chatx.gateway.session.reading import PAGE_MESSAGES
 from chatx.gateway.session.socket import Bundle, Socket
 from chatx.gateway.wire.actions import Action, Join
@@ -152,7 +152,7 @@ class Joining:
         while not page.last:
             if not session.holds(membership):
                 return  # it left again before this came
-            self._write(membership, page.messages)
+            self._write(membership, page.entries)
             reached = _place_of(page, reached)
             try:
                 await session.gateway.reading.wait(session.user_id)
@@ -184,11 +184,11 @@ class Joining:
                     async with reading.turn(session.user_id):
                         page = await session.engine.next_page(process, after, reading.at_once)
         if isinstance(page, Page):
-            reading.charge(session.user_id, page.messages)
+            reading.charge(session.user_id, page.entries)
         return page
 
     def _finish(self, membership: Membership, reached: Position, page: Page) -> None:
-        self._write(membership, page.messages)
+        self._write(membership, page.entries)
         self._go_live(membership, _place_of(page, reached))
 
     def _go_live(self, membership: Membership, reached: Position) -> None:
@@ -213,12 +213,12 @@ class Joining:
         if late:
             self._write(membership, late)
 
-    def _write(self, membership: Membership, messages: Sequence[Message]) -> None:
+    def _write(self, membership: Membership, entries: Sequence[Entry]) -> None:
         session = self._session
-        if messages:
-            session.socket.write(Bundle([encode_event(session.version, membership.topic, each) for each in messages]))
+        if entries:
+            session.socket.write(Bundle(encode_events(session.version, membership.topic, entries)))
 
 
 def _place_of(page: Page, reached: Position) -> Position:
-    """Return the place of a page's last message."""
-    return Position(page.messages[-1].epoch, page.messages[-1].offset) if page.messages else reached
+    """Return the place of a page's last entry."""
+    return Position(page.entries[-1].epoch, page.entries[-1].offset) if page.entries else reached

@@ -19,7 +19,7 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from chatx.core.byte_budget import ByteBudget
-from chatx.core.message import Message
+from chatx.core.message import Entry
 from chatx.errors import RateLimited
 
 PAGE_MESSAGES: Final = 64
@@ -75,7 +75,7 @@ class Reading:
         if wait:
             await asyncio.sleep(wait)
 
-    def charge(self, user_id: str, messages: Sequence[Message]) -> None:
+    def charge(self, user_id: str, messages: Sequence[Entry]) -> None:
         """Charge the user for what was read for them."""
         size = OVERHEAD * (len(messages) or 1)
         for message in messages:
@@ -96,7 +96,7 @@ class Reading:
                 self._turns[user_id] = (lock, held - 1)
 
 
-def size_of(message: Message) -> int:
+def size_of(message: Entry) -> int:
     """Return the bytes of UTF-8 in a message's content."""
     content = message.content
     return len(content) if content.isascii() else len(content.encode())
