@@ -1,0 +1,198 @@
+"""`RoomLog`: where a room's entries are, in order, and who may append to them.
+
+A store that is a log makes three promises that one which only saves does not. An append takes places, or surely does
+not: two writers never share one. Whoever takes a room over *fences* whoever had it before. And it can be asked where a
+room stands, so that a room goes on after a crash where all that anybody saw of it was stored.
+
+Words: the *head* is the newest place; the *term* is a number that rises each time a room is taken over, and is the
+proof of being the one who may append (the fence). A head is *proven* where nobody can have seen a later place.
+
+Methods may be plain or async; plain ones are called in threads. What a call cannot answer it raises:
+
+| raised | means | the engine then |
+|---|---|---|
+| `LogUnavailable` | surely nothing was written | tries again later; a send that waits for it is refused |
+| anything else, or a timeout | perhaps it was written | takes the room over anew, and reads behind the head |
+
+A log that cannot be read raises. It never answers with less: less is taken for a hole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import Any, Protocol, TypeAlias
+
+from msgspec import Struct
+
+from chatx.core.message import Entry, Position
+
+APPENDED_AT_ONCE = 64
+"""Entries of one room in one append, at most."""
+
+APPENDED_BYTES = 256 * 1024
+"""Bytes of one room's entries in one append, at most; a larger entry goes alone."""
+
+KEYS_KEPT_MS = 24 * 60 * 60 * 1000
+"""How long an idempotency key is kept, in ms. Much longer than it has to answer: clocks are set forward and back."""
+
+KEYS_AT_ONCE = 1_000
+"""Keyed entries in one answer of `take_over`, at most, the newest; `find` knows the others."""
+
+
+class LogUnavailable(Exception):
+    """The log cannot be used now, and surely nothing was written."""
+
+
+class Recipients(Struct, frozen=True, gc=False):
+    """Whom the notifier is to tell of an entry, for the outbox.
+
+    Attributes:
+        users: The members of the moment, the sender left out; None where the notifier's `recipients` says whom.
+    """
+
+    users: tuple[str, ...] | None
+
+
+class Record(Struct, frozen=True, gc=False):
+    """An entry as it is appended.
+
+    Attributes:
+        entry: With its place.
+        key: The idempotency key that it was sent with, or None.
+        notify: What goes into the outbox in the same transaction, or None.
+    """
+
+    entry: Entry
+    key: str | None = None
+    notify: Recipients | None = None
+
+
+class Append(Struct, frozen=True, gc=False):
+    """What is appended to one room: all of it or nothing.
+
+    Attributes:
+        room_id: The room.
+        term: The term that its owner holds.
+        after: The head as its owner knows it. Another epoch than the log's, with offset 0, begins that epoch.
+        records: At the places behind `after`, in order; at least one.
+        durable: Whether it must survive a power cut; else the end of the process is enough.
+    """
+
+    room_id: str
+    term: int
+    after: Position
+    records: tuple[Record, ...]
+    durable: bool
+
+
+class Keyed(Struct, frozen=True, gc=False):
+    """An entry that was stored with an idempotency key."""
+
+    key: str
+    entry: Entry
+
+
+class Opened(Struct, frozen=True, gc=False):
+    """What a log knows of a room that was just taken over.
+
+    Attributes:
+        term: The new term; every earlier one is fenced.
+        head: The newest place, or None where nothing was ever appended.
+        oldest: The offset of the oldest entry kept in the head's epoch; one past the head where there is none.
+        proven: Whether nobody can have seen a place behind the head.
+        keyed: The newest `KEYS_AT_ONCE` entries that have a key still, oldest first; as many as that where there may
+            be more.
+    """
+
+    term: int
+    head: Position | None
+    oldest: int
+    proven: bool
+    keyed: tuple[Keyed, ...] = ()
+
+
+class Found(Struct, frozen=True, gc=False):
+    """What a read brought.
+
+    Attributes:
+        entries: Oldest first.
+        oldest: The oldest place that is kept in the epoch that was asked for, or in the newest one; None where there is
+            none. What is below it is gone by retention: it is too old, not missing.
+    """
+
+    entries: tuple[Entry, ...]
+    oldest: Position | None
+
+
+Answer: TypeAlias = str | None
+"""What became of one room's append: None where it was appended, `"fenced"` where somebody else has the room, or, for
+an entry that cannot be stored, what is wrong with it."""
+
+FENCED = "fenced"
+
+
+class RoomLog(Protocol):
+    """A store that is a log. `chatx.testing.contracts` has a suite that holds for every one."""
+
+    def take_over(self, room_id: str, /) -> Opened | Awaitable[Opened]:
+        """Take a room over: from here on an append under an earlier term is fenced."""
+        ...
+
+    def unproven(self, room_id: str, term: int, head: Position, /) -> bool | Awaitable[bool]:
+        """Withdraw the proof of the room's head, before something is seen that is not stored; False: fenced.
+
+        `head` is where its owner stands: of an epoch that the log does not have where a new one is about to begin.
+        """
+        ...
+
+    def append(self, appends: Sequence[Append], /) -> Sequence[Answer] | Awaitable[Sequence[Answer]]:
+        """Append to many rooms in one transaction, and answer for each in their order.
+
+        A room that is refused fails alone; the others are appended. When this returns they are as durable as asked.
+        An entry that is at its place already, under the same id, is not written twice: the same append may come again.
+        """
+        ...
+
+    def read(
+        self,
+        room_id: str,
+        /,
+        *,
+        after: Position | None = None,
+        before: Position | None = None,
+        limit: int,
+    ) -> Found | Awaitable[Found]:
+        """Read entries, oldest first, at most `limit`.
+
+        With `after`: the first ones of that epoch behind that offset. With `before`: the last ones ahead of that place,
+        earlier epochs included. With neither: the newest. An epoch that the log does not have has nothing after any
+        place, and everything before it.
+        """
+        ...
+
+    def close_rooms(
+        self, ends: Mapping[str, tuple[int, Position]], /
+    ) -> Mapping[str, bool] | Awaitable[Mapping[str, bool]]:
+        """Prove the heads of rooms, (term, head) by room id, and answer for each; a fenced room proves nothing."""
+        ...
+
+    def find(self, room_id: str, user_id: str, key: str, /) -> Entry | Awaitable[Entry | None] | None:
+        """Return the entry that was stored under an idempotency key, or None; keys are kept for `KEYS_KEPT_MS`."""
+        ...
+
+
+class LockedLog(RoomLog, Protocol):
+    """A log that has one writer at a time; optional. The lock dies with its holder."""
+
+    def hold(self, wait_ms: int, /) -> bool | Awaitable[bool]:
+        """Become the one who writes, waiting for at most so long for another to end; return whether that is so."""
+        ...
+
+    def let_go(self) -> object:
+        """Let another one write; twice is harmless."""
+        ...
+
+
+def is_log(store: Any) -> bool:
+    """Return whether a persistence adapter is a log."""
+    return all(hasattr(store, each) for each in ("take_over", "unproven", "append", "read", "close_rooms", "find"))
