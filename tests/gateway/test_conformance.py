@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from chatx.chat import Chat
-from chatx.gateway.native import stream
+from chatx.gateway.native import protocol, reading
 from chatx.gateway.native.limits import MessageBound
 from tests.gateway.echo import EchoEntrance
 from tests.gateway.fakes import chatx_tasks
@@ -66,8 +66,8 @@ async def test_the_framing_is_as_the_cases_of_autobahn_want_it() -> None:
 async def test_messages_of_16_mib_and_of_65536_fragments_are_framed_well_where_the_bounds_let_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(stream, "MAX_FRAME_BYTES", WIDE)
-    monkeypatch.setattr(stream, "MessageBound", functools.partial(MessageBound, WIDE, 2**20))
+    monkeypatch.setattr(protocol, "MAX_FRAME_BYTES", WIDE)
+    monkeypatch.setattr(reading, "MessageBound", functools.partial(MessageBound, WIDE, 2**20))
     found = await results(4, *LARGE)
     assert len(found) == (54 if LONG else len(LARGE))
     assert {case: result for case, result in found.items() if result[:2] != OK} == {}

@@ -18,10 +18,10 @@ from chatx.chat import Chat
 from chatx.core.rate_limit import RateLimit
 from chatx.errors import ConfigError
 from chatx.gateway.entry.forwarded import Proxies
-from chatx.gateway.native import greeting, http, stream
+from chatx.gateway.native import greeting, http, writing
 from chatx.gateway.native import server as websocket
+from chatx.gateway.native.reading import PIECE_BYTES
 from chatx.gateway.native.server import NativeServer
-from chatx.gateway.native.stream import PIECE_BYTES
 from chatx.gateway.wire.bounds import PENDING_PUSHES
 from tests.gateway.fakes import chatx_tasks
 from tests.gateway.loops import on_each_loop
@@ -218,8 +218,8 @@ async def test_a_client_with_many_pushes_under_way_is_read_no_further_until_they
 
 
 async def test_a_peer_that_takes_nothing_for_long_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "WRITE_STALL_S", 0.2)
-    monkeypatch.setattr(stream, "CLOSE_S", 0.2)
+    monkeypatch.setattr(writing, "WRITE_STALL_S", 0.2)
+    monkeypatch.setattr(writing, "CLOSE_S", 0.2)
     async with Chat(rate_limit=UNLIMITED, mailbox_bytes=10**9) as chat, native(chat) as (server, port):
         async with opened(port) as (reader, writer):
             text = raw_frame(2, "1", "1", "room:a", "phx_join", {})

@@ -15,7 +15,8 @@ from websockets.frames import Opcode
 
 from chatx.chat import Chat
 from chatx.core.rate_limit import RateLimit
-from chatx.gateway.native import stream
+from chatx.gateway.native import writing
+from chatx.gateway.native.reading import Pace
 from chatx.gateway.native.server import NativeServer
 from chatx.gateway.wire.bounds import PENDING_PUSHES
 from tests.gateway.loops import on_each_loop
@@ -102,7 +103,7 @@ async def test_a_client_whose_connection_breaks_is_gone(tls: bool) -> None:
 async def test_a_socket_that_is_closed_from_here_ends_with_the_answer_and_without_it(
     tls: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stream, "CLOSE_S", 0.1)
+    monkeypatch.setattr(writing, "CLOSE_S", 0.1)
     for answers in (True, False):
         async with served(tls) as (chat, server, port), opened(port, tls=tls) as peer:
             await joined(peer, chat)
@@ -174,15 +175,15 @@ async def test_what_waits_for_a_slow_reader_waits_where_it_is_counted(tls: bool)
         peer[0]._transport.resume_reading()  # type: ignore[attr-defined]
         most = 0
         for _ in range(sent):
-            most = max(most, held._transport.get_write_buffer_size())
+            most = max(most, held.writing._transport.get_write_buffer_size())
             await next_frame(peer[0])
-        assert not held.unread
+        assert not held.writing.unread
         assert most < 2 * STEP * 4100  # one write, and what was there before
 
 
 @on_each_loop
 async def test_a_slow_reader_over_its_bound_is_told_and_cut_off(tls: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "CLOSE_S", 0.5)
+    monkeypatch.setattr(writing, "CLOSE_S", 0.5)
     async with served(tls, mailbox_bytes=100_000) as (chat, server, port), opened(port, tls=tls) as peer:
         await joined(peer, chat)
         await stuffed(peer, chat, server)
@@ -196,8 +197,8 @@ async def test_a_slow_reader_over_its_bound_is_told_and_cut_off(tls: bool, monke
 
 @on_each_loop
 async def test_a_slow_reader_that_takes_nothing_at_all_is_cut_off(tls: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "WRITE_STALL_S", 0.1)
-    monkeypatch.setattr(stream, "CLOSE_S", 0.1)
+    monkeypatch.setattr(writing, "WRITE_STALL_S", 0.1)
+    monkeypatch.setattr(writing, "CLOSE_S", 0.1)
     async with served(tls, mailbox_bytes=10**8) as (chat, server, port), opened(port, tls=tls) as peer:
         await joined(peer, chat)
         await stuffed(peer, chat, server)
@@ -208,10 +209,10 @@ async def test_a_slow_reader_that_takes_nothing_at_all_is_cut_off(tls: bool, mon
 async def test_a_half_open_peer_is_out_of_the_room_at_once_and_gone_soon(
     tls: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stream, "CLOSE_S", 0.1)
+    monkeypatch.setattr(writing, "CLOSE_S", 0.1)
     if tls:
         # Not every loop tells of the end of a TCP connection below TLS while there is something to write.
-        monkeypatch.setattr(stream, "WRITE_STALL_S", 0.5)
+        monkeypatch.setattr(writing, "WRITE_STALL_S", 0.5)
     async with served(tls, mailbox_bytes=10**8) as (chat, server, port), opened(port, tls=tls) as peer:
         await joined(peer, chat)
         await stuffed(peer, chat, server)
@@ -263,7 +264,7 @@ async def test_a_peer_that_resets_the_connection_behind_its_close_is_gone(tls: b
         (held,) = server.streams
         assert await chat.revoke("ada") == 1
         peer[1].write(ignored + CLOSE)
-        while not held._unparsed:  # noqa: ASYNC110  # there is no event for it
+        while not held.reading._unparsed:  # noqa: ASYNC110  # there is no event for it
             await asyncio.sleep(0)
         linger = struct.pack("ii", 1, 0)  # with nothing to wait for, the end is a reset
         peer[1].transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
@@ -281,11 +282,30 @@ async def test_pings_that_wait_behind_pushes_and_an_end_are_no_harm_to_a_socket_
         pushes = [pushed("room:a", "new_message", {"content": "x"}, ref=f"{number + 2}") for number in range(100)]
         peer[1].write(b"".join(pushes))
         (held,) = server.streams
-        await until(lambda: held._frames is not None)
+        await until(lambda: held.reading.pace is Pace.BUSY)
         peer[1].write(masked(Opcode.PING, b"") * 40)
         await asyncio.sleep(0.01)
         with socket.socket(fileno=os.dup(peer[1].transport.get_extra_info("socket").fileno())) as ours:
             ours.shutdown(socket.SHUT_WR)
         await asyncio.sleep(0.02)  # it is to have arrived
         await chat.revoke("ada")
+        await until(lambda: not server.connections)
+
+
+@on_each_loop
+async def test_the_answer_to_a_close_is_seen_although_the_session_was_busy(
+    tls: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writing, "CLOSE_S", 1e6)
+    async with served(tls, moderation=Gate()) as (chat, server, port), opened(port, tls=tls) as peer:
+        await joined(peer, chat)
+        pushes = [pushed("room:a", "new_message", {"content": "x"}, ref=f"{number + 2}") for number in range(100)]
+        peer[1].write(b"".join(pushes))
+        (held,) = server.streams
+        await until(lambda: held.reading.pace is Pace.BUSY)
+        assert await chat.revoke("ada") == 1
+        assert await close_code(peer[0]) == 4003
+        peer[1].write(CLOSE)
+        assert await asyncio.wait_for(peer[0].read(), 10) == b""
+        peer[1].close()
         await until(lambda: not server.connections)

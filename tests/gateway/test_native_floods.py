@@ -10,7 +10,7 @@ from websockets.frames import Opcode
 
 from chatx.chat import Chat
 from chatx.core.rate_limit import RateLimit
-from chatx.gateway.native import stream
+from chatx.gateway.native import reading
 from chatx.gateway.wire.bounds import CONTROL_FRAMES_BURST, MAX_FRAGMENTS
 from tests.gateway.echo import Echo, EchoEntrance
 from tests.gateway.fakes import chatx_tasks
@@ -25,7 +25,7 @@ HEARTBEAT = pushed("phoenix", "heartbeat", {})
 
 @on_each_loop
 async def test_a_flood_is_taken_a_piece_at_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "PIECE_BYTES", 10 * len(HEARTBEAT))
+    monkeypatch.setattr(reading, "PIECE_BYTES", 10 * len(HEARTBEAT))
     turns = 0
     at: list[int] = []
 
@@ -67,7 +67,7 @@ async def test_fragments_without_end_are_kept_by_nobody() -> None:
         assert await close_code(reader) == 1008
         assert await close_code(other) == 1008
         for each in server.streams:  # the peers have not gone yet
-            assert len(each._parts or ()) <= MAX_FRAGMENTS
+            assert len(each.reading._parts or ()) <= MAX_FRAGMENTS
 
 
 @on_each_loop

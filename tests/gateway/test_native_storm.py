@@ -13,7 +13,7 @@ from websockets.frames import Opcode
 
 from chatx.chat import Chat
 from chatx.core.rate_limit import RateLimit
-from chatx.gateway.native import stream
+from chatx.gateway.native import writing
 from tests.gateway import hostile
 from tests.gateway.loops import on_each_loop
 from tests.gateway.raw_peer import CLOSE, Peer, masked, opened, pushed, server_tls
@@ -88,8 +88,8 @@ async def talk(chat: Chat) -> None:
 async def test_peers_that_do_whatever_comes_to_mind_leave_nothing_behind(
     tls: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stream, "WRITE_STALL_S", 0.2)
-    monkeypatch.setattr(stream, "CLOSE_S", 0.2)
+    monkeypatch.setattr(writing, "WRITE_STALL_S", 0.2)
+    monkeypatch.setattr(writing, "CLOSE_S", 0.2)
     draw = random.Random(3)
     left = PEERS
     chat = Chat(rate_limit=UNLIMITED, moderation=Dawdles(draw), max_connections_per_user=0, mailbox_bytes=300_000)

@@ -10,7 +10,7 @@ import pytest
 
 from chatx import Chat, RateLimit
 from chatx.gateway.asgi import app
-from chatx.gateway.native import stream
+from chatx.gateway.native import writing
 from chatx.gateway.session.progress import taken_within, transport_of
 from tests.gateway.raw_peer import Peer, opened, pushed, server_tls
 from tests.gateway.servers import SHELLS, served
@@ -25,7 +25,7 @@ PAGES = 3
 async def asking_for_history(shell: str, monkeypatch: pytest.MonkeyPatch, *, tls: bool = False) -> AsyncIterator[Peer]:
     """Open a socket that is asked to write 600 kB to its peer, which must take something every three seconds."""
     monkeypatch.setattr(app, "WRITE_STALL_S", STALL_S)
-    monkeypatch.setattr(stream, "WRITE_STALL_S", STALL_S)
+    monkeypatch.setattr(writing, "WRITE_STALL_S", STALL_S)
     chat = Chat(rate_limit=RateLimit(1e9, 10**9))
     options: dict[str, Any] = {"ssl": server_tls()} if tls else {}
     async with served(shell, chat, **options) as port, opened(port, tls=tls, receive_buffer=4096) as (reader, writer):

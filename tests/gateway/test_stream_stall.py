@@ -6,8 +6,9 @@ import asyncio
 import socket
 from typing import Any
 
-from chatx.gateway.native.stream import WRITE_STALL_S, Stream
+from chatx.gateway.native.stream import Stream
 from chatx.gateway.native.tcp import TcpTransport
+from chatx.gateway.native.writing import WRITE_STALL_S
 from chatx.gateway.session.progress import untaken
 from chatx.gateway.session.socket import Flow
 from tests.gateway.loops import on_each_loop

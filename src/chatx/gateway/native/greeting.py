@@ -22,7 +22,8 @@ from chatx.gateway.entry.refusal import Refused
 from chatx.gateway.entry.shares import Shares
 from chatx.gateway.entry.target import origin_form
 from chatx.gateway.native.http import HttpExchange, Receive, Scope, Send
-from chatx.gateway.native.stream import Stream, wire_protocol
+from chatx.gateway.native.protocol import wire_protocol
+from chatx.gateway.native.stream import Stream
 from chatx.gateway.session.entrance import Client, Entrance
 
 logger: logging.Logger = logging.getLogger("chatx")
@@ -294,7 +295,7 @@ class Greeting(asyncio.Protocol):
             if server.draining:  # since it was asked about
                 raise Closed("The server is going away.")
             stream = Stream(transport, gateway.engine.config.mailbox_bytes, gateway.flow, server.lost)
-            served = server.entrance.open(gateway, version, identity, handshake, stream)
+            served = server.entrance.open(gateway, version, identity, handshake, stream.writing)
             place.occupy(served.session)
             server.streams[stream] = (served, place)
             place = None

@@ -12,8 +12,8 @@ from socket import socket
 from ssl import SSLContext
 
 from chatx.gateway.native.greeting import HEAD_S, Greeting, Host
-from chatx.gateway.native.stream import CLOSE_S
 from chatx.gateway.native.tcp import PEERS_OWN
+from chatx.gateway.native.writing import CLOSE_S
 
 logger: logging.Logger = logging.getLogger("chatx")
 
