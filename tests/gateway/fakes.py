@@ -46,7 +46,7 @@ class FakeSocket:
     direct: Callable[[bytes], int | None] | None = None
     unread = 0
 
-    def rest(self, data: bytes) -> None:
+    def write_rest(self, data: bytes) -> None:
         raise AssertionError("nothing goes past `write`")
 
     def write(self, bundle: Bundle) -> None:

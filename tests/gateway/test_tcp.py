@@ -79,7 +79,7 @@ async def test_what_is_written_arrives_in_order_whoever_takes_it() -> None:
     assert transport.direct(b"second ") == 7
     taken = transport.direct(BIG)
     assert 0 < taken < len(BIG)
-    transport.rest(BIG[taken:])
+    transport.write_rest(BIG[taken:])
     transport.write(b" last")
     assert (protocol.told, transport.get_write_buffer_size()) == (["made", "paused"], len(BIG) - taken + 5)
     assert await read(far, len(BIG) + 18) == b"first second " + BIG + b" last"
@@ -215,7 +215,7 @@ class Outlet:
         self.got += wire
         return None if self.does == "all, untold" else len(wire)
 
-    def rest(self, data: bytes) -> None:
+    def write_rest(self, data: bytes) -> None:
         self.got += data
 
     def write(self, bundle: Bundle) -> None:

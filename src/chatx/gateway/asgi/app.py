@@ -209,7 +209,7 @@ class AsgiSocket:
         self._drained.clear()
         self._go()
 
-    def rest(self, data: bytes) -> None:
+    def write_rest(self, data: bytes) -> None:
         """Never asked: nothing goes past `write`."""
         raise NotImplementedError
 

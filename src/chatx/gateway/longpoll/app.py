@@ -215,7 +215,7 @@ class LongPoll:
                 # What has come is taken, however long that takes; a body that comes slowly holds up no server.
                 async with bounded_when_stopping(exchange.scope):
                     body = await exchange.body()
-                await self._take(poller, messages_of(exchange.handshake.headers.get("content-type", ""), body))
+                await self._hand_over(poller, messages_of(exchange.handshake.headers.get("content-type", ""), body))
         except TimeoutError:
             # phoenix.js comes back anew at any status but 200, and leaves this session behind.
             poller.close(CLOSE_TRY_LATER, "a post was not taken in time")
@@ -231,7 +231,7 @@ class LongPoll:
         finally:
             poller.posts -= 1
 
-    async def _take(self, poller: Poller, messages: list[str | bytes]) -> None:
+    async def _hand_over(self, poller: Poller, messages: list[str | bytes]) -> None:
         if poller.closed:
             return  # while its body came
         session = poller.client.session

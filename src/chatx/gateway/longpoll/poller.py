@@ -91,7 +91,7 @@ class Poller:
         """How many messages the client has not acknowledged."""
         return len(self.outbox)
 
-    def rest(self, data: bytes) -> None:
+    def write_rest(self, data: bytes) -> None:
         """Never asked: nothing goes past `write`."""
         raise NotImplementedError
 

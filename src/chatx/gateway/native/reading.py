@@ -84,7 +84,7 @@ class Reading:
         """Give this session what is received."""
         self._session = session
 
-    def take(self, data: bytes) -> None:
+    def feed(self, data: bytes) -> None:
         """Deal with what was read, now or when its turn has come."""
         if self.pace is not _READING:
             self._unparsed += data
@@ -208,6 +208,6 @@ class Reading:
             self._settle()
         self.pace = Pace.READING
         unparsed, self._unparsed = self._unparsed, b""
-        self.take(unparsed)
+        self.feed(unparsed)
         if self.pace is Pace.READING and not self._transport.is_closing():
             self._transport.resume_reading()

@@ -42,7 +42,7 @@ class Stream(asyncio.Protocol):
         self.writing.begin(session)
         self.reading.begin(session)
         if data:
-            self.reading.take(data)
+            self.reading.feed(data)
 
     def abort(self) -> None:
         """End the connection now."""
@@ -51,7 +51,7 @@ class Stream(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take what was read."""
-        self.reading.take(data)
+        self.reading.feed(data)
 
     def eof_received(self) -> bool:
         """The peer sends no more: half-open connections are not kept."""

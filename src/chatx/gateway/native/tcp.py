@@ -5,7 +5,8 @@ and the quickest way there is. That is safe only where nobody else closes the so
 transport has closed may be another client's by the time that it is written to.
 
 Rules:
-1. While nothing waits in a transport, `direct` may be called in its place. What that does not take is given to `rest`.
+1. While nothing waits in a transport, `direct` may be called in its place. What that does not take is given to
+   `write_rest`.
 2. The protocol is paused as soon as anything waits, and resumed when nothing does: more than the rest of one write
    never waits here unless the protocol writes on regardless.
 3. A socket is closed in the step in which its protocol is told, and no longer read or written from the step before.
@@ -180,9 +181,9 @@ class TcpTransport(asyncio.Transport):
             self._fail(error)
             return
         if taken != len(data):
-            self.rest(memoryview(data)[taken:])
+            self.write_rest(memoryview(data)[taken:])
 
-    def rest(self, data: bytes | memoryview) -> None:
+    def write_rest(self, data: bytes | memoryview) -> None:
         """Send what `direct` has not taken, as soon as the peer takes more; nothing may wait here yet."""
         if self._gone:
             return

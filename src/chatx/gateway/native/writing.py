@@ -109,10 +109,10 @@ class Writing:
         if self.phase is _OPEN:
             self._send(bundle.wire)
 
-    def rest(self, data: bytes) -> None:
+    def write_rest(self, data: bytes) -> None:
         """Send what `direct` has not taken, before anything else."""
         assert isinstance(self._transport, TcpTransport)  # the others take all
-        self._transport.rest(data)
+        self._transport.write_rest(data)
 
     async def drained(self) -> None:
         """Wait until the transport takes more; returns at once when the socket is closed."""

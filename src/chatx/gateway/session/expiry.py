@@ -67,9 +67,9 @@ class Wheel:
         """Do not ask it any more; harmless where it is not watched."""
         self._remove(watched)
         if not self._where:
-            self._rest()
+            self._stop()
 
-    def _rest(self) -> None:
+    def _stop(self) -> None:
         self._slots.clear()
         self._ticks.clear()
         self._disarm()
@@ -125,4 +125,4 @@ class Wheel:
         if self._where:
             self._arm()
         else:
-            self._rest()
+            self._stop()

@@ -84,7 +84,7 @@ class Hub:
         self._changes = Changes()
         self._told_at = -math.inf
         self._timer: asyncio.TimerHandle | None = None  # set while presence waits to be told
-        self._subscriber = Subscriber(True, callback=self._take, on_closed=self._ended)
+        self._subscriber = Subscriber(True, callback=self._collect, on_closed=self._ended)
         process.attach(self._subscriber)
 
     def __len__(self) -> int:
@@ -119,7 +119,7 @@ class Hub:
         else:
             self._send_pending()
 
-    def _take(self, event: Event) -> None:
+    def _collect(self, event: Event) -> None:
         if isinstance(event, (Message, Entry, Signal)):  # the exact type first, which is told apart quickly
             self._pending.append(event)
         elif isinstance(event, PresenceDiff):

@@ -78,7 +78,7 @@ class Socket(Protocol):
         """How many writes wait for the client to take what is before them."""
         ...
 
-    def rest(self, data: bytes) -> None:
+    def write_rest(self, data: bytes) -> None:
         """Send what `direct` has not taken, before anything else."""
         ...
 
@@ -134,10 +134,10 @@ class Audience:
                 for direct in remaining:
                     taken = direct(wire)
                     if taken != size and taken is not None:
-                        self._reached(remaining).rest(wire[taken:])
+                        self._reached(remaining).write_rest(wire[taken:])
                 return
             except (BlockingIOError, InterruptedError):
-                self._reached(remaining).rest(wire)
+                self._reached(remaining).write_rest(wire)
             except Exception:
                 # The connection is gone, which transports tell by exceptions of several kinds before they tell its end.
                 self._reached(remaining).close(CLOSE_GOING_AWAY, "")

@@ -159,7 +159,7 @@ class PhoenixProtocol:
             if isinstance(frame, UnreadableFrame) and not frame.binary:
                 return self._refuse_payload(frame, size)
             return [self._reply(None, frame.ref, SOCKET_TOPIC, "ok", _EMPTY)]
-        return self._take(frame, size)
+        return self._advance(frame, size)
 
     def join_ok(self, join: Join, response: Payload) -> list[Action]:
         """Accept a join and return what to do: the reply, then what waited for it.
@@ -227,7 +227,7 @@ class PhoenixProtocol:
         """
         return self._end(Input.FAILED, topic, _FAILED if response is None else response)
 
-    def _take(self, frame: Frame, size: int) -> list[Action]:
+    def _advance(self, frame: Frame, size: int) -> list[Action]:
         """Return what comes of a frame, by the table."""
         topic = frame.topic
         channel = self._channels.get(topic)
@@ -300,7 +300,7 @@ class PhoenixProtocol:
         while waiting and self.state(topic) not in (State.JOINING, State.LEAVING):
             frame, size = waiting.popleft()
             self._waiting_bytes -= size
-            actions += self._take(frame, size)
+            actions += self._advance(frame, size)
         if not waiting:
             del self._waiting[topic]
 
