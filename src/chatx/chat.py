@@ -19,6 +19,7 @@ from chatx.extras import needs
 from chatx.runtime.connection import Connection
 from chatx.runtime.dead_letters import DeadLetter
 from chatx.runtime.engine import Engine
+from chatx.runtime.siblings import Siblings
 from chatx.runtime.statistics import Statistics, statistics_of
 from chatx.runtime.subscription import CallbackSubscription, Subscription
 from chatx.telemetry import Telemetry
@@ -67,9 +68,12 @@ class Chat:
         self._dead_letters: deque[DeadLetter] = deque(maxlen=self.config.dead_letter_limit)
         self._engine: Engine | None = None
         self._stopping: asyncio.Task[None] | None = None
+        self._siblings: Siblings | None = None
 
     async def start(self) -> None:
         """Start on the running loop.
+
+        Where it can be known that another process serves the same clients, with a chat of its own, the log says so.
 
         Raises:
             AlreadyStarted: It is running, or being stopped, already.
@@ -79,6 +83,7 @@ class Chat:
             self._engine.check_here()
             raise AlreadyStarted("The chat is started already; stop it first, or start it in one place only.")
         self._engine = Engine(self.config, self.telemetry, self._dead_letters)
+        self._siblings = Siblings(self.config)
 
     async def stop(self, *, drain_timeout_ms: int | None = None) -> None:
         """Drain and end; no task, timer or thread is left.
@@ -112,6 +117,8 @@ class Chat:
         finally:
             self._engine = None
             self._stopping = None
+            if self._siblings is not None:
+                self._siblings.release()
 
     async def __aenter__(self) -> Self:
         """Start."""

@@ -20,7 +20,8 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from chatx.core.message import Message
 from chatx.errors import ConfigError
@@ -64,6 +65,10 @@ class SQLitePersistence:
     are other rooms, whose messages follow one another in the history epoch by epoch.
 
     Whoever built it closes it, after the chat has stopped.
+
+    Attributes:
+        path: The file, as it was given.
+        identity: Which file that is, by whatever path: its device and its number there; None in memory.
     """
 
     def __init__(self, path: str | os.PathLike[str] = ":memory:") -> None:
@@ -81,7 +86,8 @@ class SQLitePersistence:
         """
         if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
             raise ConfigError(f"The path of SQLitePersistence is {path!r}; give the name of a file, or ':memory:'.")
-        self._path = os.fspath(path)
+        self.path: str = os.fsdecode(path)
+        self.identity: tuple[int, int] | None = None
         self._lock = threading.Lock()
         self._reading_lock = self._lock
         self._closing = False
@@ -92,16 +98,19 @@ class SQLitePersistence:
             while not self._open():
                 if time.monotonic() > until:
                     raise ConfigError(
-                        f"SQLitePersistence cannot use {self._path!r}: another process has had it locked for "
+                        f"SQLitePersistence cannot use {self.path!r}: another process has had it locked for "
                         f"{_OPENING_S:g} s; end that process or its transaction, or give another file."
                     )
                 time.sleep(0.01)
         except sqlite3.Error as error:
             self.close()
             raise ConfigError(
-                f"SQLitePersistence cannot use {self._path!r}: {error}; "
+                f"SQLitePersistence cannot use {self.path!r}: {error}; "
                 "give a SQLite database, or a new file in a folder that exists and can be written."
             ) from error
+        with suppress(OSError):  # a name such as ":memory:" is no file
+            found = Path(self.path).stat()
+            self.identity = (found.st_dev, found.st_ino)
 
     def save_messages(self, messages: Sequence[Message], /) -> None:
         """Save them all or none; what is saved already stays as it is.
@@ -246,7 +255,7 @@ class SQLitePersistence:
         """Open the file; return False, with nothing open, where somebody else is at it just now."""
         try:
             # Explicit transactions, one at a time: the lock keeps the threads of the engine apart.
-            self._db = sqlite3.connect(self._path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
+            self._db = sqlite3.connect(self.path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
             # Going over to a write-ahead log does not wait where two do it at once: it is busy at once.
             (mode,) = self._db.execute("PRAGMA journal_mode=WAL").fetchone()
             self._db.execute("PRAGMA synchronous=NORMAL")
@@ -254,7 +263,7 @@ class SQLitePersistence:
             self._reader = self._db
             if mode == "wal":
                 self._reader = sqlite3.connect(
-                    self._path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False
+                    self.path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False
                 )
                 self._reading_lock = threading.Lock()
         except sqlite3.OperationalError as error:
@@ -281,7 +290,7 @@ class SQLitePersistence:
         if version != SCHEMA_VERSION:
             self.close()
             raise ConfigError(
-                f"The tables in {self._path!r} have version {version}, and this version of chatx reads "
+                f"The tables in {self.path!r} have version {version}, and this version of chatx reads "
                 f"{SCHEMA_VERSION}; use the chatx that made them, or another file."
             )
 
@@ -304,7 +313,7 @@ class SQLitePersistence:
 
     def _still_open(self, db: sqlite3.Connection | None) -> sqlite3.Connection:
         if db is None or self._closing:
-            raise RuntimeError(f"The persistence in {self._path!r} is closed; close it after the chat has stopped.")
+            raise RuntimeError(f"The persistence in {self.path!r} is closed; close it after the chat has stopped.")
         return db
 
 

@@ -1,0 +1,228 @@
+"""Several processes with a chat each: one line of the log says so where it can be known, and none where it is alone."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FunctionType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+from chatx import Chat
+from chatx.adapters.sqlite import SQLitePersistence
+from chatx.runtime import siblings
+from tests.process import ENVIRONMENT, Served, module
+
+APP = Path(__file__).with_name("workers_app.py")
+UVICORN = ("uvicorn", "workers_app:app", "--port", "{port}")
+HYPERCORN = ("hypercorn", "workers_app:app", "--bind", "localhost:{port}")
+GRANIAN = ("granian", "--interface", "asgi", "--port", "{port}", "workers_app:app")
+SEVERAL = "one of several workers of"
+SHARED = "keeps its messages in the same file"
+
+
+def until_they_run(server: Served, many: int) -> str:
+    """Return what the server has printed when so many chats run."""
+    assert server.process.stdout is not None
+    printed = ""
+    while printed.count(" runs\n") < many:
+        line = server.process.stdout.readline()
+        assert line, printed
+        printed += line
+    return printed
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    "command",
+    [
+        (*UVICORN, "--workers", "2"),
+        (*UVICORN, "--workers", "2", "--loop", "uvloop"),
+        (*HYPERCORN, "--workers", "2"),
+        (*HYPERCORN, "--workers", "2", "--worker-class", "uvloop"),
+        (*GRANIAN, "--workers", "2"),
+    ],
+    ids=["uvicorn", "uvicorn uvloop", "hypercorn", "hypercorn uvloop", "granian"],
+)
+def test_of_several_workers_one_says_so(command: tuple[str, ...], tmp_path: Path) -> None:
+    with module(*command, cwd=APP.parent, STORE=str(tmp_path / "chat.db")) as server:
+        printed = until_they_run(server, 2)
+        _, rest = server.stop()
+
+    assert printed.count(f"{SEVERAL} {command[0]}, and each has a chat of its own") == 1
+    assert "Run one worker." in printed
+    assert SHARED not in printed + rest
+
+
+@pytest.mark.process
+def test_the_number_of_uvicorns_workers_may_come_from_the_environment() -> None:
+    with module(*UVICORN, cwd=APP.parent, WEB_CONCURRENCY="2") as server:
+        assert until_they_run(server, 2).count(SEVERAL) == 1
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    "command, environment",
+    [
+        (UVICORN, {}),
+        ((*UVICORN, "--workers", "1"), {}),
+        ((*UVICORN, "--reload"), {}),
+        ((*UVICORN, "--reload"), {"WEB_CONCURRENCY": "4"}),
+        (HYPERCORN, {}),
+        ((*HYPERCORN, "--reload"), {}),
+        (GRANIAN, {}),
+    ],
+    ids=["uvicorn", "one worker", "reload", "reload and WEB_CONCURRENCY", "hypercorn", "hypercorn reload", "granian"],
+)
+def test_one_worker_says_nothing(command: tuple[str, ...], environment: dict[str, str], tmp_path: Path) -> None:
+    with module(*command, cwd=APP.parent, STORE=str(tmp_path / "chat.db"), **environment) as server:
+        printed = until_they_run(server, 1)
+        _, rest = server.stop()
+
+    assert SEVERAL not in printed + rest
+    assert SHARED not in printed + rest
+
+
+@pytest.mark.process
+def test_two_servers_on_one_file_are_noticed_and_the_next_one_alone_is_not(tmp_path: Path) -> None:
+    # By another path, it is the same file.
+    (tmp_path / "link").symlink_to(tmp_path)
+    paths = [str(tmp_path / "chat.db"), str(tmp_path / "link" / "chat.db")]
+    with module(*UVICORN, cwd=APP.parent, STORE=paths[0]) as first:
+        assert SHARED not in until_they_run(first, 1)
+        with module(*UVICORN, cwd=APP.parent, STORE=paths[1]) as second:
+            printed = until_they_run(second, 1)
+        # However its process ended.
+        first.process.kill()
+        first.process.wait()
+    with module(*UVICORN, cwd=APP.parent, STORE=paths[0]) as third:
+        assert SHARED not in until_they_run(third, 1)
+
+    assert printed.count(f"{SHARED}, {paths[1]}") == 1
+    assert "in one process" in printed
+
+
+async def test_two_chats_of_one_process_on_one_file_are_noticed_until_one_stops(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    stores = [SQLitePersistence(tmp_path / "chat.db") for _ in range(2)]
+    first, second = (Chat(persistence=store) for store in stores)
+    async with first:
+        async with second:
+            (record,) = caplog.records
+            assert (record.levelno, SHARED in record.getMessage()) == (logging.WARNING, True)
+            assert vars(record)["store"] == str(tmp_path / "chat.db")
+        caplog.clear()
+    async with second:
+        pass
+    async with first:
+        pass
+    assert caplog.records == []
+    for store in stores:
+        store.close()
+
+
+async def test_stores_in_memory_and_files_of_their_own_are_not_shared(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    stores = [SQLitePersistence(path) for path in (":memory:", ":memory:", tmp_path / "a.db", tmp_path / "b.db")]
+    chats = [Chat(persistence=store) for store in stores]
+    for chat in chats:
+        await chat.start()
+    for chat in chats:
+        await chat.stop()
+    for store in stores:
+        store.close()
+    assert caplog.records == []
+
+
+@pytest.mark.process
+def test_a_chat_that_is_never_stopped_leaves_no_warning_of_what_it_holds(tmp_path: Path) -> None:
+    program = """
+import asyncio, gc
+from chatx import Chat
+from chatx.adapters.sqlite import SQLitePersistence
+store = SQLitePersistence("chat.db")
+chat = Chat(persistence=store)
+asyncio.run(chat.start())
+del chat
+gc.collect()
+store.close()
+"""
+    ended = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it is not known who holds a name")
+def test_a_name_is_held_by_one_until_it_lets_go() -> None:
+    first, second = siblings.Claim("a name"), siblings.Claim("a name")
+    assert (first.held, second.held, siblings.Claim("another").held) == (True, False, True)
+    second.release()
+    assert siblings.Claim("a name").held is False
+    first.release()
+    assert siblings.Claim("a name").held is True
+
+
+# At the foot of a stack, as a server has it there.
+
+
+def wrapped(worker_id: object) -> Any:
+    return siblings._server_of_several()
+
+
+def spawn_worker(self: object) -> Any:
+    return siblings._server_of_several()
+
+
+def subprocess_started(config: object) -> Any:
+    return siblings._server_of_several()
+
+
+def as_in(named: str, function: Callable[[Any], Any], argument: object) -> Any:
+    return FunctionType(function.__code__, {**globals(), "__name__": named})(argument)
+
+
+def uvicorns(workers: int, should_reload: bool) -> SimpleNamespace:
+    return SimpleNamespace(workers=workers, should_reload=should_reload)
+
+
+@pytest.mark.parametrize(
+    "named, function, argument, expected",
+    [
+        ("gunicorn.arbiter", spawn_worker, SimpleNamespace(num_workers=2), "gunicorn"),
+        ("gunicorn.arbiter", spawn_worker, SimpleNamespace(num_workers=1), None),
+        ("granian.server.mp", wrapped, 2, "granian"),
+        ("granian.server.mp", wrapped, 1, None),
+        ("uvicorn._subprocess", subprocess_started, uvicorns(4, False), "uvicorn"),
+        ("uvicorn._subprocess", subprocess_started, uvicorns(4, True), None),
+    ],
+)
+def test_a_server_says_how_many_workers_it_has(
+    named: str, function: Callable[[Any], Any], argument: object, expected: str | None
+) -> None:
+    assert as_in(named, function, argument) == expected
+
+
+@pytest.mark.parametrize(
+    "named, argument",
+    [
+        ("gunicorn.arbiter", object()),
+        ("gunicorn.arbiter", SimpleNamespace(num_workers="two")),
+        ("another.server", SimpleNamespace(num_workers=2)),
+    ],
+    ids=["changed", "changed its kind", "unknown"],
+)
+def test_a_server_that_is_unknown_or_has_changed_is_not_asked(named: str, argument: object) -> None:
+    assert as_in(named, spawn_worker, argument) is None
