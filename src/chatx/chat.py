@@ -216,7 +216,8 @@ class Chat:
         Args:
             room_id: The room; begun if it is not there.
             after: Where the reader stands: a `Message`, a `Gap`, or (epoch, offset). What it missed since comes
-                first, whole, or one `Gap` says why it cannot. None begins with what is published from now on.
+                first, read page by page as the reader takes it, or a `Gap` says what is missing and why. None begins
+                with what is published from now on.
             presence: Whether to get one `PresenceState` first, and then each `PresenceDiff`.
             user_id: Ask the auth adapter whether this user may; None is trusted code.
             overflow: What happens when `mailbox_size` or `mailbox_bytes` is left unread: `disconnect` ends the

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -10,7 +10,7 @@ from chatx.core.fanout import Fanout, Subscriber
 from chatx.core.history import History
 from chatx.core.idempotency import IdempotencyWindow
 from chatx.core.mailbox import Mailbox
-from chatx.core.message import Entry, Message, Position, Unrecovered
+from chatx.core.message import Entry, Message, Position
 from chatx.core.presence import Presence
 from chatx.core.room import Effects
 from chatx.runtime.process import RoomProcess
@@ -41,13 +41,13 @@ class ReorderingRoom(WorldRoom):
 
 
 class SkippingHistory(History):
-    """Leaves out the newest of what a reader missed, where that is more than two messages."""
+    """Leaves out the oldest of a page of what a reader missed, where that is more than two messages."""
 
     __slots__ = ()
 
-    def after(self, position: Position, limit: int) -> list[Entry] | Unrecovered:
-        found = super().after(position, limit)
-        return found[:-1] if isinstance(found, list) and len(found) > 2 else found
+    def page(self, position: Position, most: int) -> list[Entry] | Literal["epoch_changed", "too_old"]:
+        found = super().page(position, most)
+        return found[1:] if isinstance(found, list) and len(found) > 2 else found
 
 
 class SkippingRoom(WorldRoom):

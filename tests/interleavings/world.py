@@ -194,6 +194,8 @@ class World:
             rate_limit=chance.pick((RateLimit(1000, 1000), RateLimit(100, 3))),
             history_size=self.history_size,
             mailbox_size=chance.pick((2, 8, 64)),
+            # A page of what was missed has one, three or many messages.
+            message_size_limit=self.chances("pages").pick((1_000_000, 300_000, 4096)),
             room_queue_limit=self.queue_limit,
             room_idle_ms=chance.pick((5, 60000)),
             adapter_timeout_ms=50,

@@ -1,9 +1,10 @@
 """What a returning reader missed: from the history in memory, from persistence before that, or an explicit gap.
 
 Rules:
-1. When `catch_up` returns, its answer is complete up to the head of the stream at that moment. The caller subscribes
-   before it awaits anything, so that nothing is missed and nothing is doubled.
-2. Nothing is skipped silently: a hole in what is stored is a `Gap` in its place.
+1. It is read page by page, behind what the reader takes. So a catch-up costs one page, however much was missed.
+2. The last page ends at the head of the stream as it is when the page is returned. The caller subscribes before it
+   awaits anything, so that nothing is missed and nothing is doubled.
+3. Nothing is skipped silently: a hole in what is stored is a `Gap` in its place.
 """
 
 from __future__ import annotations
@@ -12,27 +13,53 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from chatx.core.message import Entry, Event, Gap, Message, Position, Unrecovered
+from chatx.core.fanout import Subscriber
+from chatx.core.message import Entry, Event, Gap, Message, Position, PresenceDiff, Presences, Unrecovered
+from chatx.core.presence import Changes
 from chatx.errors import InvalidMessage
 from chatx.runtime.process import RoomProcess
 from chatx.runtime.storage import Storage
 
-PAGE = 500
-"""Messages loaded from persistence at a time."""
+PAGE_MESSAGES = 500
+"""Messages in a page, at most; fewer where `mailbox_bytes` is not enough for so many of the largest."""
 
 
-class CatchUp(Struct):
-    """Where a reader stands before the first live message.
+class Missed(Struct):
+    """A page of what a reader missed.
 
     Attributes:
-        head: The place after which live messages follow.
-        events: What was missed, oldest first; one `Gap` where it cannot be had.
-        reason: Why it cannot be had, or None where `events` is complete.
+        events: The messages after its place, oldest first, with a `Gap` where some cannot be had.
+        reached: The place that they lead up to.
+        last: Whether that is the head of the stream, before the caller awaits anything.
     """
 
-    head: Position
     events: list[Event]
-    reason: Unrecovered | None = None
+    reached: Position
+    last: bool
+
+
+class Behind(Struct, eq=False):
+    """A subscriber that is in its room, and is given nothing there until its reader has what it missed.
+
+    Attributes:
+        process: The room.
+        subscriber: The subscriber, which has neither a mailbox nor a callback yet.
+        reached: What its reader has been given up to.
+        present: Who its reader was told to be there; None where it does not read presence.
+    """
+
+    process: RoomProcess
+    subscriber: Subscriber
+    reached: Position
+    present: Presences | None
+
+    def presence_changed(self) -> list[Event]:
+        """Return the one event that tells its reader how presence has changed meanwhile, or none where it has not."""
+        if self.present is None:
+            return []
+        changes = Changes()
+        changes.add(joins=self.process.presences(), leaves=self.present)
+        return [PresenceDiff(self.process.room_id, *changes.take())] if changes else []
 
 
 def position_of(after: object, name: str = "after") -> Position | None:
@@ -53,51 +80,68 @@ def position_of(after: object, name: str = "after") -> Position | None:
     )
 
 
-async def catch_up(
-    process: RoomProcess, storage: Storage, after: Position | None, limit: int, *, settle: bool = True
-) -> CatchUp:
-    """Return what a reader who has seen up to `after` missed, at most `limit` messages.
-
-    With `settle`, the caller may attach a subscriber of its own to the room, before it awaits anything.
+def missed_in_memory(
+    process: RoomProcess, storage: Storage, after: Position | None, most: int, limit: int
+) -> Missed | None:
+    """Return what `missed` does where memory can tell; None where persistence has to be asked.
 
     Raises:
         RoomUnavailable: The room has crashed too often.
-        AdapterError: What was missed is in persistence, which cannot be read now.
     """
-    events: list[Event] = []
-    reached = after
+    # Settled first, or what a callback publishes then is missed: it comes after the head taken here, and before the
+    # reader is given what is live.
+    process.settle()
+    process.check()
+    head = process.head
+    if after is None:
+        return Missed([], head, last=True)
+    if head.epoch == after.epoch and head.offset - after.offset > limit:
+        return _refused(process, after, "too_many")
+    found = process.page(after, most)
+    if isinstance(found, list):
+        reached = Position(head.epoch, found[-1].offset) if found else after
+        return Missed([*found], reached, last=reached == head)
+    if found == "too_old" and storage.serves_history:
+        return None
+    return _refused(process, after, found)
+
+
+async def missed(process: RoomProcess, storage: Storage, after: Position | None, most: int, limit: int) -> Missed:
+    """Return the next page of what a reader missed, holes in it included.
+
+    Args:
+        process: The room.
+        storage: Where what memory no longer has is read.
+        after: What the reader has been given up to; None for a new one, who has missed nothing.
+        most: Messages in the page, at most.
+        limit: Messages that a reader may be behind; beyond it one gap stands for all of them.
+
+    Raises:
+        RoomUnavailable: The room has crashed too often.
+        AdapterError: The page is in persistence, which cannot be read now.
+    """
     while True:
-        # Settled first, or what a callback publishes then is missed: it comes after the head taken here, and before
-        # the reader is a subscriber.
-        if settle:
-            process.settle()
-        process.check()
-        head = process.head
-        if reached is None or after is None:
-            return CatchUp(head, [])
-        if head.epoch == after.epoch and head.offset - after.offset > limit:
-            return _refused(process, after, "too_many")
-        found = process.after(reached, limit)
-        if isinstance(found, list):
-            return CatchUp(head, [*events, *found], _hole_in(events))
-        if found != "too_old" or not storage.serves_history:
-            return _refused(process, after, found)
-        page = await storage.load(process.room_id, after=reached, limit=PAGE)
+        page = missed_in_memory(process, storage, after, most, limit)
+        if page is not None or after is None:
+            return page or Missed([], process.head, last=True)
+        stored = await storage.load(process.room_id, after=after, limit=most)
         # What memory has comes from memory: the newest may not be stored yet.
         start = process.oldest
-        page = [each for each in page if each.offset < start]
-        if not page:
-            # The store has been asked and answered: what is missing here is neither there nor in memory any more.
-            last = start - 1
-            if last <= reached.offset:
-                continue
-            events.append(_missing(process.room_id, reached, last))
-            reached = Position(reached.epoch, last)
-        for message in page:
+        events: list[Event] = []
+        reached = after
+        for message in stored:
+            if message.offset >= start:
+                break
             if message.offset > reached.offset + 1:
                 events.append(_missing(process.room_id, reached, message.offset - 1))
             events.append(message)
             reached = Position(message.epoch, message.offset)
+        if not events and start - 1 > reached.offset:
+            # The store has been asked and answered: what is missing here is neither there nor in memory any more.
+            events.append(_missing(process.room_id, reached, start - 1))
+            reached = Position(reached.epoch, start - 1)
+        if events:
+            return Missed(events, reached, last=False)
 
 
 class Page(Struct):
@@ -146,15 +190,11 @@ async def next_page(process: RoomProcess, storage: Storage, after: Position, mos
             return "too_old"  # what follows is neither stored nor in memory any more
 
 
-def _refused(process: RoomProcess, after: Position, reason: Unrecovered) -> CatchUp:
+def _refused(process: RoomProcess, after: Position, reason: Unrecovered) -> Missed:
     head = process.head
-    missed = head.offset - after.offset if reason != "epoch_changed" else None
-    return CatchUp(head, [Gap(process.room_id, reason, head.epoch, head.offset, missed)], reason)
+    count = head.offset - after.offset if reason != "epoch_changed" else None
+    return Missed([Gap(process.room_id, reason, head.epoch, head.offset, count)], head, last=True)
 
 
 def _missing(room_id: str, reached: Position, last: int) -> Gap:
     return Gap(room_id, "missing", reached.epoch, last, last - reached.offset)
-
-
-def _hole_in(events: list[Event]) -> Unrecovered | None:
-    return "too_old" if any(isinstance(event, Gap) for event in events) else None

@@ -95,22 +95,16 @@ class Connection(Consumer):
         engine = self._open_engine()
         position = position_of(after)
         await engine.enter(room_id, self.user_id, "subscribe", at_a_place=position is not None)
-        process, caught_up = await engine.reader(room_id, position)
+        process, first = await engine.reader(room_id, position)
         self._open_engine()
         held = self._subscribed.get(room_id)
         if self._mailbox is None or (held is not None and held[0] is process):
             return
         # What is unread of an earlier subscription would come between what was missed and what comes now.
         self._forget(room_id)
-        subscriber = Subscriber(presence, mailbox=self._mailbox, on_closed=lambda error: self._ended(room_id, error))
-        process.attach(subscriber)
+        subscriber = Subscriber(presence, on_closed=lambda error: self._ended(room_id, error))
+        self._begin(engine, process, subscriber, position, first)
         self._subscribed[room_id] = (process, subscriber)
-        if presence:
-            self._backlog.append(process.state())
-        self._backlog.extend(caught_up.events)
-        if self._mailbox.wake is not None and self._backlog:
-            wake, self._mailbox.wake = self._mailbox.wake, None
-            wake()
 
     async def unsubscribe(self, room_id: str) -> None:
         """Stop reading the room; what is unread of it is dropped."""
@@ -170,6 +164,7 @@ class Connection(Consumer):
             joined[0].leave(self.user_id, joined[1])
 
     def _unsubscribe(self, room_id: str) -> None:
+        self._behind.pop(room_id, None)
         held = self._subscribed.pop(room_id, None)
         if held is not None:
             held[0].detach(held[1])
@@ -186,6 +181,7 @@ class Connection(Consumer):
 
     def _ended(self, room_id: str, error: ChatError) -> None:
         self._subscribed.pop(room_id, None)
+        self._behind.pop(room_id, None)
         mailbox = self._mailbox
         if mailbox is None or mailbox.error is not None or self._engine is None:
             return

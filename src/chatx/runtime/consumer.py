@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Callable, Iterator
 from operator import length_hint
 from threading import get_ident
 from typing import Self
 
+from chatx.core.fanout import Subscriber
 from chatx.core.mailbox import Mailbox, OverflowPolicy
-from chatx.core.message import Event
+from chatx.core.message import Event, Position
 from chatx.errors import ChatError, Closed, ConfigError
+from chatx.runtime.catchup import Behind, Missed
 from chatx.runtime.engine import Engine
 from chatx.runtime.process import RoomProcess
 from chatx.runtime.wakeup import Wakeup
@@ -24,6 +27,10 @@ class Consumer:
     Iterating drains what is there without yielding; it waits only when there is nothing. Cancelling a pending `anext`
     loses nothing: an event is taken only when it is returned.
 
+    What was missed is read page by page, the next one when all of the one before it was taken, and what is live goes
+    first: a room that is read from its beginning does not make its reader a slow consumer of the others. Two pages are
+    held at most, one that memory had and one that was read from persistence meanwhile.
+
     Attributes:
         user_id: Whose it is, or None: trusted code's.
     """
@@ -35,8 +42,11 @@ class Consumer:
         self._overflow: OverflowPolicy = overflow
         self._engine: Engine | None = None
         self._mailbox: Mailbox | None = None
-        # Read before the mailbox: what was missed, and the first state of presence.
+        # Read before the mailbox: a page of what was missed, and the first state of presence.
         self._backlog: deque[Event] = deque()
+        # Subscriptions that are not live yet, by room; who has waited longest for a page is first.
+        self._behind: dict[str, Behind] = {}
+        self._reading: asyncio.Task[None] | None = None
         # The rest of the batch that is being read.
         self._taken: Iterator[Event] = iter(())
         self._wakeup: Wakeup | None = None
@@ -54,6 +64,7 @@ class Consumer:
             StopAsyncIteration: It was closed by its owner.
             SlowConsumer: The mailbox overflowed; what it held has been read.
             RoomUnavailable: The room failed for good.
+            AdapterError: More of what was missed is in persistence, which cannot be read now.
             Closed: The chat was stopped, or this is not open yet.
             WrongLoop: It is read in another thread or loop than the chat runs on.
         """
@@ -61,7 +72,7 @@ class Consumer:
             return event
         mailbox, wakeup = self._mailbox, self._wakeup
         # Once a batch, and not where it has to wait: asyncio looks there.
-        if self._backlog or (mailbox is not None and mailbox.unread):
+        if self._backlog or self._behind or (mailbox is not None and mailbox.unread):
             self._check_here()
         while True:
             if self._closed:
@@ -80,6 +91,8 @@ class Consumer:
             if mailbox.lost_presence:
                 self._check_here()
             if mailbox.lost_presence and self._recover_presence(mailbox):
+                continue
+            if self._behind and self._read_on():
                 continue
             mailbox.wake = self._wake
             try:
@@ -112,6 +125,94 @@ class Consumer:
         mailbox.lost_presence.discard(room_id)
         return True
 
+    def _begin(
+        self, engine: Engine, process: RoomProcess, subscriber: Subscriber, after: Position | None, first: Missed
+    ) -> None:
+        """Put a subscriber into its room, live where the first page of what it missed is the last.
+
+        Errors as `RoomProcess.attach`.
+        """
+        fits = not self._backlog or len(self._backlog) + len(first.events) <= engine.page_messages
+        if first.last and fits:
+            subscriber.mailbox = self._mailbox
+        process.attach(subscriber)
+        if subscriber.presence:
+            self._backlog.append(process.state())
+        if fits:
+            self._backlog.extend(first.events)
+        if subscriber.mailbox is None:
+            # A page that does not fit is read again when there is room: many rooms hold no more than one does.
+            reached = first.reached if fits or after is None else after
+            present = process.presences() if subscriber.presence else None
+            self._behind[process.room_id] = Behind(process, subscriber, reached, present)
+        self._wake_reader()
+
+    def _read_on(self) -> bool:
+        """Put the next page of one that is behind into the backlog; return False where it has to be waited for."""
+        engine = self._engine
+        if engine is None:
+            return False
+        for behind in self._behind.values():
+            try:
+                page = engine.missed_in_memory(behind.process, behind.reached)
+            except ChatError as error:
+                self._fail(behind, error)
+                return True
+            if page is not None:
+                self._take_page(behind, page)
+                return True
+        if self._reading is None:
+            # In a task of its own: the reader gets what is live meanwhile, and cancelling it loses no page.
+            behind = next(iter(self._behind.values()))
+            self._reading = engine.loop.create_task(self._read_stored(engine, behind), name="chatx catch-up")
+        return False
+
+    async def _read_stored(self, engine: Engine, behind: Behind) -> None:
+        try:
+            page = await engine.missed(behind.process, behind.reached)
+        except ChatError as error:
+            self._reading = None
+            if self._is_behind(behind):
+                self._fail(behind, error)
+        else:
+            self._reading = None
+            if self._is_behind(behind):
+                self._take_page(behind, page)
+        self._wake_reader()
+
+    def _is_behind(self, behind: Behind) -> bool:
+        """Return whether it has not ended since."""
+        return self._behind.get(behind.process.room_id) is behind
+
+    def _take_page(self, behind: Behind, page: Missed) -> None:
+        room_id = behind.process.room_id
+        if page.last:
+            behind.subscriber.mailbox = self._mailbox
+            try:
+                behind.process.attach(behind.subscriber)
+            except ChatError as error:
+                self._fail(behind, error)
+                return
+        del self._behind[room_id]
+        self._backlog.extend(page.events)
+        if page.last:
+            self._backlog.extend(behind.presence_changed())
+        else:
+            behind.reached = page.reached
+            self._behind[room_id] = behind  # the others first
+
+    def _fail(self, behind: Behind, error: ChatError) -> None:
+        """End the subscription of one that is behind; its reader has been given all up to where it stands."""
+        if behind.process.holds(behind.subscriber):
+            behind.process.expel(behind.subscriber, error)
+        self._behind.pop(behind.process.room_id, None)
+
+    def _wake_reader(self) -> None:
+        mailbox = self._mailbox
+        if mailbox is not None and mailbox.wake is not None:
+            wake, mailbox.wake = mailbox.wake, None
+            wake()
+
     def _watched(self, room_id: str) -> RoomProcess | None:
         """Return the room if its presence is read here, else None: it may have ended since."""
         raise NotImplementedError
@@ -127,6 +228,10 @@ class Consumer:
 
     def end(self, error: ChatError) -> None:
         """End it from the engine's side: its reader gets the error after what is there."""
+        self._behind.clear()
+        reading, self._reading = self._reading, None
+        if reading is not None and not reading.get_loop().is_closed():
+            reading.cancel()
         if self._mailbox is not None:
             self._mailbox.close(error)
         if self._engine is not None:

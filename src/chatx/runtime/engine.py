@@ -15,7 +15,16 @@ from chatx.core.message import Draft, Message, Position, Unrecovered
 from chatx.core.room import Room
 from chatx.core.validation import valid_id
 from chatx.errors import AdapterError, ChatError, Closed, InvalidMessage, Revoked, WrongLoop
-from chatx.runtime.catchup import CatchUp, Page, catch_up, next_page, page_in_memory, position_of
+from chatx.runtime.catchup import (
+    PAGE_MESSAGES,
+    Missed,
+    Page,
+    missed,
+    missed_in_memory,
+    next_page,
+    page_in_memory,
+    position_of,
+)
 from chatx.runtime.dead_letters import DeadLetter
 from chatx.runtime.delivery import Delivery
 from chatx.runtime.process import RoomProcess
@@ -52,6 +61,7 @@ class Engine:
         thread: The thread that it was started in, as `get_ident` has it.
         consumers: Who reads a mailbox; told when the chat stops.
         callbacks: Subscriptions of users that have no mailbox.
+        page_messages: Messages in one page of what a reader missed: in content, at most what its mailbox holds.
         revocations: How often a user was revoked; see `check_not_revoked`.
     """
 
@@ -100,6 +110,7 @@ class Engine:
         self._auth = guard_of(config, self.boundary, "auth")
         self.consumers: Readers = Readers()
         self.callbacks: dict[Revocable, None] = {}
+        self.page_messages: int = max(1, min(PAGE_MESSAGES, config.mailbox_bytes // config.message_size_limit))
         self.revocations: int = 0
         self._revoked: OrderedDict[str, int] = OrderedDict()
         self.open: bool = True
@@ -253,22 +264,33 @@ class Engine:
         self.check_open()
         return process
 
-    async def reader(self, room_id: str, after: Position | None, *, settle: bool = True) -> tuple[RoomProcess, CatchUp]:
-        """Return the room and what a reader of it missed; the caller subscribes before it awaits anything.
-
-        Without `settle` nothing pending is flushed, so that many who come in one turn are one change of presence; it is
-        for who reads through a subscriber that is there already.
-        """
+    async def reader(self, room_id: str, after: Position | None) -> tuple[RoomProcess, Missed]:
+        """Return the room and the first page of what a reader of it missed; errors and duties as `missed`."""
         try:
             process = await self.room(room_id, at_a_place=after is not None)
+        except AdapterError:
+            self.check_open()  # a read that the stop cut short is no fault of the adapter
+            raise
+        return process, await self.missed(process, after)
+
+    def missed_in_memory(self, process: RoomProcess, after: Position) -> Missed | None:
+        """Return a page of what a reader of the room missed, or None where `missed` has to look for it."""
+        return missed_in_memory(process, self.storage, after, self.page_messages, self.config.resume_max_messages)
+
+    async def missed(self, process: RoomProcess, after: Position | None) -> Missed:
+        """Return a page of what a reader of the room missed; errors as `catchup.missed`.
+
+        Where the page is the last, the caller subscribes before it awaits anything.
+        """
+        try:
             # Reading from persistence takes time, in which an idle room would be forgotten.
             with process.held():
-                caught_up = await catch_up(process, self.storage, after, self.config.resume_max_messages, settle=settle)
+                page = await missed(process, self.storage, after, self.page_messages, self.config.resume_max_messages)
         except AdapterError:
             self.check_open()  # a read that the stop cut short is no fault of the adapter
             raise
         self.check_open()
-        return process, caught_up
+        return page
 
     def page_in_memory(self, process: RoomProcess, after: Position, most: int) -> Page | Unrecovered | None:
         """Return some of what a reader of the room missed, or None where `next_page` has to look for it."""

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Protocol, TypeVar
 
-from chatx.core.fanout import Subscriber
+from chatx.core.fanout import Callback, Subscriber
 from chatx.core.history import History
 from chatx.core.interrupts import from_signal
 from chatx.core.message import (
@@ -269,7 +269,10 @@ class RoomProcess:
         return ref is not None and self.leave(user_id, ref)
 
     def attach(self, subscriber: Subscriber) -> None:
-        """Add a subscriber, who gets what is published from now on."""
+        """Add a subscriber, who gets what is published from now on.
+
+        One without a mailbox and a callback is in the room and gets nothing, until it is attached again with either.
+        """
         self.settle()
         self._contained(lambda room: room.fanout.add(subscriber))
         self._count()
@@ -288,17 +291,15 @@ class RoomProcess:
         while self._error is None and self.room.unflushed:
             self.flush()
 
-    def replay(self, subscriber: Subscriber, events: list[Event]) -> None:
-        """Give a callback that was just added what came before; if it raises, it is out."""
-        callback = subscriber.callback
-        # What is published meanwhile, by the callback itself, comes after what was missed.
-        rest = deque(events)
-        subscriber.callback = rest.append
+    def holds(self, subscriber: Subscriber) -> bool:
+        """Return whether the room has the subscriber, live or not."""
+        return subscriber in self.room.fanout.subscribers
+
+    def replay(self, subscriber: Subscriber, callback: Callback, events: deque[Event]) -> None:
+        """Take events and give them to a subscriber's callback until none is left; if it raises, it is out."""
         try:
-            while rest and callback is not None and subscriber in self.room.fanout.subscribers:
-                callback(rest.popleft())
-            if subscriber in self.room.fanout.subscribers:
-                subscriber.callback = callback
+            while events and self.holds(subscriber):
+                callback(events.popleft())
         except BaseException as error:
             self.room.fanout.remove(subscriber)
             self._count()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable, Generator
 from types import TracebackType
 from typing import Any, Self
@@ -13,7 +15,7 @@ from chatx.core.mailbox import OverflowPolicy
 from chatx.core.message import Event, Position
 from chatx.core.validation import valid_id
 from chatx.errors import ChatError, Closed, ConfigError
-from chatx.runtime.catchup import CatchUp, position_of
+from chatx.runtime.catchup import Behind, Missed, position_of
 from chatx.runtime.consumer import Consumer
 from chatx.runtime.engine import Engine
 from chatx.runtime.process import RoomProcess
@@ -51,20 +53,18 @@ class Subscription(Consumer):
         engine = self._running()
         if self._closed or self._subscriber is not None:
             raise Closed("A subscription is opened once; subscribe again for another.")
-        process, caught_up = await _reader(engine, self._room_id, self._after, self.user_id)
+        position = position_of(self._after)
+        process, first = await _reader(engine, self._room_id, position, self.user_id)
         if self._closed or self._subscriber is not None:
             raise Closed("The subscription was closed, or opened elsewhere, while it was being opened.")
-        mailbox = self._open_mailbox(engine)
+        self._open_mailbox(engine)
         self._process = process
-        self._subscriber = Subscriber(self._presence, mailbox=mailbox, on_closed=self.end)
+        self._subscriber = Subscriber(self._presence, on_closed=self.end)
         try:
-            process.attach(self._subscriber)
+            self._begin(engine, process, self._subscriber, position, first)
         except ChatError:
             self.close()
             raise
-        if self._presence:
-            self._backlog.append(process.state())
-        self._backlog.extend(caught_up.events)
         return self
 
     async def __aexit__(
@@ -131,21 +131,47 @@ class CallbackSubscription:
         return self.__aenter__().__await__()
 
     async def __aenter__(self) -> Self:
-        """Open it; errors as `Chat.subscribe`. What was missed is given to the callback before this returns."""
+        """Open it; errors as `Chat.subscribe`.
+
+        What was missed is given to the callback before this returns, page by page, with a turn of the loop for others
+        between two pages. Where that fails midway, what was given stays given.
+        """
         engine = self._running()
         if self._closed or self._subscriber is not None:
             raise Closed("A subscription is opened once; subscribe again for another.")
-        process, caught_up = await _reader(engine, self._room_id, self._after, self.user_id)
+        process, page = await _reader(engine, self._room_id, position_of(self._after), self.user_id)
         if self._closed or self._subscriber is not None:
             raise Closed("The subscription was closed, or opened elsewhere, while it was being opened.")
         self._engine = engine
         self._process = process
-        self._subscriber = Subscriber(self._presence, callback=self._callback, on_closed=self._ended)
-        process.attach(self._subscriber)
+        subscriber = self._subscriber = Subscriber(self._presence, on_closed=self._ended)
+        process.attach(subscriber)
         if self.user_id is not None and not self._closed:
             engine.callbacks[self] = None
-        first: list[Event] = [process.state()] if self._presence else []
-        process.replay(self._subscriber, first + caught_up.events)
+        present = process.presences() if self._presence else None
+        behind = Behind(process, subscriber, page.reached, present)
+        events: deque[Event] = deque([process.state()] if self._presence else [])
+        try:
+            while not page.last:
+                events.extend(page.events)
+                process.replay(subscriber, self._callback, events)
+                await asyncio.sleep(0)
+                if not process.holds(subscriber):
+                    return self
+                page = await engine.missed(process, page.reached)
+            if not process.holds(subscriber):
+                return self
+            events.extend(page.events)
+            events.extend(behind.presence_changed())
+            # What is published meanwhile, by the callback itself, comes after what was missed.
+            subscriber.callback = events.append
+            process.attach(subscriber)
+            process.replay(subscriber, self._callback, events)
+        except BaseException:
+            self.close()
+            raise
+        if process.holds(subscriber):
+            subscriber.callback = self._callback
         return self
 
     async def __aexit__(
@@ -183,8 +209,9 @@ class CallbackSubscription:
         self._closed = True
 
 
-async def _reader(engine: Engine, room_id: str, after: object, user_id: str | None) -> tuple[RoomProcess, CatchUp]:
-    position: Position | None = position_of(after)
+async def _reader(
+    engine: Engine, room_id: str, position: Position | None, user_id: str | None
+) -> tuple[RoomProcess, Missed]:
     valid_id(room_id, "room_id")
     if user_id is None:
         return await engine.reader(room_id, position)
