@@ -1,18 +1,33 @@
 """A part whose extra is missing says so; the others work."""
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import chatx.gateway
-from chatx import Chat
+from chatx import Chat, ConfigError
 from chatx.extras import needs
+
+MODULE = re.compile(r"(?:current)?module:: (chatx[.a-z_]*)")
+
+BLOCKER = """
+import sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in MISSING:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Blocker())
+"""
 
 
 def without(missing: str, code: str) -> str:
-    """Return what a fresh interpreter prints that cannot import a distribution."""
-    program = f"import sys\nsys.modules[{missing!r}] = None\n{code}"
+    """Return what a fresh interpreter prints that cannot import distributions, named with blanks between them."""
+    program = f"MISSING = {missing.split()}\n{BLOCKER}\n{code}"
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
     assert run.returncode == 0, run.stderr
     return run.stdout
@@ -43,6 +58,70 @@ def test_the_live_page_says_which_extra_it_needs() -> None:
     assert "chatx-engine[gateway]" in said
 
 
+IMPORTED = """
+from chatx import ConfigError
+try:
+    import {module}
+except ConfigError as error:
+    print(error)
+"""
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    "module, missing, extra",
+    [("chatx.integrations.starlette", "starlette", "gateway"), ("chatx.testing.pytest_plugin", "pytest", "testing")],
+)
+def test_a_module_that_is_imported_by_its_name_says_which_extra_it_needs(module: str, missing: str, extra: str) -> None:
+    said = without(missing, IMPORTED.format(module=module))
+    assert said == (
+        f"{module} needs {missing}, which is not installed; install the extra: pip install 'chatx-engine[{extra}]'.\n"
+    )
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("function", ["user_of", "django_authenticate"])
+@pytest.mark.parametrize("missing", ["django", "asgiref"])
+def test_what_is_djangos_may_be_imported_and_says_that_it_needs_django_when_it_is_called(
+    function: str, missing: str
+) -> None:
+    said = without(
+        missing,
+        f"""
+import asyncio
+from chatx import ConfigError
+from chatx.gateway import Handshake
+from chatx.integrations.django import {function}
+try:
+    asyncio.run({function}(Handshake({{}}, {{}}, {{}}, None, (), {{}})))
+except ConfigError as error:
+    print(error)
+""",
+    )
+    assert f"chatx.integrations.django needs {missing}" in said
+    assert said.endswith("install it: pip install django.\n")
+
+
+@pytest.mark.process
+def test_every_module_that_the_reference_names_can_be_imported_or_says_what_it_needs() -> None:
+    pages = Path(__file__).parents[1] / "docs" / "reference"
+    modules = {found for page in pages.glob("*.rst") for found in MODULE.findall(page.read_text())}
+    assert {"chatx", "chatx.integrations.starlette", "chatx.testing"} <= modules
+    said = without(
+        "starlette uvicorn fastapi websockets h11 jwt prometheus_client pytest django asgiref uvloop anyio",
+        f"""
+from importlib import import_module
+from chatx import ConfigError
+for module in {sorted(modules)}:
+    try:
+        import_module(module)
+    except ConfigError as error:
+        print(error)
+""",
+    )
+    assert all("pip install 'chatx-engine[" in line for line in said.splitlines())
+
+
 @pytest.mark.process
 @pytest.mark.parametrize("missing", ["websockets", "uvicorn", "starlette", "h11", "jwt"])
 def test_the_socket_under_another_server_needs_nothing_of_what_is_missing(missing: str) -> None:
@@ -53,6 +132,21 @@ def test_the_socket_under_another_server_needs_nothing_of_what_is_missing(missin
 def test_a_module_of_ours_that_is_missing_is_a_fault_and_not_an_extra() -> None:
     with pytest.raises(ModuleNotFoundError), needs("gateway", "this"):
         import chatx.nowhere  # type: ignore[import-not-found]  # that is the point  # noqa: F401
+
+
+def test_what_is_refused_for_another_reason_is_told_as_it_is() -> None:
+    with pytest.raises(ConfigError, match=r"^no$"), needs("gateway", "this"):
+        raise ConfigError("no")
+
+
+def test_of_two_that_need_it_the_one_that_was_called_is_named() -> None:
+    with (
+        pytest.raises(ConfigError, match=r"^outer needs nowhere_at_all") as told,
+        needs("gateway", "outer"),
+        needs("gateway", "inner"),
+    ):
+        import nowhere_at_all  # type: ignore[import-not-found]  # that is the point  # noqa: F401
+    assert isinstance(told.value.__cause__, ModuleNotFoundError)
 
 
 def test_a_missing_module_that_nobody_names_is_told_as_it_is() -> None:

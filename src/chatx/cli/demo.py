@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from chatx.cli.command import command, fail, port
 from chatx.cli.listening import CannotListen, listening
 from chatx.cli.store import store_of
-from chatx.errors import ChatError
+from chatx.errors import ChatError, ConfigError
+from chatx.extras import needs
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -52,15 +53,12 @@ def add_to(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     """Serve the pages until a signal."""
     try:
-        import uvicorn
+        with needs("fastapi", "chatx demo"):
+            import uvicorn
 
-        from chatx.demo.app import demo_app
-    except ModuleNotFoundError as error:
-        return fail(
-            f"chatx demo needs {error.name}, which is not installed; install the extra: "
-            "pip install 'chatx-engine[fastapi]'.",
-            1,
-        )
+            from chatx.demo.app import demo_app
+    except ConfigError as error:
+        return fail(error, 1)
     try:
         with listening(options.host, options.port) as sockets:
             return _serve(uvicorn, demo_app(store_of(options.store)), sockets, options)

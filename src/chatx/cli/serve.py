@@ -22,6 +22,7 @@ from chatx.cli.logs import FORMATS, LEVELS, log_to
 from chatx.cli.store import store_of
 from chatx.cli.tls import Certificate, certificate
 from chatx.errors import ChatError, ConfigError, Problems
+from chatx.extras import needs
 
 if TYPE_CHECKING:
     from chatx.adapters.sqlite import SQLitePersistence
@@ -111,18 +112,15 @@ def add_to(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     """Serve until a signal."""
     try:
-        from chatx.chat import Chat
-        from chatx.cli.identity import admin_token, identity_source
-        from chatx.gateway.native.server import NativeServer
-        from chatx.gateway.operations.app import HEALTH, operations_app
-        from chatx.gateway.operations.metrics import Metrics
-        from chatx.gateway.wire.bounds import IDLE_TIMEOUT_S
-    except ModuleNotFoundError as error:
-        return fail(
-            f"chatx serve needs {error.name}, which is not installed; install the extra: "
-            "pip install 'chatx-engine[gateway]'.",
-            1,
-        )
+        with needs("gateway", "chatx serve"):
+            from chatx.chat import Chat
+            from chatx.cli.identity import admin_token, identity_source
+            from chatx.gateway.native.server import NativeServer
+            from chatx.gateway.operations.app import HEALTH, operations_app
+            from chatx.gateway.operations.metrics import Metrics
+            from chatx.gateway.wire.bounds import IDLE_TIMEOUT_S
+    except ConfigError as error:
+        return fail(error, 1)
     log_to(style=options.log_format, level=options.log_level)
     ending = Ending()
     with ExitStack() as stack:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from chatx.cli.command import command, fail
 from chatx.errors import ChatError, ConfigError
+from chatx.extras import needs
 
 if TYPE_CHECKING:
     from chatx.cli.command import Commands
@@ -55,14 +56,11 @@ def add_to(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print a token."""
     try:
-        from chatx.gateway.entry.handshake import Identity
-        from chatx.gateway.entry.tokens import SECRET_BYTES, sign
-    except ModuleNotFoundError as error:
-        return fail(
-            f"chatx token needs {error.name}, which is not installed; install the extra: "
-            "pip install 'chatx-engine[gateway]'.",
-            1,
-        )
+        with needs("gateway", "chatx token"):
+            from chatx.gateway.entry.handshake import Identity
+            from chatx.gateway.entry.tokens import SECRET_BYTES, sign
+    except ConfigError as error:
+        return fail(error, 1)
     secret = os.environ.get("CHATX_SECRET", "")
     if not secret:
         return fail("CHATX_SECRET is not set; set it to the secret of the server. `openssl rand -hex 32` makes one.")

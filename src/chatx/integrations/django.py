@@ -21,6 +21,7 @@ from importlib import import_module
 from types import SimpleNamespace
 from typing import Any
 
+from chatx.extras import needs_distribution
 from chatx.gateway.entry.handshake import Handshake, Identity
 
 
@@ -39,6 +40,7 @@ async def django_authenticate(handshake: Handshake, *, user_id: Callable[[Any], 
 
     Raises:
         InvalidMessage: `user_id` returned no valid id.
+        ConfigError: Django is not installed.
         Exception: What Django raises, where it is not set up or its database fails; the handshake is then refused.
     """
 
@@ -51,13 +53,19 @@ async def django_authenticate(handshake: Handshake, *, user_id: Callable[[Any], 
 
 
 async def user_of(handshake: Handshake) -> Any:
-    """Return the active user whose session the handshake has, or None; for an `authenticate` of your own."""
+    """Return the active user whose session the handshake has, or None; for an `authenticate` of your own.
+
+    Raises:
+        ConfigError: Django is not installed.
+        Exception: As `django_authenticate`.
+    """
     return await _asked(lambda: _signed_in(handshake)[0])
 
 
 async def _asked(question: Callable[[], Any]) -> Any:
-    from asgiref.sync import sync_to_async
-    from django.db import close_old_connections
+    with needs_distribution("django", "chatx.integrations.django"):
+        from asgiref.sync import sync_to_async
+        from django.db import close_old_connections
 
     def ask() -> Any:
         close_old_connections()

@@ -35,11 +35,6 @@ from urllib.parse import quote, unquote
 
 from msgspec import Struct
 from msgspec.json import encode
-from starlette.datastructures import Headers, QueryParams
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
-from starlette.websockets import WebSocket
 
 from chatx.adapters.boundary import check_arguments, is_async
 from chatx.core.message import (
@@ -53,11 +48,19 @@ from chatx.core.message import (
     SubscriptionEnded,
 )
 from chatx.errors import ChatError, ConfigError
+from chatx.extras import needs
 from chatx.gateway.entry.stopping import bounded_when_stopping
 from chatx.gateway.session.progress import taken_within, transport_of
 from chatx.gateway.wire.payloads import error_response
 from chatx.runtime.connection import Connection
 from chatx.runtime.process import RoomProcess
+
+with needs("gateway", "chatx.integrations.starlette"):
+    from starlette.datastructures import Headers, QueryParams
+    from starlette.requests import Request
+    from starlette.responses import Response
+    from starlette.types import Receive, Scope, Send
+    from starlette.websockets import WebSocket
 
 if TYPE_CHECKING:
     from chatx.chat import Chat

@@ -19,10 +19,12 @@ import threading
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, TypeAlias, TypeVar
 
-import pytest
-
 from chatx.chat import Chat
+from chatx.extras import needs
 from chatx.testing.loop import run_virtual
+
+with needs("testing", "chatx.testing.pytest_plugin"):
+    import pytest
 
 T = TypeVar("T")
 
