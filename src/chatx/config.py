@@ -180,7 +180,7 @@ def _shown(value: object) -> str:
 
 
 def _known(options: Mapping[str, Any], problems: Problems) -> dict[str, Any]:
-    """Return the options that there are; the others are problems."""
+    """Return the options that exist, by name; the others are added to the problems."""
     for name in [each for each in options if each not in _OPTIONS]:
         with problems.gathered():
             raise ConfigError(f"There is no option {name} (value {_shown(options[name])}){_did_you_mean(name)}")

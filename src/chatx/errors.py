@@ -28,7 +28,7 @@ class ChatError(Exception):
     Attributes:
         code: Stable machine-readable text, one per class.
         retryable: Whether the same call may succeed later, unchanged.
-        retry_after: Seconds to wait before it can, or None where that is not known.
+        retry_after: Seconds to wait before the call may succeed, or None where that is not known.
         reason: What was wrong, what was expected, and what to do, for a person.
     """
 
@@ -47,7 +47,7 @@ class ChatError(Exception):
         super().__init__(self.reason)
 
     def again(self) -> Self:
-        """Return an equal exception without this one's traceback, for a second caller who waits on one outcome.
+        """Return an equal exception without this one's traceback, for another caller who waits for the same outcome.
 
         No constructor is called: an application's own class may have one that takes something else.
         """
@@ -91,17 +91,17 @@ class Problems:
 
     @contextmanager
     def gathered(self) -> Iterator[None]:
-        """Keep a `ConfigError` that is raised within it, and go on behind it."""
+        """Keep a `ConfigError` that the block raises, and go on behind the block."""
         try:
             yield
         except ConfigError as error:
             self._found.append(error)
 
     def tell(self) -> None:
-        """Raise what was gathered, if anything was.
+        """Raise the gathered errors as one, if there are any.
 
         Raises:
-            ConfigError: One for all; the one itself, where it is alone.
+            ConfigError: Its `problems` are those of all gathered errors.
         """
         if len(self._found) == 1:
             raise self._found[0]

@@ -68,13 +68,13 @@ Handler: TypeAlias = Callable[[str, Mapping[str, float], Mapping[str, Any]], obj
 
 
 class Telemetry:
-    """Who is told of which event."""
+    """The handlers of one chat, by event."""
 
     def __init__(self) -> None:
         self._handlers: dict[str, tuple[tuple[str, Handler], ...]] = {}
 
     def attach(self, event: str, handler: Handler) -> Callable[[], None]:
-        """Call the handler at each such event from now on.
+        """Call a handler at each event of one name from now on.
 
         Args:
             event: A name of the table above, with or without the prefix `chatx.`.

@@ -3,8 +3,8 @@
 Rules:
 1. What a read brings is known only when it is done, so a user may go into debt by what they have under way, and reads
    nothing more until it is paid off. A refusal costs a look into a dict.
-2. A budget that is whole again is forgotten. Whoever was charged last stands last, and a debt is bounded by what one
-   read brings, so the first ones are looked at only.
+2. A budget that is whole again is forgotten. Users stand in the order of their last charge, and a debt is bounded by
+   what one read brings; so whole budgets are looked for at the front only.
 """
 
 from __future__ import annotations

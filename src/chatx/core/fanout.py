@@ -65,12 +65,12 @@ class Fanout:
         self._flushing: tuple[Batch, Batch, int, Iterator[Subscriber]] | None = None
 
     def add(self, subscriber: Subscriber) -> None:
-        """Add a subscriber. The caller flushes first, or it gets what was published before it came."""
+        """Add a subscriber. The caller flushes first, or the subscriber gets what was published before it came."""
         self.subscribers[subscriber] = None
         self._audience = None
 
     def remove(self, subscriber: Subscriber) -> bool:
-        """Remove a subscriber; return whether it was one."""
+        """Remove a subscriber; return whether it was there."""
         if subscriber not in self.subscribers:
             return False
         del self.subscribers[subscriber]
@@ -82,13 +82,14 @@ class Fanout:
 
     @property
     def pending(self) -> bool:
-        """Whether a flush would put anything."""
+        """Whether the mailboxes are still to get something of this turn."""
         return bool(self._pending)
 
     def publish(self, event: Event) -> Sequence[tuple[Subscriber, BaseException]]:
         """Call the callbacks with an event and keep it for the mailboxes.
 
-        The caller sees to a flush when the turn ends. Returns the callbacks that raised; they are out.
+        The caller sees to a flush when the turn ends. Returns the subscribers whose callbacks raised, each with what it
+        raised; they are no subscribers any more.
         """
         everybody, presences, mailboxes = self._audience or self._audience_now()
         if mailboxes:
@@ -104,7 +105,7 @@ class Fanout:
         return () if self._called is not None else self._call()
 
     def flush(self, turn: int) -> list[Subscriber]:
-        """Put what is pending, published in `turn`, into every mailbox; return those that overflowed, who are out."""
+        """Put the events published in `turn` into every mailbox; return the subscribers that overflowed, now removed."""
         pending = self._pending
         if not pending:
             return []
@@ -128,7 +129,7 @@ class Fanout:
         return fresh
 
     def finish(self) -> tuple[list[tuple[Subscriber, BaseException]], list[Subscriber]]:
-        """Go on with a fan-out that an exception interrupted; return what `publish` and `flush` would have."""
+        """Go on with a fan-out that an exception interrupted; return what `publish` and `flush` would have returned."""
         return self._call(), self._put()
 
     def _audience_now(self) -> tuple[tuple[Subscriber, ...], tuple[Subscriber, ...], tuple[Subscriber, ...]]:

@@ -4,9 +4,10 @@ Rules:
 1. A key is scoped by (room, user). Seen again within the window it answers with the place of the message it made.
 2. Only what was published is recorded: a refusal records nothing. The first message of a key stands.
 3. A place is kept, not a message: what a key costs does not grow with what was said.
-4. Bounded in bytes over all rooms and users, what Python's objects cost included. A user has a share of that, over all
-   rooms and connections, and beyond it loses their own oldest key. At the bound of all, one of those who hold most, who
-   are alike within a quarter, loses theirs: so few keys of one user stay, however many others have.
+4. All keys together are bounded in bytes, what Python's objects cost included. One user's keys may take a share of
+   these bytes, over all rooms and connections; beyond it that user's oldest key is forgotten. At the bound of all, the
+   oldest key of one of the users who hold most is forgotten, where holdings within a quarter of each other count as
+   equal. So a user with few keys keeps them, however many other users have.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ BYTES: Final = 32 * 1024 * 1024
 """Bytes of all keys together; at the bound the oldest key of whoever holds most is forgotten."""
 
 SHARES: Final = 4
-"""One user holds at most one of so many parts of all bytes; beyond it their own oldest key is forgotten."""
+"""One user's keys may take one of so many parts of `BYTES`; beyond it that user's oldest key is forgotten."""
 
 # What a key costs beside its two texts, and a user beside their id: tables, objects, what memory is rounded up by.
 # Measured, and held against what Python allocates by a test.
@@ -56,7 +57,7 @@ class Place(Struct, frozen=True, gc=False):
 
 
 class _Holder(Struct, gc=False, eq=False):
-    """A user with keys: what they cost, and the ends of the chain from the oldest to the newest."""
+    """A user with keys: the bytes that the keys cost, and the first and the last of the chain from oldest to newest."""
 
     user_id: str
     held: int
@@ -65,7 +66,7 @@ class _Holder(Struct, gc=False, eq=False):
 
 
 class _Kept(Struct, gc=False):
-    """A key's place, written together; the user's next newer key; the user."""
+    """One key: its place, packed into bytes, the next newer key of the same user, and that user."""
 
     packed: bytes
     newer: bytes | None
@@ -73,7 +74,7 @@ class _Kept(Struct, gc=False):
 
 
 class IdempotencyWindow:
-    """The keys of every room. It outlives the rooms themselves, which are forgotten sooner when idle.
+    """The idempotency keys of all rooms. A key outlives its room, which is forgotten sooner when idle.
 
     Attributes:
         held: Bytes that the keys cost.
@@ -146,7 +147,7 @@ class IdempotencyWindow:
             self._forget_oldest(self._who_holds_most())
 
     def expire(self, now: float, at_most: int) -> int:
-        """Forget keys whose window has passed, at most `at_most`, oldest first; return how many went."""
+        """Forget keys whose window has passed, oldest first, at most `at_most`; return how many were forgotten."""
         gone = 0
         while gone < at_most and self._kept:
             oldest = self._kept[next(iter(self._kept))]
@@ -168,7 +169,7 @@ class IdempotencyWindow:
             holder.oldest = kept.newer
 
     def _weigh(self, holder: _Holder, more: int) -> None:
-        """Add to what a user holds; who holds nothing has no rank."""
+        """Add `more` bytes to what a user holds, and rank the user by the sum; one who holds nothing has no rank."""
         before, after = _rank(holder.held), _rank(holder.held + more)
         holder.held += more
         self.held += more
@@ -196,7 +197,7 @@ def _scope(room_id: str, user_id: str, key: str) -> bytes:
 
 
 def _rank(held: int) -> int:
-    """Return 0 for nothing, else a number that grows by one for about a fifth more."""
+    """Return the rank of so many bytes: 0 for none, else a number that grows by one for about each fifth more."""
     bits = held.bit_length()
     return bits << 2 | held >> bits - 3 & 3 if bits > 2 else 0
 

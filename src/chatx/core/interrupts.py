@@ -15,9 +15,9 @@ _RAISING = frozenset((opcode.opmap["RAISE_VARARGS"], opcode.opmap["RERAISE"]))
 
 
 def from_signal(error: BaseException) -> bool:
-    """Return whether a signal's handler raised this: a real Ctrl+C, or `sys.exit` in a handler of the application's.
+    """Return whether a signal's handler raised the error: a real Ctrl+C, or `sys.exit` in an application's handler.
 
-    A `KeyboardInterrupt` that code raised by a `raise` of its own is not one. Where that cannot be told, it is.
+    A `KeyboardInterrupt` that other code raised is none of a handler's. Where that cannot be told, the answer is True.
     """
     if isinstance(error, Exception):
         return False

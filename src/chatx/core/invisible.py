@@ -18,7 +18,7 @@ from chatx.core.unicode import EMOJI, JOINS_NEXT, JOINS_PREVIOUS
 
 _ZWNJ, _ZWJ = "\u200c", "\u200d"
 _VIRAMA = 9
-"""The combining class of what takes a consonant's vowel away."""
+"""The combining class of viramas, the signs that take a consonant's vowel away."""
 
 # Controls, format characters (bidi marks, zero-width), line and paragraph separators, and what is no character at all.
 _NOT_IN_IDS = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
@@ -65,7 +65,7 @@ def misplaced(text: str) -> tuple[int, str] | None:
 
 
 def _stands(text: str, place: int) -> bool:
-    """Return whether what shows nothing by itself changes how the text beside it looks."""
+    """Return whether the invisible character at a place changes how the text beside it looks."""
     character = text[place]
     before, behind = text[place - 1 : place], text[place + 1 : place + 2]
     if character in (_ZWNJ, _ZWJ):
@@ -82,7 +82,7 @@ def _stands(text: str, place: int) -> bool:
 
 
 def _parts_letters(text: str, place: int) -> bool:
-    """Return whether the letters beside it would be joined without it, what stands upon them aside."""
+    """Return whether the letters beside the non-joiner at a place would join without it, marks upon them aside."""
     before, behind = place - 1, place + 1
     while before > 0 and _transparent(text[before]):
         before -= 1
@@ -96,7 +96,7 @@ def _transparent(character: str) -> bool:
 
 
 def _joins(text: str, place: int) -> bool:
-    """Return whether it makes one picture of two, or stands between a consonant and its virama."""
+    """Return whether the joiner at a place makes one emoji of two, or stands between a consonant and its virama."""
     before, behind = text[place - 1], text[place + 1 : place + 2]
     if not behind:
         return False

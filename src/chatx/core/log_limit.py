@@ -9,7 +9,7 @@ WINDOW_S = 60.0
 
 
 class LogLimit:
-    """So many lines in each minute; what is left out is counted, and the next line says how many that were."""
+    """A bound of lines a minute. Lines beyond it are left out and counted; the next line says how many they were."""
 
     __slots__ = ("_left_out", "_lines", "_since", "lines")
 
@@ -20,7 +20,7 @@ class LogLimit:
         self._left_out = 0
 
     def due(self, now: float) -> int | None:
-        """Return whether to log this one: how many were left out before it, or None if it is left out too."""
+        """Return how many lines were left out before the present one, or None where that one is to be left out too."""
         if now - self._since >= WINDOW_S:
             self._since, self._lines = now, 0
         if self._lines >= self.lines:

@@ -65,7 +65,7 @@ class Mailbox:
         error: Why the mailbox is closed, or None while it is open.
         lost_presence: Rooms whose presence events were dropped; they are owed a fresh `PresenceState`.
         unread: How many events wait.
-        size: What they weigh, in bytes, counted by whole batches.
+        size: Bytes of the unread events, counted by whole batches.
     """
 
     __slots__ = (
@@ -123,8 +123,8 @@ class Mailbox:
     def take(self) -> tuple[Event, ...]:
         """Take the next unread batch, or what is left of it; empty where there is nothing.
 
-        While a room is owed a fresh state of presence, what else its presence tells is left out: it changes a state
-        that the reader does not have.
+        While a room's reader is owed a `PresenceState`, each `PresenceDiff` of that room is left out: it changes a
+        state that the reader does not have.
         """
         if self._first:
             first, self._first = self._first, {}
@@ -142,7 +142,7 @@ class Mailbox:
         return ()
 
     def purge(self, room_id: str) -> None:
-        """Drop what is unread of one room, whose reader has left it."""
+        """Drop the unread events of a room that the reader has left."""
         self._first = {key: event for key, event in self._first.items() if event.room_id != room_id}
         self.lost_presence.discard(room_id)
         self._keep(lambda event: event.room_id != room_id)
@@ -161,7 +161,7 @@ class Mailbox:
                 self.size += kept.size
 
     def close(self, error: ChatError) -> None:
-        """Close it with a reason; the first reason stands. What it holds can still be read."""
+        """Close the mailbox with a reason; the first reason stands. The events in it can still be read."""
         if self.error is None:
             self.error = error
             wake, self.wake = self.wake, None

@@ -16,10 +16,10 @@ from typing import TypeAlias
 from chatx.core.message import Draft
 
 Middleware: TypeAlias = Callable[[Draft], Draft | Awaitable[Draft]]
-"""What a user gives: a plain or an async callable."""
+"""A middleware as an application gives it: a plain or an async callable."""
 
 Check: TypeAlias = Callable[[Draft, Draft], Draft]
-"""(before, after) -> the draft to go on with, or raise."""
+"""Takes the draft that a step was given and what the step returned. Returns the draft to go on with, or raises."""
 
 
 class PlainStep:
@@ -44,10 +44,10 @@ Step: TypeAlias = PlainStep | AwaitingStep
 
 
 class Chain:
-    """The composed steps.
+    """The steps that a draft goes through, in order.
 
     Attributes:
-        awaits: Whether any step does; then `run` is not to be called.
+        awaits: Whether any step awaits; then `run` is not to be called.
     """
 
     __slots__ = ("_check", "_plain", "_steps", "awaits")

@@ -2,7 +2,7 @@
 
 Rules:
 1. A user is present while one of their memberships is; each membership is one meta with a ref of its own.
-2. A diff names each real change once: what began and ended between two diffs is in neither.
+2. A diff names each real change once: a membership that began and ended between two diffs is in none.
 3. A snapshot and every diff taken after it, replayed, equal a fresh snapshot. So a snapshot is handed out only when
    no change is untold: the caller takes the diff first.
 """
@@ -15,7 +15,7 @@ from chatx.core.message import PresenceMeta, Presences
 
 
 class Changes:
-    """What began and ended and is still to be told; what did both is neither."""
+    """The memberships that began, and those that ended, still to be told; one that did both is not among them."""
 
     __slots__ = ("_joined", "_left")
 
@@ -52,7 +52,7 @@ class Changes:
         return _by_user(joined), _by_user(left)
 
     def copy(self) -> Changes:
-        """Return others that are the same."""
+        """Return an equal copy."""
         copy = type(self)()
         copy._joined, copy._left = dict(self._joined), dict(self._left)
         return copy
@@ -113,7 +113,7 @@ class Presence:
         return self._changes.take()
 
     def rebuilt(self) -> Presence:
-        """Return a fresh one with the same members and the same changes still to tell."""
+        """Return a fresh presence with the same members and the same changes still to tell."""
         fresh = type(self)()
         fresh._users = {user_id: dict(metas) for user_id, metas in self._users.items() if metas}
         fresh._changes = self._changes.copy()
@@ -124,7 +124,7 @@ class Presence:
         return {user_id: list(metas.values()) for user_id, metas in self._users.items()}
 
     def first(self, limit: int) -> Presences:
-        """Return user id to metas of those who came first, at most so many memberships; nobody else is looked at."""
+        """Return user id to metas of the users who came first, at most `limit` metas; no other user is looked at."""
         first: Presences = {}
         for user_id, metas in self._users.items():
             if limit <= 0:

@@ -17,7 +17,7 @@ from collections import OrderedDict
 from msgspec import Struct
 
 SLOWEST = 1e-9
-"""Tokens per second, at least: one in 31 years. A lower rate counts as this, so that every wait is a finite number."""
+"""The lowest rate, in tokens per second: one in 31 years. A lower one counts as this, so that every wait is finite."""
 
 
 def wait_in_words(seconds: float) -> str:
@@ -55,7 +55,7 @@ class TokenBuckets:
         return len(self._buckets)
 
     def acquire(self, room_id: str, user_id: str, now: float) -> float:
-        """Take one token. Return 0.0, or the seconds after which one will be there."""
+        """Take one token and return 0.0; where there is none, return the seconds after which there will be one."""
         buckets = self._buckets
         key = (room_id, user_id)
         bucket = buckets.get(key)
@@ -83,14 +83,14 @@ class TokenBuckets:
         return taken
 
     def wait(self, room_id: str, user_id: str, now: float) -> float:
-        """Return 0.0, or the seconds after which a token will be there; none is taken."""
+        """Return 0.0 where there is a token, or the seconds after which there will be one; none is taken."""
         bucket = self._buckets.get((room_id, user_id))
         if bucket is None or bucket[0] - (now - bucket[1]) * self._rate <= self._most:
             return 0.0
         return self._wait(bucket, now)
 
     def expire(self, now: float, at_most: int) -> int:
-        """Forget full buckets, least recently used first, at most `at_most` of them; return how many went.
+        """Forget full buckets, least recently used first, at most `at_most`; return how many were forgotten.
 
         A bucket behind one that is not full waits for it: at most `burst / messages_per_sec` seconds.
         """
@@ -106,7 +106,7 @@ class TokenBuckets:
         return gone
 
     def forget(self, room_id: str, user_id: str) -> None:
-        """Forget a bucket, full or not: nobody will take from it again. Harmless where there is none."""
+        """Forget the bucket of a pair, full or not: nobody will take from it again. Harmless where there is none."""
         self._buckets.pop((room_id, user_id), None)
 
     def _wait(self, bucket: tuple[float, float], now: float) -> float:
