@@ -105,7 +105,7 @@ class Fanout:
         return () if self._called is not None else self._call()
 
     def flush(self, turn: int) -> list[Subscriber]:
-        """Put the events published in `turn` into every mailbox; return the subscribers that overflowed, now removed."""
+        """Put the events published in `turn` into every mailbox; return those that overflowed, now removed."""
         pending = self._pending
         if not pending:
             return []
