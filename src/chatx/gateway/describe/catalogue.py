@@ -222,4 +222,4 @@ ANSWERS: Final[dict[str, str]] = {
     "renewToken": "tokenRenewed",
     "heartbeat": "heartbeatAnswered",
 }
-"""What a client sends, and the ok reply to it. Any but a heartbeat may be refused."""
+"""The kind of the ok reply, by the kind of frame that a client sends. All but a heartbeat may be refused."""

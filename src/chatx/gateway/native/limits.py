@@ -19,8 +19,8 @@ class MessageBound:
     """Counts the frames of the message that is being received on one socket.
 
     Args:
-        max_bytes: Of a whole message, unmasked.
-        max_fragments: Of a whole message.
+        max_bytes: Bytes of a whole message, unmasked.
+        max_fragments: Fragments of a whole message.
     """
 
     __slots__ = ("_fragments", "_max_bytes", "_max_fragments", "_size")
@@ -35,8 +35,8 @@ class MessageBound:
         """Count a data frame as soon as its header is read.
 
         Args:
-            size: The length that it announces.
-            final: Whether it ends its message.
+            size: Bytes that the header announces.
+            final: Whether the frame ends its message.
 
         Raises:
             Excess: The message is too large, or in too many pieces. The socket is to be closed.
@@ -64,7 +64,7 @@ class ControlFrameRate:
         """Count one ping or pong.
 
         Raises:
-            Excess: They come too fast. The socket is to be closed.
+            Excess: Pings and pongs come too fast. The socket is to be closed.
         """
         missing = max(0.0, self._missing - (now - self._at) * CONTROL_FRAMES_PER_S) + 1
         if missing > CONTROL_FRAMES_BURST:

@@ -16,14 +16,14 @@ ACCEPTED_AT_ONCE: Final = 64
 """Connections accepted before everything else in the loop gets a turn."""
 
 PAUSE_S: Final = 1.0
-"""Seconds until it is tried again where the process has no more files or memory."""
+"""Seconds until accepting is tried again where the process has no more files or memory."""
 
 
 class TcpListener:
     """Accepts connections on one socket, and hands each to a greeting.
 
     Args:
-        server: Whose greetings they are.
+        server: The server whose greetings the connections become.
         sock: Bound, and closed by `close`.
         backlog: Connections that the kernel holds until they are accepted.
     """

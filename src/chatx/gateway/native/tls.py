@@ -1,7 +1,7 @@
 """TLS for the native server: connections are accepted here, and each is taken through its handshake within bounds.
 
-An event loop that is left to do it bounds neither how many handshakes are under way, each with buffers of its own, nor
-waits for one less than a minute.
+An event loop that accepts TLS connections by itself has no bound for the handshakes under way, each of which has
+buffers of its own, and waits a minute for each.
 """
 
 from __future__ import annotations
@@ -22,20 +22,21 @@ HIGH_WATER = 65_536
 as much."""
 
 PAUSE_S = 1.0
-"""Seconds until it is tried again where nothing can be accepted: the process has no more files, for one."""
+"""Seconds until accepting is tried again after it failed: where the process has no more files, for one."""
 
 
 class TlsListener:
     """Accepts connections on one socket, and hands each to a greeting when its TLS handshake is done.
 
-    A connection counts among the server's greetings from the start. At their bound one without a whole head is
-    cut off for it. One whose handshake fails or takes longer than `HEAD_S` is closed without an answer.
+    A connection counts among the server's greetings from the start. At the bound of greetings one that has not sent a
+    whole head is cut off for the newcomer. A connection whose handshake fails or takes longer than `HEAD_S` is closed
+    without an answer.
 
     Args:
-        server: Whose greetings they are.
+        server: The server whose greetings the connections become.
         sock: Bound, and closed by `close`.
         backlog: Connections that the kernel holds until they are accepted.
-        context: The certificate.
+        context: The TLS context, with the certificate.
     """
 
     def __init__(self, server: Host, sock: socket, backlog: int, context: SSLContext) -> None:

@@ -20,30 +20,31 @@ IDLE_TIMEOUT_S: Final = 60.0
 """Seconds of silence after which a socket is closed; clients send a heartbeat every 30 s."""
 
 OVERDUE_PERCENT: Final = 75
-"""How much of that silence it takes until a socket gives way to another of its user's, at the bound of one user: by
-default 45 s, which is a heartbeat and half of the next."""
+"""The part of the idle timeout for which a socket must have been silent to give way to a newcomer, where its user has
+as many sockets as a user may: by default 45 s, which is a heartbeat and half of the next."""
 
 PENDING_PUSHES: Final = 64
 """Pushes of one connection under way at a time."""
 
 JOIN_BURSTS: Final = 5
-"""Times that a socket may join as many rooms as it may have, at once. phoenix.js tries a refused join again after 1, 2,
-5 and then every 10 s: were all of them refused, that is four times within 8 s."""
+"""Joins that a socket may make at once, as a multiple of the rooms that it may have joined. phoenix.js tries a refused
+join again after 1, 2, 5 and then every 10 s: if every join is refused, each is made four times within 8 s."""
 
 JOIN_SECONDS: Final = 10
-"""Seconds in which it may do so once more; the pause of phoenix.js between two tries."""
+"""Seconds in which a socket regains as many joins as it may have joined rooms; the pause of phoenix.js between two
+tries."""
 
 ROOM_SECONDS: Final = 60
-"""Seconds after which a user may have begun as many rooms again as all of their sockets may have joined: about as long
-as a room stays that nobody is in."""
+"""Seconds in which a user may begin as many rooms as all of their sockets together may have joined: about as long as a
+room stays that nobody is in."""
 
 MESSAGE_ROOMS: Final = 25
-"""Rooms in which one user may send as fast as the rate limit lets them, at the same time."""
+"""Rooms in which one user may send at the full rate of the rate limit at the same time."""
 
 MAX_FRAGMENTS: Final = 128
 """Frames of one message to the native server, the first and the last included."""
 
 CONTROL_FRAMES_PER_S: Final = 10.0
 CONTROL_FRAMES_BURST: Final = 20
-"""Pings and pongs of one socket of the native server. A browser sends none by itself, other clients one
-in some seconds."""
+"""Pings and pongs that one socket of the native server may send, a second and at once. A browser sends none by itself,
+other clients one in some seconds."""

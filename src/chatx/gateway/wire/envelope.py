@@ -4,9 +4,9 @@ A client that cuts a text within an emoji writes half a surrogate pair, others w
 in one message; the client can be told so as long as the rest of the frame says which message that was.
 
 Rules:
-1. Only a frame that could not be read is looked at here, at a cost that grows no faster than its size, and
-   that is a pattern's, not a step of Python for each byte.
-2. What stands in the payload is never taken for a part of the envelope, but where the frame does not end as one.
+1. Only a frame that could not be read is looked at here, and by patterns: no step of Python is taken for each byte, and
+   the cost grows no faster than the frame.
+2. Nothing within the payload is taken for a part of the envelope, unless the frame lacks its end.
 """
 
 from __future__ import annotations
@@ -56,11 +56,11 @@ _decode_v1 = Decoder(_LooseV1).decode
 
 
 def parts_of(version: Literal[1, 2], data: bytes) -> dict[str, bytes]:
-    """Return the JSON of those of `join_ref`, `ref`, `topic` and `event` that can be found; none of it is checked.
+    """Return the JSON of each of `join_ref`, `ref`, `topic` and `event` that can be found; none of it is checked.
 
     Args:
-        version: Of the protocol.
-        data: A text that is no frame of it, in UTF-8 or nearly.
+        version: The protocol version of the frame.
+        data: A text that is no frame of that version, in UTF-8 or nearly.
     """
     try:
         # JSON it may be, with a part of another type.

@@ -1,13 +1,13 @@
-"""A bound of one client's input was passed: how a bound says which close code that is."""
+"""A bound of a client's input was passed: what whoever counts tells whoever closes the socket."""
 
 from __future__ import annotations
 
 
 class Excess(Exception):
-    """A bound was passed.
+    """A bound of a client's input was passed, and the socket is to be closed.
 
     Attributes:
-        code: The close code.
+        code: The close code of the socket.
         reason: For the close frame; at most 123 bytes, and nothing of the peer's in it.
     """
 

@@ -58,10 +58,10 @@ class Frame(Struct, array_like=True, gc=False):
 
 
 class UnreadableFrame(Frame, array_like=True, gc=False):
-    """One frame whose payload cannot be read, or is not JSON: it may be answered, and nothing else comes of it.
+    """A frame whose payload cannot be read, or is not JSON; it can be answered, and nothing else is done for it.
 
     Attributes:
-        problem: Why, for a person; holds nothing the peer wrote.
+        problem: Why it cannot be read, for a person; holds nothing the peer wrote.
         binary: Whether the payload is opaque bytes, which an event that looks at no payload may have.
     """
 
@@ -89,12 +89,12 @@ class MalformedFrame(Exception):
 
 
 class Misaddressed(MalformedFrame):
-    """What came has a ref, so that it can be answered, but no topic or no event that can be read.
+    """A frame has a ref, so that it can be answered, but lacks a readable join_ref, topic or event.
 
     Attributes:
-        ref: What the answer echoes; never None.
-        join_ref: Likewise, or None where it cannot be read.
-        topic: Likewise; `phoenix`, the topic of the socket itself, where it cannot be read.
+        ref: The frame's ref, which the answer echoes; never None.
+        join_ref: The frame's join_ref, or None where it cannot be read.
+        topic: The frame's topic, or `phoenix`, the topic of the socket itself, where it cannot be read.
     """
 
     def __init__(self, problem: str, ref: str | int, join_ref: Ref, topic: str) -> None:
@@ -204,7 +204,8 @@ def _answerable(
     """Return the frame with this envelope, whose payload cannot be read.
 
     Raises:
-        MalformedFrame: There is no telling what the answer is to; `Misaddressed` where its ref is all that tells.
+        MalformedFrame: The frame has no ref, so that no answer could say what it is to; `Misaddressed` where it has
+        one, but lacks another part of the envelope.
     """
     if ref is UNSET:
         raise MalformedFrame(problem)

@@ -1,7 +1,7 @@
 """One client's side of Phoenix Channels, versions 1 and 2, as a state machine without I/O.
 
-`PhoenixProtocol` takes what the client wrote and says what to do; a shell (an ASGI app, a native server) does
-it and tells the outcome. Rules; each topic's part in them is the table `transitions.TRANSITIONS`:
+`PhoenixProtocol` takes what the client wrote and returns actions; a shell (an ASGI app, a native server) carries them
+out and tells the outcome. Rules; each topic's part in them is the table `transitions.TRANSITIONS`:
 
 1. A topic is `room:<room_id>`, or it matches nothing. A heartbeat on topic `phoenix` is answered whatever
    else goes on.
@@ -14,9 +14,9 @@ it and tells the outcome. Rules; each topic's part in them is the table `transit
 4. A join of a joined topic ends the first membership: `Superseded`, `phx_close` with the old join_ref,
    `Join`.
 5. At most `max_joins` topics are joined, joining or leaving.
-6. No input raises. A frame whose payload cannot be read is refused like any push that is not valid, and nothing else
-   ends for it; so is one of which no more can be read than its ref. What is no frame closes the connection: 1007,
-   or 1009 where it is too large, 1008 at a bound; never 1000, after which a phoenix.js before 1.8.16 does not come
+6. No input raises. A frame is refused like any invalid push where its payload cannot be read, or no more of it than its
+   ref; the connection and its topics go on. What is no frame closes the connection with 1007, a frame that is too large
+   with 1009, too many frames that wait with 1008; never 1000, after which a phoenix.js before 1.8.16 does not come
    back.
 
 Source: Phoenix's guide "Writing a Channels Client" and `Phoenix.Socket`.
@@ -50,7 +50,7 @@ from chatx.gateway.wire.topics import PREFIX, room_id_of
 from chatx.gateway.wire.transitions import TRANSITIONS, Effect, Input, State
 
 BEARER: Final = "base64url.bearer.phx."
-"""The subprotocol in which phoenix.js carries its `authToken`; it is never echoed."""
+"""What the subprotocol begins with in which phoenix.js carries its `authToken`; it is never echoed."""
 
 REFUSALS: Final[dict[str, ErrorResponse]] = {
     "unmatched_topic": error_response(UnmatchedTopic()),
@@ -61,8 +61,8 @@ REFUSALS: Final[dict[str, ErrorResponse]] = {
         retryable=False,
     ),
 }
-"""What the protocol itself refuses, by code. The first two reasons are Phoenix's, for clients that look; the last one's
-says what else could not be read."""
+"""The error replies of the protocol itself, by code. The reasons of the first two are Phoenix's own, since clients
+compare them; another reason takes the place of the last one where a text payload cannot be read."""
 
 _EMPTY = Empty()
 _FAILED = Failed("channel_crash")
@@ -130,18 +130,18 @@ class PhoenixProtocol:
 
     @property
     def closed(self) -> bool:
-        """Whether a `Close` was given out; from then on nothing else is."""
+        """Whether a `Close` was returned; from then on no action is."""
         return self._closed
 
     def state(self, topic: str) -> State:
-        """Return where a topic stands."""
+        """Return the state of a topic."""
         channel = self._channels.get(topic)
         return State.ABSENT if channel is None else channel.state
 
     def receive(self, data: str | bytes) -> list[Action]:
-        """Take one whole WebSocket message, `str` for text and `bytes` for binary, and return what to do.
+        """Take one whole WebSocket message, `str` for text and `bytes` for binary, and return the actions for it.
 
-        The caller must carry out all of it, in order, before it passes in the next message. No input raises.
+        The caller must carry out all of them, in order, before it passes in the next message. No input raises.
         """
         if self._closed:
             return []
@@ -162,7 +162,7 @@ class PhoenixProtocol:
         return self._advance(frame, size)
 
     def join_ok(self, join: Join, response: Payload) -> list[Action]:
-        """Accept a join and return what to do: the reply, then what waited for it.
+        """Accept a join, and return the actions: the reply, then those for the frames that waited.
 
         The caller must write no broadcast of the topic before the first action, the reply. Before it carries
         out the others it must be subscribed, and have put the missed messages of a resume and the
@@ -175,7 +175,7 @@ class PhoenixProtocol:
         return self._answer(Input.JOIN_OK, join, response)
 
     def join_error(self, join: Join, response: Payload) -> list[Action]:
-        """Refuse a join and return what to do: the error reply, then what waited for it.
+        """Refuse a join, and return the actions: the error reply, then those for the frames that waited.
 
         phoenix.js tries again for ever, after 1, 2, 5 and then every 10 s.
 
@@ -185,7 +185,7 @@ class PhoenixProtocol:
         return self._answer(Input.JOIN_ERROR, join, response)
 
     def left(self, leave: Leave) -> list[Action]:
-        """Confirm that a membership ended, and return what to do: the reply, `phx_close`, then what waited.
+        """Confirm that a membership ended, and return the actions: the reply, `phx_close`, then those for what waited.
 
         The caller must have stopped the topic's broadcasts to this connection.
 
@@ -197,15 +197,15 @@ class PhoenixProtocol:
     def reply(self, push: Push, status: Status, response: Payload) -> list[Action]:
         """Answer a push, and return the reply to write.
 
-        The caller must do so once for each push. It may after the membership has ended: the reply carries
-        that membership's join_ref, and a client that has moved on ignores it.
+        The caller must do so once for each push, and may do so after the membership has ended: the reply carries the
+        join_ref of that membership, and a client that has moved on ignores it.
         """
         if self._closed:
             return []
         return [self._reply(push.join_ref, push.ref, push.topic, status, response)]
 
     def push(self, topic: str, event: str, payload: Payload) -> list[Action]:
-        """Return a frame for this connection's membership alone, with its join_ref; nothing unless joined."""
+        """Return the `Write` of an event for this connection alone; nothing unless the topic is joined."""
         channel = self._channels.get(topic)
         if channel is None or channel.state is not State.JOINED:
             return []
@@ -261,7 +261,7 @@ class PhoenixProtocol:
         return Input.PUSH_UNREADABLE if isinstance(frame, UnreadableFrame) else Input.PUSH
 
     def _answer(self, call: Input, owed: Join | Leave, response: Payload) -> list[Action]:
-        """Return what comes of the shell's answer to a `Join` or `Leave`, and of what waited for it."""
+        """Return the actions for the shell's answer to a `Join` or `Leave`, and for the frames that waited for it."""
         if self._closed:
             return []
         channel = self._channels.get(owed.topic)
@@ -278,7 +278,7 @@ class PhoenixProtocol:
         return actions
 
     def _end(self, call: Input, topic: str, response: Payload) -> list[Action]:
-        """Return what comes of the server's ending a membership."""
+        """Return the actions for a membership's end from the server's side."""
         channel = self._channels.get(topic)
         if channel is None:
             return []

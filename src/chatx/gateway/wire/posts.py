@@ -3,8 +3,8 @@
 phoenix.js posts up to 100 messages as lines of `application/x-ndjson`: a text message as it is, a binary one in base64.
 Older versions, and other clients, post one text message as a body of any other type.
 
-What is not UTF-8 in a text is kept as surrogates, which no frame may hold: then its message is answered for, and the
-others of the post are not lost with it.
+Bytes of a text that are not UTF-8 are kept as lone surrogates, which no frame may hold. So that one message is refused
+with an answer, and the other messages of the post are taken.
 
 The lines are counted before any of them is looked at, since many small things in one body are how a server was brought
 down (Phoenix CVE-2026-32689). Source: `Phoenix.Transports.LongPoll`; there the lines past the hundredth are dropped,
@@ -26,14 +26,14 @@ MAX_POST_MESSAGES = 100
 
 
 class MalformedPost(Exception):
-    """A body holds something that is no message; nothing of it was done."""
+    """The body of a post holds something that is no message; none of its messages was taken."""
 
 
 def messages_of(content_type: str, body: bytes) -> list[str | bytes]:
-    """Return the messages of a post: `str` for text, `bytes` for binary. An empty line is none.
+    """Return the messages of a post: `str` for text, `bytes` for binary. An empty line is no message.
 
     Raises:
-        Excess: There are too many.
+        Excess: There are more than `MAX_POST_MESSAGES`.
         MalformedPost: A line is neither JSON nor base64.
     """
     if content_type.partition(";")[0].strip().lower() != "application/x-ndjson":

@@ -35,7 +35,7 @@ class Input(StrEnum):
 
 
 class Effect(StrEnum):
-    """What comes of it, in words that the documentation shows."""
+    """What comes of an input, in words that the documentation shows."""
 
     START = "Join"
     RESTART = "Superseded, phx_close with the old join_ref, Join"
@@ -56,7 +56,7 @@ class Effect(StrEnum):
 
 
 class Transition(NamedTuple):
-    """A row's right side: the state that follows, and what comes of it."""
+    """What the table says of an input in a state: the state that follows, and the effect."""
 
     state: State
     effect: Effect
