@@ -76,6 +76,8 @@ class Append(Struct, frozen=True, gc=False):
         after: The head as its owner knows it. Another epoch than the log's, with offset 0, begins that epoch.
         records: At the places behind `after`, in order; at least one.
         durable: Whether it must survive a power cut; else the end of the process is enough.
+        proven: Where it begins an epoch: whether that begins with its head proven, since nobody sees an entry of it
+            that is not stored. Within an epoch the proof stays as it is.
     """
 
     room_id: str
@@ -83,6 +85,7 @@ class Append(Struct, frozen=True, gc=False):
     after: Position
     records: tuple[Record, ...]
     durable: bool
+    proven: bool = True
 
 
 class Keyed(Struct, frozen=True, gc=False):
@@ -141,7 +144,7 @@ class RoomLog(Protocol):
     def unproven(self, room_id: str, term: int, head: Position, /) -> bool | Awaitable[bool]:
         """Withdraw the proof of the room's head, before something is seen that is not stored; False: fenced.
 
-        `head` is where its owner stands: of an epoch that the log does not have where a new one is about to begin.
+        `head` is where its owner stands; in an epoch that the log does not have there is no proof to withdraw.
         """
         ...
 

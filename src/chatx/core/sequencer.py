@@ -1,0 +1,228 @@
+"""Who places a room's entries where the room has a log: what is seen before it is stored, and what only after.
+
+Two ways lead through it. A `sequenced` entry is placed and applied at once, and *owed* to the log. A draft that is to
+be `stored` waits; it gets its place when a batch is formed, and is applied when the log has committed that batch.
+
+| state | the batch | a `sequenced` send | a `stored` send |
+|---|---|---|---|
+| free | none, or only of owed entries | is applied at once | waits |
+| waiting | none yet, or only of owed entries | waits behind it | waits |
+| in flight | has drafts that nobody has seen | waits | waits |
+| unsettled | perhaps it was written | waits, for its own time | the same |
+| fenced | none any more | is refused | is refused |
+
+Rules:
+1. One batch is in flight at a time. What comes meanwhile is in the next one, in the order of its coming.
+2. Owed entries come first in a batch: they have the lower places.
+3. Nobody sees what could still fail. A batch that surely failed gives its places back; of its drafts those that need
+   not be stored are applied at once, in their order, and the others are refused.
+4. A batch of which it is not known whether it was written keeps its places until that is settled.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from msgspec import Struct
+
+from chatx.core.message import Draft, Entry, Message, Position, weigh
+
+Place = Callable[[Draft, Position, bool], Message]
+"""`(draft, head, stored)` -> the message behind that head."""
+
+
+class Owed(Struct, gc=False, eq=False):
+    """An entry that everybody has and the log does not.
+
+    Attributes:
+        entry: The entry.
+        key: Its idempotency key, or None.
+        weight: The bytes that it counts for.
+    """
+
+    entry: Entry
+    key: str | None
+    weight: int
+
+
+class Waiting(Struct, eq=False):
+    """A draft that is through its chain and has no place yet.
+
+    Attributes:
+        draft: The draft.
+        key: Its idempotency key, or None.
+        stored: Whether it must be stored before anybody sees it; else it only waits behind one that must.
+        sender: Who is told what became of it; for the caller.
+        weight: The bytes that it counts for.
+        message: The message that it is, once a batch has it.
+    """
+
+    draft: Draft
+    key: str | None
+    stored: bool
+    sender: Any
+    weight: int
+    message: Message | None = None
+
+
+class Flight(Struct, eq=False):
+    """A batch on its way to the log.
+
+    Attributes:
+        after: The place that it follows.
+        owed: Entries that everybody has.
+        drafts: What nobody has seen, each with its message.
+    """
+
+    after: Position
+    owed: list[Owed]
+    drafts: list[Waiting]
+
+    @property
+    def entries(self) -> list[tuple[Entry, str | None]]:
+        """The entries with their keys, in the order of their places."""
+        behind = [(each.message, each.key) for each in self.drafts if each.message is not None]
+        return [*((each.entry, each.key) for each in self.owed), *behind]
+
+    @property
+    def last(self) -> Position:
+        """The place of the last entry."""
+        entry = self.entries[-1][0]
+        return Position(entry.epoch, entry.offset)
+
+
+class Sequencer:
+    """The entries of one room that its log does not have, and the drafts that wait for it.
+
+    Attributes:
+        stored_to: The place up to which the log has the stream.
+        flight: The batch on its way, or None.
+        unsettled: Whether it is not known if the batch was written.
+        fenced: Whether somebody else has the room.
+    """
+
+    __slots__ = ("_owed", "_waiting", "fenced", "flight", "stored_to", "unsettled")
+
+    def __init__(self, head: Position) -> None:
+        self.stored_to: Position = head
+        self._owed: deque[Owed] = deque()
+        self._waiting: deque[Waiting] = deque()
+        self.flight: Flight | None = None
+        self.unsettled: bool = False
+        self.fenced: bool = False
+
+    @property
+    def blocked(self) -> bool:
+        """Whether a `sequenced` draft has to wait: one that must be stored is ahead of it."""
+        return bool(self._waiting) or (self.flight is not None and bool(self.flight.drafts)) or self.fenced
+
+    @property
+    def urgent(self) -> bool:
+        """Whether somebody waits for the next batch, and it can be formed."""
+        return bool(self._waiting) and self.flight is None and not self.fenced
+
+    @property
+    def ready(self) -> bool:
+        """Whether a batch can be formed."""
+        return bool(self._waiting or self._owed) and self.flight is None and not self.fenced
+
+    @property
+    def behind(self) -> int:
+        """How many entries that everybody has are not in the log."""
+        return len(self._owed) + (0 if self.flight is None else len(self.flight.owed))
+
+    def owe(self, entry: Entry, key: str | None) -> Owed:
+        """Take note of an entry that was placed and applied."""
+        owed = Owed(entry, key, weigh(entry))
+        self._owed.append(owed)
+        return owed
+
+    def submit(self, waiting: Waiting) -> None:
+        """Take a draft that waits for its place."""
+        self._waiting.append(waiting)
+
+    def withdraw(self, waiting: Waiting) -> bool:
+        """Take a draft back; return False where it has its place already, so that it may still be stored."""
+        if waiting.message is not None:
+            return False
+        try:
+            self._waiting.remove(waiting)
+        except ValueError:
+            return False
+        return True
+
+    def form(self, most: int, most_bytes: int, place: Place) -> Flight:
+        """Form the next batch, at most so many entries and bytes, but one at least; it is in flight then."""
+        room, size = most, most_bytes
+        owed: list[Owed] = []
+        drafts: list[Waiting] = []
+        while self._owed and room and (self._owed[0].weight <= size or not owed):
+            each = self._owed.popleft()
+            owed.append(each)
+            room, size = room - 1, size - each.weight
+        head = self.stored_to
+        if owed:
+            head = Position(owed[-1].entry.epoch, owed[-1].entry.offset)
+        if not self._owed:
+            while self._waiting and room and (self._waiting[0].weight <= size or not (owed or drafts)):
+                waiting = self._waiting.popleft()
+                waiting.message = place(waiting.draft, head, waiting.stored)
+                head = Position(head.epoch, head.offset + 1)
+                drafts.append(waiting)
+                room, size = room - 1, size - waiting.weight
+        self.flight = Flight(self.stored_to, owed, drafts)
+        return self.flight
+
+    def committed(self) -> Flight:
+        """End the flight: the log has it. The caller applies the drafts' messages, in their order."""
+        flight = self._landed()
+        self.stored_to = flight.last
+        return flight
+
+    def failed(self) -> Flight:
+        """End the flight: the log surely has nothing of it. What is owed stays so.
+
+        Those of its drafts that need no storing are first in the queue again, behind nobody; the caller refuses the
+        others.
+        """
+        flight = self._landed()
+        self._owed.extendleft(reversed(flight.owed))
+        for waiting in reversed(flight.drafts):
+            waiting.message = None
+            if not waiting.stored:
+                self._waiting.appendleft(waiting)
+        return flight
+
+    def next_free(self) -> Waiting | None:
+        """Take the first draft if it waits behind nothing that must be stored: the caller places and applies it."""
+        if self.flight is not None and self.flight.drafts:
+            return None
+        if self._waiting and not self._waiting[0].stored and not self.fenced:
+            return self._waiting.popleft()
+        return None
+
+    def fence(self) -> tuple[list[Owed], list[Waiting]]:
+        """Give everything up: somebody else has the room. Return what the log never got, and who waited."""
+        flight, self.flight = self.flight, None
+        self.fenced = True
+        self.unsettled = False
+        owed, waiting = list(self._owed), list(self._waiting)
+        if flight is not None:
+            owed, waiting = [*flight.owed, *owed], [*flight.drafts, *waiting]
+        self._owed.clear()
+        self._waiting.clear()
+        return owed, waiting
+
+    def give_up(self) -> tuple[list[Owed], list[Waiting]]:
+        """The same, at a stop: nobody else has the room, but the time is over."""
+        return self.fence()
+
+    def _landed(self) -> Flight:
+        flight = self.flight
+        if flight is None:
+            raise RuntimeError("No batch is in flight.")
+        self.flight = None
+        self.unsettled = False
+        return flight
