@@ -10,7 +10,15 @@ from chatx.core.sequencer import Sequencer, Waiting
 
 def place(draft: Draft, head: Position, stored: bool) -> Message:
     return Message(
-        f"id-{draft.content}", draft.room_id, draft.user_id, draft.content, 0, head.epoch, head.offset + 1, False, stored
+        f"id-{draft.content}",
+        draft.room_id,
+        draft.user_id,
+        draft.content,
+        0,
+        head.epoch,
+        head.offset + 1,
+        False,
+        stored,
     )
 
 
