@@ -38,7 +38,7 @@ def add_to(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print what is in effect."""
+    """Print the configuration in effect."""
     try:
         config = configuration(options.config)
     except ConfigError as error:

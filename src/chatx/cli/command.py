@@ -1,4 +1,4 @@
-"""What commands of `chatx` do alike: how one is added, what its options may be, how it says that it failed."""
+"""What the commands of `chatx` share: how one is added, what its options may be, how it says that it failed."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ def configuration(path: str | None) -> ChatConfig:
 
 
 def fail(reason: str | ChatError, status: int = 2) -> int:
-    """Say what is wrong, a line for each thing, and return the exit status.
+    """Print what is wrong, a line for each problem, and return the exit status.
 
     Args:
-        reason: In a sentence, or as an error that has it.
-        status: 1 where it could not run, 2 where what was given is wrong.
+        reason: What is wrong, as a sentence or as the error that says so.
+        status: 1 where the command could not run, 2 where what it was given is wrong.
     """
     if isinstance(reason, ConfigError):
         reasons: tuple[str, ...] = reason.problems

@@ -26,10 +26,10 @@ _SAY_S: Final = 0.2
 
 
 class Ending:
-    """Ends the process hard where it does not end by itself.
+    """The deadline of a process: at it the process is ended hard, where it has not ended by itself.
 
     Attributes:
-        status: The exit status then.
+        status: The exit status of a process that is ended hard.
     """
 
     def __init__(self) -> None:
@@ -41,11 +41,11 @@ class Ending:
 
     @property
     def left(self) -> float:
-        """Seconds that are left; zero or less where there is no time set, or none left."""
+        """Seconds until the deadline; zero or less where none is set, or where it has passed."""
         return self._at - time.monotonic()
 
     def within(self, seconds: float) -> None:
-        """End the process in so many seconds at the latest; the last call stands."""
+        """Set the deadline in so many seconds from now; the last call stands."""
         self.cancel()
         self._at = time.monotonic() + seconds
         self._timer = threading.Timer(seconds, self._end)
@@ -53,12 +53,12 @@ class Ending:
         self._timer.start()
 
     def cancel(self) -> None:
-        """Leave the process to itself."""
+        """Take the deadline back: the process ends by itself."""
         if self._timer is not None:
             self._timer.cancel()
 
     def threads_left(self, timeout_s: float) -> int:
-        """Return how many threads Python would wait for at its end, of those begun since, after so many seconds."""
+        """Wait for the threads that began since this was built, and return how many of them did not end in time."""
         ends = time.monotonic() + timeout_s
         begun = [each for each in threading.enumerate() if not each.daemon and each not in self._before]
         for each in begun:
@@ -78,7 +78,7 @@ class Ending:
 
 
 def close_loop(loop: asyncio.AbstractEventLoop, timeout_s: float) -> int:
-    """Cancel what is left on a loop, and close it; return how many tasks did not end in so many seconds."""
+    """Cancel the tasks that are left on a loop, and close it; return how many did not end in so many seconds."""
     ends = loop.time() + timeout_s
     while (tasks := asyncio.all_tasks(loop)) and loop.time() < ends:
         for task in tasks:

@@ -33,10 +33,10 @@ def identity_source(secret: str, *, insecure: bool) -> Authenticate:
 
     Args:
         secret: What tokens are signed with; empty where there is none.
-        insecure: Clients name themselves; the secret is not used.
+        insecure: Whether clients name themselves; then the secret is not used.
 
     Raises:
-        ConfigError: There is neither.
+        ConfigError: There is no secret, and clients do not name themselves.
     """
     if insecure:
         logger.warning(

@@ -4,7 +4,8 @@ Rules:
 1. One record is one line: control characters are escaped, so nobody writes a line of their own into the log. For a
    person a traceback follows, each line behind `  | `, with which no record begins.
 2. What looks like a token is not written, whoever logged it.
-3. What `extra` brings has the place of none of the fields that every record has, and raises nothing.
+3. A field that `extra` brings takes the place of none that every record has, and cannot make the writing of a line
+   raise.
 4. A line has a bound, whatever comes in: `TEXT` characters for a text, `FAILURE` for a traceback, `EXTRA` for all that
    `extra` brings, in `FIELDS` fields and as many values within them. What is left out is said.
 """
@@ -66,9 +67,9 @@ def log_to(stream: TextIO | None = None, *, style: str = "auto", level: str = "i
     """Write what chatx and the libraries below it log to a stream, by default to stderr.
 
     Args:
-        stream: Where to.
+        stream: Where the lines go.
         style: One of `FORMATS`; `auto` is `human` on a terminal, else `json`.
-        level: One of `LEVELS`; of what is not chatx's own, warnings are the least.
+        level: One of `LEVELS`. Of other loggers than chatx's, only warnings and worse are written whatever it is.
     """
     target = sys.stderr if stream is None else stream
     human = style == "human" or (style == "auto" and target.isatty())
@@ -157,13 +158,13 @@ class _Extra:
         self._characters = EXTRA
 
     def of(self, record: logging.LogRecord) -> dict[str, Any]:
-        """Return the fields; the last one says that some are left out."""
+        """Return the fields that `extra` gave a record; the last one says where some are left out."""
         given = [name for name in vars(record) if name not in _STANDARD]
         fields = {self._text(name): self._plain(vars(record)[name], _DEPTH) for name in given[:FIELDS]}
         return fields if len(given) <= FIELDS else fields | {"...": _LEFT_OUT}
 
     def _within(self, values: Iterable[Any]) -> Iterator[Any]:
-        """Give out as many as may still be written."""
+        """Yield the values, as many as the line may still hold."""
         for each in values:
             if not self._values:
                 return

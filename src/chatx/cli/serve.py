@@ -54,7 +54,7 @@ exit status: 0 drained after a signal, 1 could not run or was cut short, 2 wrong
 """
 
 _RESERVED_MS = 1000
-"""Of the drain timeout, for the process to end in; at most a quarter of it."""
+"""Ms of the drain timeout that are kept for the process to end in; at most a quarter of the timeout."""
 
 _DRAINING = (signal.SIGINT, signal.SIGTERM)
 
@@ -217,7 +217,7 @@ async def _serve(
 
 
 async def _told_to_go(signals: asyncio.Queue[signal.Signals], tls: Certificate | None) -> signal.Signals:
-    """Return the signal to drain after; one that reads the certificate anew is none."""
+    """Wait for a signal that ends the server, and return it; one that has the certificate read anew does not end it."""
     while (given := await signals.get()) is signal.SIGHUP and tls is not None:
         try:
             tls.read_anew()
@@ -246,7 +246,7 @@ async def _drain(chat: Chat, server: NativeServer, ending: Ending) -> None:
 
 
 def _close(store: SQLitePersistence, ending: Ending) -> None:
-    """Close it in time: a thread that the chat had to leave behind may wait for a locked file, and the store for it."""
+    """Close the store in time: it waits for threads that the chat left behind, and those may wait for a locked file."""
     closing = threading.Thread(target=store.close, name="chatx store", daemon=True)
     closing.start()
     closing.join(max(LEFT_S / 2, ending.left - LEFT_S))

@@ -12,7 +12,7 @@ _SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):", re.IGNORECASE)
 
 
 def named(url: str) -> str:
-    """Return what may be shown of a URL: one of a database's server has a password in it."""
+    """Return the part of a URL that may be shown: the URL of a database server may hold a password."""
     scheme = _SCHEME.match(url)
     return scheme[1] if scheme is not None else url
 

@@ -17,7 +17,7 @@ class Certificate:
         key: Its private key, as PEM without a passphrase.
 
     Attributes:
-        context: What a server is given. It shows whoever connects what was read last.
+        context: The TLS context to give a server. Each client that connects is shown what was read last.
 
     Raises:
         ConfigError: A file cannot be read, or they are no certificate with its key.
@@ -32,7 +32,7 @@ class Certificate:
         self.context.sni_callback = self._show
 
     def read_anew(self) -> None:
-        """Read the files again, for whoever connects from now on; what was read before stays where they cannot be.
+        """Read the files again, for clients that connect from now on; if they cannot be read the certificate stays.
 
         Raises:
             ConfigError: As when they were read first.

@@ -78,7 +78,7 @@ async def _asked(question: Callable[[], Any]) -> Any:
 
 
 class _Session(dict[str, Any]):
-    """What a session holds, to be read only.
+    """What one of Django's sessions holds, to be read only.
 
     `get_user` writes where a session was signed with a former `SECRET_KEY`: the next request does that as well, and has
     a response for the new cookie.
@@ -108,7 +108,7 @@ def _signed_in(handshake: Handshake) -> tuple[Any, float | None]:
 
 
 def _end_of(store: Any, key: str) -> float:
-    """Return when a session ends: as its row says, or else, where the engine does not tell, the latest that it may."""
+    """Return when a session ends, in Unix time: as its row says, or without a row the latest that it may end."""
     at = None
     if hasattr(store, "model"):
         at = store.model.objects.filter(session_key=key).values_list("expire_date", flat=True).first()

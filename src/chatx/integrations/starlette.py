@@ -223,7 +223,7 @@ class LiveResponse(Response):
                 return
 
     async def _stream(self, connection: Connection, after: Position | None, far: Gap | None) -> AsyncIterator[str]:
-        """Yield what is to be written, until the stream is over; what was missed first, or the gap that is too far."""
+        """Yield the text to write until the stream is over: first what the reader missed, or the gap instead of it."""
         feed = _Feed(self._chat, self._room_id, self._render, self._history)
         try:
             if far is not None:
@@ -259,19 +259,19 @@ class _Feed:
         self._parts: list[str] = []
 
     def taken(self) -> str:
-        """Return what there is to write, which is then forgotten."""
+        """Return the text to write, and forget it."""
         text = "".join(self._parts)
         self._parts.clear()
         return text
 
     async def reset(self) -> None:
-        """Begin anew with the newest messages."""
+        """Begin the page's messages anew with the newest ones."""
         process = await self._chat.engine.room(self._room_id)
         html, self._shown = await _newest(self._chat, process, self._render, self._history)
         self._parts.append(_frame("reset", html, self._shown))
 
     async def add(self, events: Sequence[Event]) -> bool:
-        """Add a batch of events; return whether the room has ended the subscription."""
+        """Add events to the text; return whether the room has ended the subscription."""
         people_changed = False
         for event in events:
             match event:

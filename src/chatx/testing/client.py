@@ -39,7 +39,7 @@ class ChatClient:
     """
 
     def __init__(self, chat: Chat, user_id: str, *, overflow: OverflowPolicy = "disconnect") -> None:
-        """Build it; `async with` connects.
+        """Build a client; `async with` connects it.
 
         Args:
             chat: A chat that is running when the block is entered.
@@ -52,7 +52,7 @@ class ChatClient:
         self._ended: ChatError | None = None
 
     async def __aenter__(self) -> Self:
-        """Connect; errors as `Connection`."""
+        """Connect the client; errors as `Connection`."""
         await self.connection.__aenter__()
         return self
 
@@ -67,8 +67,8 @@ class ChatClient:
 
         Args:
             room_id: The room.
-            after: Where it stands, to resume: as in `Chat.subscribe`.
-            presence: Whether to be told who is there; `expect_presence` needs it.
+            after: The place to resume from, as in `Chat.subscribe`.
+            presence: Whether the client is told who is there; `expect_presence` needs that.
         """
         await self.connection.join(room_id)
         await self.connection.subscribe(room_id, after=after, presence=presence)
@@ -97,7 +97,7 @@ class ChatClient:
             fields: What its attributes must equal.
 
         Raises:
-            AssertionError: None arrived in time.
+            AssertionError: No such event arrived in time.
         """
         unknown = set(fields) - set(kind.__struct_fields__)
         if unknown:
@@ -128,7 +128,7 @@ class ChatClient:
         """Wait until exactly these users are in a room, as told by its presence events, which this takes.
 
         Raises:
-            AssertionError: Others are, in the end.
+            AssertionError: The wait is over, and the users in the room are others.
         """
         expected = set(users)
         deadline = asyncio.get_running_loop().time() + within
@@ -150,7 +150,7 @@ class ChatClient:
         """Wait, and see that nothing arrives and nothing that arrived before is left.
 
         Raises:
-            AssertionError: Something did or is, or the connection ended.
+            AssertionError: An event arrived, or one that had arrived was not taken yet, or the connection ended.
         """
         await self._read(within)
         if self._arrived or self._ended is not None:
@@ -164,7 +164,7 @@ class ChatClient:
             within: The longest wait, in seconds.
 
         Raises:
-            AssertionError: It did not end, or for another reason.
+            AssertionError: The connection did not end in time, or ended for another reason.
         """
         await self._read(within)
         if self._ended is None or self._ended.code != code:

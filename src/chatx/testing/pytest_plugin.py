@@ -47,8 +47,8 @@ def chatx_run() -> Callable[[Coroutine[Any, Any, T]], T]:
 def chatx_chat() -> Iterator[ChatFactory]:
     """A factory of chats, which takes the options of `Chat`.
 
-    The test fails where one is not stopped at its end, or leaves a task or a thread behind when it stops. Works in
-    tests on a loop of their own too.
+    The test fails where a chat is not stopped when the test ends, or leaves a task or a thread behind when it stops.
+    The factory works in tests on a loop of their own too.
     """
     watched = _Watched()
     yield watched.chat
@@ -69,11 +69,11 @@ class _Watched:
         return _WatchedChat(self, **options)
 
     def started(self, chat: Chat) -> None:
-        """Note that one runs."""
+        """Note that a chat runs."""
         self._running.add(chat)
 
     def stopped(self, chat: Chat) -> None:
-        """Look at what is left once none runs any more: whose a task is cannot be told apart before."""
+        """Look for what is left behind once no chat runs any more: before, nobody can tell whose a task is."""
         self._running.discard(chat)
         if self._running:
             return
@@ -84,7 +84,7 @@ class _Watched:
         self._left += [f"the thread {thread.name!r}" for thread in threads if thread.name.startswith("chatx-")]
 
     def check(self) -> None:
-        """Fail the test where something is left."""
+        """Fail the test where a chat still runs, or has left something behind."""
         if self._running:
             pytest.fail(f"{len(self._running)} chat(s) were not stopped; use `async with chat`.", pytrace=False)
         if self._left:

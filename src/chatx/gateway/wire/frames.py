@@ -205,7 +205,7 @@ def _answerable(
 
     Raises:
         MalformedFrame: The frame has no ref, so that no answer could say what it is to; `Misaddressed` where it has
-        one, but lacks another part of the envelope.
+            one, but lacks another part of the envelope.
     """
     if ref is UNSET:
         raise MalformedFrame(problem)

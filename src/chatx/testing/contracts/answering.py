@@ -30,7 +30,7 @@ async def check_auth(
         timeout_s: Bound of each call that awaits.
 
     Raises:
-        AssertionError: It does not.
+        AssertionError: The adapter does not.
     """
     async with calls_of("auth", adapter, timeout_s) as calls:
 
@@ -61,7 +61,7 @@ async def check_moderation(
         timeout_s: Bound of each call that awaits.
 
     Raises:
-        AssertionError: It does not.
+        AssertionError: The adapter does not.
     """
     async with calls_of("moderation", adapter, timeout_s) as calls:
 
@@ -84,7 +84,7 @@ async def check_notifier(adapter: Notifier, *, users: Sequence[str] = USER_IDS, 
         timeout_s: Bound of each call.
 
     Raises:
-        AssertionError: It does not.
+        AssertionError: The adapter does not.
     """
     async with calls_of("notifier", adapter, timeout_s) as calls:
         stream = Stream()

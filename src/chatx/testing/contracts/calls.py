@@ -22,7 +22,7 @@ class Calls:
         self._name = adapter_name(adapter)
 
     async def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        """Call a method that may block."""
+        """Call a method that may block, and must not fail."""
         function = getattr(self._adapter, method)
         try:
             return await self._boundary.call(self._name, function, *args, **kwargs)
@@ -30,7 +30,7 @@ class Calls:
             raise self.broken(f"{shown(method, args, kwargs)} failed: {cause(error)}; it must not") from error
 
     async def succeeds(self, method: str, *args: Any) -> bool:
-        """Call a method that may fail; return whether it did not."""
+        """Call a method that may fail; return whether it succeeded."""
         try:
             await self._boundary.call(self._name, getattr(self._adapter, method), *args)
         except (AdapterFailure, ChatError):
@@ -38,7 +38,7 @@ class Calls:
         return True
 
     async def ask(self, method: str, *args: Any) -> Any:
-        """Call a method that must not block; a `ChatError` is the caller's."""
+        """Call a method that must not block; a `ChatError` that it raises goes through to the caller."""
         function = getattr(self._adapter, method)
         try:
             if is_async(function):
@@ -48,18 +48,18 @@ class Calls:
             raise self.broken(f"{shown(method, args, {})} failed: {cause(failure)}; it must answer") from failure
 
     def expect(self, holds: bool, otherwise: str) -> None:
-        """Raise what is broken unless it holds."""
+        """Raise that the contract is broken, as `otherwise` says, unless `holds`."""
         if not holds:
             raise self.broken(otherwise)
 
     def broken(self, what: str) -> AssertionError:
-        """Return the failure."""
+        """Return the failed assertion that says how the adapter breaks its contract."""
         return AssertionError(f"The {self._role} adapter {self._name} breaks its contract: {what}.")
 
 
 @asynccontextmanager
 async def calls_of(role: str, adapter: object, timeout_s: float) -> AsyncIterator[Calls]:
-    """Build a chat's configuration with the adapter, and give its calls; they end with the block."""
+    """Check that a chat takes the adapter, and give its calls; those under way end with the block."""
     options: dict[str, Any] = {role: adapter}
     boundary = Boundary(round(timeout_s * 1000), Telemetry())
     calls = Calls(role, adapter, boundary)

@@ -16,7 +16,7 @@ from chatx.testing.contracts.texts import CONTENTS, LINE_BREAKS, USER_IDS
 async def check_persistence(
     make: Callable[[], Persistence | Awaitable[Persistence]], *, timeout_s: float = 5.0
 ) -> None:
-    """Check that a persistence adapter saves, and if it serves history or marks streams that it does so rightly.
+    """Check that a persistence adapter saves, and that it serves history and marks streams rightly, where it does.
 
     Args:
         make: A function without arguments, plain or async, that returns an adapter: the class, or one that always
@@ -25,7 +25,7 @@ async def check_persistence(
         timeout_s: Bound of each call.
 
     Raises:
-        AssertionError: It does not.
+        AssertionError: The adapter does not.
     """
     for check in (
         _saved_messages_come_back_equal,
@@ -68,7 +68,7 @@ class _Store:
             await self.calls.call("save_message", message)
 
     async def begin(self, stream: Stream) -> None:
-        """Say that the stream's current epoch is open, where the adapter wants to know."""
+        """Mark the stream's current epoch as open, where the adapter marks streams."""
         if self.marks:
             await self.calls.call("mark_open", stream.room_id, stream.epoch)
 
@@ -97,7 +97,7 @@ class _Store:
         )
 
     async def loads(self, room_id: str, *, limit: int, before: tuple[str, int]) -> Sequence[Message] | None:
-        """Load what is before a place that the store may not know; None where it raises."""
+        """Load the messages before a place that the store may not know, or return None where the adapter raises."""
         try:
             answer: Sequence[Message] = await self.calls.call("load_messages", room_id, before=before, limit=limit)
         except AssertionError:
@@ -213,7 +213,7 @@ async def _before_gives_the_last_ones_ahead_of_a_place(store: _Store) -> None:
 
 
 async def _a_place_needs_no_message(store: _Store) -> None:
-    """A dead letter's place is one too, and so is the one behind the newest message."""
+    """Messages are served from a dead letter's place and from the one behind the newest message as from any other."""
     if not store.serves_history:
         return
     stream = Stream()

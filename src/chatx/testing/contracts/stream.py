@@ -22,7 +22,7 @@ class Stream:
         self.begin()
 
     def begin(self) -> None:
-        """Begin a new epoch; their texts sort against their order."""
+        """Begin a new epoch; as texts, the epochs of a stream sort against their order in time."""
         self.epoch: str = f"{0xFFFF - self._lives:x}-{secrets.token_hex(4)}"
         self._lives += 1
         self._offset = 0
