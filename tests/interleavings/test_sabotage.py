@@ -168,9 +168,9 @@ class SilentMailbox(Mailbox):
 class ForgetfulWindow(IdempotencyWindow):
     """Forgets every third key."""
 
-    def record(self, key: str, message: Message, now: float) -> None:
+    def record(self, scope: bytes, message: Message, now: float) -> None:
         if message.offset % 3:
-            super().record(key, message, now)
+            super().record(scope, message, now)
 
 
 class HurryingProcess(RoomProcess):

@@ -34,8 +34,13 @@ SHARES: Final = 4
 _KEY_BYTES = 280
 _USER_BYTES = 400
 
-# When it expires, when it was published, the offset, the hash of the content, the bytes of the id; id and epoch follow.
+# When it expires, when it was published, the offset, the hash of the content, the length of the id in characters; id
+# and epoch follow.
 _LAYOUT = Layout("<dqqqH")
+_pack = _LAYOUT.pack
+
+# The least that each rank stands for: 0 for nothing, then four ranks for each power of two. Of 1 to 11 there are none.
+_FLOORS: Final = (0, *[4] * 11, *((4 | rank & 3) << (rank >> 2) - 3 for rank in range(12, 260)))
 
 
 class Place(Struct, frozen=True, gc=False):
@@ -57,10 +62,11 @@ class Place(Struct, frozen=True, gc=False):
 
 
 class _Holder(Struct, gc=False, eq=False):
-    """A user with keys: the bytes that the keys cost, and the first and the last of the chain from oldest to newest."""
+    """A user with keys: the bytes that the keys cost, the rank by them, and the oldest key and the newest."""
 
     user_id: str
     held: int
+    rank: int
     oldest: bytes
     newest: bytes
 
@@ -80,13 +86,14 @@ class IdempotencyWindow:
         held: Bytes that the keys cost.
     """
 
-    __slots__ = ("_heaviest", "_kept", "_most", "_ranks", "_share", "_users", "_window_s", "held")
+    __slots__ = ("_due", "_heaviest", "_kept", "_most", "_ranks", "_share", "_users", "_window_s", "held")
 
     def __init__(self, *, window_s: float = WINDOW_S, most_bytes: int = BYTES) -> None:
         self._window_s = window_s
         self._most = most_bytes
         self._share = most_bytes // SHARES
         self._kept: OrderedDict[bytes, _Kept] = OrderedDict()  # oldest first
+        self._due = 0.0  # nothing is over before
         self._users: dict[str, _Holder] = {}
         # Rank by bytes held -> who has it; who came to it first is first.
         self._ranks: dict[int, OrderedDict[_Holder, None]] = {}
@@ -97,50 +104,50 @@ class IdempotencyWindow:
         """Return how many keys are remembered."""
         return len(self._kept)
 
-    def find(self, room_id: str, user_id: str, key: str, now: float) -> Place | None:
-        """Return the place of the message that this key made within the window, or None."""
-        kept = self._kept.get(_scope(room_id, user_id, key))
+    def find(self, scope: bytes, now: float) -> Place | None:
+        """Return the place of the message that the key of this `scope_of` made within the window, or None."""
+        kept = self._kept.get(scope)
         if kept is None:
             return None
         packed = kept.packed
-        until, inserted_at, offset, content_hash, id_size = _LAYOUT.unpack_from(packed)
+        until, inserted_at, offset, content_hash, id_length = _LAYOUT.unpack_from(packed)
         if until <= now:
             return None
-        epoch_at = _LAYOUT.size + id_size
-        return Place(
-            packed[_LAYOUT.size : epoch_at].decode(), inserted_at, packed[epoch_at:].decode(), offset, content_hash
-        )
+        texts = packed[_LAYOUT.size :].decode()
+        return Place(texts[:id_length], inserted_at, texts[id_length:], offset, content_hash)
 
-    def record(self, key: str, message: Message, now: float) -> None:
-        """Remember that `key` of the message's room and sender made this message."""
-        # Two for one, so that what is over goes although nobody sweeps.
-        self.expire(now, 2)
-        user_id = message.user_id
-        scope = _scope(message.room_id, user_id, key)
-        message_id = message.id.encode()
+    def record(self, scope: bytes, message: Message, now: float) -> None:
+        """Remember that a key, by the `scope_of` it in the message's room and for its sender, made this message."""
+        if now >= self._due:
+            # Two for one, so that what is over goes although nobody sweeps.
+            self.expire(now, 2)
+        message_id = message.id
         packed = (
-            _LAYOUT.pack(
-                now + self._window_s, message.inserted_at, message.offset, hash(message.content), len(message_id)
-            )
-            + message_id
-            + message.epoch.encode()
+            _pack(now + self._window_s, message.inserted_at, message.offset, hash(message.content), len(message_id))
+            + (message_id + message.epoch).encode()
         )
-        kept = self._kept.get(scope)
+        keys = self._kept
+        kept = keys.get(scope)
         if kept is not None:
             if _until(kept) > now:
                 return
             # It is over, and so are the user's older ones.
-            while scope in self._kept:
+            while scope in keys:
                 self._forget_oldest(kept.holder)
+        cost = _KEY_BYTES + len(scope) + len(packed)
+        user_id = message.user_id
         holder = self._users.get(user_id)
         if holder is None:
-            holder = self._users[user_id] = _Holder(user_id, 0, scope, scope)
-            self._weigh(holder, _USER_BYTES + len(user_id.encode()))
+            holder = self._users[user_id] = _Holder(user_id, 0, 0, scope, scope)
+            cost += _USER_BYTES + len(user_id.encode())
         else:
-            self._kept[holder.newest].newer = scope
+            keys[holder.newest].newer = scope
             holder.newest = scope
-        self._kept[scope] = _Kept(packed, None, holder)
-        self._weigh(holder, _KEY_BYTES + len(scope) + len(packed))
+        keys[scope] = _Kept(packed, None, holder)
+        holder.held = held = holder.held + cost
+        self.held += cost
+        if held >= _FLOORS[holder.rank + 1]:
+            self._rank_anew(holder)
         while holder.held > self._share and holder.oldest is not scope:
             self._forget_oldest(holder)
         while self.held > self._most and len(self._kept) > 1:
@@ -151,7 +158,9 @@ class IdempotencyWindow:
         gone = 0
         while gone < at_most and self._kept:
             oldest = self._kept[next(iter(self._kept))]
-            if _until(oldest) > now:
+            until = _until(oldest)
+            if until > now:
+                self._due = until
                 break
             # The oldest of all is its user's oldest as well.
             self._forget_oldest(oldest.holder)
@@ -161,37 +170,42 @@ class IdempotencyWindow:
     def _forget_oldest(self, holder: _Holder) -> None:
         scope = holder.oldest
         kept = self._kept.pop(scope)
-        self._weigh(holder, -(_KEY_BYTES + len(scope) + len(kept.packed)))
+        self._lighten(holder, _KEY_BYTES + len(scope) + len(kept.packed))
         if kept.newer is None:
-            self._weigh(holder, -holder.held)
+            self._lighten(holder, holder.held)
             del self._users[holder.user_id]
         else:
             holder.oldest = kept.newer
 
-    def _weigh(self, holder: _Holder, more: int) -> None:
-        """Add `more` bytes to what a user holds, and rank the user by the sum; one who holds nothing has no rank."""
-        before, after = _rank(holder.held), _rank(holder.held + more)
-        holder.held += more
-        self.held += more
-        if before == after:
-            return
-        if before:
-            equals = self._ranks[before]
-            del equals[holder]
-            if not equals:
-                del self._ranks[before]
-        if after:
-            self._ranks.setdefault(after, OrderedDict())[holder] = None
-            self._heaviest = max(self._heaviest, after)
+    def _lighten(self, holder: _Holder, less: int) -> None:
+        """Take `less` bytes from what a user holds, and rank the user anew where the sum asks for it."""
+        holder.held = held = holder.held - less
+        self.held -= less
+        if held < _FLOORS[holder.rank]:
+            self._rank_anew(holder)
+
+    def _rank_anew(self, holder: _Holder) -> None:
+        """Rank a user by the bytes that they hold; one who holds nothing has no rank."""
+        ranks = self._ranks
+        if holder.rank:
+            del ranks[holder.rank][holder]
+        rank = holder.rank = _rank(holder.held)
+        if rank:
+            equals = ranks.get(rank)
+            if equals is None:
+                equals = ranks[rank] = OrderedDict()
+            equals[holder] = None
+            self._heaviest = max(self._heaviest, rank)
 
     def _who_holds_most(self) -> _Holder:
         # There are few ranks, four for each power of two.
-        while self._heaviest not in self._ranks:
+        while not self._ranks.get(self._heaviest):
             self._heaviest -= 1
         return next(iter(self._ranks[self._heaviest]))
 
 
-def _scope(room_id: str, user_id: str, key: str) -> bytes:
+def scope_of(room_id: str, user_id: str, key: str) -> bytes:
+    """Return what stands for a user's key in a room; three valid ids make one that no others make."""
     # No id has a control character in it, so no two scopes are written alike.
     return f"{room_id}\0{user_id}\0{key}".encode()
 

@@ -83,6 +83,15 @@ def valid_id(value: object, name: str) -> str:
         InvalidMessage: Not a `str`, empty, over 128 bytes of UTF-8, with a blank at an end, or with a control character
             or one that shows nothing where it stands; see `chatx.core.invisible`.
     """
+    # Nearly every id, for the price of a few looks: this is asked for each message.
+    if (
+        type(value) is str
+        and value.isascii()
+        and value.isprintable()
+        and 0 < len(value) <= ID_LIMIT
+        and (" " not in value or value.strip() is value)
+    ):
+        return value
     if not isinstance(value, str):
         raise InvalidMessage(f"{name} is of type {type(value).__name__}; give str of 1 to {ID_LIMIT} bytes.")
     if not value or len(value) > ID_LIMIT:
@@ -94,10 +103,9 @@ def valid_id(value: object, name: str) -> str:
             raise InvalidMessage(f"{name} has a lone surrogate, which is not text; give well-formed Unicode.") from None
         if size > ID_LIMIT:
             raise _bad_length(value, name)
-    if not (value.isascii() and value.isprintable() and value.strip() is value):
-        found = misplaced(value)
-        if found is not None:
-            raise _misplaced(value, name, *found)
+    found = misplaced(value)
+    if found is not None:
+        raise _misplaced(value, name, *found)
     return value if type(value) is str else str.__str__(value)
 
 

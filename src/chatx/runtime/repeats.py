@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Any, TypeAlias
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -21,12 +21,9 @@ from chatx.errors import AdapterError, ChatError, RoomOverloaded
 from chatx.runtime.rooms import Rooms
 from chatx.runtime.storage import Storage
 
-Scope: TypeAlias = tuple[str, str, str]
-"""What a key is unique in, and the key: (room id, user id, key)."""
-
 
 class Repeats:
-    """The sends with a key that are under way in one chat, and the answers to repeats.
+    """The sends with a key that are under way in one chat, by `scope_of` the key, and the answers to repeats.
 
     Args:
         most_waiting: Repeats that wait for one send, at least 1; at the bound a further one is refused.
@@ -37,9 +34,9 @@ class Repeats:
         self._storage = storage
         self._most_waiting = most_waiting
         self._loop = loop
-        self._under_way: dict[Scope, list[asyncio.Future[Message]]] = {}
+        self._under_way: dict[bytes, list[asyncio.Future[Message]]] = {}
 
-    async def outcome(self, scope: Scope) -> Message | None:
+    async def outcome(self, scope: bytes) -> Message | None:
         """Return what the first send of a key came to, marked as a duplicate, or None where no such send is under way.
 
         After None nothing is under way until the caller awaits something else.
@@ -62,7 +59,7 @@ class Repeats:
             return replace(message, duplicate=True)
         return None
 
-    async def send_first(self, scope: Scope, sending: Coroutine[Any, Any, Message]) -> Message:
+    async def send_first(self, scope: bytes, sending: Coroutine[Any, Any, Message]) -> Message:
         """Run the first send of a key, and tell its outcome to the repeats that came meanwhile."""
         waiting = self._under_way[scope] = []
         error: Exception = _FirstWasCancelled()

@@ -17,7 +17,7 @@ from contextvars import ContextVar
 
 from chatx.adapters.boundary import Boundary
 from chatx.config import ChatConfig
-from chatx.core.idempotency import IdempotencyWindow
+from chatx.core.idempotency import IdempotencyWindow, scope_of
 from chatx.core.message import Draft, Message
 from chatx.core.rate_limit import TokenBuckets, wait_in_words
 from chatx.core.validation import valid_content, valid_id
@@ -114,9 +114,10 @@ class Sending:
                 valid_id(user_id, "user_id"),
                 valid_content(content, self._size_limit),
             )
+            scope = None
             if key is not None:
-                valid_id(key, "idempotency_key")
-                place = self.window.find(room_id, user_id, key, began)
+                scope = scope_of(draft.room_id, draft.user_id, valid_id(key, "idempotency_key"))
+                place = self.window.find(scope, began)
                 if place is not None:
                     answer = self._repeats.from_memory(draft, place)
                     if answer is None:
@@ -130,7 +131,7 @@ class Sending:
                 return draft
             if process.room.admitted >= self._queue_limit or self._delivery.full:
                 raise self._overloaded(process)
-            message = self._publish(process, draft if trusted else self._chain.run(draft), key)
+            message = self._publish(process, draft if trusted else self._chain.run(draft), scope)
         except ChatError as error:
             self._count_refusal(error, room_id, user_id)
             raise
@@ -172,7 +173,7 @@ class Sending:
                 },
             )
 
-    async def _send_awaiting(self, draft: Draft, key: str | None, trusted: bool) -> Message:
+    async def _send_awaiting(self, draft: Draft, scope: bytes | None, trusted: bool) -> Message:
         process = await self._opened(draft.room_id)
         if process.admitted >= self._queue_limit or self._delivery.full:
             raise self._overloaded(process)
@@ -200,7 +201,7 @@ class Sending:
                 self._check_open()
                 if error is not None:
                     raise error
-            return self._publish(process, draft, key)
+            return self._publish(process, draft, scope)
         finally:
             if token is not None:
                 _inside.reset(token)
@@ -225,13 +226,13 @@ class Sending:
                 del self._waiting[room_id]
 
     async def _send_once(self, draft: Draft, key: str, trusted: bool) -> Message:
-        scope = (draft.room_id, draft.user_id, key)
+        scope = scope_of(draft.room_id, draft.user_id, key)
         outcome = await self._repeats.outcome(scope)
         if outcome is not None:
             return outcome
-        place = self.window.find(*scope, self._now())
+        place = self.window.find(scope, self._now())
         if place is None:
-            return await self._repeats.send_first(scope, self._send_awaiting(draft, key, trusted))
+            return await self._repeats.send_first(scope, self._send_awaiting(draft, scope, trusted))
         answer = self._repeats.from_memory(draft, place)
         if answer is None:
             if self._rate_limited and not trusted:
@@ -241,7 +242,7 @@ class Sending:
             self._check_open()
         return answer
 
-    def _publish(self, process: RoomProcess, draft: Draft, key: str | None) -> Message:
+    def _publish(self, process: RoomProcess, draft: Draft, scope: bytes | None) -> Message:
         now_ms = time.time_ns() // 1_000_000
         message_id = self._ids.next(now_ms)
         try:
@@ -251,14 +252,14 @@ class Sending:
             for newest in process.newest(1):
                 if newest.id == message_id and isinstance(newest, Message):
                     self.sent += 1
-                    self._published(process, newest, key)
+                    self._published(process, newest, scope)
             raise
-        self._published(process, message, key)
+        self._published(process, message, scope)
         return message
 
-    def _published(self, process: RoomProcess, message: Message, key: str | None) -> None:
-        if key is not None:
-            self.window.record(key, message, self._now())
+    def _published(self, process: RoomProcess, message: Message, scope: bytes | None) -> None:
+        if scope is not None:
+            self.window.record(scope, message, self._now())
         if self._delivery.enabled:
             self._delivery.offer(message, process.members)
         if self._telemetry.watched("broadcast"):
