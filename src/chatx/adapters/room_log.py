@@ -145,6 +145,7 @@ class RoomLog(Protocol):
         """Withdraw the proof of the room's head, before something is seen that is not stored; False: fenced.
 
         `head` is where its owner stands; in an epoch that the log does not have there is no proof to withdraw.
+        It survives a power cut, or what was seen would be given out again.
         """
         ...
 
@@ -176,7 +177,10 @@ class RoomLog(Protocol):
     def close_rooms(
         self, ends: Mapping[str, tuple[int, Position]], /
     ) -> Mapping[str, bool] | Awaitable[Mapping[str, bool]]:
-        """Prove the heads of rooms, (term, head) by room id, and answer for each; a fenced room proves nothing."""
+        """Prove the heads of rooms, (term, head) by room id, and answer for each.
+
+        A fenced room proves nothing, nor does one whose head is elsewhere: then something was seen that is not stored.
+        """
         ...
 
     def find(self, room_id: str, user_id: str, key: str, /) -> Entry | Awaitable[Entry | None] | None:
@@ -199,3 +203,18 @@ class LockedLog(RoomLog, Protocol):
 def is_log(store: Any) -> bool:
     """Return whether a persistence adapter is a log."""
     return all(hasattr(store, each) for each in ("take_over", "unproven", "append", "read", "close_rooms", "find"))
+
+
+def misplaced(append: Append) -> str | None:
+    """Return what is wrong with the places of an append's entries, or None where each is behind the one before it."""
+    if not append.records:
+        return "An append has no entries; give at least one."
+    expected = append.after.offset
+    for record in append.records:
+        entry, expected = record.entry, expected + 1
+        if (entry.room_id, entry.epoch, entry.offset) != (append.room_id, append.after.epoch, expected):
+            return (
+                f"An entry of room {entry.room_id!r} has the place {entry.epoch}:{entry.offset}; behind the one before "
+                f"it is {append.after.epoch}:{expected} of room {append.room_id!r}."
+            )
+    return None

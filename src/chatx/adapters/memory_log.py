@@ -1,0 +1,139 @@
+"""A room's log in memory: what a log does, in the fewest words; what it holds ends with the process.
+
+It is for tests, and for trying out what needs a log. It is unbounded: every entry and key is kept until `forget`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import chain
+
+from chatx.adapters.room_log import FENCED, KEYS_AT_ONCE, Answer, Append, Found, Keyed, Opened, Record, misplaced
+from chatx.core.message import Entry, Position
+
+
+class _Room:
+    """What is kept of a room."""
+
+    def __init__(self) -> None:
+        self.term = 0
+        self.head: Position | None = None
+        self.proven = True
+        self.oldest = 1  # in the newest epoch
+        # By epoch, in the order in which they began, then by offset.
+        self.epochs: dict[str, dict[int, Record]] = {}
+        self.keys: dict[tuple[str, str], Keyed] = {}
+
+    def written(self, append: Append) -> int | None:
+        """Return how many of an append's entries are here already, at its beginning; None where it does not fit."""
+        after = append.after
+        if self.head is None or after.epoch != self.head.epoch:
+            return 0 if after.offset == 0 and after.epoch not in self.epochs else None
+        if after.offset > self.head.offset:
+            return None
+        there = self.epochs[after.epoch]
+        again = append.records[: self.head.offset - after.offset]
+        for each in (each.entry for each in again):
+            if each.offset not in there or there[each.offset].entry.id != each.id:
+                return None
+        return len(again)
+
+
+class MemoryLog:
+    """A `RoomLog` in memory, whose methods are async and await nothing."""
+
+    def __init__(self) -> None:
+        self._rooms: dict[str, _Room] = {}
+
+    async def take_over(self, room_id: str, /) -> Opened:
+        """Take a room over: from here on an append under an earlier term is fenced."""
+        room = self._rooms.setdefault(room_id, _Room())
+        room.term += 1
+        keyed = tuple(room.keys.values())[-KEYS_AT_ONCE:]
+        return Opened(room.term, room.head, room.oldest, room.proven, keyed)
+
+    async def unproven(self, room_id: str, term: int, head: Position, /) -> bool:
+        """Withdraw the proof of the room's head; False: fenced."""
+        room = self._rooms.get(room_id)
+        if room is None or room.term != term:
+            return False
+        room.proven = False
+        return True
+
+    async def append(self, appends: Sequence[Append], /) -> Sequence[Answer]:
+        """Append to many rooms, and answer for each in their order."""
+        return [self._appended(each) for each in appends]
+
+    def _appended(self, append: Append) -> Answer:
+        if (wrong := misplaced(append)) is not None:
+            return wrong
+        room = self._rooms.get(append.room_id)
+        if room is None or room.term != append.term or (written := room.written(append)) is None:
+            return FENCED
+        if append.after.epoch not in room.epochs:
+            room.epochs[append.after.epoch] = {}
+            room.oldest, room.proven = 1, append.proven
+        for record in append.records[written:]:
+            entry = record.entry
+            room.epochs[entry.epoch][entry.offset] = record
+            room.head = Position(entry.epoch, entry.offset)
+            if record.key is not None:
+                room.keys.setdefault((entry.user_id, record.key), Keyed(record.key, entry))
+        return None
+
+    async def read(
+        self, room_id: str, /, *, after: Position | None = None, before: Position | None = None, limit: int
+    ) -> Found:
+        """Read entries, oldest first, at most `limit`."""
+        epochs = {} if (room := self._rooms.get(room_id)) is None else room.epochs
+        asked = after or before
+        records = epochs.get(asked.epoch if asked else next(reversed(epochs), ""), {})
+        oldest = Position(entry.epoch, entry.offset) if (entry := _first(records)) else None
+        if after is not None:
+            behind = [each.entry for offset, each in records.items() if offset > after.offset]
+            return Found(tuple(behind[:limit]), oldest)
+        ahead: list[Entry] = []
+        for epoch, kept in epochs.items():
+            if before is not None and epoch == before.epoch:
+                ahead += [each.entry for offset, each in kept.items() if offset < before.offset]
+                break
+            ahead += [each.entry for each in kept.values()]
+        return Found(tuple(ahead[-limit:]), oldest)
+
+    async def close_rooms(self, ends: Mapping[str, tuple[int, Position]], /) -> Mapping[str, bool]:
+        """Prove the heads of rooms, and answer for each; one that is fenced, or ends elsewhere, proves nothing."""
+        return {room_id: self._closed(room_id, term, head) for room_id, (term, head) in ends.items()}
+
+    def _closed(self, room_id: str, term: int, head: Position) -> bool:
+        room = self._rooms.get(room_id)
+        if room is None or room.term != term or room.head != head:
+            return False
+        room.proven = True
+        return True
+
+    async def find(self, room_id: str, user_id: str, key: str, /) -> Entry | None:
+        """Return the entry that was stored under an idempotency key, or None."""
+        room = self._rooms.get(room_id)
+        keyed = room.keys.get((user_id, key)) if room is not None else None
+        return keyed.entry if keyed is not None else None
+
+    def forget(self, room_id: str, before: Position) -> None:
+        """Let go of what is ahead of a place of the room, as retention does; the head stays where it is."""
+        room = self._rooms[room_id]
+        for epoch, records in room.epochs.items():
+            ends_here = epoch == before.epoch
+            for offset in [each for each in records if not ends_here or each < before.offset]:
+                del records[offset]
+            if ends_here:
+                break
+        if room.head is not None and room.head.epoch == before.epoch:
+            room.oldest = max(room.oldest, min(before.offset, room.head.offset + 1))
+
+    def records(self, room_id: str) -> list[Record]:
+        """Return all that is kept of a room, as it was appended, in order."""
+        room = self._rooms.get(room_id)
+        return [] if room is None else list(chain.from_iterable(each.values() for each in room.epochs.values()))
+
+
+def _first(records: Mapping[int, Record]) -> Entry | None:
+    return next((each.entry for each in records.values()), None)
