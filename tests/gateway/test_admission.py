@@ -99,8 +99,10 @@ class Waiting:
         self.place.occupy(self)
         self.asked_to_go = 0
 
-    def overdue_s(self) -> float:
-        return 0.0
+    last_seen = 0.0
+
+    def ask(self) -> None:
+        raise AssertionError("nobody is asked who is not in")
 
     def give_way(self) -> None:
         self.asked_to_go += 1
@@ -198,44 +200,3 @@ def test_counts_are_those_of_a_plain_list_and_nothing_is_left_at_the_end(seed: i
     for left in [each[0] for each in pending] + [each[0] for each in held]:
         left.end()
     assert len(counts) == 0
-
-
-class Peer:
-    """Who is on a place, silent for so long beyond what a live client ever is."""
-
-    def __init__(self, counts: Admission, overdue_s: float) -> None:
-        self.place = opened(counts)
-        self.place.occupy(self)
-        self.asked_to_go = 0
-        self._overdue_s = overdue_s
-
-    def overdue_s(self) -> float:
-        return self._overdue_s
-
-    def give_way(self) -> None:
-        self.asked_to_go += 1
-        self.place.end()
-
-
-def test_at_the_bound_of_a_user_the_longest_silent_gives_way_once_and_nobody_who_may_live_does() -> None:
-    counts = admission(per_user=4)
-    live, silent, longest = Peer(counts, 0.0), Peer(counts, 1.0), Peer(counts, 2.0)
-    opened(counts)  # whose session has not begun
-    opened(counts)
-    assert (live.asked_to_go, silent.asked_to_go, longest.asked_to_go) == (0, 0, 1)
-    opened(counts)
-    with pytest.raises(Full):
-        opened(counts)
-    assert (live.asked_to_go, silent.asked_to_go, longest.asked_to_go) == (0, 1, 1)
-
-
-def test_nobody_gives_way_below_the_bound_or_for_another_user_or_when_the_place_has_ended() -> None:
-    counts = admission(per_user=2)
-    silent = Peer(counts, 9.0)
-    opened(counts, "bob")
-    opened(counts)
-    silent.place.end()
-    opened(counts)
-    with pytest.raises(Full):
-        opened(counts)
-    assert silent.asked_to_go == 0

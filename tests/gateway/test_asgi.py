@@ -17,7 +17,7 @@ from chatx.errors import ConfigError, Unauthorized
 from chatx.gateway.asgi.app import WRITE_STALL_S, AsgiSocket, ChatApp
 from chatx.gateway.entry.handshake import Handshake
 from chatx.gateway.session.socket import Bundle
-from chatx.gateway.wire.bounds import PENDING_PUSHES
+from chatx.gateway.wire.bounds import ANSWER_S, PENDING_PUSHES
 from tests.gateway.fakes import FakeServer, chatx_tasks, settle
 from tests.virtual import virtual
 
@@ -307,13 +307,19 @@ async def test_at_the_bound_of_a_user_who_went_silent_gives_way_to_a_newcomer_an
         await asyncio.sleep(30)
         beating.text(None, "phoenix", "heartbeat")
         await asyncio.sleep(14)
+        # Nothing can be asked through this server: who may live stays, however long a newcomer would wait.
         early = FakeServer(app, query="vsn=2.0.0&user=ada")
         await settle()
         assert early.sent[0]["type"] == "websocket.close"
         assert silent.closed is None
 
         await asyncio.sleep(2)
-        newcomer = await joined(app)
+        newcomer = FakeServer(app, query="vsn=2.0.0&user=ada")
+        await asyncio.sleep(ANSWER_S / 2)
+        assert not newcomer.sent
+        await asyncio.sleep(ANSWER_S / 2)
+        await settle()
+        assert newcomer.accepted
         assert silent.closed == 1001
         assert silent.task.done()
         another = FakeServer(app, query="vsn=2.0.0&user=ada")

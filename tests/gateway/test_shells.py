@@ -15,7 +15,6 @@ from chatx import Identity
 from chatx.chat import Chat
 from chatx.core.rate_limit import RateLimit
 from chatx.gateway.entry.handshake import Handshake
-from chatx.gateway.session.entrance import Client
 from chatx.gateway.wire.frames import Version
 from tests.gateway.fakes import chatx_tasks
 from tests.gateway.phoenix_peer import raw_frame, read
@@ -201,20 +200,6 @@ async def test_at_a_bound_a_handshake_is_refused_and_a_place_that_is_given_back_
         await until(lambda: not chat.statistics().connections and not chatx_tasks())
         async with real_client(port, "ada") as client:
             assert (await client.ask("room:a", "phx_join"))["recovered"] is False
-
-
-async def test_a_silent_socket_gives_way_to_another_of_its_users_and_to_nobody_elses(shell: str) -> None:
-    chat = Chat(max_connections_per_user=1, max_connections_per_address=3)
-    async with served(shell, chat) as port, real_client(port, "ada") as silent, real_client(port, "bob"):
-        for consumer in list(chat.engine.consumers):
-            if consumer.user_id == "ada":
-                assert isinstance(consumer, Client)
-                consumer.session.last_seen -= 45
-        async with real_client(port, "ada") as newcomer:
-            assert (await newcomer.ask("room:a", "phx_join"))["recovered"] is False
-            await silent.connection.wait_closed()
-            assert silent.connection.close_code == 1001
-        await until(lambda: chat.statistics().connections == 1)
 
 
 async def test_a_revoked_user_and_an_expired_token_each_have_their_close_code(shell: str) -> None:

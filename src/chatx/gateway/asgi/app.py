@@ -218,6 +218,10 @@ class AsgiSocket:
         """How many messages wait to be written."""
         return sum(len(bundle.texts) for bundle in self._bundles)
 
+    def ask(self) -> Callable[[], bool] | None:
+        """Ping the client where the server lets it be done, and return what tells of the answer; ASGI has no ping."""
+        return self._uvicorn.ask() if self._uvicorn is not None and self._close is None else None
+
     async def drained(self) -> None:
         """Wait until what was written is on its way; returns at once when the socket is closed."""
         await self._drained.wait()

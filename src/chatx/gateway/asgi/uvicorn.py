@@ -10,7 +10,8 @@ Rules:
 2. Nothing is written here before the handshake is answered or after a close, nor while the transport has enough. Those
    are uvicorn's own conditions.
 3. A frame is written whole or not at all, so that pings and closes, which are uvicorn's, never come into one.
-4. An application that refuses a handshake with a status of its own is to uvicorn, as of 0.54, one that answered
+4. A client is asked whether it is there by uvicorn's own ping, sent before its time, since no other's answer is told.
+5. An application that refuses a handshake with a status of its own is to uvicorn, as of 0.54, one that answered
    nothing, and each time it logs an error; `refused` tells it otherwise.
 """
 
@@ -26,6 +27,10 @@ except ModuleNotFoundError:  # then it is not the protocol that is known here
     OPEN = None  # type: ignore[assignment]
 
 
+_PINGS = ("pending_ping_payload", "ping_timer", "send_keepalive_ping")
+"""What asking a client relies on."""
+
+
 class Uvicorn:
     """One socket of uvicorn's.
 
@@ -33,11 +38,12 @@ class Uvicorn:
         protocol: uvicorn's, of type `WebSocketsSansIOProtocol`.
     """
 
-    __slots__ = ("_protocol", "_writable")
+    __slots__ = ("_pings", "_protocol", "_writable")
 
     def __init__(self, protocol: Any) -> None:
         self._protocol = protocol
         self._writable: asyncio.Event = protocol.writable
+        self._pings = all(hasattr(protocol, name) for name in _PINGS)
 
     @property
     def open(self) -> bool:
@@ -62,6 +68,21 @@ class Uvicorn:
     def write(self, wire: bytes) -> None:
         """Write whole frames; they go out uncompressed, also where compression was agreed on, as RFC 7692 allows."""
         self._protocol.transport.write(wire)
+
+    def ask(self) -> Callable[[], bool] | None:
+        """Have uvicorn's next ping sent now, unless it is under way; return what tells whether it is answered.
+
+        None is where uvicorn sends no pings, or the client takes nothing now.
+        """
+        protocol = self._protocol
+        if not (self._pings and self.open and self.writable):
+            return None
+        if protocol.pending_ping_payload is None:
+            if protocol.ping_timer is None:
+                return None
+            protocol.ping_timer.cancel()
+            protocol.send_keepalive_ping()
+        return lambda: protocol.pending_ping_payload is None
 
     def refused(self) -> None:
         """Note that the handshake is answered, by a response of the application's."""

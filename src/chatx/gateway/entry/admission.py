@@ -4,8 +4,8 @@ Rules:
 1. Each handshake holds one `Place` from its first byte to the end of its socket; `Place.end` gives back all of it,
    once, however the socket ended. What is counted is forgotten at zero.
 2. At a bound `Full` is raised, before anything else is asked or made.
-3. At the bound of one user the longest silent socket gives way, where that is longer than live clients ever are silent:
-   a phone that lost its network does not lock its user out. Nothing that is alive is ended for a newcomer.
+3. At the bound of one user sockets that do not answer give way, see `Newcomers`: a phone that lost its network does not
+   lock its user out. Nothing that is alive is ended for a newcomer.
 4. At the bound of handshakes under way the oldest of the address that has most of them gives way to a newcomer whose
    address has fewer, or a slow `authenticate` and one address would shut everybody out.
 5. A shell answers `Full` by refusing the handshake, with its `status` where it can, and never by opening the socket and
@@ -15,6 +15,7 @@ Rules:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from chatx.gateway.entry.network import network_of
@@ -26,6 +27,9 @@ PENDING_HANDSHAKES = 1024
 TOO_MANY_REQUESTS = 429
 UNAVAILABLE = 503
 
+COME_BACK_S = 5.0
+"""Seconds after which a client that was refused for a bound is told to come back, where nothing better is known."""
+
 
 class Full(Exception):
     """A bound is reached.
@@ -33,19 +37,34 @@ class Full(Exception):
     Attributes:
         status: The HTTP status that says so.
         reason: Which bound, and how to raise it; for the log.
+        retry_after: Seconds after which the client may come back.
     """
 
-    def __init__(self, status: int, reason: str) -> None:
+    def __init__(self, status: int, reason: str, *, retry_after: float = COME_BACK_S) -> None:
         super().__init__(reason)
         self.status = status
         self.reason = reason
+        self.retry_after = retry_after
+
+    def again(self, retry_after: float) -> Full:
+        """Return the same refusal for a client that may come back after so many seconds."""
+        return Full(self.status, self.reason, retry_after=retry_after)
 
 
 class Occupant(Protocol):
     """Who is on a place: the handshake under way, and then the session."""
 
-    def overdue_s(self) -> float:
-        """Return for how many seconds it has been silent beyond what a live client ever is; 0 or less: it may live."""
+    @property
+    def last_seen(self) -> float:
+        """When the client last showed itself, by a clock that is the same for all occupants."""
+        ...
+
+    def ask(self) -> Callable[[], bool] | None:
+        """Ask a client that has been silent for a while to show itself; a question under way is not asked again.
+
+        Returns:
+            What tells whether the client has shown itself since; None where it counts as alive.
+        """
         ...
 
     def give_way(self) -> None:
@@ -110,9 +129,6 @@ class Admission:
             return
         held = self._users.get(user_id, ())
         if len(held) >= self._per_user:
-            self._make_room(held)
-            held = self._users.get(user_id, ())
-        if len(held) >= self._per_user:
             raise Full(
                 TOO_MANY_REQUESTS,
                 f"the user {user_id!r} has {len(held)} sockets already; "
@@ -120,10 +136,24 @@ class Admission:
             )
         self._users[user_id] = (*held, place)
 
-    def _make_room(self, held: tuple[Place, ...]) -> None:
-        overdue_s, place = max(((each.overdue_s(), each) for each in held), key=lambda found: found[0])
-        if overdue_s > 0:
-            place.give_way()
+    def has_room(self, user_id: str) -> bool:
+        """Return whether one more socket of this user would be admitted."""
+        return not self._per_user or len(self._users.get(user_id, ())) < self._per_user
+
+    def ask(self, user_id: str) -> dict[Place, Callable[[], bool]]:
+        """Ask the user's sockets that have been silent for a while to show themselves.
+
+        Returns:
+            For each of them what tells whether it has done so since, the longest silent first.
+        """
+        asked: list[tuple[float, Place, Callable[[], bool]]] = []
+        for place in self._users.get(user_id, ()):
+            occupant = place.occupant
+            answered = occupant.ask() if occupant is not None else None
+            if occupant is not None and answered is not None:
+                asked.append((occupant.last_seen, place, answered))
+        asked.sort(key=lambda each: each[0])
+        return {place: answered for _, place, answered in asked}
 
     def _release(self, place: Place, user_id: str | None, address: str | None) -> None:
         if user_id is None:
@@ -172,9 +202,10 @@ class Place:
         if self._admission is not None:
             self._occupant = occupant
 
-    def overdue_s(self) -> float:
-        """Return what its occupant says; 0 where none is named yet."""
-        return 0.0 if self._occupant is None else self._occupant.overdue_s()
+    @property
+    def occupant(self) -> Occupant | None:
+        """Who is on it; None where nobody is named yet, or it has ended."""
+        return self._occupant
 
     def give_way(self) -> None:
         """End its occupant, and give it back at once, however long the connection takes to end."""

@@ -45,13 +45,25 @@ async def identify(engine: Engine, authenticate: Authenticate, handshake: Handsh
         raise NotIdentified(
             "authenticate_no", f"authenticate said no: it answered {answer!r}, and no user.", Unauthorized()
         )
+    check_in_force(engine, identity, since)
+    return identity
+
+
+def check_in_force(engine: Engine, identity: Identity, since: int) -> None:
+    """Check an identity whose user may have been revoked after `since` revocations, or that may have expired.
+
+    Raises:
+        NotIdentified: It is in force no more.
+        Closed: The chat is not running any more.
+    """
+    engine.check_open()
     user_id, until = identity.user_id, identity.expires_at
     try:
         # What was answered may be older than the revocation.
         engine.check_not_revoked(user_id, since)
     except Revoked as error:
         raise NotIdentified(
-            "revoked", f"the user {user_id!r} was revoked while authenticate was asked.", error.again(), user_id
+            "revoked", f"the user {user_id!r} was revoked while they came in.", error.again(), user_id
         ) from None
     # It would be closed as soon as it is open, and phoenix.js comes back at once from where it has been open.
     if until is not None and until <= time.time():
@@ -62,7 +74,6 @@ async def identify(engine: Engine, authenticate: Authenticate, handshake: Handsh
             Unauthorized(),
             user_id,
         )
-    return identity
 
 
 async def _asked(engine: Engine, authenticate: Authenticate, handshake: Handshake) -> object:

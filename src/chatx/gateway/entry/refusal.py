@@ -14,6 +14,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
+from chatx.gateway.entry.admission import COME_BACK_S
+
 logger: logging.Logger = logging.getLogger("chatx")
 
 PAUSE_S: Final = 60.0
@@ -44,10 +46,18 @@ class Refused(Exception):
         reason: For the log: what was compared with what, and what would allow it; the client is not told.
         level: Of the line.
         user_id: Who it would have been, where that is known.
+        retry_after: Seconds after which the client may come back, where the answer says so.
     """
 
     def __init__(
-        self, status: int, code: str, reason: str, *, level: int = logging.WARNING, user_id: str | None = None
+        self,
+        status: int,
+        code: str,
+        reason: str,
+        *,
+        level: int = logging.WARNING,
+        user_id: str | None = None,
+        retry_after: float = COME_BACK_S,
     ) -> None:
         super().__init__(reason)
         self.status = status
@@ -55,6 +65,7 @@ class Refused(Exception):
         self.reason = reason
         self.level = level
         self.user_id = user_id
+        self.retry_after = retry_after
 
 
 class RefusalLog:

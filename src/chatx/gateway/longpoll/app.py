@@ -135,7 +135,7 @@ class LongPoll:
             if refused.status == _FORBIDDEN:
                 await exchange.say(_Posted(_FORBIDDEN))
             else:
-                await exchange.put_off(refused.status)
+                await exchange.put_off(refused.status, refused.retry_after)
         except _Gone:
             # Nobody reads this; but a middleware around takes a request without a response for a failure.
             with contextlib.suppress(Exception):  # servers raise what they like once the client is gone
@@ -342,9 +342,9 @@ class _Exchange:
         """Respond with a status of the protocol's."""
         await self.respond(200, encode(answer))
 
-    async def put_off(self, status: int) -> None:
-        """Respond with a status of HTTP, at which the client is to come back."""
-        await self.respond(status, encode(_Posted(_FAILED)), (b"retry-after", b"5"))
+    async def put_off(self, status: int, seconds: float) -> None:
+        """Respond with a status of HTTP, at which the client is to come back after so many seconds."""
+        await self.respond(status, encode(_Posted(_FAILED)), (b"retry-after", b"%d" % math.ceil(seconds)))
 
     async def respond(self, status: int, body: bytes, *headers: tuple[bytes, bytes]) -> None:
         """Respond.

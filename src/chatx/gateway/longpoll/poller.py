@@ -70,6 +70,7 @@ class Poller:
     def begin(self, client: Client, place: Place, wheel: Wheel) -> None:
         """Serve a client, who holds this place, until it is closed."""
         self._client, self._place, self._wheel = client, place, wheel
+        place.occupy(client.session)
         self._ends = self._loop.time() + ABANDONED_S
         wheel.watch(self, self._ends)
 
@@ -110,6 +111,11 @@ class Poller:
             return
         self._drained.clear()
         self._wake(fresh=True)
+
+    def ask(self) -> Callable[[], bool] | None:
+        """Answer a poll that waits, with nothing: who is there polls again at once, of which the session hears."""
+        self._wake(fresh=False)
+        return bool  # False: there is no other answer
 
     async def drained(self) -> None:
         """Wait until the client has acknowledged everything; returns at once when it is closed."""
@@ -159,6 +165,8 @@ class Poller:
         """A poll begins."""
         self._polls += 1
         self._doubts = 0
+        if self._client is not None:
+            self._client.session.seen()
 
     def answered(self, *, well: bool) -> None:
         """A poll has ended; `well` is false where the client broke it off."""

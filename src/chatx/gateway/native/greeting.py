@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import re
 from collections import Counter
 from http import HTTPStatus
@@ -16,7 +17,7 @@ from typing import Any, Protocol, cast
 from websockets.http11 import Request
 
 from chatx.errors import Closed
-from chatx.gateway.entry.admission import Place
+from chatx.gateway.entry.admission import COME_BACK_S, Place
 from chatx.gateway.entry.handshake import Handshake, chosen_subprotocol, handshake_of
 from chatx.gateway.entry.refusal import Refused
 from chatx.gateway.entry.shares import Shares
@@ -204,14 +205,14 @@ class Greeting(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
 
-    def _answer(self, status: HTTPStatus, text: str) -> None:
+    def _answer(self, status: HTTPStatus, text: str, retry_after: float = COME_BACK_S) -> None:
         transport = self._transport
         if transport is None or transport.is_closing():
             return
         self._stop_timer()  # it counts among the greetings until it is gone, which by TLS may take a while
         self._server.refused[status.value] += 1
         body = (text + "\n").encode()
-        again = "Retry-After: 5\r\n" if status in _LATER else ""
+        again = f"Retry-After: {math.ceil(retry_after)}\r\n" if status in _LATER else ""
         transport.write(
             f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: text/plain; charset=utf-8\r\n"
             f"Content-Length: {len(body)}\r\n{again}Connection: close\r\n\r\n".encode()
@@ -306,7 +307,7 @@ class Greeting(asyncio.Protocol):
             stream.begin(served.session, rest)
         except Refused as refused:
             server.entrance.tell(refused, handshake.scope)
-            self._answer(HTTPStatus(refused.status), "refused")
+            self._answer(HTTPStatus(refused.status), "refused", refused.retry_after)
         except Closed:
             self._answer(HTTPStatus.SERVICE_UNAVAILABLE, "The chat is not running here. Come back.")
         except Exception:

@@ -114,6 +114,14 @@ class Writing:
         assert isinstance(self._transport, TcpTransport)  # the others take all
         self._transport.write_rest(data)
 
+    def ask(self) -> Callable[[], bool] | None:
+        """Ping the peer, whose pong its session hears of; None where it takes nothing now, or the socket is closed."""
+        if self._full or self.phase is not Phase.OPEN or self._protocol.state is not OPEN:
+            return None
+        self._protocol.send_ping(b"")
+        self.pass_on()
+        return bool  # False: there is no other answer
+
     async def drained(self) -> None:
         """Wait until the transport takes more; returns at once when the socket is closed."""
         if self._full and self.phase is Phase.OPEN:

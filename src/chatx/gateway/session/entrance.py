@@ -27,7 +27,7 @@ from chatx.gateway.entry.handshake import (
     check_origin,
     check_request_origin,
 )
-from chatx.gateway.entry.identify import NotIdentified, identify
+from chatx.gateway.entry.identify import NotIdentified, check_in_force, identify
 from chatx.gateway.entry.origins import origins_of
 from chatx.gateway.entry.refusal import RefusalLog, Refused, shortened
 from chatx.gateway.session.gateway import Gateway
@@ -144,23 +144,31 @@ class Entrance:
             version = negotiate(handshake.params.get("vsn"))
         except ValueError as error:
             raise Refused(403, "version", str(error)) from None
+        engine = gateway.engine
+        since = engine.revocations
         try:
             async with asyncio.timeout(None) as patience:
                 place.occupy(_Asking(patience))
-                identity = await identify(gateway.engine, self._authenticate, handshake)
+                identity = await identify(engine, self._authenticate, handshake)
+                await self._take_in(gateway, place, identity.user_id)
+            check_in_force(engine, identity, since)  # for it may have waited
         except NotIdentified as error:
             raise Refused(403, error.code, error.reason, user_id=error.user_id) from None
         except Closed:
             raise self.closing() from None
         except TimeoutError:
             raise _gave_way() from None
-        if place.ended:  # in the turn in which the answer came
+        if place.ended:
             raise _gave_way()
-        try:
-            place.admit(identity.user_id)
-        except Full as full:
-            raise Refused(full.status, "full", full.reason, user_id=identity.user_id) from None
         return version, identity
+
+    async def _take_in(self, gateway: Gateway, place: Place, user_id: str) -> None:
+        if place.ended:  # in the turn in which the answer came
+            return
+        try:
+            await gateway.newcomers.admit(place, user_id)
+        except Full as full:
+            raise Refused(full.status, "full", full.reason, user_id=user_id, retry_after=full.retry_after) from None
 
     def open(
         self,
@@ -193,19 +201,21 @@ class Entrance:
 
 
 class _Asking:
-    """A handshake that waits for `authenticate`, as the occupant of its place."""
+    """A handshake that waits to be let in, as the occupant of its place."""
 
     __slots__ = ("_patience",)
+
+    last_seen: float = 0.0
+    """Of no matter, since nobody asks it."""
 
     def __init__(self, patience: asyncio.Timeout) -> None:
         self._patience = patience
 
-    def overdue_s(self) -> float:
-        """Return 0: it is not silent, it is asked about."""
-        return 0.0
+    def ask(self) -> None:
+        """Return None: it is not silent, it is asked about."""
 
     def give_way(self) -> None:
-        """Wait no longer for the answer."""
+        """Wait no longer."""
         self._patience.reschedule(0.0)
 
 

@@ -7,6 +7,7 @@ from collections import Counter
 
 from chatx.core.rate_limit import RateLimit, TokenBuckets
 from chatx.gateway.entry.admission import Admission
+from chatx.gateway.entry.newcomers import Newcomers
 from chatx.gateway.session.allowances import Allowances
 from chatx.gateway.session.expiry import Wheel
 from chatx.gateway.session.hub import Hub
@@ -25,6 +26,7 @@ class Gateway:
     Attributes:
         engine: The running chat.
         admission: How many sockets there are.
+        newcomers: Lets them in, also at the bound of one user.
         joins: A token bucket for each connection, for its joins and its new tokens.
         allowances: What each user may do over all of their connections.
         reading: What its users have read for them, and may.
@@ -41,6 +43,7 @@ class Gateway:
             per_user=config.max_connections_per_user, per_address=config.max_connections_per_address
         )
         most = max(config.max_joins_per_connection, MAX_JOINS)
+        self.newcomers: Newcomers = Newcomers(self.admission)
         self.joins: TokenBuckets = TokenBuckets(RateLimit(most / JOIN_SECONDS, JOIN_BURSTS * most))
         self.allowances: Allowances = Allowances(config)
         self.reading: Reading = Reading(

@@ -35,7 +35,7 @@ from chatx.gateway.session.joining import Joining, Membership
 from chatx.gateway.session.reading import size_of
 from chatx.gateway.session.socket import Bundle, Socket
 from chatx.gateway.wire.actions import Action, Close, Join, Leave, Push, Superseded, Write
-from chatx.gateway.wire.bounds import IDLE_TIMEOUT_S, OVERDUE_PERCENT, PENDING_PUSHES
+from chatx.gateway.wire.bounds import ANSWER_S, IDLE_TIMEOUT_S, OVERDUE_PERCENT, PENDING_PUSHES
 from chatx.gateway.wire.closes import CLOSE_EXPIRED, CLOSE_GOING_AWAY, CLOSE_INTERNAL
 from chatx.gateway.wire.frames import Version
 from chatx.gateway.wire.payloads import (
@@ -101,6 +101,7 @@ class Session:
         self._allowed = 0  # messages that were taken from its user's allowance already
         self.last_seen: float = self.engine.loop.time()
         self._doubts = 0  # since it has been silent for too long
+        self._question: tuple[float, Callable[[], bool]] | None = None  # when it was asked whether it is there
         self._idle_timeout_s = idle_timeout_s
         # It keeps the handshake in memory, which a socket that does not expire has no use for.
         self._ask_again = ask_again if identity.expires_at is not None else None
@@ -160,11 +161,29 @@ class Session:
             return None
         return self._deadline()
 
-    def overdue_s(self) -> float:
-        """Return for how many seconds it has been silent beyond what a live client ever is; not over 0: it may live."""
-        if self._ended or self.busy:  # while it is busy, it is the shell that does not read
-            return 0.0
-        return self.engine.loop.time() - self.last_seen - self._idle_timeout_s * OVERDUE_PERCENT / 100
+    def ask(self) -> Callable[[], bool] | None:
+        """Ask the client to show itself, where it has been silent for a while; one question at a time.
+
+        Returns:
+            What tells whether the client has shown itself since, in any way. None where it counts as alive: while the
+            session is busy, as long as an answer may take, and where it cannot be asked, as long as live clients ever
+            are silent.
+        """
+        now = self.engine.loop.time()
+        silent_s = now - self.last_seen
+        if self._ended or self.busy or silent_s <= ANSWER_S:
+            return None
+        if self._question is not None and now - self._question[0] < ANSWER_S:
+            return self._question[1]
+        answered = self.socket.ask()
+        if answered is None and silent_s <= self._idle_timeout_s * OVERDUE_PERCENT / 100:
+            return None
+
+        def shown() -> bool:
+            return self.busy or self.last_seen >= now or (answered is not None and answered())
+
+        self._question = (now, shown)
+        return shown
 
     def give_way(self) -> None:
         """End it in favour of another socket of its user's."""

@@ -86,6 +86,14 @@ class Socket(Protocol):
         """Send these messages, in order. Over the bound the socket closes itself as slow."""
         ...
 
+    def ask(self) -> Callable[[], bool] | None:
+        """Ask the client for an answer that it gives by itself.
+
+        Returns:
+            What tells whether it has come, where the session does not hear of it; None where it cannot be asked now.
+        """
+        ...
+
     async def drained(self) -> None:
         """Wait until what was written is on its way; returns at once when the socket is closed."""
         ...

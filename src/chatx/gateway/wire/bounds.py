@@ -19,9 +19,13 @@ MAX_WAITING_BYTES: Final = 262_144
 IDLE_TIMEOUT_S: Final = 60.0
 """Seconds of silence after which a socket is closed; clients send a heartbeat every 30 s."""
 
+ANSWER_S: Final = 2.0
+"""Seconds in which a silent socket must show itself when it is asked at the bound of one user, or it gives way to a
+newcomer, who waits as long. phoenix.js falls back to long-polling after 2.5 s, where it is set up as Phoenix has it."""
+
 OVERDUE_PERCENT: Final = 75
-"""The part of the idle timeout for which a socket must have been silent to give way to a newcomer, where its user has
-as many sockets as a user may: by default 45 s, which is a heartbeat and half of the next."""
+"""The part of the idle timeout for which a socket must have been silent to give way to a newcomer where it cannot be
+asked, as under most ASGI servers: by default 45 s, which is a heartbeat and half of the next."""
 
 PENDING_PUSHES: Final = 64
 """Pushes of one connection under way at a time."""
