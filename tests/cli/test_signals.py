@@ -6,18 +6,21 @@ import asyncio
 import shutil
 import signal
 import socket
+import sqlite3
 import ssl
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 import trustme
 from websockets.asyncio.client import connect
 
+from chatx.adapters.sqlite import SQLitePersistence
 from tests.cli.test_serve import ask, entries, no_longer_ready
-from tests.gateway.real_client import RealClient, real_client
-from tests.process import ENVIRONMENT, Served, free_port, serve
+from tests.gateway.real_client import RealClient, real_client, until
+from tests.process import ENVIRONMENT, Served, demo, free_port, serve
 
 
 def shown(port: int, authority: Path) -> str:
@@ -92,6 +95,42 @@ async def test_a_hangup_where_there_is_nothing_to_read_anew_drains_it_and_anothe
 
     assert status == 0
     assert entries(output)[-1]["message"] == "Stopped."
+
+
+async def takes_nothing_new(client: RealClient) -> bool:
+    """Return whether the server has begun to stop."""
+    ref = await client.push("room:a", "history")
+    reply = await client.wait_for(lambda each: each.event == "phx_reply" and each.ref == ref)
+    return bool(reply.payload["response"].get("code") == "closed")
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("how", [signal.SIGHUP, signal.SIGTERM, signal.SIGINT])
+async def test_the_demo_saves_what_was_under_way_whatever_stops_it(how: signal.Signals, tmp_path: Path) -> None:
+    path = tmp_path / "demo.db"
+    with demo(path) as server:
+        async with real_client(server.port, "ada") as ada:
+            await ada.ask("room:a", "phx_join")
+            await ada.ask("room:a", "new_message", {"content": "message 0"})  # the room's stream has begun
+            with closing(sqlite3.connect(path, isolation_level=None)) as other:
+                await until(lambda: bool(other.execute("SELECT 1 FROM chatx_messages").fetchone()))
+                # Nothing can be saved while somebody else writes.
+                other.execute("BEGIN IMMEDIATE")
+                for number in range(1, 6):
+                    await ada.ask("room:a", "new_message", {"content": f"message {number}"})
+                server.process.send_signal(how)
+                while not await takes_nothing_new(ada):
+                    pass
+                assert other.execute("SELECT count(*) FROM chatx_messages").fetchone() == (1,)
+                other.execute("COMMIT")
+        status, printed = await asyncio.to_thread(server.wait)
+
+    assert (status, printed.count("\n")) == (0, 1)
+    with closing(SQLitePersistence(path)) as store:
+        messages = store.load_messages("a", limit=100)
+        assert [each.content for each in messages] == [f"message {number}" for number in range(6)]
+        # It ended in order, so the stream goes on.
+        assert store.last_position("a") == (messages[-1].epoch, 6)
 
 
 IGNORING = """
