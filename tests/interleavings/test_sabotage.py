@@ -13,7 +13,7 @@ from chatx.core.mailbox import Mailbox
 from chatx.core.message import Entry, Message, Position
 from chatx.core.presence import Presence
 from chatx.core.room import Effects
-from chatx.runtime.process import RoomProcess
+from chatx.runtime.lanes import Lanes
 from chatx.runtime.saving import Saving
 from tests.interleavings.model import Violation
 from tests.interleavings.play import play
@@ -173,13 +173,13 @@ class ForgetfulWindow(IdempotencyWindow):
             super().record(scope, message, now)
 
 
-class HurryingProcess(RoomProcess):
-    """Lets a sender's messages through their middlewares side by side."""
+class HurryingLanes(Lanes):
+    """Let a sender's messages through their middlewares side by side."""
 
-    async def enter_lane(self, user_id: str) -> None:
+    async def enter(self, user_id: str) -> None:
         pass
 
-    def leave_lane(self, user_id: str) -> None:
+    def leave(self, user_id: str) -> None:
         pass
 
 
@@ -226,7 +226,7 @@ def test_a_broken_room_is_found(room_class: type[WorldRoom]) -> None:
     [
         ("consumer.Mailbox", SilentMailbox),
         ("sending.IdempotencyWindow", ForgetfulWindow),
-        ("rooms.RoomProcess", HurryingProcess),
+        ("process.Lanes", HurryingLanes),
         ("delivery.Saving", HeedlessSaving),
     ],
 )

@@ -33,6 +33,7 @@ from chatx.core.message import (
 )
 from chatx.core.room import Effects, Room
 from chatx.errors import ChatError, RoomUnavailable, SubscriberFailed
+from chatx.runtime.lanes import Lanes
 from chatx.runtime.totals import Totals
 from chatx.runtime.turn import Turn
 from chatx.telemetry import Telemetry
@@ -65,7 +66,7 @@ class RoomProcess:
     Attributes:
         room: The state; another object after a crash.
         crashes: How often it has crashed.
-        lanes: Users whose sends are under way here, and those of their sends that wait for the one before.
+        lanes: The sends under way that await something, and those that wait for them.
         proven: Whether the store may still prove the head of the stream; nothing is published before it does not.
         goes_on: Whether the stream began in an earlier life.
         chain_s: About how long a message spends in the middlewares, in seconds; an estimate for `retry_after`.
@@ -85,7 +86,7 @@ class RoomProcess:
         self.room_id: str = room.room_id
         self.room: Room = room
         self.crashes: int = 0
-        self.lanes: dict[str, deque[asyncio.Future[None]]] = {}
+        self.lanes: Lanes = Lanes()
         self.proven: bool = proven
         self.goes_on: bool = False
         self._began: Position = room.history.position
@@ -325,31 +326,6 @@ class RoomProcess:
         """Raise `RoomUnavailable` if the room is closed."""
         if self._error is not None:
             raise self._error.again()
-
-    async def enter_lane(self, user_id: str) -> None:
-        """Wait until this user's earlier sends are through; `leave_lane` follows, whatever happens."""
-        lane = self.lanes.get(user_id)
-        if lane is None:
-            self.lanes[user_id] = deque()
-            return
-        turn = self._loop.create_future()
-        lane.append(turn)
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                self.leave_lane(user_id)
-            raise
-
-    def leave_lane(self, user_id: str) -> None:
-        """Let this user's next send go."""
-        lane = self.lanes[user_id]
-        while lane:
-            turn = lane.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                return
-        del self.lanes[user_id]
 
     def close(self, error: ChatError) -> None:
         """End every subscription with this error."""

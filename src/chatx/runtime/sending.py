@@ -189,7 +189,7 @@ class Sending:
         token = None
         try:
             if not nested:
-                await process.enter_lane(draft.user_id)
+                await process.lanes.enter(draft.user_id)
                 entered = True
                 token = _inside.set((*inside, own))
                 self._check_open()
@@ -208,7 +208,7 @@ class Sending:
             own.open = False
             self._delivery.release()
             if entered:
-                process.leave_lane(draft.user_id)
+                process.lanes.leave(draft.user_id)
             process.chain_s += ((self._now() - began) - process.chain_s) / 8
             process.release()
 
