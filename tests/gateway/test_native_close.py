@@ -16,7 +16,7 @@ from websockets.frames import Opcode
 from chatx.chat import Chat
 from chatx.core.rate_limit import RateLimit
 from chatx.gateway.native import writing
-from chatx.gateway.native.reading import Pace
+from chatx.gateway.native.reading import RESET_MS, Pace
 from chatx.gateway.native.server import NativeServer
 from chatx.gateway.wire.bounds import PENDING_PUSHES
 from tests.gateway.loops import on_each_loop
@@ -309,3 +309,49 @@ async def test_the_answer_to_a_close_is_seen_although_the_session_was_busy(
         assert await asyncio.wait_for(peer[0].read(), 10) == b""
         peer[1].close()
         await until(lambda: not server.connections)
+
+
+@on_each_loop
+async def test_a_reset_is_noticed_also_while_the_peer_is_not_read_since_its_session_is_busy(tls: bool) -> None:
+    async with (
+        served(tls, moderation=Gate(), adapter_timeout_ms=60_000) as (chat, server, port),
+        opened(port, tls=tls) as peer,
+    ):
+        await joined(peer, chat)
+        pushes = [pushed("room:a", "new_message", {"content": "x"}, ref=f"{number + 2}") for number in range(10_000)]
+        peer[1].write(b"".join(pushes))
+        ((held, (client, _)),) = server.streams.items()
+        wheel = client.session.gateway.wheel
+        await until(lambda: held.reading.pace is Pace.BUSY)
+        await asyncio.sleep(0.05)  # some of it is to be left where nobody reads it
+        linger = struct.pack("ii", 1, 0)  # with nothing to wait for, the end is a reset
+        peer[1].transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        peer[1].transport.abort()
+        await until(lambda: not server.connections)
+        assert await chat.presence("a") == {}
+        assert len(wheel) == 0
+
+
+@on_each_loop
+async def test_a_busy_peer_that_sends_no_more_has_not_reset_the_connection_and_its_pushes_are_done(tls: bool) -> None:
+    gate = Gate()
+    async with (
+        served(tls, moderation=gate, adapter_timeout_ms=60_000) as (chat, server, port),
+        opened(port, tls=tls) as peer,
+    ):
+        await joined(peer, chat)
+        pushes = [pushed("room:a", "new_message", {"content": "x"}, ref=f"{number + 2}") for number in range(200)]
+        peer[1].write(b"".join(pushes))
+        (held,) = server.streams
+        await until(lambda: held.reading.pace is Pace.BUSY)
+        if not tls:  # below TLS an end without its leave is not taken for one behind what was sent
+            with socket.socket(fileno=os.dup(peer[1].transport.get_extra_info("socket").fileno())) as ours:
+                ours.shutdown(socket.SHUT_WR)
+        await asyncio.sleep(3 * RESET_MS / 1000)
+        assert server.connections == 1
+        gate.open.set()
+        if tls:
+            peer[1].write(CLOSE)
+            peer[1].close()
+        await until(lambda: not server.connections)
+        assert len(await chat.history("a", limit=200)) >= PENDING_PUSHES

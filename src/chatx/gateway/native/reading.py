@@ -2,7 +2,8 @@
 
 Rules:
 1. A piece of input is parsed in each turn of the loop, so that a flood from one peer does not hold up the others.
-2. A peer is read no further while its session is busy, or a piece waits for its turn.
+2. A peer is read no further while its session is busy, or a piece waits for its turn. Meanwhile no loop tells that it
+   has reset the connection, so it is looked at every `RESET_MS`.
 3. Once the socket is being closed, frames are looked at for the peer's own close only; nothing else comes of them.
 """
 
@@ -18,6 +19,7 @@ from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
 
 from chatx.gateway.native.limits import ControlFrameRate, MessageBound
+from chatx.gateway.native.tcp import is_reset
 from chatx.gateway.native.writing import Phase, Writing
 from chatx.gateway.session.session import Session
 from chatx.gateway.wire.closes import CLOSE_MALFORMED
@@ -25,6 +27,9 @@ from chatx.gateway.wire.excess import Excess
 
 PIECE_BYTES = 8192
 """Bytes of input parsed in one turn of the loop."""
+
+RESET_MS = 500
+"""Milliseconds between two looks at whether a peer that is not read has reset the connection."""
 
 
 class Pace(Enum):
@@ -101,6 +106,7 @@ class Reading:
         self._act_on(frames)
         if frames:
             self._pause(Pace.BUSY, left)
+            self._session.gateway.wheel.watch(self, self._session.engine.loop.time() + RESET_MS / 1000)
             self._wait_for_session(frames)
             return
         self._settle()
@@ -119,12 +125,23 @@ class Reading:
         else:
             self._session.end()
 
+    def due(self, now: float) -> float | None:
+        """End the connection where the peer has reset it while its session was busy; return when to look again."""
+        if self.pace is not Pace.BUSY or self._session is None:
+            return None
+        if is_reset(self._transport):
+            self._transport.abort()
+            return None
+        return now + RESET_MS / 1000
+
     def end(self) -> None:
         """Forget the connection, which is gone."""
         session, self._session = self._session, None
         self._frames = None
         self._unparsed = b""
         if session is not None:
+            if self.pace is Pace.BUSY:
+                session.gateway.wheel.forget(self)
             session.end()
 
     def _act_on(self, frames: deque[Frame]) -> None:
@@ -205,6 +222,7 @@ class Reading:
             if frames:
                 self._wait_for_session(frames)
                 return
+            self._session.gateway.wheel.forget(self)
             self._settle()
         self.pace = Pace.READING
         unparsed, self._unparsed = self._unparsed, b""

@@ -18,6 +18,7 @@ import asyncio
 import errno
 import logging
 import os
+import select
 from collections.abc import Callable
 from socket import SHUT_WR, SO_ERROR, SOL_SOCKET, socket
 from typing import Any, Final
@@ -287,3 +288,16 @@ def direct_of(transport: asyncio.Transport) -> Callable[[bytes], int | None]:
     if isinstance(transport, TcpTransport):
         return transport.direct
     return transport.write
+
+
+def is_reset(transport: asyncio.Transport) -> bool:
+    """Return whether the peer has reset the connection, also where nothing is read or written that would tell of it.
+
+    No loop watches a descriptor of which neither reading nor writing is asked for.
+    """
+    descriptor = transport.get_extra_info("socket").fileno()
+    if descriptor < 0:
+        return False  # its end is about to be told
+    polled = select.poll()
+    polled.register(descriptor, 0)  # these two are told in any case
+    return any(events & (select.POLLERR | select.POLLHUP) for _, events in polled.poll(0))
