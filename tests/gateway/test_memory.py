@@ -14,19 +14,29 @@ from typing import Any
 import pytest
 
 from chatx import Chat, Identity
-from chatx.errors import Unauthorized
+from chatx.core.fanout import Subscriber
+from chatx.core.message import Gap
+from chatx.core.room import Effects, Room
+from chatx.errors import RoomUnavailable, Unauthorized
 from chatx.gateway.entry import handshake as entry
+from chatx.gateway.entry.admission import Full
 from chatx.gateway.entry.handshake import Handshake
+from chatx.gateway.entry.refusal import Refused
 from chatx.gateway.native.greeting import Greeting
 from chatx.gateway.native.http import HttpExchange
 from chatx.gateway.native.stream import Stream
 from chatx.gateway.native.tcp import TcpTransport
+from chatx.gateway.session.gateway import Gateway
+from chatx.gateway.session.hub import Hub
+from chatx.gateway.session.joining import Membership
 from chatx.gateway.session.session import Session
-from tests.gateway.fakes import FakeServer, settle
+from chatx.gateway.wire.bounds import ANSWER_S
+from chatx.runtime.process import RoomProcess
+from tests.gateway.fakes import Client, FakeServer, settle
 from tests.gateway.raw_peer import CLOSE, HANDSHAKE, answer, next_frame, opened, pushed, raw
 from tests.gateway.real_client import until
 from tests.gateway.servers import native
-from tests.longpoll.polling import Call
+from tests.longpoll.polling import Call, PollingClient, inside
 from tests.virtual import virtual
 
 
@@ -169,6 +179,119 @@ async def test_a_session_that_polled_leaves_nothing(monkeypatch: pytest.MonkeyPa
             await poll(app)
         await asyncio.sleep(60)
         assert left.count() == (3, 0, 0)
+
+
+OF_A_ROOM = (Hub, RoomProcess, Room, Subscriber, Membership)
+"""What a room's life is made of, where sockets are in it."""
+
+
+def of_rooms() -> list[str]:
+    return sorted(type(each).__name__ for each in gc.get_objects() if type(each) in OF_A_ROOM)
+
+
+async def leaves(chat: Chat, client: Client) -> None:
+    client.push("room:a", "phx_leave")
+
+
+async def ends(chat: Chat, client: Client) -> None:
+    client.session.end()
+
+
+async def is_closed_by_its_room(chat: Chat, client: Client) -> None:
+    process = chat.engine.rooms.find("a")
+    assert process is not None
+    process.close(RoomUnavailable())
+
+
+async def is_out_of_its_room(chat: Chat, client: Client) -> None:
+    process = chat.engine.rooms.find("a")
+    assert process is not None
+    process._report(Effects(process.room.fanout.publish(Gap("a", "missing", "e", 1, None)), ()))
+
+
+@pytest.mark.parametrize("way", [leaves, ends, is_closed_by_its_room, is_out_of_its_room])
+@virtual
+async def test_a_rooms_life_leaves_nothing(way: Callable[[Chat, Client], Awaitable[None]]) -> None:
+    async with Chat() as chat:
+        gateway = Gateway(chat.engine)
+        client = Client(gateway, "ada")
+        before = of_rooms()
+        for _ in range(3):
+            await client.join("room:a")
+            client.say("room:a", "x")
+            await settle()
+            await way(chat, client)
+            await settle()
+            if way is ends:
+                client = Client(gateway, "ada")
+        client.session.end()
+        await asyncio.sleep(61)  # until an empty room is forgotten
+        assert chat.statistics().rooms == 0
+        assert of_rooms() == before
+
+
+class Refuses:
+    """Refuses joins or sends by exceptions of its own, later; keeps no hold of them."""
+
+    def __init__(self, action: str) -> None:
+        self.action = action
+        self.raised: list[weakref.ref[Unauthorized]] = []
+
+    async def authorize(self, user_id: str, room_id: str, action: str) -> bool:
+        await asyncio.sleep(0.1)
+        if action == self.action:
+            refusal = Unauthorized("not now")
+            self.raised.append(weakref.ref(refusal))
+            try:
+                raise refusal
+            finally:
+                del refusal
+        return True
+
+
+@pytest.mark.parametrize("action", ["join", "subscribe", "send"])
+@virtual
+async def test_a_refusal_through_what_awaits_leaves_nothing(action: str) -> None:
+    auth = Refuses(action)
+    async with Chat(auth=auth) as chat:
+        client = Client(Gateway(chat.engine), "ada")
+        for _ in range(3):
+            client.ask("room:a")
+            await asyncio.sleep(1)
+            client.say("room:a", "x")
+            await asyncio.sleep(1)
+        assert [each() for each in auth.raised] == [None] * 3
+        client.session.end()
+
+
+@pytest.mark.parametrize("silence", [0, ANSWER_S + 1], ids=["at once", "after an answer"])
+@virtual
+async def test_a_client_that_is_refused_at_the_bound_of_its_user_leaves_nothing(
+    silence: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Chat(max_connections_per_user=1) as chat:
+        app = chat.asgi(authenticate=by_name)
+        polling = PollingClient(inside(app))
+        polling.params["user"] = "ada"
+        await polling.open()
+        waiting = asyncio.create_task(polling.poll())
+        await asyncio.sleep(silence)
+        left = Left(monkeypatch)
+        coming = [FakeServer(app) for _ in range(3)]
+        await settle()
+        waiting = asyncio.create_task(polling.poll())
+        await asyncio.gather(*(each.task for each in coming))
+        assert not any(each.accepted for each in coming)
+        del coming
+        waiting.cancel()
+        await settle()
+        del waiting
+        # The polls are handshakes too.
+        assert left.count()[1:] == (0, 0)
+        assert not any(type(each) in (Full, Refused) for each in gc.get_objects())
+        await chat.revoke("ada")
+        await settle()
+        assert left.count()[2] == -1  # nor does the session that was asked
 
 
 NATIVE = (Session, Stream, TcpTransport, Greeting, HttpExchange)

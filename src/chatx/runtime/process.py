@@ -395,6 +395,7 @@ class RoomProcess:
             if self._telemetry.watched("subscriber_failed"):
                 self._telemetry.emit("subscriber_failed", {}, {"room_id": self.room_id})
             self._end(subscriber, SubscriberFailed())
+            error.__traceback__ = None  # its frames have this list: they would wait together for the collector
         for subscriber in effects.full:
             mailbox = subscriber.mailbox
             if mailbox is not None and self._telemetry.watched("slow_consumer"):

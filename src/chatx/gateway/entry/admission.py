@@ -46,10 +46,6 @@ class Full(Exception):
         self.reason = reason
         self.retry_after = retry_after
 
-    def again(self, retry_after: float) -> Full:
-        """Return the same refusal for a client that may come back after so many seconds."""
-        return Full(self.status, self.reason, retry_after=retry_after)
-
 
 class Occupant(Protocol):
     """Who is on a place: the handshake under way, and then the session."""
@@ -127,18 +123,22 @@ class Admission:
     def _admit(self, user_id: str, place: Place) -> None:
         if not self._per_user:
             return
-        held = self._users.get(user_id, ())
-        if len(held) >= self._per_user:
-            raise Full(
-                TOO_MANY_REQUESTS,
-                f"the user {user_id!r} has {len(held)} sockets already; "
-                "raise max_connections_per_user if that is too few.",
-            )
-        self._users[user_id] = (*held, place)
+        if not self.has_room(user_id):
+            raise self.full(user_id)
+        self._users[user_id] = (*self._users.get(user_id, ()), place)
 
     def has_room(self, user_id: str) -> bool:
         """Return whether one more socket of this user would be admitted."""
         return not self._per_user or len(self._users.get(user_id, ())) < self._per_user
+
+    def full(self, user_id: str, *, retry_after: float = COME_BACK_S) -> Full:
+        """Return the refusal of one more socket of this user."""
+        return Full(
+            TOO_MANY_REQUESTS,
+            f"the user {user_id!r} has {self._per_user} sockets already; "
+            "raise max_connections_per_user if that is too few.",
+            retry_after=retry_after,
+        )
 
     def ask(self, user_id: str) -> dict[Place, Callable[[], bool]]:
         """Ask the user's sockets that have been silent for a while to show themselves.

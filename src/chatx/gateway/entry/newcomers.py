@@ -18,7 +18,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-from chatx.gateway.entry.admission import Admission, Full, Place
+from chatx.gateway.entry.admission import COME_BACK_S, Admission, Place
 from chatx.gateway.wire.bounds import ANSWER_S
 
 LOOKS: Final = 8
@@ -46,30 +46,27 @@ class Newcomers:
         Raises:
             Full: The user has too many sockets, and all that could give way to this one are alive.
         """
-        try:
+        if not self._admission.has_room(user_id):
+            await self._room(place, user_id)
+        if not place.ended:
             place.admit(user_id)
-        except Full as full:
-            await self._wait(place, user_id, full)
 
-    async def _wait(self, place: Place, user_id: str, full: Full) -> None:
+    async def _room(self, place: Place, user_id: str) -> None:
+        """Wait until there is room for the place, make some, or refuse it; return where the place has ended."""
         silent = self._admission.ask(user_id)
         waiting = self._waiting.get(user_id, 0)
         if waiting >= len(silent):
-            raise full.again(ANSWER_S) if silent else full
+            raise self._admission.full(user_id, retry_after=ANSWER_S if silent else COME_BACK_S)
         self._waiting[user_id] = waiting + 1
         try:
             for _ in range(LOOKS):
                 await asyncio.sleep(ANSWER_S / LOOKS)
-                if place.ended:
-                    return
-                if self._admission.has_room(user_id):
-                    place.admit(user_id)
+                if place.ended or self._admission.has_room(user_id):
                     return
                 silent = _unanswered(silent)
                 if self._waiting[user_id] > len(silent):
-                    raise full
+                    raise self._admission.full(user_id)
             next(iter(silent)).give_way()
-            place.admit(user_id)
         finally:
             left = self._waiting.pop(user_id) - 1
             if left:

@@ -110,7 +110,12 @@ class Hub:
         if not self._members:
             self._end_pause()
             self.process.detach(self._subscriber)
-            self._on_empty(self)
+            self._end()
+
+    def _end(self) -> None:
+        # The subscriber has this hub: they would wait together for the garbage collector.
+        self._subscriber.on_closed = None
+        self._on_empty(self)
 
     def flush(self) -> None:
         """Write what this turn has left pending."""
@@ -189,7 +194,7 @@ class Hub:
         self._send_pending()
         members, self._members, self._newcomers = self._members, {}, {}
         self._audiences = None
-        self._on_empty(self)
+        self._end()
         for member in members:
             member.end(error)
 

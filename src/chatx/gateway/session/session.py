@@ -136,6 +136,7 @@ class Session:
         self._ended = True
         self.gateway.wheel.forget(self)
         self.gateway.joins.forget(self._number, "")
+        self._question = None  # which has this session
         for task in self._tasks:
             task.cancel()
         for topic in list(self.memberships):
