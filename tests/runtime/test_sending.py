@@ -13,6 +13,7 @@ from chatx import (
     Blocked,
     Chat,
     ChatError,
+    Closed,
     InvalidMessage,
     Message,
     MessageTooLarge,
@@ -472,6 +473,21 @@ async def test_a_repeat_is_answered_also_where_storage_cannot_be_read() -> None:
 
         stored.load_messages = away  # type: ignore[method-assign]
         assert (await repeated(chat, first, "other")).content == "other"
+
+
+@virtual
+async def test_a_repeat_that_reads_from_storage_while_the_chat_stops_is_refused() -> None:
+    stored = Stored()
+    async with Chat(persistence=stored, history_size=1, drain_timeout_ms=1000) as chat:
+        await chat.send_message("room", "alice", "hello", idempotency_key="k")
+        await chat.send_message("room", "bob", "next")
+        await asyncio.sleep(1)
+        stored.hang.add("load_messages")
+        repeat = asyncio.create_task(chat.send_message("room", "alice", "other", idempotency_key="k"))
+        await asyncio.sleep(0.1)
+    # Its own words would be taken for those that everybody saw.
+    with pytest.raises(Closed):
+        await repeat
 
 
 @virtual
