@@ -18,7 +18,8 @@ Rules:
    HTML already begins with `?after=`; what follows that place comes first, whole, or a `gap` says so. Without a place,
    or with one that is none, a stream begins with a `reset`.
 2. A reader is a member of the room while its stream is open. Whatever ends the stream ends the membership.
-3. What waits for a reader is its connection's mailbox; a reader that is too slow for it, or takes nothing for
+3. Streams are bounded as sockets are (`live_streams.py`), and refused before anything is asked.
+4. What waits for a reader is its connection's mailbox; a reader that is too slow for it, or takes nothing for
    `WRITE_STALL_S`, is cut off. It comes back by itself and resumes.
 """
 
@@ -47,11 +48,13 @@ from chatx.core.message import (
     PresenceState,
     SubscriptionEnded,
 )
+from chatx.core.validation import valid_id
 from chatx.errors import ChatError, ConfigError
 from chatx.extras import needs
 from chatx.gateway.entry.stopping import bounded_when_stopping
 from chatx.gateway.session.progress import taken_within, transport_of
 from chatx.gateway.wire.payloads import error_response
+from chatx.integrations.live_streams import Stream, streams_of
 from chatx.runtime.connection import Connection
 from chatx.runtime.process import RoomProcess
 
@@ -191,23 +194,32 @@ class LiveResponse(Response):
         """Serve the stream until the client goes, the server or the chat stops, or the reader is too slow."""
         after = _place_asked(scope)
         far: Gap | None = None
+        head: Position | None = None
+        transport = transport_of(receive)
         async with AsyncExitStack() as stack:
             try:
+                engine = self._chat.engine
+                stream = streams_of(engine).open(scope, valid_id(self._user_id, "user_id"), transport)
+                stack.callback(stream.end)
                 connection = await stack.enter_async_context(self._chat.connect(self._user_id))
+                stream.closes(connection.close)
+                known = engine.rooms.find(valid_id(self._room_id, "room_id")) is not None
                 if after is not None:
                     # The join alone would begin a new stream where the store cannot say where the old one stood.
-                    engine = self._chat.engine
                     process = await engine.enter(self._room_id, self._user_id, "join", at_a_place=True)
-                    far = _too_far(process, after)
+                    far, head = _too_far(process, after), process.head
                 await connection.join(self._room_id)
+                if not known:
+                    stream.began_room()
                 await connection.subscribe(self._room_id, after=after if far is None else None, presence=True)
             except ChatError as error:
                 await refusal(error)(scope, receive, send)
                 return
             await stack.enter_async_context(_closed_when_gone(connection, receive))
-            transport = transport_of(receive)
+            feed = _Feed(self._chat, stream, self._room_id, self._render, self._history, head)
 
-            async def write(message: dict[str, object]) -> None:
+            async def write(message: dict[str, object], size: int = 0) -> None:
+                stream.writes(size)
                 async with taken_within(WRITE_STALL_S, transport):
                     await send(message)
 
@@ -215,16 +227,18 @@ class LiveResponse(Response):
                 async with bounded_when_stopping(scope, connection.close):
                     await write({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
                     if scope["method"] != "HEAD":
-                        async for text in self._stream(connection, after, far):
-                            await write({"type": "http.response.body", "body": text.encode(), "more_body": True})
+                        async for text in self._stream(connection, feed, after, far):
+                            body = text.encode()
+                            await write({"type": "http.response.body", "body": body, "more_body": True}, len(body))
                     await write({"type": "http.response.body", "body": b""})
             except (OSError, TimeoutError):
                 # The client is gone or takes nothing; it comes back to where it stood.
                 return
 
-    async def _stream(self, connection: Connection, after: Position | None, far: Gap | None) -> AsyncIterator[str]:
+    async def _stream(
+        self, connection: Connection, feed: _Feed, after: Position | None, far: Gap | None
+    ) -> AsyncIterator[str]:
         """Yield the text to write until the stream is over: first what the reader missed, or the gap instead of it."""
-        feed = _Feed(self._chat, self._room_id, self._render, self._history)
         try:
             if far is not None:
                 await feed.add([far])
@@ -247,13 +261,17 @@ class LiveResponse(Response):
 
 
 class _Feed:
-    """Turns events into the text of the stream."""
+    """Turns events into the text of the stream; what came before `head` is charged as read from history."""
 
-    def __init__(self, chat: Chat, room_id: str, render: Render, history: int) -> None:
+    def __init__(
+        self, chat: Chat, stream: Stream, room_id: str, render: Render, history: int, head: Position | None
+    ) -> None:
         self._chat = chat
+        self._stream = stream
         self._room_id = room_id
         self._render = render
         self._history = history
+        self._head = head
         self._shown: Position | None = None
         self._presences: Presences = {}
         self._parts: list[str] = []
@@ -267,12 +285,15 @@ class _Feed:
     async def reset(self) -> None:
         """Begin the page's messages anew with the newest ones."""
         process = await self._chat.engine.room(self._room_id)
-        html, self._shown = await _newest(self._chat, process, self._render, self._history)
+        html, self._shown = await _newest(self._chat, process, self._render, self._history, self._stream.read)
         self._parts.append(_frame("reset", html, self._shown))
 
     async def add(self, events: Sequence[Event]) -> bool:
         """Add events to the text; return whether the room has ended the subscription."""
         people_changed = False
+        missed = [each for each in events if isinstance(each, Message) and self._is_missed(each)]
+        if missed:
+            self._stream.read(missed)
         for event in events:
             match event:
                 case Message():
@@ -293,6 +314,10 @@ class _Feed:
             # Once for the batch: a room in which many come and go is drawn once for all of them.
             self._frame("people", PresenceState(self._room_id, self._presences))
         return False
+
+    def _is_missed(self, message: Message) -> bool:
+        head = self._head
+        return head is not None and message.offset <= head.offset and message.epoch == head.epoch
 
     def _show(self, message: Message) -> None:
         shown = self._shown
@@ -332,11 +357,19 @@ def _too_far(process: RoomProcess, after: Position) -> Gap | None:
     return Gap(process.room_id, "too_many", head.epoch, head.offset, missed)
 
 
-async def _newest(chat: Chat, process: RoomProcess, render: Render, limit: int) -> tuple[str, Position]:
-    """Return the newest messages as HTML, and the place they lead up to."""
+async def _newest(
+    chat: Chat,
+    process: RoomProcess,
+    render: Render,
+    limit: int,
+    read: Callable[[Sequence[Message]], object] | None = None,
+) -> tuple[str, Position]:
+    """Return the newest messages as HTML, and the place they lead up to; tell `read` which they were."""
     # Nothing is awaited between the two, so the history ends at this very place.
     place = process.head
     messages = await chat.history(process.room_id, limit=limit)
+    if read is not None:
+        read(messages)
     parts = []
     before: Message | None = None
     for message in messages:

@@ -76,9 +76,13 @@ class Admission:
         per_address: Sockets of one address, open or opening, at most; 0 is no bound. The addresses of one IPv6 /64
             count as one, since a single machine usually has all of them.
         pending: Handshakes under way, at most; at least 1.
+        counted: What is counted, where it is something else than sockets; for the log.
     """
 
-    def __init__(self, *, per_user: int, per_address: int, pending: int = PENDING_HANDSHAKES) -> None:
+    def __init__(
+        self, *, per_user: int, per_address: int, pending: int = PENDING_HANDSHAKES, counted: str = "sockets"
+    ) -> None:
+        self._counted = counted
         self._per_user = per_user
         self._per_address = per_address
         self._pending_limit = pending
@@ -101,7 +105,7 @@ class Admission:
         if key is not None and self._addresses.get(key, 0) >= self._per_address:
             raise Full(
                 TOO_MANY_REQUESTS,
-                f"the address {key!r} has {self._per_address} sockets already; "
+                f"the address {key!r} has {self._per_address} {self._counted} already; "
                 "raise max_connections_per_address if it is a proxy of many users.",
             )
         if len(self._pending) >= self._pending_limit:
@@ -135,7 +139,7 @@ class Admission:
         """Return the refusal of one more socket of this user."""
         return Full(
             TOO_MANY_REQUESTS,
-            f"the user {user_id!r} has {self._per_user} sockets already; "
+            f"the user {user_id!r} has {self._per_user} {self._counted} already; "
             "raise max_connections_per_user if that is too few.",
             retry_after=retry_after,
         )
