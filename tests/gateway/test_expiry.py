@@ -15,6 +15,8 @@ from tests.virtual import virtual
 class Deadline:
     """Notes when it was due; until then it asks to be asked again."""
 
+    user_id = "ada"
+
     def __init__(self, wheel: Wheel, at: float) -> None:
         self.at = at
         self.asked = 0
@@ -103,6 +105,8 @@ async def test_deadlines_far_ahead_take_no_slot_each_and_one_without_end_is_aske
 @virtual
 async def test_one_that_fails_stops_nobody_else(caplog: pytest.LogCaptureFixture) -> None:
     class Failing:
+        user_id = "ada"
+
         def due(self, now: float) -> float | None:
             raise ZeroDivisionError("injected")
 
@@ -120,6 +124,7 @@ async def test_one_that_fails_stops_nobody_else(caplog: pytest.LogCaptureFixture
 @virtual
 async def test_one_that_always_wants_to_be_asked_at_once_is_asked_once_a_tick() -> None:
     class Eager:
+        user_id = "ada"
         asked = 0
 
         def due(self, now: float) -> float | None:
@@ -158,6 +163,8 @@ async def test_an_end_within_an_end_is_harmless() -> None:
     others = [Deadline(wheel, 1), Deadline(wheel, 9)]
 
     class Ends:
+        user_id = "ada"
+
         def due(self, now: float) -> float | None:
             for other in others:
                 wheel.forget(other)

@@ -21,7 +21,7 @@ import asyncio
 import contextlib
 import logging
 import sys
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from typing import Any, TypeAlias
 
 from chatx.chat import Chat
@@ -112,7 +112,8 @@ class ChatApp:
                 handshake = handshake_of(scope)
                 version, identity = await self._entrance.admit(gateway, place, handshake, scope["path"])
                 most = gateway.engine.config.mailbox_bytes
-                socket = AsgiSocket(send, most, uvicorn_of(receive), transport_of(receive))
+                fields = {"user": identity.user_id, "address": address[0] if address else None}
+                socket = AsgiSocket(send, most, uvicorn_of(receive), transport_of(receive), fields)
                 client = self._entrance.open(gateway, version, identity, handshake, socket)
                 place.occupy(client.session)
                 accept = {"type": "websocket.accept", "subprotocol": chosen_subprotocol(handshake)}
@@ -160,7 +161,15 @@ class ChatApp:
 
 
 class AsgiSocket:
-    """What is to be written to one socket, in order, bounded in bytes."""
+    """What is to be written to one socket, in order, bounded in bytes.
+
+    Args:
+        send: The server's.
+        limit_bytes: Of what may wait here.
+        uvicorn: The way past it, where there is one.
+        transport: The connection, where the server lets it be seen.
+        fields: What a line of the log about this socket has.
+    """
 
     direct: Callable[[bytes], int | None] | None = None
     """ASGI frames the messages itself."""
@@ -171,8 +180,10 @@ class AsgiSocket:
         limit_bytes: int,
         uvicorn: Uvicorn | None = None,
         transport: asyncio.Transport | None = None,
+        fields: Mapping[str, object] | None = None,
     ) -> None:
         self._send = send
+        self._fields = fields
         self._transport = transport
         self._untaken = 0  # when it was looked last
         self._uvicorn = uvicorn
@@ -264,7 +275,9 @@ class AsgiSocket:
             # The peer is gone; servers say so in different ways. The session ends.
             return
         except Exception:
-            logger.exception("The server failed to write to a socket in a way of its own; the connection ends.")
+            logger.exception(
+                "The server failed to write to a socket in a way of its own; the connection ends.", extra=self._fields
+            )
         finally:
             self._writer = None  # a task that was cancelled keeps its frame, which has this socket
             self.close(CLOSE_GOING_AWAY, "")

@@ -44,8 +44,6 @@ from chatx.gateway.wire.closes import CLOSE_GOING_AWAY, CLOSE_MALFORMED, CLOSE_T
 from chatx.gateway.wire.excess import Excess
 from chatx.gateway.wire.posts import MAX_POST_BYTES, MalformedPost, messages_of
 
-logger: logging.Logger = logging.getLogger("chatx")
-
 Scope: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]

@@ -38,6 +38,7 @@ class Poller:
     Attributes:
         secret: Half of its token; the other half is a batch's number. It is what a client shows instead of
             authenticating, so it is never logged.
+        user_id: Whose it is, from `begin` on.
         outbox: What the client has not acknowledged.
         posts: Its posts under way.
 
@@ -52,6 +53,7 @@ class Poller:
     def __init__(self, limit_bytes: int, on_closed: Callable[[Poller], object]) -> None:
         self.secret: Final = secrets.token_urlsafe(32)
         self.outbox: Final = Outbox(limit_bytes)
+        self.user_id: str = ""
         self.posts: int = 0
         self._loop = asyncio.get_running_loop()
         self._on_closed = on_closed
@@ -70,6 +72,7 @@ class Poller:
     def begin(self, client: Client, place: Place, wheel: Wheel) -> None:
         """Serve a client, who holds this place, until it is closed."""
         self._client, self._place, self._wheel = client, place, wheel
+        self.user_id = client.user_id
         place.occupy(client.session)
         self._ends = self._loop.time() + ABANDONED_S
         wheel.watch(self, self._ends)

@@ -125,6 +125,11 @@ class Reading:
         else:
             self._session.end()
 
+    @property
+    def user_id(self) -> str | None:
+        """The user whose socket it is, while the connection is there."""
+        return self._session.user_id if self._session is not None else None
+
     def due(self, now: float) -> float | None:
         """End the connection where the peer has reset it while its session was busy; return when to look again."""
         if self.pace is not Pace.BUSY or self._session is None:

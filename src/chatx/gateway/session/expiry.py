@@ -31,6 +31,11 @@ AT_ONCE = 1000
 class Watched(Protocol):
     """What has a deadline."""
 
+    @property
+    def user_id(self) -> str | None:
+        """The user whose it is, for the log; None where it is nobody's any more."""
+        ...
+
     def due(self, now: float) -> float | None:
         """Do what is to be done by now; return when to be asked again, in loop time, or None: never.
 
@@ -118,7 +123,7 @@ class Wheel:
                 again = watched.due(max(self._loop.time(), present * TICK_S))
             except Exception:
                 # One that fails must not stop the clock of all the others.
-                logger.exception("A deadline failed.")
+                logger.exception("A deadline failed.", extra={"user": watched.user_id})
                 continue
             if again is not None:
                 self._put(watched, again, present + 1)
