@@ -122,7 +122,9 @@ class Boundary:
     def __init__(self, timeout_ms: int, telemetry: Telemetry) -> None:
         self.timeout_s: float = timeout_ms / 1000
         self._telemetry = telemetry
-        self._running: set[asyncio.Future[Any]] = set()
+        self._running: dict[
+            asyncio.Future[Any], asyncio.Future[None]
+        ] = {}  # what is called, and what its caller awaits
         self._threads: dict[str, AdapterThreads] = {}
         self._closed = False
         self._logged: dict[tuple[str, str], LogLimit] = {}
@@ -161,7 +163,7 @@ class Boundary:
                     raise
                 return _Raised(error)
 
-        return await self._bounded(name, asyncio.ensure_future(run()), None)
+        return await self._bounded(name, asyncio.get_running_loop().create_task(run()), None)
 
     async def in_thread(self, name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Await a call of a plain function in a thread, within the timeout; errors as `plain`."""
@@ -234,10 +236,9 @@ class Boundary:
         return answer
 
     async def _bounded(self, name: str, future: asyncio.Future[Any], threads: AdapterThreads | None) -> Any:
-        self._running.add(future)
         future.add_done_callback(self._ended)
         try:
-            await asyncio.wait((future,), timeout=self.timeout_s)
+            await self._wait(future, self.timeout_s)
             if threads is not None and not future.done():
                 if threads.withdraw(future):
                     self.failed(name, "busy", f"earlier calls have had all of its threads for {self.timeout_s} s")
@@ -247,7 +248,7 @@ class Boundary:
                 # None: it has just returned, and the answer is on its way here.
                 left = self.timeout_s - (0.0 if began is None else now - began)
                 if left > 0:
-                    await asyncio.wait((future,), timeout=left)
+                    await self._wait(future, left)
         except asyncio.CancelledError:
             if threads is not None:
                 threads.withdraw(future)
@@ -274,10 +275,29 @@ class Boundary:
         finally:
             del error, future  # its traceback has this frame: together they would wait for the collector
 
+    async def _wait(self, future: asyncio.Future[Any], seconds: float) -> None:
+        """Wait until a call has ended, so many seconds at most.
+
+        As `asyncio.wait`, which would cost a message that an adapter is asked about a tenth more.
+        """
+        loop = future.get_loop()
+        waiter: asyncio.Future[None] = loop.create_future()
+        self._running[future] = waiter
+        timer = loop.call_later(seconds, _wake, waiter)
+        try:
+            await waiter
+        finally:
+            timer.cancel()
+
     def _ended(self, future: asyncio.Future[Any]) -> None:
-        self._running.discard(future)
+        _wake(self._running.pop(future))
         if not future.cancelled():
             future.exception()  # seen, so that asyncio does not report it as never retrieved
+
+
+def _wake(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
 
 
 class _Raised:

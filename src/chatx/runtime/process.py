@@ -121,7 +121,7 @@ class RoomProcess:
     @property
     def blank(self) -> bool:
         """Whether nothing was published in this life."""
-        return self.room.history.position == self._began
+        return self.room.history.offset == self._began.offset
 
     @property
     def members(self) -> tuple[str, ...]:
