@@ -154,6 +154,28 @@ def test_a_missing_module_that_nobody_names_is_told_as_it_is() -> None:
         raise ModuleNotFoundError("something is not there")
 
 
+@pytest.mark.process
+def test_the_package_itself_loads_nothing_before_a_name_is_asked_for() -> None:
+    said = without(
+        "msgspec",
+        """
+import sys, chatx, chatx.cli
+print(sorted(name for name in sys.modules if name.startswith("chatx")))
+print(chatx.__version__)
+""",
+    )
+    assert said == f"['chatx', 'chatx.cli']\n{chatx.__version__}\n"
+
+
+def test_every_public_name_is_handed_on_and_no_other() -> None:
+    everything: dict[str, object] = {}
+    exec("from chatx import *", everything)
+    assert set(chatx.__all__) <= set(everything)
+    assert set(chatx.__all__) <= set(dir(chatx))
+    with pytest.raises(AttributeError, match="'chatx' has no attribute 'nothing_like_it'"):
+        _ = chatx.nothing_like_it  # type: ignore[attr-defined]  # that is the point
+
+
 def test_what_is_installed_is_handed_on() -> None:
     assert set(chatx.gateway.__all__) <= set(dir(chatx.gateway))
     for name in chatx.gateway.__all__:

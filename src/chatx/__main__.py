@@ -1,5 +1,9 @@
 """`python -m chatx`: the command, for where its script is not on the PATH."""
 
-from chatx.cli import main
+try:
+    from chatx.cli import main
 
-raise SystemExit(main())
+    status = main()
+except KeyboardInterrupt:  # while the line above was being loaded
+    status = 130
+raise SystemExit(status)

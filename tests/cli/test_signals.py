@@ -157,6 +157,72 @@ def test_a_signal_that_it_was_begun_without_is_not_heeded(name: str, ignored: st
     assert ignored not in output
 
 
+INTERRUPTED = """
+import runpy, signal, sys
+
+class Counts:
+    left = None
+    def find_spec(self, name, path=None, target=None):
+        # Python itself has begun, and what is loaded is ours to answer for.
+        if name == "chatx.cli" and self.left is None:
+            self.left = int(sys.argv.pop(1))
+        if self.left is not None:
+            self.left -= 1
+            if self.left == -1:
+                signal.raise_signal(signal.SIGINT)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.meta_path.insert(0, Counts())
+if sys.argv[2] == "script":
+    del sys.argv[2]
+    from chatx.cli import main
+    sys.exit(main())
+del sys.argv[2]
+runpy.run_module("chatx", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("modules", [0, 1, 5, 25, 100, 200])
+@pytest.mark.parametrize("how", ["module", "script"])
+@pytest.mark.parametrize("command", ["serve", "demo"])
+def test_an_interrupt_at_any_moment_of_its_loading_is_a_quiet_end(
+    command: str, how: str, modules: int, tmp_path: Path
+) -> None:
+    if how == "script" and modules == 0:
+        return  # the script's own first line
+    program = [sys.executable, "-c", INTERRUPTED, str(modules), how, command]
+    options = ["--insecure-user-param"] if command == "serve" else ["--store", "chat.db"]
+    ended = subprocess.run(
+        [*program, "--port", str(free_port()), *options],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+        env=ENVIRONMENT,
+        cwd=tmp_path,
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "")
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("library", ["_asyncio", "msgspec", "uvloop"])
+@pytest.mark.parametrize("command", ["serve", "demo"])
+def test_an_interrupt_from_outside_while_it_loads_is_a_quiet_end(command: str, library: str, tmp_path: Path) -> None:
+    options = ["--insecure-user-param"] if command == "serve" else ["--store", str(tmp_path / "chat.db")]
+    server = Served(command, free_port(), *options)
+    loaded = Path(f"/proc/{server.process.pid}/maps")
+    while library not in loaded.read_text():
+        assert server.process.poll() is None
+    status, printed = server.stop(signal.SIGINT)
+    assert server.process.stdout is not None
+    server.process.stdout.close()
+
+    assert "Traceback" not in printed
+    # 0 where it had come so far as to serve.
+    assert status in (0, 130)
+
+
 @pytest.mark.process
 @pytest.mark.parametrize("command", ["serve", "demo", "token"])
 def test_an_interrupt_while_it_loads_is_a_quiet_end(command: str, tmp_path: Path) -> None:

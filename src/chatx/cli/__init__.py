@@ -1,16 +1,14 @@
 """The command `chatx`: one file for each of its commands, which adds its options and runs it."""
 
-from __future__ import annotations
-
-import argparse
 import os
 import sys
-from collections.abc import Sequence
 
-from chatx import __version__
+TYPE_CHECKING = False  # nothing is loaded here: an interrupt at this place would be nobody's to catch
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: "Sequence[str] | None" = None) -> int:
     """Run the command and return its exit status.
 
     It is 0, 1 where it failed, 2 where its arguments are wrong, 130 where Ctrl+C came before it did anything.
@@ -21,8 +19,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _run(arguments: Sequence[str] | None) -> int:
-    from chatx.cli import asyncapi, check, demo, serve, token  # which take a while, in which Ctrl+C may come
+def _run(arguments: "Sequence[str] | None") -> int:
+    # All that takes a while, in which Ctrl+C may come.
+    import argparse
+
+    from chatx import __version__
+    from chatx.cli import asyncapi, check, demo, serve, token
 
     parser = argparse.ArgumentParser(
         prog="chatx",

@@ -26,7 +26,7 @@ examples:
   chatx demo --store sqlite:///mychat.db
   chatx demo --host 0.0.0.0       for the phones in your network; anybody there can name themselves as they like
 
-exit status: 0 stopped by Ctrl+C or SIGTERM, 1 could not run, 2 wrong options
+exit status: 0 stopped by Ctrl+C, SIGTERM or a hangup, 1 could not run, 2 wrong options, 130 stopped before it served
 """
 
 
