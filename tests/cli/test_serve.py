@@ -21,7 +21,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from chatx.cli import main
-from chatx.gateway.native.greeting import MAX_EXCHANGES
+from chatx.gateway.native.exchanges import MAX_EXCHANGES
 from tests.gateway.real_client import RealClient, real_client
 from tests.process import Served, run, serve
 

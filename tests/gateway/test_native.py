@@ -18,7 +18,7 @@ from chatx.chat import Chat
 from chatx.core.rate_limit import RateLimit
 from chatx.errors import ConfigError
 from chatx.gateway.entry.forwarded import Proxies
-from chatx.gateway.native import greeting, http, writing
+from chatx.gateway.native import exchanges, greeting, http, writing
 from chatx.gateway.native import server as websocket
 from chatx.gateway.native.reading import PIECE_BYTES
 from chatx.gateway.native.server import NativeServer
@@ -82,7 +82,7 @@ async def test_connections_that_say_nothing_are_bounded_and_the_oldest_gives_way
         async with raw(port) as (oldest, _):
             await until(lambda: len(server.greetings) == 1)
             async with raw(port):
-                await until(lambda: server.full)
+                await until(lambda: len(server.silent) == 2)
                 for _ in range(5):
                     async with opened(port):
                         pass
@@ -374,12 +374,12 @@ async def test_every_close_from_this_side_is_counted_once_and_none_of_the_peers(
 
 
 async def test_requests_under_way_are_bounded_and_each_gives_its_place_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(greeting, "MAX_EXCHANGES", 1)
+    monkeypatch.setattr(exchanges, "MAX_EXCHANGES", 1)
     request = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n"
     async with Chat() as chat, native(chat) as (server, port):
         async with raw(port) as (reader, writer):
             writer.write(request)
-            await until(lambda: len(server.exchanges) == 1)
+            await until(lambda: len(server.exchanges.plain) == 1)
             assert (await answer(port, request + b"xyz")).startswith(b"HTTP/1.1 404 ")
             assert (await asyncio.wait_for(reader.read(), 10)).startswith(b"HTTP/1.1 503 ")
         await until(lambda: not server.exchanges)

@@ -125,7 +125,7 @@ async def test_connections_that_hang_fill_their_bound_and_no_more_and_time_frees
         for number in range(60):
             _, writer = await stack.enter_async_context(raw(port))
             writer.write(HANDSHAKE[:number])
-        await until(lambda: server.full)
+        await until(lambda: len(server.silent) == 50)
         assert len(server.greetings) == 50
         async with opened(port):
             assert server.connections == 1
@@ -165,7 +165,7 @@ async def test_a_flood_of_one_address_pushes_out_its_own_and_no_slow_newcomer_of
         slow[1].write(request[:10])
         for _ in range(20):
             await stack.enter_async_context(raw(port))  # by TLS, it does not even begin its handshake
-        await until(lambda: server.full and server.refused[408] >= 10)
+        await until(lambda: len(server.silent) == 5 and server.refused[408] >= 10)
         slow[1].write(request[10:])
         assert await slow[0].readuntil(b"\r\n") == b"HTTP/1.1 404 Not Found\r\n"
 
@@ -175,7 +175,7 @@ async def test_a_flood_of_one_address_pushes_out_its_own_and_no_slow_newcomer_of
 async def test_bodies_of_one_address_that_do_not_come_push_out_no_slow_body_of_another(
     monkeypatch: pytest.MonkeyPatch, *, tls: bool
 ) -> None:
-    monkeypatch.setattr("chatx.gateway.native.greeting.MAX_EXCHANGES", 5)
+    monkeypatch.setattr("chatx.gateway.native.exchanges.MAX_EXCHANGES", 5)
     head = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n"
     async with (
         Chat() as chat,
@@ -184,10 +184,10 @@ async def test_bodies_of_one_address_that_do_not_come_push_out_no_slow_body_of_a
     ):
         slow = await stack.enter_async_context(raw(port, tls=tls, source="127.0.0.2"))
         slow[1].write(head)
-        await until(lambda: len(server.exchanges) == 1)
+        await until(lambda: len(server.exchanges.plain) == 1)
         for _ in range(12):
             _, writer = await stack.enter_async_context(raw(port, tls=tls))
             writer.write(head)
-        await until(lambda: len(server.exchanges) == 5 and not server.greetings)
+        await until(lambda: len(server.exchanges.plain) == 5 and not server.greetings)
         slow[1].write(b"[]")
         assert await slow[0].readuntil(b"\r\n") == b"HTTP/1.1 404 Not Found\r\n"

@@ -252,7 +252,7 @@ async def test_handshakes_of_tls_that_do_not_end_are_bounded_in_number_and_time(
     async with Chat() as chat, native(chat, ssl=server_tls()) as (server, port):
         async with raw(port), raw(port), raw(port) as (_, hello):
             hello.write(b"\x16\x03\x01\x02\x00\x01")  # a ClientHello that goes no further
-            await until(lambda: server.full)
+            await until(lambda: len(server.silent) == 3)
             async with opened(port, tls=True):
                 assert server.connections == 1
             assert len(server.greetings) <= 3

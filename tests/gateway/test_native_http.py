@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from chatx.chat import Chat
-from chatx.gateway.native import greeting, http
+from chatx.gateway.native import exchanges, http
 from tests.gateway.loops import on_each_loop
 from tests.gateway.raw_peer import answer, raw, server_tls
 from tests.gateway.real_client import until
@@ -19,7 +19,7 @@ HOST = b"Host: a\r\n"
 
 TOO_MUCH = b"x" * (http.BODY_BYTES + 1)
 """And no more: where a connection is closed on unread input, the peer may see a reset instead of the answer."""
-UNREAD = b"POST /health HTTP/1.1\r\n" + HOST + b"Content-Length: 9\r\n\r\n"
+UNREAD = b"POST /other HTTP/1.1\r\n" + HOST + b"Content-Length: 9\r\n\r\n"
 
 
 async def says_what_it_got(scope: Any, receive: Any, send: Any) -> None:
@@ -158,7 +158,7 @@ async def test_a_client_that_goes_before_its_answer_is_no_line_of_the_log(caplog
         for _ in range(5):
             async with raw(port) as (_, writer):
                 writer.write(b"GET /a HTTP/1.1\r\n" + HOST + b"\r\n")
-                await until(lambda: any(exchange.whole for exchange in server.exchanges))
+                await until(lambda: any(not exchange.reading for exchange in server.exchanges))
         await until(lambda: ended == 5 and not server.exchanges)
     assert caplog.records == []
 
@@ -205,7 +205,7 @@ async def test_an_answer_that_is_not_taken_holds_the_application_up_and_ends_in_
 
 
 async def test_a_health_check_is_answered_however_many_requests_are_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(greeting, "MAX_EXCHANGES", 5)
+    monkeypatch.setattr(exchanges, "MAX_EXCHANGES", 5)
     async with (
         Chat() as chat,
         native(chat, http=says_what_it_got, health=("/health",)) as (server, port),
@@ -214,7 +214,7 @@ async def test_a_health_check_is_answered_however_many_requests_are_under_way(mo
         for _ in range(5):
             _, writer = await stack.enter_async_context(raw(port))
             writer.write(UNREAD)
-        await until(lambda: len(server.exchanges) == 5)
+        await until(lambda: len(server.exchanges.plain) == 5)
         for method in (b"GET", b"HEAD"):
             said = await answer(port, method + b" /health?x=1 HTTP/1.1\r\n" + HOST + b"\r\n")
             assert said.startswith(b"HTTP/1.1 200 ")
@@ -224,4 +224,4 @@ async def test_a_health_check_is_answered_however_many_requests_are_under_way(mo
         for _ in range(6):
             _, writer = await stack.enter_async_context(raw(port))
             writer.write(UNREAD)
-        await until(lambda: len(server.exchanges) == 5)
+        await until(lambda: len(server.exchanges.plain) == 5)

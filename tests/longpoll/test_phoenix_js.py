@@ -45,7 +45,7 @@ async def serving(shell: str, chat: Chat, port: int, **options: str) -> AsyncIte
         finally:
             await server.drain(0.2)
             await server.close()
-            assert (len(server.longpoll), len(server.exchanges), len(server.polls)) == (0, 0, 0)
+            assert (len(server.longpoll), len(server.exchanges)) == (0, 0)
             listening.close()
         return
     app = Starlette(routes=[Mount("/socket", chat.asgi(authenticate=authenticate))])

@@ -10,7 +10,6 @@ import asyncio
 import logging
 import math
 import re
-from collections import Counter
 from http import HTTPStatus
 from typing import Any, Protocol, cast
 
@@ -20,9 +19,8 @@ from chatx.errors import Closed
 from chatx.gateway.entry.admission import COME_BACK_S, Place
 from chatx.gateway.entry.handshake import Handshake, chosen_subprotocol, handshake_of
 from chatx.gateway.entry.refusal import Refused
-from chatx.gateway.entry.shares import Shares
 from chatx.gateway.entry.target import origin_form
-from chatx.gateway.native.http import HttpExchange, Receive, Scope, Send
+from chatx.gateway.native.farewell import UNKNOWN, Farewell, to_come
 from chatx.gateway.native.protocol import wire_protocol
 from chatx.gateway.native.stream import Stream
 from chatx.gateway.session.entrance import Client, Entrance
@@ -34,9 +32,6 @@ HEAD_S = 5.0
 
 HEAD_BYTES = 8192
 HEAD_LINES = 64
-
-MAX_EXCHANGES = 256
-"""Requests that open no WebSocket, under way at a time; those of long-polling until they are read."""
 
 _LATER = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 """Answers that say when to come back."""
@@ -54,69 +49,36 @@ class Host(Protocol):
         closed: Whether every connection is to end.
         draining: Whether new sockets are refused.
         path: Where the socket is.
-        refused: How many connections were refused, by HTTP status.
         entrance: The way in.
-        greetings: The connections that have not said yet what they are for.
-        silent: Those of them that wait for a head.
-        exchanges: The requests that open no socket, but for those that poll and are read.
-        bodiless: Those of them that wait for a body.
-        streams: The open sockets.
     """
 
     closed: bool
     draining: bool
     path: str
-    refused: Counter[int]
     entrance: Entrance
-    greetings: dict[Greeting, None]
-    silent: Shares[Greeting]
-    exchanges: dict[HttpExchange, None]
-    bodiless: Shares[HttpExchange]
-    streams: dict[Stream, tuple[Client, Place]]
 
-    @property
-    def full(self) -> bool:
-        """Whether as many connections as may be are being greeted."""
+    def speaks(self, greeting: Greeting) -> None:
+        """Its head has come, and somebody is asked about it: it gives way no longer."""
         ...
 
-    def make_room(self) -> None:
-        """Where it is full, cut one off that has not said anything."""
-        ...
-
-    def greet(self, greeting: Greeting, address: str | None) -> None:
-        """Count a connection that is being greeted."""
+    def refuses(self, greeting: Greeting, status: int) -> None:
+        """It was answered with this status, and gives way until it is gone."""
         ...
 
     def part(self, greeting: Greeting) -> None:
-        """Count it no longer."""
+        """It is something else now, or gone."""
+        ...
+
+    def exchange(self, transport: asyncio.Transport, target: str, data: bytes) -> bool:
+        """Serve a request that opens no socket; return whether it is served."""
+        ...
+
+    def opened(self, stream: Stream, client: Client, place: Place) -> None:
+        """Take over a socket that has opened."""
         ...
 
     def lost(self, stream: Stream) -> None:
         """Forget a socket whose connection is gone."""
-        ...
-
-    async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request that opens no socket."""
-        ...
-
-    def is_poll(self, target: str) -> bool:
-        """Return whether a request is one of long-polling."""
-        ...
-
-    def is_health(self, target: str) -> bool:
-        """Return whether a request asks for the server's health."""
-        ...
-
-    def turn_away_oldest(self) -> None:
-        """End a request whose body has not come."""
-        ...
-
-    def read(self, exchange: HttpExchange, target: str) -> None:
-        """Take note that a request is read."""
-        ...
-
-    def forget(self, exchange: HttpExchange) -> None:
-        """Forget a request whose connection is gone."""
         ...
 
     def scope_of(
@@ -127,15 +89,27 @@ class Host(Protocol):
 
 
 class Greeting(asyncio.Protocol):
-    """A connection until it is known what it is for."""
+    """A connection until it is known what it is for.
 
-    def __init__(self, server: Host) -> None:
+    Args:
+        server: Who counts it already.
+        address: The peer's own.
+
+    Attributes:
+        address: The peer's own.
+        answered: Whether it was refused: then it is about to end.
+        securing: Its TLS handshake, where it has one.
+    """
+
+    def __init__(self, server: Host, address: str | None) -> None:
         self._server = server
+        self.address: str | None = address
+        self.answered: bool = False
         self._head = b""
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
-        self.securing: asyncio.Task[None] | None = None  # its TLS handshake
+        self.securing: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to wait for a head."""
@@ -143,14 +117,6 @@ class Greeting(asyncio.Protocol):
         if self._server.closed:
             self.abort()
             return
-        if self not in self._server.greetings:
-            self._server.make_room()
-        if self not in self._server.greetings and self._server.full:
-            self._answer(HTTPStatus.SERVICE_UNAVAILABLE, "Too many connections are being opened. Come back.")
-            return
-        if self not in self._server.greetings:
-            peer = transport.get_extra_info("peername")
-            self._server.greet(self, peer[0] if isinstance(peer, tuple) else None)
         self._timer = asyncio.get_running_loop().call_later(HEAD_S, self._late)
 
     def data_received(self, data: bytes) -> None:
@@ -169,12 +135,17 @@ class Greeting(asyncio.Protocol):
             self._answer(
                 HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
                 f"A head has at most {HEAD_BYTES} bytes and {HEAD_LINES} headers.",
+                UNKNOWN,
             )
             return
         head, rest = self._head[: end + 4], self._head[end + 4 :]
         self._head = b""
         if _unclear(head):
-            self._answer(HTTPStatus.BAD_REQUEST, "A head has whole lines, none of them folded, and at most one length.")
+            self._answer(
+                HTTPStatus.BAD_REQUEST,
+                "A head has whole lines, none of them folded, and at most one length.",
+                to_come(head, len(rest)),
+            )
         elif _UPGRADE.search(head):
             self._upgrade(self._transport, head, rest)
         else:
@@ -195,7 +166,7 @@ class Greeting(asyncio.Protocol):
 
     def _late(self) -> None:
         if self._task is None:
-            self._answer(HTTPStatus.REQUEST_TIMEOUT, f"The head of a request must come within {HEAD_S:g} s.")
+            self._answer(HTTPStatus.REQUEST_TIMEOUT, f"The head of a request must come within {HEAD_S:g} s.", UNKNOWN)
 
     def _finish(self) -> None:
         self._server.part(self)
@@ -205,66 +176,62 @@ class Greeting(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
 
-    def _answer(self, status: HTTPStatus, text: str, retry_after: float = COME_BACK_S) -> None:
+    def _answer(self, status: HTTPStatus, text: str, to_come: int = 0, retry_after: float = COME_BACK_S) -> None:
+        body = (text + "\n").encode()
+        again = f"Retry-After: {math.ceil(retry_after)}\r\n" if status in _LATER else ""
+        self._say(
+            status.value,
+            f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: text/plain; charset=utf-8\r\n"
+            f"Content-Length: {len(body)}\r\n{again}Connection: close\r\n\r\n".encode()
+            + body,
+            to_come,
+        )
+
+    def _say(self, status: int, answer: bytes, to_come: int) -> None:
         transport = self._transport
         if transport is None or transport.is_closing():
             return
-        self._stop_timer()  # it counts among the greetings until it is gone, which by TLS may take a while
-        self._server.refused[status.value] += 1
-        body = (text + "\n").encode()
-        again = f"Retry-After: {math.ceil(retry_after)}\r\n" if status in _LATER else ""
-        transport.write(
-            f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: text/plain; charset=utf-8\r\n"
-            f"Content-Length: {len(body)}\r\n{again}Connection: close\r\n\r\n".encode()
-            + body
-        )
-        transport.close()
+        self._stop_timer()
+        self.answered = True
+        transport.write(answer)
+        Farewell(transport, to_come, self.connection_lost)
+        self._server.refuses(self, status)  # it counts until it is gone, which may take a while
 
     def _exchange(self, transport: asyncio.Transport, head: bytes, rest: bytes) -> None:
-        server = self._server
         target = head.split(b" ", 2)[1].decode("latin-1") if head.count(b" ") > 1 else ""
-        full = False
-        if not server.is_poll(target):
-            if len(server.exchanges) >= MAX_EXCHANGES and not server.is_health(target):
-                server.turn_away_oldest()
-            full = len(server.exchanges) >= MAX_EXCHANGES and not server.is_health(target)
-        if full:
-            self._answer(HTTPStatus.SERVICE_UNAVAILABLE, "Too many requests are under way. Come back.")
-            return
-        self._finish()
-        exchange = HttpExchange(transport, server.answer, server.scope_of)
-        server.exchanges[exchange] = None
-        exchange.on_lost = server.forget
-        exchange.on_read = server.read
-        transport.set_protocol(exchange)
-        exchange.data_received(head + rest)
-        if not exchange.whole:
-            server.bodiless.add(exchange, exchange.address)
-            if len(server.exchanges) > MAX_EXCHANGES:
-                server.turn_away_oldest()  # which may be this one
+        if self._server.exchange(transport, target, head + rest):
+            self._finish()
+        else:
+            self._answer(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                "Too many requests are under way. Come back.",
+                to_come(head, len(rest)),
+            )
 
     def _upgrade(self, transport: asyncio.Transport, head: bytes, rest: bytes) -> None:
         if self._server.draining:
-            self._answer(HTTPStatus.SERVICE_UNAVAILABLE, "This server is going away. Come back.")
+            self._answer(
+                HTTPStatus.SERVICE_UNAVAILABLE, "This server is going away. Come back.", to_come(head, len(rest))
+            )
             return
         protocol = wire_protocol(opened=False)
         protocol.receive_data(head)
         events = protocol.events_received()
         if protocol.handshake_exc is not None or not events or not isinstance(events[0], Request):
-            self._answer(HTTPStatus.BAD_REQUEST, "This is no request to open a WebSocket.")
+            self._answer(HTTPStatus.BAD_REQUEST, "This is no request to open a WebSocket.", to_come(head, len(rest)))
             return
         request = events[0]
         target = origin_form(request.path, request.headers.get_all("Host"))
         if target is None:
-            self._answer(HTTPStatus.BAD_REQUEST, "A request has one Host, and a target on it.")
+            self._answer(
+                HTTPStatus.BAD_REQUEST, "A request has one Host, and a target on it.", to_come(head, len(rest))
+            )
             return
         response = protocol.accept(request)
         if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
             response.headers["Sec-WebSocket-Version"] = "13"  # RFC 6455, section 4.4
             protocol.send_response(response)
-            self._stop_timer()
-            transport.write(b"".join(protocol.data_to_send()))
-            transport.close()
+            self._say(response.status_code, b"".join(protocol.data_to_send()), to_come(head, len(rest)))
             return
         headers = [
             (name.lower().encode("latin-1", "replace"), value.encode("latin-1", "replace"))
@@ -277,7 +244,7 @@ class Greeting(asyncio.Protocol):
         protocol.send_response(response)
         accept = b"".join(protocol.data_to_send())
         self._head = rest
-        self._server.silent.discard(self)
+        self._server.speaks(self)
         self._task = asyncio.get_running_loop().create_task(
             self._admit(transport, handshake, accept), name="chatx handshake"
         )
@@ -298,7 +265,7 @@ class Greeting(asyncio.Protocol):
             stream = Stream(transport, gateway.engine.config.mailbox_bytes, gateway.flow, server.lost)
             served = server.entrance.open(gateway, version, identity, handshake, stream.writing)
             place.occupy(served.session)
-            server.streams[stream] = (served, place)
+            server.opened(stream, served, place)
             place = None
             self._finish()
             transport.set_protocol(stream)
@@ -307,11 +274,11 @@ class Greeting(asyncio.Protocol):
             stream.begin(served.session, rest)
         except Refused as refused:
             server.entrance.tell(refused, handshake.scope)
-            self._answer(HTTPStatus(refused.status), "refused", refused.retry_after)
+            self._answer(HTTPStatus(refused.status), "refused", retry_after=refused.retry_after)
         except Closed:
             self._answer(HTTPStatus.SERVICE_UNAVAILABLE, "The chat is not running here. Come back.")
         except Exception:
-            logger.exception("A handshake failed.")
+            logger.exception("A handshake failed.", extra={"address": client[0] if client else None})
             self._answer(HTTPStatus.INTERNAL_SERVER_ERROR, "failed")
         finally:
             if place is not None:

@@ -1,7 +1,8 @@
 """One HTTP request to the native server, answered by an ASGI application: health, metrics, a list of rooms.
 
 It is no general web server: one request for each connection, which ends with the answer, and a body of at most
-`BODY_BYTES`, which must come within `BODY_S`. h11 reads and writes HTTP.
+`BODY_BYTES`, which must come within `BODY_S`. h11 reads and writes HTTP. How long an answer may take to be taken is
+`Patience`'s matter, and the end of the connection is `Farewell`'s.
 """
 
 from __future__ import annotations
@@ -10,11 +11,14 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from http import HTTPStatus
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import h11
 
 from chatx.gateway.entry.target import origin_form
+from chatx.gateway.native.farewell import UNKNOWN, Farewell, to_come
+from chatx.gateway.native.limits import LINGER_BYTES
+from chatx.gateway.native.patience import Patience
 
 logger: logging.Logger = logging.getLogger("chatx")
 
@@ -35,7 +39,31 @@ LOGGED_PATH = 256
 """Characters of a request's path that a line of the log tells, at most."""
 
 EXCHANGE_S = 60.0
-"""Seconds in which it must have been answered, and the answer taken."""
+"""Seconds in which the application must have answered it, but for those in which the client takes nothing more."""
+
+
+class Register(Protocol):
+    """Who counts requests, and is told what becomes of each."""
+
+    def read(self, exchange: HttpExchange, target: str) -> None:
+        """It has come whole, and asks for this."""
+        ...
+
+    def stalls(self, exchange: HttpExchange) -> None:
+        """Its answer is not taken."""
+        ...
+
+    def flows(self, exchange: HttpExchange) -> None:
+        """Its answer is taken again."""
+        ...
+
+    def leaves(self, exchange: HttpExchange) -> None:
+        """Its answer is written."""
+        ...
+
+    def lost(self, exchange: HttpExchange) -> None:
+        """Its connection is gone."""
+        ...
 
 
 class HttpExchange(asyncio.Protocol):
@@ -45,16 +73,24 @@ class HttpExchange(asyncio.Protocol):
         transport: The connection.
         app: Who answers.
         scope_of: Makes the ASGI scope.
+        register: Told what becomes of it.
+
+    Attributes:
+        address: The client's address, as trusted proxies tell it; the peer's own until a head is understood.
     """
 
-    def __init__(self, transport: asyncio.Transport, app: AsgiApp, scope_of: ScopeOf) -> None:
+    def __init__(self, transport: asyncio.Transport, app: AsgiApp, scope_of: ScopeOf, register: Register) -> None:
         self._transport = transport
         self._app = app
         self._scope_of = scope_of
         self._http = h11.Connection(h11.SERVER)
+        self._register = register
         self._request: h11.Request | None = None
+        self._scope: dict[str, Any] = {}
         self._body = bytearray()
         self._pieces = 0
+        self._to_come: int | None = None  # what is announced of the body and has not come
+        self._behind = 0  # bytes that came behind it
         self._read = False
         self._told_gone = False
         self._target: str | None = None
@@ -62,11 +98,13 @@ class HttpExchange(asyncio.Protocol):
         self._flowing = asyncio.Event()
         self._flowing.set()
         self._task: asyncio.Task[None] | None = None
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(BODY_S, self._late)
-        self._end = loop.call_later(BODY_S + EXCHANGE_S, transport.abort)
-        self.on_lost: Callable[[HttpExchange], object] | None = None
-        self.on_read: Callable[[HttpExchange, str], object] | None = None
+        self._leaving = False
+        self._loop = asyncio.get_running_loop()
+        self._timer = self._loop.call_later(BODY_S, self._late)
+        self._left_s = 0.0  # of the application's time, while the client is waited for
+        self._patience = Patience(transport)
+        peer = transport.get_extra_info("peername")
+        self.address: str | None = peer[0] if isinstance(peer, tuple) else None
 
     @property
     def transport(self) -> asyncio.Transport:
@@ -79,18 +117,24 @@ class HttpExchange(asyncio.Protocol):
         return self._task is not None
 
     @property
-    def address(self) -> str | None:
-        """The client's address, as trusted proxies tell it; the peer's own as long as no head has been understood."""
-        headers = (
-            [] if self._request is None else [(bytes(name), bytes(value)) for name, value in self._request.headers]
-        )
-        client = self._scope_of(self._transport, self._target or "/", headers, "http")["client"]
-        return client[0] if client is not None else None
+    def reading(self) -> bool:
+        """Whether more of the request is waited for."""
+        return self._task is None and not self._leaving
 
     def data_received(self, data: bytes) -> None:
         """Read the request; when it is whole, have it answered."""
-        if self._task is not None or self._transport.is_closing():
-            return  # there is one request
+        if self._transport.is_closing():
+            return
+        if self._task is not None:  # there is one request, and nothing else is read
+            self._behind += len(data)
+            if self._behind > LINGER_BYTES:
+                self.abort()
+            return
+        if self._to_come is None:
+            end = data.find(b"\r\n\r\n") + 4
+            self._to_come = to_come(data[:end], len(data) - end)
+        elif self._to_come is not UNKNOWN:
+            self._to_come = max(0, self._to_come - len(data))
         try:
             self._http.receive_data(data)
             while True:
@@ -101,6 +145,7 @@ class HttpExchange(asyncio.Protocol):
                     if self._target is None:
                         self._refuse(400, "A request has one Host, a target on it, and one way to tell its length.")
                         return
+                    self._understood(event, self._target)
                     if self._http.they_are_waiting_for_100_continue:
                         self._write(h11.InformationalResponse(status_code=100, headers=[]))
                 elif isinstance(event, h11.Data):
@@ -117,51 +162,67 @@ class HttpExchange(asyncio.Protocol):
             self._refuse(error.error_status_hint, "This is no HTTP request that is understood here.")
             return
         self._timer.cancel()
-        if self.on_read is not None and self._target is not None:
-            self.on_read(self, self._target)
-            if self._transport.is_closing():
-                return  # it was turned away
-        self._task = asyncio.get_running_loop().create_task(self._answer(), name="chatx http")
+        assert self._target is not None
+        self._to_come = 0
+        self._register.read(self, self._target)
+        if not self._leaving:  # it was not turned away
+            self._timer = self._loop.call_later(EXCHANGE_S, self._transport.abort)
+            self._task = self._loop.create_task(self._answer(), name="chatx http")
 
     def pause_writing(self) -> None:
         """The transport holds enough: the application waits."""
         self._flowing.clear()
+        if self._task is not None:
+            self._left_s = self._timer.when() - self._loop.time()
+            self._timer.cancel()
+            self._patience.begin()
+            self._register.stalls(self)
 
     def resume_writing(self) -> None:
         """The peer took what the transport held."""
         self._flowing.set()
+        if self._task is not None:
+            self._patience.end()
+            self._timer = self._loop.call_later(self._left_s, self._transport.abort)
+            self._register.flows(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone."""
         self._timer.cancel()
-        self._end.cancel()
+        self._patience.end()
         self._gone.set()
         if self._task is not None:
             self._task.cancel()
-        if self.on_lost is not None:
-            self.on_lost(self)
+        self._register.lost(self)
 
     def abort(self) -> None:
         """End the connection now."""
         self._transport.abort()
 
     def turn_away(self) -> None:
-        """Answer that it is to come back, instead of reading on."""
-        self._refuse(503, "Too many requests are under way. Come back.")
+        """Answer that it is to come back, where it has no answer yet, and end the connection."""
+        if self._task is not None:
+            self._task.cancel()
+        if self._http.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            self._refuse(503, "Too many requests are under way. Come back.")
+        else:
+            self.abort()
 
     def _late(self) -> None:
         self._refuse(408, f"A request must have come within {BODY_S:g} s.")
 
-    async def _answer(self) -> None:
-        request = self._request
-        assert request is not None
-        assert self._target is not None
+    def _understood(self, request: h11.Request, target: str) -> None:
         headers = [(bytes(name), bytes(value)) for name, value in request.headers]
-        scope = self._scope_of(self._transport, self._target, headers, "http")
-        scope["http_version"] = request.http_version.decode("latin-1")
-        scope["method"] = request.method.decode("latin-1").upper()
+        self._scope = self._scope_of(self._transport, target, headers, "http")
+        self._scope["http_version"] = request.http_version.decode("latin-1")
+        self._scope["method"] = request.method.decode("latin-1").upper()
+        client = self._scope["client"]
+        self.address = client[0] if client is not None else None
+
+    async def _answer(self) -> None:
+        path = self._scope["path"]
         try:
-            await self._app(scope, self._receive, self._send)
+            await self._app(self._scope, self._receive, self._send)
             if self._http.our_state is h11.SEND_RESPONSE and not self._transport.is_closing():
                 raise RuntimeError("the application gave no answer")
         except (KeyboardInterrupt, GeneratorExit):
@@ -172,11 +233,14 @@ class HttpExchange(asyncio.Protocol):
             if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
                 raise
             if not self._told_gone:  # a client that went is no failure, whatever the application made of it
-                logger.exception("A request to %r failed.", scope["path"][:LOGGED_PATH])
+                logger.exception(
+                    "A request to %r failed.",
+                    path[:LOGGED_PATH],
+                    extra={"path": path[:LOGGED_PATH], "address": self.address},
+                )
             if self._http.our_state is h11.SEND_RESPONSE:
                 self._refuse(500, "It failed here; the log says why.")
-        if not self._transport.is_closing():
-            self._transport.close()
+        self._leave()
 
     async def _receive(self) -> dict[str, Any]:
         if not self._read:
@@ -186,7 +250,7 @@ class HttpExchange(asyncio.Protocol):
         return {"type": "http.disconnect"}
 
     async def _send(self, message: MutableMapping[str, Any]) -> None:
-        if self._transport.is_closing():
+        if self._leaving or self._transport.is_closing():
             self._told_gone = True
             raise OSError("the client is gone")
         if message["type"] == "http.response.start":
@@ -218,8 +282,17 @@ class HttpExchange(asyncio.Protocol):
             if self._request is None or self._request.method != b"HEAD":
                 self._write(h11.Data(data=body))
             self._write(h11.EndOfMessage())
-        if not self._transport.is_closing():
-            self._transport.close()
+        self._leave()
+
+    def _leave(self) -> None:
+        if self._leaving or self._gone.is_set():
+            return
+        self._leaving = True
+        self._timer.cancel()
+        self._patience.end()
+        most = UNKNOWN if self._to_come is None or self._behind else self._to_come
+        Farewell(self._transport, most, self.connection_lost)
+        self._register.leaves(self)
 
 
 def _reason(status: int) -> bytes:

@@ -1,6 +1,6 @@
-"""What a WebSocket's frames may cost before they are a message: for a server of our own, which sees the frames.
+"""What a peer may cost a server of our own, which sees its frames and its connection.
 
-Rules:
+Rules of a WebSocket's frames, before they are a message:
 1. A message is counted over all its fragments, and by the length that a frame's header announces: nothing that is over
    a bound is waited for, and nothing is kept of it.
 2. Empty fragments count. 500,000 fragments of two bytes are one megabyte on the wire, and were 31 in one server.
@@ -13,6 +13,18 @@ from __future__ import annotations
 from chatx.gateway.wire.bounds import CONTROL_FRAMES_BURST, CONTROL_FRAMES_PER_S, MAX_FRAGMENTS, MAX_FRAME_BYTES
 from chatx.gateway.wire.closes import CLOSE_POLICY, CLOSE_TOO_LARGE
 from chatx.gateway.wire.excess import Excess
+
+ANSWER_STALL_S = 10.0
+"""Seconds in which a peer must take `ANSWER_STALL_BYTES` of an answer, or all that is left of it."""
+
+ANSWER_STALL_BYTES = 10_240
+"""Bytes: who takes drops of an answer would otherwise hold a connection for as long as they like."""
+
+LINGER_S = 5.0
+"""Seconds behind an answer in which what is on its way of a request is still read, and dropped."""
+
+LINGER_BYTES = 1_048_576
+"""Bytes of that, at most."""
 
 
 class MessageBound:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from socket import socket
 from typing import Final
 
-from chatx.gateway.native.greeting import Greeting, Host
+from chatx.gateway.native.greeting import Greeting
 from chatx.gateway.native.tcp import LATER, PEERS_OWN, TcpTransport
 
 logger: logging.Logger = logging.getLogger("chatx")
@@ -23,13 +24,13 @@ class TcpListener:
     """Accepts connections on one socket, and hands each to a greeting.
 
     Args:
-        server: The server whose greetings the connections become.
+        greet: Counts one more connection, from an address, and returns its greeting.
         sock: Bound, and closed by `close`.
         backlog: Connections that the kernel holds until they are accepted.
     """
 
-    def __init__(self, server: Host, sock: socket, backlog: int) -> None:
-        self._server = server
+    def __init__(self, greet: Callable[[str | None], Greeting], sock: socket, backlog: int) -> None:
+        self._greet = greet
         self._socket = sock
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
@@ -56,8 +57,8 @@ class TcpListener:
             except OSError as error:
                 if error.errno in PEERS_OWN:
                     continue
-                logger.warning("No connection is accepted for %g s: %s.", PAUSE_S, error)
+                logger.warning("No connection is accepted for %g s: %s.", PAUSE_S, error, extra={"code": error.errno})
                 self._loop.remove_reader(self._socket.fileno())
                 self._timer = self._loop.call_later(PAUSE_S, self._listen)
                 return
-            TcpTransport(self._loop, connection, peer, Greeting(self._server))
+            TcpTransport(self._loop, connection, peer, self._greet(peer[0] if isinstance(peer, tuple) else None))

@@ -31,17 +31,15 @@ from chatx.gateway.entry.handshake import Authenticate, fields_of
 from chatx.gateway.entry.shares import Shares
 from chatx.gateway.entry.target import path_of
 from chatx.gateway.longpoll.app import PATH, LongPoll
+from chatx.gateway.native.exchanges import Exchanges
 from chatx.gateway.native.greeting import Greeting
-from chatx.gateway.native.http import AsgiApp, HttpExchange, Receive, Scope, Send
+from chatx.gateway.native.http import AsgiApp, Receive, Scope, Send
 from chatx.gateway.native.listener import TcpListener
 from chatx.gateway.native.stream import Stream
 from chatx.gateway.native.tls import TlsListener
 from chatx.gateway.session.entrance import Client, Entrance
 from chatx.gateway.wire.bounds import IDLE_TIMEOUT_S
 from chatx.gateway.wire.closes import CLOSE_RESTART
-
-MAX_POLLS = 16_384
-"""Requests of long-polling that are read, under way at a time. Nearly all of them only wait, as a WebSocket would."""
 
 BACKLOG = 4096
 """Connections that the kernel holds until they are accepted."""
@@ -95,10 +93,8 @@ class NativeServer:
         self.refused: Counter[int] = Counter()
         self.closed: bool = False
         self.greetings: dict[Greeting, None] = {}
-        self.silent: Shares[Greeting] = Shares()  # those of them that wait for a head
-        self.exchanges: dict[HttpExchange, None] = {}
-        self.bodiless: Shares[HttpExchange] = Shares()  # those of them that wait for a body
-        self.polls: Shares[HttpExchange] = Shares()
+        self.silent: Shares[Greeting] = Shares()  # those of them that wait for a head, or for their end
+        self.exchanges: Exchanges = Exchanges(self.answer, self.scope_of, self.is_poll, self.is_health)
         self.longpoll: LongPoll = LongPoll(self.entrance)
         self.streams: dict[Stream, tuple[Client, Place]] = {}
         self._health = frozenset(health)
@@ -122,37 +118,47 @@ class NativeServer:
         """How many WebSockets were closed from this side since the chat was started, by close code."""
         return self.entrance.closed
 
-    @property
-    def full(self) -> bool:
-        """Whether as many connections as may be have not said yet what they are for."""
-        return len(self.greetings) >= PENDING_HANDSHAKES
-
-    def make_room(self) -> None:
-        """Where `full`, cut off a connection without a whole head: the oldest of the address that has most of them."""
-        if self.full:
-            oldest = self.silent.first_to_go()
-            if oldest is not None:
-                self.part(oldest)
-                self.refused[HTTPStatus.REQUEST_TIMEOUT.value] += 1
-                oldest.abort()
-
-    def greet(self, greeting: Greeting, address: str | None) -> None:
-        """Count a connection that has not said yet what it is for."""
+    def greet(self, address: str | None) -> Greeting:
+        """Return the greeting of one more connection, which waits for its head; at their bound one gives way."""
+        self._make_room(PENDING_HANDSHAKES - 1)
+        greeting = Greeting(self, address)
         self.greetings[greeting] = None
         self.silent.add(greeting, address)
+        return greeting
+
+    def speaks(self, greeting: Greeting) -> None:
+        """Its head has come: it is a handshake under way now, which the `Entrance` counts."""
+        self.silent.discard(greeting)
+
+    def refuses(self, greeting: Greeting, status: int) -> None:
+        """Count a refusal; its connection is as good as silent until it is gone."""
+        self.refused[status] += 1
+        self.silent.add(greeting, greeting.address)
+        self._make_room(PENDING_HANDSHAKES)
 
     def part(self, greeting: Greeting) -> None:
         """Count it no longer."""
         self.greetings.pop(greeting, None)
         self.silent.discard(greeting)
 
-    def turn_away_oldest(self) -> None:
-        """End a request whose body has not come: the oldest of the address that has most of them."""
-        oldest = self.bodiless.first_to_go()
+    def _make_room(self, most: int) -> None:
+        """Where more are silent, cut one off: the oldest of the address that has most of them."""
+        if len(self.silent) <= most:
+            return
+        oldest = self.silent.first_to_go()
         if oldest is not None:
-            self.forget(oldest)
-            oldest.turn_away()
-            oldest.abort()  # it is counted no more, so it does not wait for the peer to take leave of TLS
+            self.part(oldest)
+            if not oldest.answered:
+                self.refused[HTTPStatus.REQUEST_TIMEOUT.value] += 1
+            oldest.abort()
+
+    def exchange(self, transport: asyncio.Transport, target: str, data: bytes) -> bool:
+        """Serve a request that opens no WebSocket, unless there are too many; return whether it is served."""
+        return self.exchanges.take(transport, target, data)
+
+    def opened(self, stream: Stream, client: Client, place: Place) -> None:
+        """Take over a WebSocket that has opened."""
+        self.streams[stream] = (client, place)
 
     async def start(self, sockets: Sequence[socket]) -> None:
         """Serve these listening sockets, until `close`."""
@@ -162,9 +168,9 @@ class NativeServer:
                 # which clients put off for 40 ms.
                 each.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
             if self._ssl is None:
-                self._listeners.append(TcpListener(self, each, BACKLOG))
+                self._listeners.append(TcpListener(self.greet, each, BACKLOG))
             else:
-                self._listeners.append(TlsListener(self, each, BACKLOG, self._ssl))
+                self._listeners.append(TlsListener(self.greet, each, BACKLOG, self._ssl))
 
     async def drain(self, timeout_s: float) -> None:
         """Let no one in, and send everyone away: their frames first, then a close with 1012, a batch at a time.
@@ -208,12 +214,12 @@ class NativeServer:
             greeting.abort()
         for session in self.longpoll.sessions:
             session.cut(CLOSE_RESTART, "restarting")
-        for exchange in (*self.exchanges, *self.polls):
+        for exchange in self.exchanges:
             exchange.abort()
         for stream in list(self.streams):
             stream.abort()
         # What an abort ends is told in the loop's next rounds; it is no matter of time.
-        while self.streams or self.exchanges or self.polls or self.greetings:  # noqa: ASYNC110
+        while self.streams or self.exchanges or self.greetings:  # noqa: ASYNC110
             await asyncio.sleep(0)
         self._listeners.clear()
 
@@ -237,24 +243,6 @@ class NativeServer:
     def is_health(self, target: str) -> bool:
         """Return whether a request asks for the server's health."""
         return path_of(target)[0] in self._health
-
-    def read(self, exchange: HttpExchange, target: str) -> None:
-        """Count a request that is read: one of long-polling is not among the others, since it may wait."""
-        self.bodiless.discard(exchange)
-        if self.is_poll(target):
-            self.exchanges.pop(exchange, None)
-            self.polls.add(exchange, exchange.address)
-            oldest = self.polls.first_to_go()
-            if len(self.polls) > MAX_POLLS and oldest is not None:
-                self.forget(oldest)
-                oldest.turn_away()
-                oldest.abort()
-
-    def forget(self, exchange: HttpExchange) -> None:
-        """Forget a request whose connection is gone."""
-        self.exchanges.pop(exchange, None)
-        self.bodiless.discard(exchange)
-        self.polls.discard(exchange)
 
     def scope_of(
         self, transport: asyncio.Transport, target: str, headers: list[tuple[bytes, bytes]], kind: str

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from socket import socket
 from ssl import SSLContext
 
-from chatx.gateway.native.greeting import HEAD_S, Greeting, Host
+from chatx.gateway.native.greeting import HEAD_S, Greeting
 from chatx.gateway.native.tcp import PEERS_OWN
 from chatx.gateway.native.writing import CLOSE_S
 
@@ -28,21 +29,22 @@ PAUSE_S = 1.0
 class TlsListener:
     """Accepts connections on one socket, and hands each to a greeting when its TLS handshake is done.
 
-    A connection counts among the server's greetings from the start. At the bound of greetings one that has not sent a
-    whole head is cut off for the newcomer. A connection whose handshake fails or takes longer than `HEAD_S` is closed
-    without an answer.
+    A connection counts among the server's greetings from the start. A connection whose handshake fails or takes longer
+    than `HEAD_S` is closed without an answer.
 
     Args:
-        server: The server whose greetings the connections become.
+        greet: Counts one more connection, from an address, and returns its greeting.
         sock: Bound, and closed by `close`.
         backlog: Connections that the kernel holds until they are accepted.
         context: The TLS context, with the certificate.
     """
 
-    def __init__(self, server: Host, sock: socket, backlog: int, context: SSLContext) -> None:
+    def __init__(
+        self, greet: Callable[[str | None], Greeting], sock: socket, backlog: int, context: SSLContext
+    ) -> None:
         sock.setblocking(False)
         sock.listen(backlog)
-        self._server = server
+        self._greet = greet
         self._socket = sock
         self._context = context
         self._handshakes: set[asyncio.Task[None]] = set()
@@ -65,20 +67,15 @@ class TlsListener:
                 if error.errno in PEERS_OWN:
                     await asyncio.sleep(0)
                 else:
-                    logger.warning("No connection is accepted for %g s: %s.", PAUSE_S, error)
+                    logger.warning(
+                        "No connection is accepted for %g s: %s.", PAUSE_S, error, extra={"code": error.errno}
+                    )
                     await asyncio.sleep(PAUSE_S)
                 continue
-            self._server.make_room()
-            if self._server.full:
-                connection.close()
-            else:
-                greeting = Greeting(self._server)
-                self._server.greet(greeting, peer[0] if isinstance(peer, tuple) else None)
-                greeting.securing = task = loop.create_task(
-                    self._shake_hands(connection, greeting), name="chatx handshake"
-                )
-                self._handshakes.add(task)
-                task.add_done_callback(self._handshakes.discard)
+            greeting = self._greet(peer[0] if isinstance(peer, tuple) else None)
+            greeting.securing = task = loop.create_task(self._shake_hands(connection, greeting), name="chatx handshake")
+            self._handshakes.add(task)
+            task.add_done_callback(self._handshakes.discard)
             await asyncio.sleep(0)  # a queue of them is not to keep the loop to itself
 
     async def _shake_hands(self, connection: socket, greeting: Greeting) -> None:
@@ -92,9 +89,9 @@ class TlsListener:
             )
         except OSError as error:  # the peer went, speaks no TLS, or none that is spoken here
             logger.debug("A TLS handshake failed: %s", error)
-            self._server.part(greeting)
+            greeting.connection_lost(error)
         except BaseException:
-            self._server.part(greeting)
+            greeting.connection_lost(None)
             raise
         else:
             if not transport.is_closing():
