@@ -204,7 +204,9 @@ async def test_a_poll_that_is_turned_away_is_told_so_and_its_application_goes(mo
         await until(lambda: len(server.exchanges.health) == 1)
         async with raw(port) as second:
             second[1].write(GET % b"healthz")
-            assert (await asyncio.wait_for(first[0].read(), 10)).startswith(b"HTTP/1.1 503 ")
+            said = await asyncio.wait_for(first[0].read(), 10)
+            assert said.startswith(b"HTTP/1.1 503 ")
+            assert b"\r\nretry-after: 5\r\n" in said.lower()
             await until(lambda: ended == 1)
             with contextlib.suppress(TimeoutError):
                 assert not await asyncio.wait_for(second[0].read(1), 0.05)

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable, MutableMapping
 from http import HTTPStatus
 from typing import Any, Protocol, TypeAlias
 
 import h11
 
+from chatx.gateway.entry.admission import COME_BACK_S
 from chatx.gateway.entry.target import origin_form
 from chatx.gateway.native.farewell import UNKNOWN, Farewell, to_come
 from chatx.gateway.native.limits import LINGER_BYTES
@@ -278,6 +280,8 @@ class HttpExchange(asyncio.Protocol):
                 (b"content-length", str(len(body)).encode()),
                 (b"connection", b"close"),
             ]
+            if status == HTTPStatus.SERVICE_UNAVAILABLE:
+                headers.append((b"retry-after", b"%d" % math.ceil(COME_BACK_S)))
             self._write(h11.Response(status_code=status, headers=headers, reason=_reason(status)))
             if self._request is None or self._request.method != b"HEAD":
                 self._write(h11.Data(data=body))
