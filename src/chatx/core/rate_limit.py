@@ -61,9 +61,11 @@ class TokenBuckets:
         bucket = buckets.get(key)
         missing = 0.0
         if bucket is not None:
-            missing = max(0.0, bucket[0] - (now - bucket[1]) * self._rate)
-            if missing > self._most:
+            left = bucket[0] - (now - bucket[1]) * self._rate
+            if left > self._most:
                 return self._wait(bucket, now)
+            if left > 0.0:
+                missing = left
         buckets[key] = (missing + 1, now)
         if bucket is None:
             # Two for one: however many pairs come, the full ones go faster.
