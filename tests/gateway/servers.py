@@ -27,7 +27,13 @@ def named(handshake: Handshake) -> str | None:
 
 @asynccontextmanager
 async def served(
-    shell: str, chat: Chat, authenticate: Authenticate = named, *, port: int = 0, **options: Any
+    shell: str,
+    chat: Chat,
+    authenticate: Authenticate = named,
+    *,
+    port: int = 0,
+    uvicorn_options: dict[str, Any] | None = None,
+    **options: Any,
 ) -> AsyncIterator[int]:
     """Run the chat and serve its socket at `/socket`; the value is the port, a free one by default."""
     if shell == "native":
@@ -38,7 +44,7 @@ async def served(
     listening = socket.create_server(("127.0.0.1", port))
     # Connections inherit it: for a peer that does not read, the kernel soon takes no more.
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws_max_size=65_537))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws_max_size=65_537, **(uvicorn_options or {})))
     task = asyncio.create_task(server.serve([listening]))
     try:
         await until(lambda: server.started)

@@ -22,6 +22,7 @@ import contextlib
 import logging
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from contextlib import AbstractContextManager
 from typing import Any, TypeAlias
 
 from chatx.chat import Chat
@@ -130,7 +131,7 @@ class ChatApp:
         tasks: list[asyncio.Task[None]] = []
         try:
             await send(accept)
-            reader = asyncio.create_task(self._read(client.session, receive), name="chatx socket reader")
+            reader = asyncio.create_task(self._read(client.session, socket, receive), name="chatx socket reader")
             writer = asyncio.create_task(socket.run(), name="chatx socket writer")
             tasks += (reader, writer)
             # Whichever ends first ends both: the client went away, or the socket was closed from here.
@@ -144,7 +145,7 @@ class ChatApp:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _read(self, session: Session, receive: Receive) -> None:
+    async def _read(self, session: Session, socket: AsgiSocket, receive: Receive) -> None:
         """Read until the client goes, a little in each turn of the loop."""
         pace = Pace()
         while True:
@@ -155,7 +156,8 @@ class ChatApp:
             data = text if text is not None else message["bytes"]
             session.receive(data)
             if session.busy:
-                await session.wait_idle()
+                with socket.while_not_read():
+                    await session.wait_idle()
             if pace.over(len(data)):
                 await asyncio.sleep(0)
 
@@ -228,6 +230,10 @@ class AsgiSocket:
     def unread(self) -> int:
         """How many messages wait to be written."""
         return sum(len(bundle.texts) for bundle in self._bundles)
+
+    def while_not_read(self) -> AbstractContextManager[None]:
+        """Return a block in which the client is not read, and so is not to be taken for dead."""
+        return contextlib.nullcontext() if self._uvicorn is None else self._uvicorn.while_not_read()
 
     def ask(self) -> Callable[[], bool] | None:
         """Ping the client where the server lets it be done, and return what tells of the answer; ASGI has no ping."""

@@ -11,6 +11,8 @@ Rules:
    are uvicorn's own conditions.
 3. A frame is written whole or not at all, so that pings and closes, which are uvicorn's, never come into one.
 4. A client is asked whether it is there by uvicorn's own ping, sent before its time, since no other's answer is told.
+   While the application does not read, nothing is asked: uvicorn does not read the answers either, and would take
+   whoever gave them for dead.
 5. An application that refuses a handshake with a status of its own is to uvicorn, as of 0.54, one that answered
    nothing, and each time it logs an error; `refused` tells it otherwise.
 """
@@ -18,7 +20,8 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 try:
@@ -27,8 +30,8 @@ except ModuleNotFoundError:  # then it is not the protocol that is known here
     OPEN = None  # type: ignore[assignment]
 
 
-_PINGS = ("pending_ping_payload", "ping_timer", "send_keepalive_ping")
-"""What asking a client relies on."""
+_PINGS = ("pending_ping_payload", "ping_timer", "send_keepalive_ping", "start_keepalive", "stop_keepalive")
+"""What asking a client, and not asking it, relies on."""
 
 
 class Uvicorn:
@@ -83,6 +86,19 @@ class Uvicorn:
             protocol.ping_timer.cancel()
             protocol.send_keepalive_ping()
         return lambda: protocol.pending_ping_payload is None
+
+    @contextmanager
+    def while_not_read(self) -> Iterator[None]:
+        """Keep uvicorn from asking for an answer in a block in which the application does not read."""
+        if not self._pings:
+            yield
+            return
+        self._protocol.stop_keepalive()
+        try:
+            yield
+        finally:
+            if self.open:
+                self._protocol.start_keepalive()
 
     def refused(self) -> None:
         """Note that the handshake is answered, by a response of the application's."""
