@@ -109,7 +109,11 @@ class Telemetry:
                 if from_signal(error):
                     raise
                 self._detach(event, entry)
-                logger.exception("A telemetry handler for %s raised and was detached.", event)
+                logger.exception(
+                    "A telemetry handler for %s raised and was detached.",
+                    event,
+                    extra={"event": event, "room": metadata.get("room_id"), "user": metadata.get("user_id")},
+                )
 
     def _detach(self, event: str, entry: tuple[str, Handler]) -> None:
         left = tuple(each for each in self._handlers.get(event, ()) if each is not entry)

@@ -566,7 +566,7 @@ def test_a_failures_text_is_cut(caplog: pytest.LogCaptureFixture) -> None:
         Boundary(5000, Telemetry()).plain("a", verbose)
     assert len(str(caught.value)) == TEXT_CHARACTERS + 1
     assert len(caplog.records[0].getMessage()) < 2 * TEXT_CHARACTERS
-    assert (vars(caplog.records[0])["adapter"], vars(caplog.records[0])["failure"]) == ("a", "raised")
+    assert (vars(caplog.records[0])["adapter"], vars(caplog.records[0])["code"]) == ("a", "raised")
 
 
 def test_an_exception_without_text_is_contained() -> None:

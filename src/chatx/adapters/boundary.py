@@ -32,6 +32,7 @@ from typing import Any, NoReturn, TypeAlias
 from chatx.adapters.threads import AdapterThreads, Busy
 from chatx.core.interrupts import from_signal
 from chatx.core.log_limit import LogLimit
+from chatx.core.message import Draft, Message
 from chatx.errors import AdapterError, Blocked, ChatError, Closed, ConfigError, Unauthorized
 from chatx.telemetry import Telemetry
 
@@ -145,7 +146,7 @@ class Boundary:
         except BaseException as error:
             if from_signal(error):
                 raise
-            return self.failed(name, "raised", error)
+            return self.failed(name, "raised", error, args=args)
 
     async def awaiting(self, name: str, function: Callable[..., Awaitable[Any]], *args: Any, **kwargs: Any) -> Any:
         """Await a call of an async function, within the timeout; errors as `plain`."""
@@ -163,7 +164,7 @@ class Boundary:
                     raise
                 return _Raised(error)
 
-        return await self._bounded(name, asyncio.get_running_loop().create_task(run()), None)
+        return await self._bounded(name, asyncio.get_running_loop().create_task(run()), None, args)
 
     async def in_thread(self, name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Await a call of a plain function in a thread, within the timeout; errors as `plain`."""
@@ -177,8 +178,16 @@ class Boundary:
         """Return a `call` whose threads are shared by calls of this kind only, so that others are not held up."""
         return functools.partial(self._call, kind)
 
-    def failed(self, name: str, failure: str, cause: object, running: asyncio.Future[Any] | None = None) -> NoReturn:
-        """Count and log a failure, and raise it as `AdapterFailure`."""
+    def failed(
+        self,
+        name: str,
+        failure: str,
+        cause: object,
+        running: asyncio.Future[Any] | None = None,
+        *,
+        args: tuple[object, ...] = (),
+    ) -> NoReturn:
+        """Count and log a failure of a call with these arguments, and raise it as `AdapterFailure`."""
         self.failures[name] = self.failures.get(name, 0) + 1
         error = cause if isinstance(cause, BaseException) else None
         text = _text(cause)
@@ -191,7 +200,7 @@ class Boundary:
                 text,
                 f" ({left_out} failures like it were not logged)" if left_out else "",
                 exc_info=error,
-                extra={"adapter": name, "failure": failure},
+                extra={"adapter": name, "code": failure, **_about(args)},
             )
         if self._telemetry.watched("adapter_failure"):
             self._telemetry.emit("adapter_failure", {}, {"adapter": name, "failure": failure})
@@ -209,7 +218,12 @@ class Boundary:
         hung += sum(await asyncio.gather(*(each.close(timeout_s) for each in self._threads.values())))
         self._threads.clear()
         if hung:
-            logger.error("%d adapter calls did not end within %.1f s and were left behind.", hung, timeout_s)
+            logger.error(
+                "%d adapter calls did not end within %.1f s and were left behind.",
+                hung,
+                timeout_s,
+                extra={"code": "timeout", "calls": hung},
+            )
 
     def _check_open(self) -> None:
         if self._closed:
@@ -228,20 +242,24 @@ class Boundary:
         try:
             future = threads.run(function, *args, **kwargs)
         except Busy as busy:
-            self.failed(name, "busy", str(busy))
-        answer = await self._bounded(name, future, threads)
+            self.failed(name, "busy", str(busy), args=args)
+        answer = await self._bounded(name, future, threads, args)
         if inspect.iscoroutine(answer):
             answer.close()
-            self.failed(name, "wrong_answer", "it is a plain function and answered a coroutine; make it `async def`")
+            wrong = "it is a plain function and answered a coroutine; make it `async def`"
+            self.failed(name, "wrong_answer", wrong, args=args)
         return answer
 
-    async def _bounded(self, name: str, future: asyncio.Future[Any], threads: AdapterThreads | None) -> Any:
+    async def _bounded(
+        self, name: str, future: asyncio.Future[Any], threads: AdapterThreads | None, args: tuple[object, ...]
+    ) -> Any:
         future.add_done_callback(self._ended)
         try:
             await self._wait(future, self.timeout_s)
             if threads is not None and not future.done():
                 if threads.withdraw(future):
-                    self.failed(name, "busy", f"earlier calls have had all of its threads for {self.timeout_s} s")
+                    had = f"earlier calls have had all of its threads for {self.timeout_s} s"
+                    self.failed(name, "busy", had, args=args)
                 # The time that it waited for a thread is not the adapter's.
                 began = threads.begun_at(future)
                 now = future.get_loop().time()
@@ -257,21 +275,21 @@ class Boundary:
         if not future.done():
             if threads is None:
                 future.cancel()
-            self.failed(name, "timeout", f"no answer within {self.timeout_s} s", future)
+            self.failed(name, "timeout", f"no answer within {self.timeout_s} s", future, args=args)
         if future.cancelled():
             if self._closed:
                 raise AdapterFailure("stopped", "The chat was stopped before the adapter answered.")
-            self.failed(name, "raised", "it raised CancelledError")
+            self.failed(name, "raised", "it raised CancelledError", args=args)
         error = future.exception()
         if error is None:
             answer = future.result()
             if isinstance(answer, _Raised):
-                self.failed(name, "raised", answer.error)
+                self.failed(name, "raised", answer.error, args=args)
             return answer
         try:
             if isinstance(error, ChatError):
                 raise error
-            return self.failed(name, "raised", error)
+            return self.failed(name, "raised", error, args=args)
         finally:
             del error, future  # its traceback has this frame: together they would wait for the collector
 
@@ -347,9 +365,9 @@ class Guard:
         except BaseException as error:
             if from_signal(error):
                 raise
-            raise self._failed("raised", error) from None
+            raise self._failed("raised", error, args) from None
         if answer is not True:
-            raise self._no(answer)
+            raise self._no(answer, args)
 
     async def ask_awaiting(self, *args: str) -> None:
         """Ask an async adapter; errors as `ask`."""
@@ -358,28 +376,41 @@ class Guard:
         except self._refusal:
             raise
         except ChatError as error:
-            raise self._failed("raised", error) from None
+            raise self._failed("raised", error, args) from None
         except AdapterFailure as failure:
             if failure.failure == "stopped":
                 raise Closed("The chat was stopped before the adapter answered.") from None
             raise self._refused() from None
         if answer is not True:
-            raise self._no(answer)
+            raise self._no(answer, args)
 
-    def _no(self, answer: object) -> ChatError:
+    def _no(self, answer: object, args: tuple[str, ...]) -> ChatError:
         if answer is False:
             return self._refusal()
         if inspect.iscoroutine(answer):
             answer.close()
-        return self._failed("wrong_answer", f"it answered {type(answer).__name__}, and must answer True or False")
+        wrong = f"it answered {type(answer).__name__}, and must answer True or False"
+        return self._failed("wrong_answer", wrong, args)
 
-    def _failed(self, failure: str, cause: object) -> AdapterError:
+    def _failed(self, failure: str, cause: object, args: tuple[str, ...]) -> AdapterError:
         with contextlib.suppress(AdapterFailure):
-            self._boundary.failed(self._name, failure, cause)
+            self._boundary.failed(self._name, failure, cause, args=args)
         return self._refused()
 
     def _refused(self) -> AdapterError:
         return AdapterError(f"The {self._role} adapter {self._name} failed, so this was refused; try again later.")
+
+
+def _about(args: tuple[object, ...]) -> dict[str, str]:
+    """Return as fields of the log which user and room a call was about, where its arguments say so."""
+    match args:
+        case (str() as user_id, str() as room_id, "join" | "subscribe" | "send"):
+            return {"user": user_id, "room": room_id}
+        case (str() as user_id, Message() as message):
+            return {"user": user_id, "room": message.room_id}
+        case (Draft() | Message() as sent,):
+            return {"user": sent.user_id, "room": sent.room_id}
+    return {}  # a text alone may be what somebody wrote, which is not for the log
 
 
 def _text(cause: object) -> str:

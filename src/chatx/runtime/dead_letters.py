@@ -143,7 +143,7 @@ class DeadLetters:
                 "%d calls of on_dead_letter did not end in time, and %d dead letters were not given to it.",
                 len(hung),
                 len(self._untold),
-                extra={"adapter": "on_dead_letter"},
+                extra={"adapter": "on_dead_letter", "code": "timeout"},
             )
             self._untold.clear()
             await asyncio.wait(hung)
@@ -159,7 +159,12 @@ class DeadLetters:
                 "A dead letter was not given to on_dead_letter, nor were %d before it: %d wait for that already.",
                 left_out,
                 len(self._untold),
-                extra={"adapter": "on_dead_letter", "room": letter.message.room_id},
+                extra={
+                    "adapter": "on_dead_letter",
+                    "room": letter.message.room_id,
+                    "user": letter.user_id,
+                    "code": "queue_full",
+                },
             )
 
     def _tell_next(self) -> None:

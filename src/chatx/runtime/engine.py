@@ -363,7 +363,11 @@ class Engine:
             async with asyncio.timeout_at(deadline):
                 await self._quiet.wait()
         except TimeoutError:
-            logger.error("%d sends were still in their middlewares when the drain timeout passed.", self._sending)
+            logger.error(
+                "%d sends were still in their middlewares when the drain timeout passed.",
+                self._sending,
+                extra={"code": "timeout", "sends": self._sending},
+            )
 
     async def _conclude(self, deadline: float) -> None:
         if not self.storage.serves_history:
@@ -372,7 +376,9 @@ class Engine:
             async with asyncio.timeout_at(max(deadline, self.loop.time() + GRACE_S)):
                 await self.rooms.conclude()
         except TimeoutError:
-            logger.error("Not every room's end could be recorded in time; those begin a new epoch.")
+            logger.error(
+                "Not every room's end could be recorded in time; those begin a new epoch.", extra={"code": "timeout"}
+            )
 
     def _end(self) -> None:
         self._sweeper.cancel()

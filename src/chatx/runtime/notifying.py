@@ -168,7 +168,10 @@ class Notifying:
                 self._divide(parcel, parcel.users)
         except Exception:
             # Ours, not the adapter's, which is contained.
-            logger.exception("The notifying worker failed; the message is tried again.", extra={"adapter": self._name})
+            logger.exception(
+                "The notifying worker failed; the message is tried again.",
+                extra={"adapter": self._name, "room": parcel.message.room_id, "code": "internal"},
+            )
             self._schedule(parcel, self._tick_s)
         finally:
             if parcel.running is None:

@@ -351,10 +351,20 @@ class RoomProcess:
                 self.room, effects = self.room.rebuilt()
                 self._report(effects)
             except Exception:
-                logger.exception("Room %r could not be rebuilt and is closed.", self.room_id)
+                logger.exception(
+                    "Room %r could not be rebuilt and is closed.",
+                    self.room_id,
+                    extra={"room": self.room_id, "code": RoomUnavailable.code},
+                )
                 often = True
         self._count()
-        logger.error("Room %r crashed and %s.", self.room_id, "is closed" if often else "was rebuilt", exc_info=cause)
+        logger.error(
+            "Room %r crashed and %s.",
+            self.room_id,
+            "is closed" if often else "was rebuilt",
+            exc_info=cause,
+            extra={"room": self.room_id, "code": RoomUnavailable.code, "restarts": self.crashes},
+        )
         if self._telemetry.watched("room_crash"):
             self._telemetry.emit("room_crash", {"restarts": self.crashes}, {"room_id": self.room_id, "closed": often})
         if not often:
@@ -391,7 +401,12 @@ class RoomProcess:
         if effects.raised or effects.full:
             self._count()
         for subscriber, error in effects.raised:
-            logger.error("A subscriber of room %r raised and is out.", self.room_id, exc_info=error)
+            logger.error(
+                "A subscriber of room %r raised and is out.",
+                self.room_id,
+                exc_info=error,
+                extra={"room": self.room_id, "code": SubscriberFailed.code},
+            )
             if self._telemetry.watched("subscriber_failed"):
                 self._telemetry.emit("subscriber_failed", {}, {"room_id": self.room_id})
             self._end(subscriber, SubscriberFailed())
@@ -415,7 +430,11 @@ class RoomProcess:
         except BaseException as raised:
             if from_signal(raised):
                 raise
-            logger.exception("What a subscriber of room %r does at its end raised.", self.room_id)
+            logger.exception(
+                "What a subscriber of room %r does at its end raised.",
+                self.room_id,
+                extra={"room": self.room_id, "code": SubscriberFailed.code},
+            )
 
     def _told(self, event: str, user_id: str) -> None:
         self._telemetry.emit(event, {"members": len(self.room.presence)}, {"room_id": self.room_id, "user_id": user_id})

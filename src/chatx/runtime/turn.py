@@ -80,7 +80,10 @@ class Turn:
                     try:
                         what.flush()
                     except Exception:
-                        logger.exception("A flush raised, which it must not; the others are flushed all the same.")
+                        logger.exception(
+                            "A flush raised, which it must not; the others are flushed all the same.",
+                            extra={"room": getattr(what, "room_id", None), "code": "internal"},
+                        )
         except BaseException:
             # Only a signal's exception gets here; those behind it are flushed in a turn of their own.
             for what in rest:
