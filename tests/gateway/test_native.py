@@ -23,6 +23,7 @@ from chatx.gateway.native import server as websocket
 from chatx.gateway.native.reading import PIECE_BYTES
 from chatx.gateway.native.server import NativeServer
 from chatx.gateway.wire.bounds import PENDING_PUSHES
+from tests.gateway.echo import EchoEntrance
 from tests.gateway.fakes import chatx_tasks
 from tests.gateway.loops import on_each_loop
 from tests.gateway.phoenix_peer import raw_frame
@@ -117,6 +118,19 @@ async def test_a_chat_that_does_not_run_is_a_503_and_so_is_a_server_that_drains(
         assert (await answer(port, HANDSHAKE % b"ada")).startswith(b"HTTP/1.1 503 ")
         assert (await answer(port, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")).startswith(b"HTTP/1.1 404 ")
         await chat.stop()
+
+
+async def test_a_handshake_that_fails_here_is_a_500_and_the_log_says_whose(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(EchoEntrance):
+        async def admit(self, *args: Any) -> Any:
+            raise LookupError("a fault of ours")
+
+    async with Chat() as chat, native(chat) as (server, port):
+        server.entrance = Broken(chat)
+        assert (await answer(port, HANDSHAKE % b"ada")).startswith(b"HTTP/1.1 500 ")
+        assert len(server.entrance.begin(None)[0].admission) == 1  # the one that was begun here
+    (record,) = caplog.records
+    assert (record.levelname, record.__dict__["address"]) == ("ERROR", "127.0.0.1")
 
 
 async def test_an_authenticate_that_fails_is_a_refusal() -> None:

@@ -141,6 +141,8 @@ async def test_nothing_that_an_application_raises_ends_the_server(
             assert got.startswith(b"HTTP/1.1 500 ")
         await until(lambda: not server.exchanges)
     assert [len(record.message) < 400 for record in caplog.records] == [True, True]
+    assert {record.__dict__["address"] for record in caplog.records} == {"127.0.0.1"}
+    assert {record.__dict__["path"] for record in caplog.records} == {"/" + "a" * (http.LOGGED_PATH - 1)}
 
 
 async def test_a_client_that_goes_before_its_answer_is_no_line_of_the_log(caplog: pytest.LogCaptureFixture) -> None:

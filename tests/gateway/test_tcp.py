@@ -185,7 +185,7 @@ async def test_a_protocol_that_fails_ends_its_own_connection(caplog: pytest.LogC
     _, far = connected(protocol)
     far.sendall(b"hello")
     assert isinstance(await protocol.lost, LookupError)
-    assert [record.levelno for record in caplog.records] == [logging.ERROR]
+    assert [(record.levelno, record.__dict__["address"]) for record in caplog.records] == [(logging.ERROR, None)]
     far.close()
 
 

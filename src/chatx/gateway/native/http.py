@@ -21,6 +21,7 @@ from chatx.gateway.entry.target import origin_form
 from chatx.gateway.native.farewell import UNKNOWN, Farewell, to_come
 from chatx.gateway.native.limits import LINGER_BYTES
 from chatx.gateway.native.patience import Patience
+from chatx.gateway.native.tcp import address_of
 
 logger: logging.Logger = logging.getLogger("chatx")
 
@@ -105,8 +106,7 @@ class HttpExchange(asyncio.Protocol):
         self._timer = self._loop.call_later(BODY_S, self._late)
         self._left_s = 0.0  # of the application's time, while the client is waited for
         self._patience = Patience(transport)
-        peer = transport.get_extra_info("peername")
-        self.address: str | None = peer[0] if isinstance(peer, tuple) else None
+        self.address: str | None = address_of(transport.get_extra_info("peername"))
 
     @property
     def transport(self) -> asyncio.Transport:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 from collections.abc import Callable
 from socket import socket
 from typing import Final
 
 from chatx.gateway.native.greeting import Greeting
-from chatx.gateway.native.tcp import LATER, PEERS_OWN, TcpTransport
+from chatx.gateway.native.tcp import LATER, PEERS_OWN, TcpTransport, address_of
 
 logger: logging.Logger = logging.getLogger("chatx")
 
@@ -18,6 +19,11 @@ ACCEPTED_AT_ONCE: Final = 64
 
 PAUSE_S: Final = 1.0
 """Seconds until accepting is tried again where the process has no more files or memory."""
+
+
+def code_of(error: OSError) -> str | None:
+    """Return what the system calls an error, such as `EMFILE`, for a field of the log."""
+    return errno.errorcode.get(error.errno or 0)
 
 
 class TcpListener:
@@ -57,8 +63,10 @@ class TcpListener:
             except OSError as error:
                 if error.errno in PEERS_OWN:
                     continue
-                logger.warning("No connection is accepted for %g s: %s.", PAUSE_S, error, extra={"code": error.errno})
+                logger.warning(
+                    "No connection is accepted for %g s: %s.", PAUSE_S, error, extra={"code": code_of(error)}
+                )
                 self._loop.remove_reader(self._socket.fileno())
                 self._timer = self._loop.call_later(PAUSE_S, self._listen)
                 return
-            TcpTransport(self._loop, connection, peer, self._greet(peer[0] if isinstance(peer, tuple) else None))
+            TcpTransport(self._loop, connection, peer, self._greet(address_of(peer)))

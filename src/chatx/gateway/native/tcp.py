@@ -152,7 +152,7 @@ class TcpTransport(asyncio.Transport):
                 self.pause_reading()
         except Exception as error:
             # A protocol's fault ends its connection, and no other.
-            logger.exception("A connection failed.")
+            logger.exception("A connection failed.", extra={"address": address_of(self._peer)})
             self._fail(error)
             return
         # A reset behind what was read: uvloop tells of it once, together with what there is to read, and then no more.
@@ -246,7 +246,7 @@ class TcpTransport(asyncio.Transport):
             self._protocol.resume_writing()
         except Exception as error:
             # A protocol's fault ends its connection, and no other.
-            logger.exception("A connection failed.")
+            logger.exception("A connection failed.", extra={"address": address_of(self._peer)})
             self._fail(error)
             return
         if self._waiting is not None:  # by what was just written
@@ -281,6 +281,11 @@ class TcpTransport(asyncio.Transport):
             protocol.connection_lost(error)
         finally:
             self._socket.close()
+
+
+def address_of(peer: object) -> str | None:
+    """Return the address of a peer's name; a Unix socket's peer has none."""
+    return peer[0] if isinstance(peer, tuple) else None
 
 
 def direct_of(transport: asyncio.Transport) -> Callable[[bytes], int | None]:

@@ -13,7 +13,8 @@ from socket import socket
 from ssl import SSLContext
 
 from chatx.gateway.native.greeting import HEAD_S, Greeting
-from chatx.gateway.native.tcp import PEERS_OWN
+from chatx.gateway.native.listener import code_of
+from chatx.gateway.native.tcp import PEERS_OWN, address_of
 from chatx.gateway.native.writing import CLOSE_S
 
 logger: logging.Logger = logging.getLogger("chatx")
@@ -68,11 +69,11 @@ class TlsListener:
                     await asyncio.sleep(0)
                 else:
                     logger.warning(
-                        "No connection is accepted for %g s: %s.", PAUSE_S, error, extra={"code": error.errno}
+                        "No connection is accepted for %g s: %s.", PAUSE_S, error, extra={"code": code_of(error)}
                     )
                     await asyncio.sleep(PAUSE_S)
                 continue
-            greeting = self._greet(peer[0] if isinstance(peer, tuple) else None)
+            greeting = self._greet(address_of(peer))
             greeting.securing = task = loop.create_task(self._shake_hands(connection, greeting), name="chatx handshake")
             self._handshakes.add(task)
             task.add_done_callback(self._handshakes.discard)
