@@ -15,7 +15,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Protocol, TypeVar
+from typing import ParamSpec, Protocol, TypeVar
 
 from chatx.core.fanout import Callback, Subscriber
 from chatx.core.history import History
@@ -40,6 +40,7 @@ from chatx.telemetry import Telemetry
 
 logger: logging.Logger = logging.getLogger("chatx")
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 RESTARTS = 3
@@ -232,7 +233,7 @@ class RoomProcess:
         self._refs += 1
         ref = f"{self._refs:x}"
         try:
-            first = self._contained(lambda room: room.join(user_id, PresenceMeta(ref, now_ms)))
+            first = self._contained(self.room.join, user_id, PresenceMeta(ref, now_ms))
         except RoomUnavailable:
             # The crash may have come after the membership began: nobody would end it.
             self.room.presence.remove(user_id, ref)
@@ -247,7 +248,7 @@ class RoomProcess:
     def leave(self, user_id: str, ref: str) -> bool:
         """End a membership; return whether there was one. Never raises: what is gone is left."""
         try:
-            left = self._contained(lambda room: room.leave(user_id, ref))
+            left = self._contained(self.room.leave, user_id, ref)
         except RoomUnavailable:
             # The crash may have come before the membership ended: the rebuilt room is asked once more.
             left = self._error is None and self.room.presence.remove(user_id, ref)
@@ -275,7 +276,7 @@ class RoomProcess:
         One without a mailbox and a callback is in the room and gets nothing, until it is attached again with either.
         """
         self.settle()
-        self._contained(lambda room: room.fanout.add(subscriber))
+        self._contained(self.room.fanout.add, subscriber)
         self._count()
 
     @property
@@ -334,10 +335,11 @@ class RoomProcess:
             self._count()
             self._end(subscriber, error)
 
-    def _contained(self, step: Callable[[Room], T]) -> T:
-        self.check()
+    def _contained(self, step: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        if self._error is not None:
+            raise self._error.again()
         try:
-            return step(self.room)
+            return step(*args, **kwargs)
         except Exception as error:
             raise self._crashed(error) from error
 

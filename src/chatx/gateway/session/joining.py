@@ -101,19 +101,24 @@ class Joining:
     async def join(self, join: Join) -> None:
         """Take the session into the room that the client asks for, or refuse it."""
         session = self._session
+        engine = session.engine
+        first: Page | Unrecovered | None = None
         try:
             after = parse(join.payload, Resume).position
             position = Position(after.epoch, after.offset) if after is not None else None
             if not session.identity.may_join(join.room_id):
                 valid_id(join.room_id, "room_id")
                 raise Unauthorized
-            known = session.engine.rooms.find(join.room_id) is not None
-            process = await session.engine.enter(join.room_id, session.user_id, "join", at_a_place=position is not None)
+            known = engine.rooms.find(join.room_id) is not None
+            process = await engine.enter(join.room_id, session.user_id, "join", at_a_place=position is not None)
             if not known:
-                session.gateway.allowances.began(session.user_id, session.engine.loop.time())
+                session.gateway.allowances.began(session.user_id, engine.loop.time())
             with process.held():
-                await session.engine.authorize(session.user_id, join.room_id, "subscribe")
-                first = await self._first(process, position)
+                await engine.authorize(session.user_id, join.room_id, "subscribe")
+                if position is None:
+                    process.check()
+                else:
+                    first = self._first(process, position) or await self._page(process, position)
             if not session.identity.may_join(join.room_id):  # a new token came meanwhile
                 raise Unauthorized
             ref = process.join(session.user_id, time.time_ns() // 1_000_000)
@@ -135,15 +140,12 @@ class Joining:
             session.carry_out(waited)
             await self._replay(membership, position, first)
 
-    async def _first(self, process: RoomProcess, position: Position | None) -> Page | Unrecovered | None:
-        """Return the first of what was missed, why it cannot be had, or None for who missed nothing."""
-        if position is None:
-            process.check()
-            return None
+    def _first(self, process: RoomProcess, position: Position) -> Page | Unrecovered | None:
+        """Return the first page of what was missed, or why it cannot be had; None where `_page` has to wait for it."""
         missed = process.offset - position.offset
         if missed > self._session.engine.config.resume_max_messages and position.epoch == process.head.epoch:
             return "too_many"
-        return await self._page(process, position)
+        return self._page_at_once(process, position)
 
     async def _replay(self, membership: Membership, reached: Position, page: Page) -> None:
         """Write what was missed, and what is published meanwhile, until there is no more of it."""
@@ -170,19 +172,28 @@ class Joining:
 
     async def _page(self, process: RoomProcess, after: Position) -> Page | Unrecovered:
         """Return some of what follows, once the client has taken what was written; from there on nothing is awaited."""
+        page = self._page_at_once(process, after)
+        if page is not None:
+            return page
         session = self._session
         reading = session.gateway.reading
-        page = None
-        if session.socket.direct is not None:
-            # Nothing waits before it, so that what memory has is not waited for either.
+        async with session.pages:
+            await session.socket.drained()
             page = session.engine.page_in_memory(process, after, reading.at_once)
-        if page is None:
-            async with session.pages:
-                await session.socket.drained()
-                page = session.engine.page_in_memory(process, after, reading.at_once)
-                if page is None:
-                    async with reading.turn(session.user_id):
-                        page = await session.engine.next_page(process, after, reading.at_once)
+            if page is None:
+                async with reading.turn(session.user_id):
+                    page = await session.engine.next_page(process, after, reading.at_once)
+        if isinstance(page, Page):
+            reading.charge(session.user_id, page.entries)
+        return page
+
+    def _page_at_once(self, process: RoomProcess, after: Position) -> Page | Unrecovered | None:
+        """Return some of what follows where neither the client nor the store has to be waited for, else None."""
+        session = self._session
+        if session.socket.direct is None:
+            return None
+        reading = session.gateway.reading
+        page = session.engine.page_in_memory(process, after, reading.at_once)
         if isinstance(page, Page):
             reading.charge(session.user_id, page.entries)
         return page

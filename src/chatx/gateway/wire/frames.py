@@ -249,12 +249,12 @@ def encode_frame(version: Version, join_ref: Ref, ref: Ref, topic: str, event: s
         UnicodeEncodeError: A text holds a lone surrogate.
     """
     body: object = payload
-    if isinstance(payload, bytes):
+    if not isinstance(payload, (Struct, dict)):  # these two first, since nearly all are
+        if not isinstance(payload, bytes):
+            raise TypeError(f"payload is a {type(payload).__name__}; expected a dict, Struct or JSON bytes. Wrap it.")
         if not payload.startswith(b"{"):
             raise TypeError("payload bytes are no JSON object; expected them to start with '{'. Encode a dict.")
         body = Raw(payload)
-    elif not isinstance(payload, (dict, Struct)):
-        raise TypeError(f"payload is a {type(payload).__name__}; expected a dict, Struct or JSON bytes. Wrap it.")
     if version == 2:
         return _encode((join_ref, ref, topic, event, body)).decode()
     return _encode(_SentV1(topic, event, body, ref)).decode()
