@@ -12,12 +12,14 @@ from websockets.frames import Opcode
 
 from chatx.chat import Chat
 from chatx.core.rate_limit import RateLimit
-from chatx.gateway.asgi.app import ChatApp
+from chatx.gateway.asgi.app import WRITE_STALL_S, AsgiSocket, ChatApp
+from chatx.gateway.longpoll.app import POST_S
 from chatx.gateway.longpoll.poller import ABANDONED_S
 from chatx.gateway.native.stream import Stream
 from chatx.gateway.session.expiry import DOUBTS, TICK_S
 from chatx.gateway.session.gateway import Gateway
-from chatx.gateway.session.socket import Flow
+from chatx.gateway.session.progress import taken_within
+from chatx.gateway.session.socket import Bundle, Flow
 from chatx.gateway.wire.bounds import IDLE_TIMEOUT_S, PENDING_PUSHES
 from chatx.testing import VirtualLoop
 from tests.gateway.fakes import Client, FakeServer, settle
@@ -25,7 +27,7 @@ from tests.gateway.phoenix_peer import raw_frame
 from tests.gateway.raw_peer import masked, next_frame, opened
 from tests.gateway.real_client import until
 from tests.gateway.servers import SHELLS, named, served
-from tests.longpoll.polling import PollingClient, inside
+from tests.longpoll.polling import NDJSON, Call, PollingClient, inside
 from tests.virtual import turns, virtual
 
 BELIEVED_S = (DOUBTS + 1) * TICK_S
@@ -139,6 +141,58 @@ async def test_a_poll_that_came_in_time_is_taken_after_a_turn_that_took_longer_t
         assert (await poll).status == 204
         await asyncio.sleep(ABANDONED_S + BELIEVED_S)
         assert await ada.poll() == (410, [])
+
+
+@virtual
+async def test_a_post_that_came_in_time_is_taken_after_a_turn_that_took_longer_than_its_time() -> None:
+    async with Chat() as chat:
+        app = chat.asgi(authenticate=named)
+        ada = PollingClient(inside(app))
+        await ada.open()
+        call = Call(app, "POST", f"vsn=2.0.0&user_id=ada&token={ada.token}", headers={"content-type": NDJSON})
+        request = call.inbox.get_nowait()
+        await settle()
+        takes(POST_S + 1)
+        await turns(1)
+        call.inbox.put_nowait(request)  # which the server comes to now
+        assert (await call.reply()).body == {"status": 200}
+
+
+@virtual
+async def test_a_write_that_is_taken_after_a_turn_longer_than_its_time_is_not_given_up() -> None:
+    taken = asyncio.Event()
+
+    async def send(message: Any) -> None:
+        await taken.wait()
+
+    socket = AsgiSocket(send, 1000)
+    writing = asyncio.create_task(socket.run())
+    socket.write(Bundle(["one"]))
+    await asyncio.sleep(1)
+    takes(2 * WRITE_STALL_S)
+    await turns(3)  # the server comes to know of what was taken, and tells
+    assert not writing.done()
+    taken.set()
+    await settle()
+    socket.write(Bundle(["two"]))
+    taken.clear()
+    await asyncio.sleep(WRITE_STALL_S - 1)
+    assert not writing.done()
+    await asyncio.sleep(2)
+    assert writing.cancelled()
+
+
+@virtual
+async def test_a_response_that_is_taken_after_a_turn_longer_than_its_time_is_not_given_up() -> None:
+    async with taken_within(10, None):
+        await asyncio.sleep(1)
+        takes(20)
+        await turns(3)
+    with pytest.raises(TimeoutError):
+        async with taken_within(10, None):
+            await asyncio.sleep(1)
+            takes(20)
+            await asyncio.sleep(10)
 
 
 class Unread(asyncio.Transport):

@@ -188,6 +188,7 @@ class AsgiSocket:
         self._fields = fields
         self._transport = transport
         self._untaken = 0  # when it was looked last
+        self._look_at = 0.0  # when it is to be looked next
         self._uvicorn = uvicorn
         self._limit_bytes = limit_bytes
         self._loop = asyncio.get_running_loop()
@@ -318,20 +319,25 @@ class AsgiSocket:
         """See to it that a write which takes too long is given up: one timer for many writes, not one for each."""
         if self._timer is None:
             self._untaken = 0
-            self._timer = self._loop.call_later(WRITE_STALL_S / LOOKS, self._check_writing)
+            self._look_in(WRITE_STALL_S / LOOKS)
+
+    def _look_in(self, seconds: float) -> None:
+        self._look_at = self._loop.time() + seconds
+        self._timer = self._loop.call_at(self._look_at, self._check_writing)
 
     def _check_writing(self) -> None:
         self._timer = None
         if self._wake is not None or self._writer is None:
             return  # nothing is being written
         now = self._loop.time()
+        self._began += max(0.0, now - self._look_at)  # it was the loop that took so long
         if self._transport is not None:
             before, self._untaken = self._untaken, untaken(self._transport)
             if self._untaken < before:
                 self._began = now  # slowly, but it takes something
         left = self._began + WRITE_STALL_S - now
         if left > 0:
-            self._timer = self._loop.call_later(min(left, WRITE_STALL_S / LOOKS), self._check_writing)
+            self._look_in(min(left, WRITE_STALL_S / LOOKS))
         else:
             self._writer.cancel()
             if self._uvicorn is not None:

@@ -38,7 +38,7 @@ from chatx.gateway.longpoll.outbox import OutOfStep
 from chatx.gateway.longpoll.poller import Poller
 from chatx.gateway.session.entrance import Entrance
 from chatx.gateway.session.pace import Pace
-from chatx.gateway.session.progress import taken_within, transport_of
+from chatx.gateway.session.progress import taken_within, transport_of, within
 from chatx.gateway.session.session import Session
 from chatx.gateway.wire.closes import CLOSE_GOING_AWAY, CLOSE_MALFORMED, CLOSE_TOO_LARGE, CLOSE_TRY_LATER
 from chatx.gateway.wire.excess import Excess
@@ -55,7 +55,7 @@ POLL_S: Final = 10.0
 """Seconds that a poll waits for messages; phoenix.js waits for 20 s."""
 
 POST_S: Final = 10.0
-"""Seconds in which a post must have come and been taken."""
+"""Seconds in which a post must have come and been taken; of a turn of the loop that takes long a quarter counts."""
 
 WRITE_STALL_S: Final = 10.0
 """Seconds in which a client must take something of a response, where that can be seen; else all of it."""
@@ -209,7 +209,7 @@ class LongPoll:
             raise Refused(429, "full", f"{MAX_POSTS} posts of one session are under way, which is the bound.")
         poller.posts += 1
         try:
-            async with asyncio.timeout(POST_S):
+            async with within(POST_S):
                 # What has come is taken, however long that takes; a body that comes slowly holds up no server.
                 async with bounded_when_stopping(exchange.scope):
                     body = await exchange.body()

@@ -47,18 +47,29 @@ def transport_of(receive: Any) -> asyncio.Transport | None:
 
 
 @asynccontextmanager
+async def within(seconds: float) -> AsyncIterator[None]:
+    """Bound a block in time, as `asyncio.timeout` does, but so that no single turn of the loop uses the time up.
+
+    What a client sent or took in such a turn is not known before the next one.
+
+    Raises:
+        TimeoutError: The block took longer.
+    """
+    async with taken_within(seconds, None):
+        yield
+
+
+@asynccontextmanager
 async def taken_within(seconds: float, transport: asyncio.Transport | None) -> AsyncIterator[None]:
     """Write within it to a peer that must take something in so many seconds, counted anew from each byte it takes.
 
-    Without a transport to look at, all of it must be taken in that time.
+    Without a transport to look at, all of it must be taken in that time. A single turn of the loop uses up a quarter of
+    the time at most, however long it takes.
 
     Raises:
         TimeoutError: It took nothing.
     """
-    async with asyncio.timeout(seconds) as bound:
-        if transport is None:
-            yield
-            return
+    async with asyncio.timeout(None) as bound:
         looks = _Looks(transport, bound, seconds)
         try:
             yield
@@ -67,24 +78,27 @@ async def taken_within(seconds: float, transport: asyncio.Transport | None) -> A
 
 
 class _Looks:
-    """Looks at a transport now and then, and puts a time off where its peer has taken something."""
+    """Looks at a transport now and then, and ends a time after `LOOKS` looks at which its peer had taken nothing."""
 
-    def __init__(self, transport: asyncio.Transport, bound: asyncio.Timeout, seconds: float) -> None:
+    def __init__(self, transport: asyncio.Transport | None, bound: asyncio.Timeout, seconds: float) -> None:
         self._transport = transport
         self._bound = bound
         self._seconds = seconds
         self._loop = asyncio.get_running_loop()
-        self._again(0)
+        self._again(0, 0)
 
     def end(self) -> None:
         """Look no more."""
         self._timer.cancel()
 
-    def _again(self, left: int) -> None:
-        self._timer = self._loop.call_later(self._seconds / LOOKS, self._look, left)
+    def _again(self, left: int, quiet: int) -> None:
+        self._timer = self._loop.call_later(self._seconds / LOOKS, self._look, left, quiet)
 
-    def _look(self, before: int) -> None:
-        left = untaken(self._transport)
-        if left < before and not self._bound.expired():
-            self._bound.reschedule(self._loop.time() + self._seconds)
-        self._again(left)
+    def _look(self, before: int, quiet: int) -> None:
+        left = untaken(self._transport) if self._transport is not None else 0
+        if left < before:
+            self._again(left, 0)
+        elif quiet + 1 < LOOKS:
+            self._again(left, quiet + 1)
+        else:
+            self._bound.reschedule(self._loop.time())
