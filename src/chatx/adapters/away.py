@@ -1,7 +1,7 @@
 """Which failures of persistence say that the store is away, rather than that a message is at fault.
 
-A timeout, an `OSError` (refused, reset, no route, disk full), or what drivers call such things: an exception, or one
-that it was raised from, with a class named so. The guess decides little: only whether a message that fails with nothing
+A timeout, an `OSError` (refused, reset, no route, disk full), or what drivers call such things: an exception with
+a class of such a name, or one raised from it. The guess decides little: only whether a message that fails with nothing
 to compare it with waits, or is counted as tried.
 """
 

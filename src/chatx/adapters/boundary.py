@@ -132,7 +132,7 @@ class Boundary:
         self.failures: dict[str, int] = {}
 
     def plain(self, name: str, function: Callable[..., Any], *args: Any) -> Any:
-        """Call a plain function inline.
+        """Call an adapter's plain function here and now; return its answer.
 
         Raises:
             ChatError: As the function raised it.
@@ -175,7 +175,7 @@ class Boundary:
         return await self._call("", name, function, *args, **kwargs)
 
     def caller(self, kind: str) -> Caller:
-        """Return a `call` whose threads are shared by calls of this kind only, so that others are not held up."""
+        """Return a `call` whose threads only calls of this kind share, so that other kinds are not held up."""
         return functools.partial(self._call, kind)
 
     def failed(
@@ -207,7 +207,7 @@ class Boundary:
         raise AdapterFailure(failure, text, running) from error
 
     async def close(self, timeout_s: float) -> None:
-        """Cancel what still runs and end the threads; what ignores that for so many seconds is left and logged."""
+        """Cancel the calls under way and end the threads; a call that ignores it for `timeout_s` is left and logged."""
         self._closed = True
         running = set(self._running)
         for future in running:
@@ -296,7 +296,7 @@ class Boundary:
     async def _wait(self, future: asyncio.Future[Any], seconds: float) -> None:
         """Wait until a call has ended, so many seconds at most.
 
-        As `asyncio.wait`, which would cost a message that an adapter is asked about a tenth more.
+        As `asyncio.wait` does, with which a message that an adapter is asked about would cost a tenth more.
         """
         loop = future.get_loop()
         waiter: asyncio.Future[None] = loop.create_future()
@@ -414,7 +414,7 @@ def _about(args: tuple[object, ...]) -> dict[str, str]:
 
 
 def _text(cause: object) -> str:
-    """Return what a failure says, also where an exception cannot say it."""
+    """Return the text of a failure; of an exception whose text cannot be had, its class."""
     try:
         text = f"{type(cause).__name__}: {cause}" if isinstance(cause, BaseException) else str(cause)
     except BaseException as error:

@@ -46,7 +46,7 @@ class SavesBatches(Protocol):
     """Persistence that saves many messages at a time."""
 
     def save_messages(self, messages: Sequence[Message], /) -> object:
-        """Save them all or none. After a failure each is tried again alone."""
+        """Save all of the messages or none. After a failure each is tried again alone."""
         ...
 
 
@@ -55,7 +55,7 @@ Persistence: TypeAlias = SavesEach | SavesBatches
 
 
 class ServesHistory(Protocol):
-    """Persistence that can be read again; all it adds is optional together."""
+    """Persistence that can be read again. Its two methods are optional, but only together."""
 
     def load_messages(
         self,
@@ -110,7 +110,7 @@ class MarksManyStreams(MarksStreams, Protocol):
     """Persistence that records many ends at once; optional, for a stop with thousands of rooms."""
 
     def mark_all_closed(self, ends: Sequence[tuple[str, str, int]], /) -> object:
-        """Record these (room id, epoch, offset), all or none; after a failure each is tried alone."""
+        """Record the ends (room id, epoch, offset) of streams, all or none; after a failure each is tried alone."""
         ...
 
 

@@ -113,7 +113,7 @@ class SQLitePersistence:
             self.identity = (found.st_dev, found.st_ino)
 
     def save_messages(self, messages: Sequence[Message], /) -> None:
-        """Save them all or none; what is saved already stays as it is.
+        """Save all of the messages or none; one that is saved already stays as it is.
 
         Raises:
             ValueError: Another message has the place of one of these.
@@ -237,9 +237,9 @@ class SQLitePersistence:
             )
 
     def close(self) -> None:
-        """Close the file; twice is harmless. Calls that come later fail, and so do those that have not begun.
+        """Close the file; twice is harmless. Calls that come later fail, and so do calls that have not begun.
 
-        It waits for those that have, one that reads and one that saves: 2 s where the file is locked by somebody else.
+        It waits for the calls under way, one that reads and one that saves: 2 s where somebody else locks the file.
         """
         self._closing = True
         with self._reading_lock:
@@ -301,7 +301,7 @@ class SQLitePersistence:
 
     @contextmanager
     def _snapshot(self) -> Iterator[sqlite3.Connection]:
-        """All that is read within it is of one moment: what is saved meanwhile is not seen in half."""
+        """A block whose reads are all of one moment: a save that comes meanwhile is not seen in half."""
         with self._reading_lock, _begun(self._opened_to_read(), "BEGIN") as db:
             yield db
 

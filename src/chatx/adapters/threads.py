@@ -22,7 +22,7 @@ WAITING_CALLS = 16_384
 
 
 class Busy(Exception):
-    """As many calls wait for the threads as may."""
+    """`WAITING_CALLS` calls wait for the threads, which is the bound."""
 
 
 class AdapterThreads:
@@ -62,7 +62,7 @@ class AdapterThreads:
         return future
 
     def withdraw(self, future: asyncio.Future[Any]) -> bool:
-        """Take back a call that no thread has begun; return whether that was so."""
+        """Take back a call, unless a thread has begun it; return whether it was taken back."""
         with self._wake:
             return self._calls.pop(future, None) is not None
 
@@ -72,7 +72,7 @@ class AdapterThreads:
             return self._begun.get(future)
 
     async def close(self, timeout_s: float) -> int:
-        """End the threads, waiting at most so many seconds for calls under way; return how many still hang."""
+        """End the threads, waiting `timeout_s` at most for calls under way; return how many calls still hang."""
         ended = asyncio.get_running_loop().create_future()
         with self._wake:
             self._closed = True

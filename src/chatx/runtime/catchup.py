@@ -1,7 +1,7 @@
 """What a returning reader missed: from the history in memory, from persistence before that, or an explicit gap.
 
 Rules:
-1. It is read page by page, behind what the reader takes. So a catch-up costs one page, however much was missed.
+1. A catch-up is read page by page, behind what the reader takes. So it costs one page, however much was missed.
 2. The last page ends at the head of the stream as it is when the page is returned. The caller subscribes before it
    awaits anything, so that nothing is missed and nothing is doubled.
 3. Nothing is skipped silently: a hole in what is stored is a `Gap` in its place.
@@ -30,7 +30,7 @@ class Missed(Struct):
     Attributes:
         events: The messages after its place, oldest first, with a `Gap` where some cannot be had.
         reached: The place that they lead up to.
-        last: Whether that is the head of the stream, before the caller awaits anything.
+        last: Whether that place is the head of the stream, before the caller awaits anything.
     """
 
     events: list[Event]
@@ -54,7 +54,7 @@ class Behind(Struct, eq=False):
     present: Presences | None
 
     def presence_changed(self) -> list[Event]:
-        """Return the one event that tells its reader how presence has changed meanwhile, or none where it has not."""
+        """Return the one event that tells the reader how presence has changed meanwhile; no event where it has not."""
         if self.present is None:
             return []
         changes = Changes()
@@ -83,7 +83,7 @@ def position_of(after: object, name: str = "after") -> Position | None:
 def missed_in_memory(
     process: RoomProcess, storage: Storage, after: Position | None, most: int, limit: int
 ) -> Missed | None:
-    """Return what `missed` does where memory can tell; None where persistence has to be asked.
+    """Return the page that `missed` returns, from memory; None where persistence has to be asked for it.
 
     Raises:
         RoomUnavailable: The room has crashed too often.
@@ -145,11 +145,11 @@ async def missed(process: RoomProcess, storage: Storage, after: Position | None,
 
 
 class Page(Struct):
-    """Some of what a reader missed.
+    """A part of what a reader missed, without holes.
 
     Attributes:
         entries: What follows its place without a hole, oldest first; empty only where nothing does.
-        last: Whether they end at the head of the stream as it is now, before the caller awaits anything.
+        last: Whether the entries end at the head of the stream as it is now, before the caller awaits anything.
     """
 
     entries: Sequence[Entry]
@@ -157,7 +157,7 @@ class Page(Struct):
 
 
 def page_in_memory(process: RoomProcess, storage: Storage, after: Position, most: int) -> Page | Unrecovered | None:
-    """Return what `next_page` does where memory can tell; None where persistence has to be asked.
+    """Return the page that `next_page` returns, from memory; None where persistence has to be asked for it.
 
     Raises:
         RoomUnavailable: The room has crashed too often.
@@ -170,9 +170,9 @@ def page_in_memory(process: RoomProcess, storage: Storage, after: Position, most
 
 
 async def next_page(process: RoomProcess, storage: Storage, after: Position, most: int) -> Page | Unrecovered:
-    """Return what follows a reader's place, at most `most` messages, or the reason why it cannot be had whole.
+    """Return the entries behind a reader's place, at most `most`, or the reason why they cannot be had whole.
 
-    For a reader who takes what it missed bit by bit, so that no more of it is in memory.
+    For a reader who takes page after page, so that no more than one page is in memory.
 
     Raises:
         RoomUnavailable: The room has crashed too often.

@@ -36,7 +36,7 @@ class Connection(Consumer):
         self._subscribed: dict[str, tuple[RoomProcess, Subscriber]] = {}
 
     async def __aenter__(self) -> Self:
-        """Open it.
+        """Open the connection.
 
         Raises:
             InvalidMessage: The user id is not valid.
@@ -52,7 +52,7 @@ class Connection(Consumer):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Leave everything. Nothing is awaited, so not even a cancellation leaves a ghost."""
+        """Close the connection. Nothing is awaited, so not even a cancellation leaves a ghost."""
         self.close()
 
     async def join(self, room_id: str) -> None:
@@ -77,9 +77,9 @@ class Connection(Consumer):
         self._leave(valid_id(room_id, "room_id"))
 
     async def subscribe(self, room_id: str, *, after: object = None, presence: bool = False) -> None:
-        """Read the room's events here too; a room that is read already stays as it is.
+        """Read the room's events over this connection too; a subscription to it that is open stays as it is.
 
-        What is unread of an earlier subscription to the room, which the room ended, is dropped.
+        Of an earlier subscription, which the room ended, the unread events are dropped.
 
         Args:
             room_id: The room.
@@ -107,7 +107,7 @@ class Connection(Consumer):
         self._subscribed[room_id] = (process, subscriber)
 
     async def unsubscribe(self, room_id: str) -> None:
-        """Stop reading the room; what is unread of it is dropped."""
+        """Stop reading the room; its unread events are dropped."""
         self._open_engine()
         valid_id(room_id, "room_id")
         self._unsubscribe(room_id)
@@ -122,7 +122,7 @@ class Connection(Consumer):
         return await self._open_engine().send(room_id, self.user_id, content, idempotency_key, trusted)
 
     def cut(self, error: ChatError) -> None:
-        """End it, and leave every room."""
+        """End the connection from the engine's side, with this error, and leave every room: the user was revoked."""
         self._revoked = error
         self._leave_all()
         super().cut(error)
@@ -130,7 +130,7 @@ class Connection(Consumer):
     def close(self) -> None:
         """Leave every room and end every subscription, at once; twice is harmless, and it never raises.
 
-        From another thread it is done soon.
+        Called from another thread, it closes soon, not at once.
         """
         if self._engine is not None and not self._engine.end_here(self.close):
             return
@@ -144,7 +144,7 @@ class Connection(Consumer):
             self._leave(room_id)
 
     async def aclose(self) -> None:
-        """Close it; the same as `close`, for code that expects to await."""
+        """Close the connection; the same as `close`, for code that expects to await."""
         self.close()
 
     def _open_engine(self) -> Engine:

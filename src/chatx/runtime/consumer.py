@@ -32,7 +32,7 @@ class Consumer:
     held at most, one that memory had and one that was read from persistence meanwhile.
 
     Attributes:
-        user_id: Whose it is, or None: trusted code's.
+        user_id: The user who reads, or None: trusted code does.
     """
 
     def __init__(self, overflow: OverflowPolicy, user_id: str | None) -> None:
@@ -54,19 +54,19 @@ class Consumer:
         self._closed = False
 
     def __aiter__(self) -> Self:
-        """Return itself."""
+        """Return the consumer itself."""
         return self
 
     async def __anext__(self) -> Event:
         """Return the next event.
 
         Raises:
-            StopAsyncIteration: It was closed by its owner.
+            StopAsyncIteration: The reader has closed the consumer.
             SlowConsumer: The mailbox overflowed; what it held has been read.
             RoomUnavailable: The room failed for good.
             AdapterError: More of what was missed is in persistence, which cannot be read now.
-            Closed: The chat was stopped, or this is not open yet.
-            WrongLoop: It is read in another thread or loop than the chat runs on.
+            Closed: The chat was stopped, or the consumer is not open yet.
+            WrongLoop: The consumer is read in another thread or loop than the chat runs on.
         """
         for event in self._taken:
             return event
@@ -113,7 +113,7 @@ class Consumer:
         return len(self._backlog) + length_hint(self._taken) + (mailbox.unread if mailbox is not None else 0)
 
     def _recover_presence(self, mailbox: Mailbox) -> bool:
-        """Put a fresh state for each room whose presence events were dropped; return whether to look again."""
+        """Put the present state of a room whose presence events were dropped into the backlog; return True."""
         room_id = next(iter(mailbox.lost_presence))
         process = self._watched(room_id)
         if process is not None:
@@ -148,7 +148,7 @@ class Consumer:
         self._wake_reader()
 
     def _read_on(self) -> bool:
-        """Put the next page of one that is behind into the backlog; return False where it has to be waited for."""
+        """Put the next page of a subscription that is behind into the backlog; return whether it is there."""
         engine = self._engine
         if engine is None:
             return False
@@ -181,7 +181,7 @@ class Consumer:
         self._wake_reader()
 
     def _is_behind(self, behind: Behind) -> bool:
-        """Return whether it has not ended since."""
+        """Return whether this subscription is still behind: it may have ended, or been opened anew, since."""
         return self._behind.get(behind.process.room_id) is behind
 
     def _take_page(self, behind: Behind, page: Missed) -> None:
@@ -202,7 +202,7 @@ class Consumer:
             self._behind[room_id] = behind  # the others first
 
     def _fail(self, behind: Behind, error: ChatError) -> None:
-        """End the subscription of one that is behind; its reader has been given all up to where it stands."""
+        """End a subscription that is behind; its reader was given everything up to the place where it stands."""
         if behind.process.holds(behind.subscriber):
             behind.process.expel(behind.subscriber, error)
         self._behind.pop(behind.process.room_id, None)
@@ -214,7 +214,7 @@ class Consumer:
             wake()
 
     def _watched(self, room_id: str) -> RoomProcess | None:
-        """Return the room if its presence is read here, else None: it may have ended since."""
+        """Return the room where its presence is read here, else None: the subscription may have ended since."""
         raise NotImplementedError
 
     def _open_mailbox(self, engine: Engine) -> Mailbox:
@@ -227,7 +227,7 @@ class Consumer:
         return self._mailbox
 
     def end(self, error: ChatError) -> None:
-        """End it from the engine's side: its reader gets the error after what is there."""
+        """End the consumer from the engine's side: its reader gets the error behind the unread events."""
         self._behind.clear()
         reading, self._reading = self._reading, None
         if reading is not None and not reading.get_loop().is_closed():
@@ -238,7 +238,7 @@ class Consumer:
             self._engine.consumers.discard(self)
 
     def cut(self, error: ChatError) -> None:
-        """End it from the engine's side with this error, and without what is unread: the user was revoked."""
+        """End the consumer from the engine's side with this error, without the unread events: the user was revoked."""
         self._taken = iter(())
         self._backlog.clear()
         if self._mailbox is not None:

@@ -52,7 +52,7 @@ class DeadLetter(Struct, frozen=True):
         adapter: `persistence` or `notifier`.
         user_id: Whom the notifier was to tell. None for persistence, and where it stands for all whom the message was
             for: they could not be found, or the notifier's queue was full.
-        attempts: How often it was tried. What failed because the store was away does not count.
+        attempts: How often the delivery was tried. A try that failed because the store was away does not count.
         reason: How the last attempt failed: `raised`, `timeout`, `wrong_answer` or `busy`. Without one: `stopped` (the
             chat was) or `queue_full` (the notifier's was).
     """
@@ -65,7 +65,7 @@ class DeadLetter(Struct, frozen=True):
 
 
 class DeadLetters:
-    """What was given up in one chat's life, and the calls of `on_dead_letter`.
+    """The dead letters of one chat, and its calls of `on_dead_letter`.
 
     Attributes:
         count: Deliveries given up so far.
@@ -96,7 +96,7 @@ class DeadLetters:
 
     @property
     def has_handler(self) -> bool:
-        """Whether anybody is to be told."""
+        """Whether there is an `on_dead_letter` to be told."""
         return self._handler is not None
 
     def add(self, letter: DeadLetter) -> None:
@@ -128,7 +128,7 @@ class DeadLetters:
             self._tell_soon(letter)
 
     async def close(self, deadline: float) -> None:
-        """End; the handlers have until the deadline (loop time). Twice is harmless."""
+        """End the calls of `on_dead_letter`, which have until the deadline (loop time). Twice is harmless."""
         if self._telling:
             self._told.clear()
             with contextlib.suppress(TimeoutError):

@@ -33,7 +33,7 @@ class Delivery:
     Attributes:
         enabled: Whether there is anybody to deliver to.
         limit: How many messages may wait to be saved.
-        letters: What was given up.
+        letters: The deliveries that were given up.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Delivery:
 
     @property
     def full(self) -> bool:
-        """Whether no further message may be sent now."""
+        """Whether so much waits to be saved that no further message may be sent."""
         if self._saving is None:
             return False
         unsaved = self._saving.unsaved
@@ -104,15 +104,15 @@ class Delivery:
 
     @property
     def retry_after(self) -> float:
-        """About how many seconds until there is room again."""
+        """About how many seconds it takes until a message may be sent again."""
         return 0.0 if self._saving is None else self._saving.retry_after
 
     def reserve(self) -> None:
-        """Keep a place for a message that is on its way; `release` follows, whatever becomes of it."""
+        """Keep a place for a message that is not published yet; `release` follows, whatever becomes of the message."""
         self._reserved += 1
 
     def release(self) -> None:
-        """Give the place back."""
+        """Give the place of a message back that `reserve` kept."""
         self._reserved -= 1
 
     def offer(self, message: Message, members: tuple[str, ...]) -> None:
@@ -136,7 +136,7 @@ class Delivery:
             self._saving.unsaved.forget(room_id)
 
     async def drain(self, deadline: float) -> None:
-        """Deliver what is left, until the deadline (loop time), or a little earlier. `close` follows.
+        """Deliver the messages that are left, until the deadline (loop time), or a little earlier. `close` follows.
 
         Where there is an `on_dead_letter`, a tenth of the time is left for it.
         """
@@ -153,7 +153,10 @@ class Delivery:
                     await self._notifying.drained.wait()
 
     async def close(self, deadline: float) -> None:
-        """End; what was not delivered is a dead letter. Handlers have until the deadline. Twice is harmless."""
+        """End the delivery: what was not delivered is a dead letter. Twice is harmless.
+
+        Calls of `on_dead_letter` have until the deadline (loop time).
+        """
         for queue in (self._saving, self._notifying):
             if queue is not None:
                 await queue.close()

@@ -3,8 +3,8 @@
 Rules:
 1. One batch is under way at a time, so that a sweep or a stop of thousands of rooms does not ask the store thousands
    of things at once.
-2. What is not saved whole has no end to be recorded.
-3. What waits here is an id and a place, no longer a room; `Rooms` bounds how many.
+2. A stream that is not saved whole has no end to be recorded.
+3. What waits here is an id and a place, no longer a room; `Rooms` bounds how many wait.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Endings:
         return len(self._waiting) + len(self._hurried)
 
     def add(self, room_id: str, position: Position, done: Done) -> None:
-        """Record that the room's stream ended here; `done` is called when that is over, however it went."""
+        """Have the store record the end of a room's stream; `done` is called when the try is over, failed or not."""
         self._waiting[room_id] = (position, done)
         if self._task is None:
             self._task = self._loop.create_task(self._record(), name="chatx ends of rooms")
@@ -50,7 +50,7 @@ class Endings:
             await asyncio.wait([self._task])
 
     async def close(self) -> None:
-        """End; what is not recorded by now stays so."""
+        """End the queue; ends that are not recorded by now stay so."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])

@@ -57,9 +57,9 @@ class Engine:
     """One running chat on one event loop. Built by `Chat.start`, never used again after `stop`.
 
     Attributes:
-        open: Whether it takes new work.
-        thread: The thread that it was started in, as `get_ident` has it.
-        consumers: Who reads a mailbox; told when the chat stops.
+        open: Whether the chat takes new work.
+        thread: The thread that the chat was started in, as `get_ident` has it.
+        consumers: The readers of mailboxes and sockets; told when the chat stops.
         callbacks: Subscriptions of users that have no mailbox.
         page_messages: Messages in one page of what a reader missed: in content, at most what its mailbox holds.
         revocations: How often a user was revoked; see `check_not_revoked`.
@@ -150,7 +150,7 @@ class Engine:
             )
 
     def end_here(self, end: Callable[[], object]) -> bool:
-        """Have `end` called where the chat runs if that is elsewhere; return whether the caller is to go on itself."""
+        """Return True where the caller is to end something itself; else have the chat's loop call `end` soon."""
         if self.here or not self.loop.is_running():
             return True
         try:
@@ -186,7 +186,7 @@ class Engine:
     def send_at_once(
         self, room_id: str, user_id: str, content: str | bytes, key: str | None, trusted: bool = False
     ) -> Message | Draft:
-        """Send a message where nothing must be awaited for it, or return its draft for `send_draft`; errors alike."""
+        """Send a message if nothing has to be awaited; else return its draft for `send_draft`. Errors as `send`."""
         if not self.open:
             self.check_open()
         return self.sending.send_at_once(room_id, user_id, content, key, trusted)
@@ -212,7 +212,7 @@ class Engine:
             self._auth.ask(user_id, room_id, action)
 
     async def enter(self, room_id: str, user_id: str, action: Action, *, at_a_place: bool = False) -> RoomProcess:
-        """Return the room for a user who may do this there; `at_a_place` is that of `Rooms.opened`.
+        """Return the room, where the user may do the action in it; `at_a_place` is that of `Rooms.opened`.
 
         Raises:
             InvalidMessage: An id is not valid.
@@ -234,7 +234,10 @@ class Engine:
         return process
 
     def revoke(self, user_id: str) -> int:
-        """Cut what this user holds, and return how many things that was; takes time in proportion to all there are."""
+        """Cut everything that this user holds, and return how many things were cut.
+
+        It looks at every reader, subscription and room, and takes that much time.
+        """
         self.check_open()
         valid_id(user_id, "user_id")
         self.revocations += 1
@@ -251,7 +254,8 @@ class Engine:
     def check_not_revoked(self, user_id: str, since: int) -> None:
         """Raise `Revoked` if the user was revoked since `revocations` was this.
 
-        Whoever awaits before the user holds something notes the number first: what was allowed then is not any more.
+        Whoever asks on a user's behalf notes `revocations` before it awaits: a revocation that comes meanwhile undoes
+        what was allowed.
         """
         if self._revoked.get(user_id, 0) > since:
             raise Revoked
@@ -275,7 +279,7 @@ class Engine:
         return process, await self.missed(process, after)
 
     def missed_in_memory(self, process: RoomProcess, after: Position) -> Missed | None:
-        """Return a page of what a reader of the room missed, or None where `missed` has to look for it."""
+        """Return a page of what a reader of the room missed, or None where only `missed` can read it."""
         return missed_in_memory(process, self.storage, after, self.page_messages, self.config.resume_max_messages)
 
     async def missed(self, process: RoomProcess, after: Position | None) -> Missed:
@@ -294,11 +298,11 @@ class Engine:
         return page
 
     def page_in_memory(self, process: RoomProcess, after: Position, most: int) -> Page | Unrecovered | None:
-        """Return some of what a reader of the room missed, or None where `next_page` has to look for it."""
+        """Return the next page of a reader of the room, or None where only `next_page` can read it."""
         return page_in_memory(process, self.storage, after, most)
 
     async def next_page(self, process: RoomProcess, after: Position, most: int) -> Page | Unrecovered:
-        """Return some of what a reader of the room missed; errors and duties as `catchup.next_page`."""
+        """Return the next page of a reader of the room; errors as `catchup.next_page`."""
         try:
             with process.held():
                 page = await next_page(process, self.storage, after, most)
@@ -333,7 +337,7 @@ class Engine:
         return older + newest
 
     async def stop(self, drain_timeout_ms: int | None = None) -> None:
-        """Drain and end, within this timeout or the configured one: sends, deliveries, then everything else."""
+        """Drain and end the chat, within this timeout or the configured one: sends, deliveries, then all the rest."""
         self.open = False
         timeout = self.config.drain_timeout_ms if drain_timeout_ms is None else drain_timeout_ms
         deadline = self.loop.time() + timeout / 1000

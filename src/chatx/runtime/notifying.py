@@ -50,10 +50,10 @@ _RECIPIENT_BYTES = 8
 
 
 class _Parcel(Struct, eq=False):
-    """A message, and whom to notify of it.
+    """A message, and the users to notify of it.
 
     Attributes:
-        users: Whom; None until `recipients` was asked.
+        users: The users to notify; None until `recipients` was asked.
         running: The call of an earlier attempt that has not returned yet.
     """
 
@@ -68,7 +68,7 @@ class Notifying:
 
     Attributes:
         size: Messages that wait, or are being notified.
-        bytes: What they weigh, with their recipients.
+        bytes: What these messages weigh, with their recipients.
         delivered: Notifications that succeeded so far.
         retried: Failed attempts that were followed by another, so far.
         drained: Set when nothing waits.
@@ -132,7 +132,7 @@ class Notifying:
         self._schedule(self._parcel(message, users), 0.0)
 
     async def close(self) -> None:
-        """End; what nobody was notified of is a dead letter. Twice is harmless."""
+        """End the queue; a message whose users were not all notified is a dead letter. Twice is harmless."""
         tasks = set(self._tasks)
         for task in tasks:
             task.cancel()

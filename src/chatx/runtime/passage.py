@@ -8,10 +8,10 @@ from chatx.errors import ChatError
 
 
 class Passage:
-    """Who waits for one room, in the order of their coming.
+    """The callers that wait for one room, in the order of their coming.
 
     Attributes:
-        over: Whether those who waited are let through or refused already; whoever comes now goes behind them.
+        over: Whether the callers are let through or refused already; one that comes now goes behind them.
     """
 
     __slots__ = ("_loop", "_places", "over")
@@ -23,24 +23,27 @@ class Passage:
 
     @property
     def wanted(self) -> bool:
-        """Whether anybody has come who was not refused; one who was cancelled since counts, and costs an idle room."""
+        """Whether a caller has come that was not refused.
+
+        One that was cancelled since counts, and costs an idle room.
+        """
         return bool(self._places)
 
     async def through(self, *, at_a_place: bool) -> None:
-        """Wait until the room is open; raise what it was refused with. `at_a_place` as in `Rooms.opened`."""
+        """Wait until the room is open; raise the error of a refusal. `at_a_place` as in `Rooms.opened`."""
         place: asyncio.Future[None] = self._loop.create_future()
         self._places.append((place, at_a_place))
         await place
 
     def let_through(self) -> None:
-        """Let everybody go on."""
+        """Let every caller go on."""
         places, self._places = self._places, []
         for place, _ in places:
             if not place.done():
                 place.set_result(None)
 
     def refuse(self, error: ChatError, *, only_at_a_place: bool = False) -> None:
-        """Refuse everybody, or only those who stand at a place in the stream."""
+        """Refuse every caller, or only those that stand at a place in the stream."""
         places, self._places = self._places, []
         for place, at_a_place in places:
             if only_at_a_place and not at_a_place:

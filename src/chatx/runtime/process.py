@@ -50,14 +50,14 @@ RESTART_WINDOW_S = 5.0
 
 
 class Keeper(Protocol):
-    """Who keeps the rooms: it is told when one falls idle or closes for good."""
+    """The registry of the rooms, which is told when one falls idle or closes for good."""
 
     def fell_idle(self, process: RoomProcess) -> None:
-        """Nothing holds the room now."""
+        """Take note that nothing holds the room now."""
         ...
 
     def closed(self, process: RoomProcess) -> None:
-        """The room has crashed too often and is gone."""
+        """Let go of the room, which has crashed too often."""
         ...
 
 
@@ -66,7 +66,7 @@ class RoomProcess:
 
     Attributes:
         room: The state; another object after a crash.
-        crashes: How often it has crashed.
+        crashes: How often the room has crashed.
         lanes: The sends under way that await something, and those that wait for them.
         proven: Whether the store may still prove the head of the stream; nothing is published before it does not.
         goes_on: Whether the stream began in an earlier life.
@@ -121,7 +121,7 @@ class RoomProcess:
 
     @property
     def blank(self) -> bool:
-        """Whether nothing was published in this life."""
+        """Whether nothing was published in this life of the room."""
         return self.room.history.offset == self._began.offset
 
     @property
@@ -136,7 +136,7 @@ class RoomProcess:
 
     @property
     def subscribers(self) -> int:
-        """How many read the room."""
+        """How many subscribers the room has."""
         return len(self.room.fanout.subscribers)
 
     @property
@@ -191,7 +191,7 @@ class RoomProcess:
         return self.room.history.page(place, most)
 
     def begin_anew(self, position: Position) -> None:
-        """Go on in another stream. Nothing was published in this life, and nobody reads it."""
+        """Go on in another stream; only where nothing was published in this life, and nobody reads the room."""
         self.room.history = History(self.room.history.size, position)
         self._began = position
         self.goes_on = False
@@ -218,7 +218,7 @@ class RoomProcess:
         return message
 
     def flush(self) -> None:
-        """Bring what is pending to the subscribers."""
+        """Bring the pending events to the subscribers."""
         try:
             if self._error is None and self.room.unflushed:
                 self._report(self.room.flush(self._turn.number))
@@ -229,7 +229,7 @@ class RoomProcess:
             self._keeper.fell_idle(self)
 
     def join(self, user_id: str, now_ms: int) -> str:
-        """Begin a membership of its own and return its ref."""
+        """Begin a membership of the user, beside those that the user may have, and return its ref."""
         self._refs += 1
         ref = f"{self._refs:x}"
         try:
@@ -246,7 +246,7 @@ class RoomProcess:
         return ref
 
     def leave(self, user_id: str, ref: str) -> bool:
-        """End a membership; return whether there was one. Never raises: what is gone is left."""
+        """End a membership; return whether there was one. Never raises: a membership that is gone is left already."""
         try:
             left = self._contained(self.room.leave, user_id, ref)
         except RoomUnavailable:
@@ -271,9 +271,9 @@ class RoomProcess:
         return ref is not None and self.leave(user_id, ref)
 
     def attach(self, subscriber: Subscriber) -> None:
-        """Add a subscriber, who gets what is published from now on.
+        """Add a subscriber, which gets what is published from now on.
 
-        One without a mailbox and a callback is in the room and gets nothing, until it is attached again with either.
+        A subscriber that has neither a mailbox nor a callback gets nothing until it is attached again with either.
         """
         self.settle()
         self._contained(self.room.fanout.add, subscriber)
@@ -281,7 +281,7 @@ class RoomProcess:
 
     @property
     def idle(self) -> bool:
-        """Whether nothing holds the room: nothing in it, and nobody who is about to use it."""
+        """Whether nothing is in the room, and nobody is about to use it."""
         return not self._holders and self.room.idle
 
     def held(self) -> AbstractContextManager[None]:
@@ -289,7 +289,7 @@ class RoomProcess:
         return _Hold(self)
 
     def settle(self) -> None:
-        """Flush until nothing is pending: what a flush calls may publish in turn."""
+        """Flush until no event is pending: a callback that a flush calls may publish in turn."""
         while self._error is None and self.room.unflushed:
             self.flush()
 
@@ -298,7 +298,7 @@ class RoomProcess:
         return subscriber in self.room.fanout.subscribers
 
     def replay(self, subscriber: Subscriber, callback: Callback, events: deque[Event]) -> None:
-        """Take events and give them to a subscriber's callback until none is left; if it raises, it is out."""
+        """Give the events to a subscriber's callback, and take each out of the deque; a callback that raises is out."""
         try:
             while events and self.holds(subscriber):
                 callback(events.popleft())
@@ -310,14 +310,14 @@ class RoomProcess:
             self._report(Effects([(subscriber, error)], ()))
 
     def detach(self, subscriber: Subscriber) -> None:
-        """Remove a subscriber, with what was published before it left."""
+        """Remove a subscriber, behind the events that were published before it left."""
         self.flush()
         self.room.fanout.remove(subscriber)
         self._count()
         self._turn.touch(self)
 
     def expel(self, subscriber: Subscriber, error: ChatError) -> None:
-        """Remove a subscriber and tell it why, without what is pending for it."""
+        """Remove a subscriber and tell it why; it does not get the events that are pending for it."""
         self.room.fanout.remove(subscriber)
         self._count()
         self._turn.touch(self)
@@ -380,7 +380,7 @@ class RoomProcess:
         return self._error.again()
 
     def retire(self) -> None:
-        """Take the room out of the sums: it is no longer in memory, whoever still holds it."""
+        """Take the room out of the sums over all rooms, also where somebody still has a reference to it."""
         self._retired = True
         self._totals.admitted -= self.room.admitted
         self._count()

@@ -1,7 +1,7 @@
-"""Who reads this chat, and about how much waits for them.
+"""The readers of this chat, and about how many events wait for them.
 
-What waits changes with each event, and is not summed up there. At most `LOOKED_AT` readers are looked at in one go, in
-turn; so the sum is exact up to so many, and beyond them it has for each what waited when it was looked at last.
+That number changes with each event, and nothing is summed up then. `LOOKED_AT` readers at most are looked at in one go,
+in turn. So the sum is exact up to so many readers; beyond them it has for each the number of its last look.
 """
 
 from __future__ import annotations
@@ -18,36 +18,36 @@ LOOKED_AT = 100
 
 
 class Revocable(Protocol):
-    """What a user holds and loses when revoked."""
+    """Something that a user holds, and loses when revoked."""
 
     @property
     def user_id(self) -> str | None:
-        """Whose it is, or None: trusted code's."""
+        """The user who holds it, or None: trusted code does."""
         ...
 
     def cut(self, error: ChatError) -> None:
-        """The user is revoked: end it at once, with all that it has joined. Must not raise."""
+        """End at once, with all memberships, since the user is revoked. Must not raise."""
         ...
 
 
 class Consumes(Revocable, Protocol):
-    """Whoever reads a mailbox of this chat."""
+    """A reader of a mailbox or a socket of this chat."""
 
     @property
     def unread(self) -> int:
-        """How many events wait for it."""
+        """How many events wait for the reader."""
         ...
 
     def end(self, error: ChatError) -> None:
-        """The chat stops."""
+        """End with this error, since the chat stops."""
         ...
 
 
 class Readers:
-    """Who reads a mailbox or a socket of the chat, and about how much waits for them.
+    """The readers of mailboxes and sockets of one chat, and about how many events wait for them.
 
     Attributes:
-        unread: What waits for them, as of the last look.
+        unread: How many events wait for them all, each reader as of its last look.
     """
 
     __slots__ = ("_seen", "unread")
@@ -57,23 +57,23 @@ class Readers:
         self.unread: int = 0
 
     def __len__(self) -> int:
-        """Return how many there are."""
+        """Return how many readers there are."""
         return len(self._seen)
 
     def __iter__(self) -> Iterator[Consumes]:
-        """Iterate over a copy of them."""
+        """Iterate over a copy of the readers."""
         return iter(list(self._seen))
 
     def add(self, reader: Consumes) -> None:
-        """Take one in."""
+        """Add a reader."""
         self._seen[reader] = 0
 
     def discard(self, reader: Consumes) -> None:
-        """Forget one, if it is there."""
+        """Forget a reader, if it is there."""
         self.unread -= self._seen.pop(reader, 0)
 
     def look(self) -> None:
-        """Look at those that were looked at longest ago. On the chat's event loop only."""
+        """Look at the readers whose last look is longest ago. On the chat's event loop only."""
         for reader in list(islice(self._seen, LOOKED_AT)):
             unread = reader.unread
             self.unread += unread - self._seen[reader]

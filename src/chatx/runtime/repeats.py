@@ -39,7 +39,7 @@ class Repeats:
     async def outcome(self, scope: bytes) -> Message | None:
         """Return what the first send of a key came to, marked as a duplicate, or None where no such send is under way.
 
-        After None nothing is under way until the caller awaits something else.
+        Where it returns None, no send of the key begins before the caller awaits something else.
 
         Raises:
             ChatError: The first send was refused, or as many repeats wait for it as may.
@@ -94,7 +94,7 @@ class Repeats:
         return _answer(draft, place, content)
 
     async def from_storage(self, draft: Draft, place: Place) -> Message:
-        """Return the answer to a repeat that says something else than the first message, which memory has no more."""
+        """Return the answer to a repeat whose text is not that of the first message, which memory has no more."""
         try:
             found = await self._storage.load(draft.room_id, after=Position(place.epoch, place.offset - 1), limit=1)
         except AdapterError:
@@ -104,7 +104,7 @@ class Repeats:
 
 
 class _FirstWasCancelled(Exception):
-    """The send that others wait for was cancelled and has no outcome."""
+    """The send that repeats wait for was cancelled and has no outcome."""
 
 
 def _answer(draft: Draft, place: Place, content: str) -> Message:

@@ -55,7 +55,7 @@ class Rooms:
     """The registry of one node.
 
     Attributes:
-        closed_by_crashes: Rooms that crashed too often and were let go of.
+        closed_by_crashes: How many rooms crashed too often and were let go of.
         totals: Sums over the rooms.
     """
 
@@ -102,7 +102,7 @@ class Rooms:
         return iter(list(self._rooms.values()))
 
     def after(self, place: str, limit: int) -> list[RoomProcess]:
-        """Return the first rooms whose ids stand behind a place, by id, at most `limit`; that costs nothing more."""
+        """Return the first rooms whose ids come behind `place`, in order, at most `limit`; it looks at no others."""
         return [self._rooms[room_id] for room_id in self._ids.after(place, limit)]
 
     def find(self, room_id: str) -> RoomProcess | None:
@@ -110,7 +110,7 @@ class Rooms:
         return self._rooms.get(room_id)
 
     def at_once(self, room_id: str) -> RoomProcess | None:
-        """Return the room, begun if need be, or None where that must await: then `opened`.
+        """Return the room, begun if need be, or None where only `opened`, which awaits, can tell.
 
         Raises:
             RoomOverloaded: There are as many rooms that nobody is in as there may be, and none can go.
@@ -156,7 +156,7 @@ class Rooms:
     async def withdraw_proof(self, process: RoomProcess) -> AdapterError | None:
         """Have the store withdraw the proof of the room's head, ahead of the first message of this life.
 
-        Whoever comes meanwhile waits for the same call. Return why nothing may be published, or None.
+        Sends that come meanwhile wait for the same call. Return why nothing may be published, or None.
         """
         while process.proven:
             task = self._withdrawals.get(process)
@@ -188,7 +188,7 @@ class Rooms:
         self._remove(process)
 
     def sweep(self) -> None:
-        """Forget the rooms that have been idle for long enough."""
+        """Forget the rooms that have been idle for `room_idle_ms`."""
         now = self._loop.time()
         for queue in (self._blank, self._idle):
             for process in list(islice(queue, SWEPT_AT_ONCE)):
@@ -204,7 +204,7 @@ class Rooms:
         self._keep(self._limit)
 
     async def conclude(self) -> None:
-        """Record where each stream ended that is saved whole, those of rooms let go of before included."""
+        """Record the end of each stream that is saved whole, also of rooms that were let go of before."""
         for process in self:
             position = self._end_of(process)
             if position is not None:
@@ -212,7 +212,7 @@ class Rooms:
         await self._endings.finish()
 
     async def close(self) -> None:
-        """End what is between two lives, and let go of every room."""
+        """Refuse whoever waits for a room that is opening or ending, and let go of every room."""
         tasks = [*self._tasks, *self._withdrawals.values()]
         for task in tasks:
             task.cancel()
@@ -243,7 +243,7 @@ class Rooms:
         return process
 
     def _make_place(self) -> None:
-        """See that one more room may be here that nobody is in."""
+        """Make place for one more room that nobody is in."""
         if len(self._passages) >= PASSAGES:
             raise RoomOverloaded(
                 f"{PASSAGES} rooms wait for persistence to open or to end; try again later.",
@@ -258,7 +258,7 @@ class Rooms:
             )
 
     def _keep(self, at_most: int) -> None:
-        """Let go of the oldest rooms that nobody is in until so many are left, as far as they can go."""
+        """Let go of the oldest rooms that nobody is in until `at_most` are left; a room that cannot go stays."""
         passed_over = 0
         for queue in (self._blank, self._idle):
             while queue and len(self._blank) + len(self._idle) > at_most and passed_over < LOOKED_AT:
@@ -269,7 +269,7 @@ class Rooms:
                     passed_over += 1
 
     def _let_go(self, process: RoomProcess) -> bool:
-        """Forget an idle room, or begin to; return whether it can be: not where a message of it is not saved."""
+        """Forget an idle room, or begin to; return False where a message of it is not saved: then the room stays."""
         # One that was begun in this turn has those who waited for it yet to come.
         if self._delivery.waiting(process.room_id) or process.room_id in self._passages:
             return False
@@ -284,7 +284,7 @@ class Rooms:
         return True
 
     def _end_of(self, process: RoomProcess) -> Position | None:
-        """Return what is to be recorded as the end of this life, or None: there was none, or it is not saved whole."""
+        """Return the end of a room's stream to be recorded; None where it has none, or is not saved whole."""
         saved = self._delivery.saved(process.room_id)
         self._delivery.forget(process.room_id)
         head = process.head

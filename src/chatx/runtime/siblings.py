@@ -57,7 +57,7 @@ class Claim:
 
 
 class Siblings:
-    """What one running chat holds so that others find it; it says so when it finds one."""
+    """The claims of one running chat, by which other chats find it; it warns when it finds another."""
 
     def __init__(self, config: ChatConfig) -> None:
         self._claims: list[Claim] = []
@@ -86,7 +86,7 @@ class Siblings:
             )
 
     def release(self) -> None:
-        """Let go of what is held."""
+        """Let go of the claims."""
         for claim in self._claims:
             claim.release()
 

@@ -31,7 +31,7 @@ class Storage:
 
     Attributes:
         serves_history: Whether the adapter can be read at all.
-        marks: Whether it is told when a stream opens and closes.
+        marks: Whether the adapter is told when a stream opens and closes.
     """
 
     def __init__(self, persistence: Any, boundary: Boundary) -> None:
@@ -81,11 +81,11 @@ class Storage:
         return messages
 
     async def mark_open(self, room_id: str, epoch: str) -> bool:
-        """Withdraw the proof of where the room's stream ended; return whether that was done."""
+        """Withdraw the proof of where the room's stream ended; return False where the store failed to."""
         return await self._marked("mark_open", room_id, epoch)
 
     async def mark_closed(self, ends: Sequence[tuple[str, Position]]) -> None:
-        """Record that these rooms' streams ended there with everything saved, as far as the adapter can."""
+        """Record the ends (room id, place) of streams that are saved whole; one that cannot be recorded is left out."""
         if hasattr(self._persistence, "mark_all_closed"):
             for first in range(0, len(ends), CLOSED_AT_ONCE):
                 some = ends[first : first + CLOSED_AT_ONCE]

@@ -22,9 +22,9 @@ class StoreState:
     """The state of one chat's store, as the calls that save have found it.
 
     Attributes:
-        rounds: Rounds of tries that have found it away; 0 where it is there.
-        here: Set while it is there.
-        next_try: When it is tried again (loop time).
+        rounds: Rounds of tries that have found the store away; 0 where it is there.
+        here: Set while the store is there.
+        next_try: When the store is tried again (loop time).
     """
 
     def __init__(self, name: str, loop: asyncio.AbstractEventLoop, telemetry: Telemetry, retry_base_ms: int) -> None:
@@ -41,14 +41,14 @@ class StoreState:
         self.next_try: float = 0.0
 
     def backs_off(self, jitter: float) -> float:
-        """Count one more round that found it away; return the wait before the next in ms."""
+        """Count one more round that found the store away; return the wait before the next round in ms."""
         self.rounds += 1
         wait_ms = min(AWAY_CEILING_MS, backoff_ms(self.rounds, self._retry_base_ms, jitter))
         self.next_try = self._loop.time() + wait_ms / 1000
         return wait_ms
 
     def goes_away(self, reason: str, waiting: int) -> None:
-        """Tell that it is away from now on."""
+        """Tell the log and the handlers that the store is away from now on."""
         self._since = self._loop.time()
         self.here.clear()
         if (left_out := self._logged_away.due(self._since)) is not None:
@@ -64,7 +64,7 @@ class StoreState:
             self._telemetry.emit("persistence_away", {"waiting": waiting}, {"adapter": self._name, "failure": reason})
 
     def comes_back(self, waiting: int) -> None:
-        """Tell that it is there again."""
+        """Tell the log and the handlers that the store is there again."""
         now = self._loop.time()
         away_s = now - self._since
         self.rounds = 0

@@ -45,11 +45,11 @@ class Subscription(Consumer):
         self._subscriber: Subscriber | None = None
 
     def __await__(self) -> Generator[Any, None, Self]:
-        """Open it; the caller closes it."""
+        """Open the subscription; the caller closes it."""
         return self.__aenter__().__await__()
 
     async def __aenter__(self) -> Self:
-        """Open it; errors as `Chat.subscribe`."""
+        """Open the subscription; errors as `Chat.subscribe`."""
         engine = self._running()
         if self._closed or self._subscriber is not None:
             raise Closed("A subscription is opened once; subscribe again for another.")
@@ -70,13 +70,13 @@ class Subscription(Consumer):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close it. Nothing is awaited, so not even a cancellation can come between."""
+        """Close the subscription. Nothing is awaited, so not even a cancellation can come between."""
         self.close()
 
     def close(self) -> None:
-        """End it, at once; twice is harmless, and it never raises. A pending iteration ends.
+        """End the subscription at once; twice is harmless, and it never raises. A pending iteration ends.
 
-        From another thread it is done soon.
+        Called from another thread, it ends soon, not at once.
         """
         if self._engine is not None and not self._engine.end_here(self.close):
             return
@@ -85,11 +85,11 @@ class Subscription(Consumer):
         self._close_mailbox()
 
     async def aclose(self) -> None:
-        """End it; the same as `close`, for code that expects to await."""
+        """End the subscription; the same as `close`, for code that expects to await."""
         self.close()
 
     def cut(self, error: ChatError) -> None:
-        """End it, and leave the room."""
+        """End the subscription from the engine's side with this error, and leave the room: the user was revoked."""
         if self._process is not None and self._subscriber is not None:
             self._process.expel(self._subscriber, error)
         super().cut(error)
@@ -127,14 +127,14 @@ class CallbackSubscription:
         self._closed = False
 
     def __await__(self) -> Generator[Any, None, Self]:
-        """Open it; the caller closes it."""
+        """Open the subscription; the caller closes it."""
         return self.__aenter__().__await__()
 
     async def __aenter__(self) -> Self:
-        """Open it; errors as `Chat.subscribe`.
+        """Open the subscription; errors as `Chat.subscribe`.
 
         What was missed is given to the callback before this returns, page by page, with a turn of the loop for others
-        between two pages. Where that fails midway, what was given stays given.
+        between two pages. Where the catch-up fails midway, the opening raises, and what was given stays given.
         """
         engine = self._running()
         if self._closed or self._subscriber is not None:
@@ -177,11 +177,11 @@ class CallbackSubscription:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close it. Nothing is awaited, so not even a cancellation can come between."""
+        """Close the subscription. Nothing is awaited, so not even a cancellation can come between."""
         self.close()
 
     def close(self) -> None:
-        """End it, at once; twice is harmless, and it never raises. From another thread it is done soon."""
+        """End the subscription at once, or soon from another thread; twice is harmless, and it never raises."""
         if self._engine is not None and not self._engine.end_here(self.close):
             return
         self._closed = True
@@ -190,11 +190,11 @@ class CallbackSubscription:
             self._process.detach(self._subscriber)
 
     async def aclose(self) -> None:
-        """End it; the same as `close`, for code that expects to await."""
+        """End the subscription; the same as `close`, for code that expects to await."""
         self.close()
 
     def cut(self, error: ChatError) -> None:
-        """End it from the engine's side: the user was revoked."""
+        """End the subscription from the engine's side with this error: the user was revoked."""
         if self._process is not None and self._subscriber is not None:
             self._process.expel(self._subscriber, error)
 

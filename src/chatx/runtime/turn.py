@@ -21,10 +21,10 @@ BURST = 64
 
 
 class Flushes(Protocol):
-    """What is flushed when a turn ends."""
+    """Something that is flushed when a turn ends."""
 
     def flush(self) -> None:
-        """Send out what this turn has left pending. Must not raise."""
+        """Send out the events that this turn has left pending. Must not raise."""
         ...
 
 
@@ -56,7 +56,7 @@ class Turn:
         self.published: int = 0
 
     def touch(self, what: Flushes) -> None:
-        """Flush this when the turn ends."""
+        """Have something flushed when the turn ends."""
         self._touched[what] = None
         if self._handle is None:
             self._begin()
@@ -98,14 +98,14 @@ class Turn:
         self.published = 0
 
     def resume(self, waiting: Waits) -> None:
-        """Let it go on: as soon as the turn has ended where the loop is ending it now, else soon."""
+        """Let a waiting task go on: right behind the turn where the loop is ending it now, else in the next round."""
         if self._resumed is None:
             self.resume_soon(waiting)
         else:
             self._resumed.append(waiting)
 
     def resume_soon(self, waiting: Waits) -> None:
-        """Let it go on in the loop's next round."""
+        """Let a waiting task go on in the loop's next round."""
         self.loop.call_soon(_go, waiting, context=waiting.context)
 
     def _begin(self) -> None:

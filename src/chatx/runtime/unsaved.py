@@ -34,10 +34,10 @@ class Parcel(Struct, eq=False):
         attempts: Failures that were its own fault.
         unjudged: Failures of which it is not known yet whose fault they were.
         failures: Failures in a row, whosever fault; what its backoff grows with.
-        failed_at: When it failed last, on the clock of the calls.
-        suspect: Whether it has failed by its own fault.
-        says_away: Whether its last failure says that the store is away.
-        reason: How it failed last.
+        failed_at: When the message failed last, on the clock of the calls.
+        suspect: Whether the message has failed by its own fault.
+        says_away: Whether the last failure says that the store is away.
+        reason: How the message failed last.
         trying: Whether a call with it is under way.
         turn: Its valid entry among those set aside, or -1.
         running: The call of an earlier attempt that has not returned yet.
@@ -59,7 +59,7 @@ class Parcel(Struct, eq=False):
 
     @property
     def hangs(self) -> bool:
-        """Whether its earlier call has not returned yet."""
+        """Whether an earlier call with this message has not returned yet."""
         return self.running is not None and not self.running.done()
 
 
@@ -68,8 +68,8 @@ class Unsaved:
 
     Attributes:
         size: Messages that wait, or are being saved.
-        bytes: What they weigh.
-        drained: Set when there are none.
+        bytes: What these messages weigh.
+        drained: Set when no message is here.
         arrived: Set while messages wait in order.
         full_batch: Set while as many wait as go in one batch.
         rescheduled: Set when a message was set aside.
@@ -141,13 +141,13 @@ class Unsaved:
         self._holes.discard(room_id)
 
     def all(self) -> list[Parcel]:
-        """Return every message here, in the order of publishing."""
+        """Return every message that is not saved, in the order of publishing."""
         return sorted(self._live, key=_number)
 
     # In order
 
     def wait_no_more(self) -> None:
-        """Give out batches that are not full."""
+        """Let batches go out that are not full."""
         self.no_more = True
         self.full_batch.set()
 
@@ -182,7 +182,7 @@ class Unsaved:
         return probes
 
     def put_back(self, parcels: Iterable[Parcel]) -> None:
-        """Let them be tried as if for the first time, each in its place."""
+        """Let messages be tried as if for the first time, each in its old place."""
         back = []
         for parcel in sorted(parcels, key=_number):
             parcel.unjudged = parcel.failures = 0
@@ -218,7 +218,7 @@ class Unsaved:
     # Set aside
 
     def set_aside(self, parcel: Parcel, wait_s: float) -> None:
-        """Let it be tried alone in so many seconds; one whose earlier call hangs, when that has returned too."""
+        """Let a message be tried alone in so many seconds; where its earlier call hangs, not before that returns."""
         if parcel not in self._live:
             return
         parcel.turn = next(self._turns)
@@ -226,13 +226,13 @@ class Unsaved:
         self.rescheduled.set()
 
     def next_due(self) -> float | None:
-        """Return in how many seconds the next of those set aside is due, or None where there are none."""
+        """Return in how many seconds the next message of those set aside is due, or None where none is set aside."""
         while self._aside and self._aside[0][1] != self._aside[0][2].turn:
             heapq.heappop(self._aside)  # it is elsewhere by now
         return self._aside[0][0] - self._loop.time() if self._aside else None
 
     def take_due(self) -> Parcel:
-        """Take the next of those set aside; `next_due` has just said that there is one."""
+        """Take the message that is due next of those set aside; `next_due` has just said that there is one."""
         _, _, parcel = heapq.heappop(self._aside)
         parcel.turn = -1
         return parcel

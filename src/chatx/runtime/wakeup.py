@@ -64,7 +64,7 @@ class Wakeup:
         return self._turn.loop
 
     def add_done_callback(self, callback: Callable[[Any], object], *, context: Context | None = None) -> None:
-        """Take the task's own wake-up."""
+        """Keep the waiting task's wake-up; what asyncio calls when a task begins to wait."""
         self.callback = callback
         self.context = context
 
