@@ -13,13 +13,13 @@ from sphinx.util import logging
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "src"))
 
-from chatx import __version__  # noqa: E402  # the package beside these pages, not another one that is installed
+import chatx  # noqa: E402  # the package beside these pages, not another one that is installed
 
 logger = logging.getLogger(__name__)
 
 project = "chatx"
 author = "the chatx contributors"
-version = release = __version__
+version = release = chatx.__version__
 extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "myst_parser"]
 root_doc = "index"
 nitpicky = True
@@ -31,7 +31,7 @@ nitpick_ignore_regex = [
     # What other packages document themselves. Inventories of theirs would have to be downloaded.
     (
         "py:.*",
-        r"(asyncio|collections|contextlib|msgspec|os|pathlib|socket|sqlite3|ssl|SSLContext|starlette|types|typing)\b.*",
+        r"(asyncio|collections|contextlib|msgspec|os|pathlib|random|socket|sqlite3|ssl|SSLContext|starlette|types|typing)\b.*",
     ),
     ("py:.*", r"prometheus_client\b.*"),
     # Type variables, and what the annotations of private bases name.
@@ -130,8 +130,12 @@ def _source_linked_back(app: Any, doctree: nodes.document) -> None:
     for signature in doctree.findall(addnodes.desc_signature):
         if signature.get("module") == "chatx.adapters.protocols":
             signature["ids"].append(f"chatx.{signature['fullname']}")
-        elif signature.get("module") == "chatx" and signature["fullname"].partition(".")[0] == "Identity":
-            signature["ids"].append(f"chatx.gateway.{signature['fullname']}")
+        elif signature.get("module") == "chatx":
+            name = signature["fullname"].partition(".")[0]
+            if name == "Identity":
+                signature["ids"].append(f"chatx.gateway.{signature['fullname']}")
+            elif getattr(getattr(chatx, name), "__module__", None) == "chatx.core.message":
+                signature["ids"].append(f"chatx.core.message.{signature['fullname']}")
 
 
 def _sources_known(app: Any, env: Any) -> None:

@@ -11,10 +11,13 @@ PACKAGES = ("chatx", "chatx.gateway", "chatx.testing")
 """Packages that export what their modules define: all in `__all__` is public."""
 
 MODULES = (
+    "chatx.adapters.memory_log",
     "chatx.adapters.protocols",
+    "chatx.adapters.room_log",
     "chatx.adapters.sqlite",
     "chatx.integrations.html",
     "chatx.integrations.starlette",
+    "chatx.testing.faulty_log",
     "chatx.testing.pytest_plugin",
 )
 """Modules to import from: all that they define without an underscore is public."""
@@ -27,8 +30,12 @@ INTERNAL = {
     "chatx.Chat.engine",
     "chatx.Connection.cut",
     "chatx.Connection.end",
+    "chatx.Message.target",
     "chatx.Subscription.cut",
     "chatx.Subscription.end",
+    "chatx.adapters.room_log.check_log",
+    "chatx.adapters.room_log.is_log",
+    "chatx.adapters.room_log.misplaced",
     "chatx.adapters.sqlite.SCHEMA_VERSION",
     "chatx.gateway.NativeServer.answer",
     "chatx.gateway.NativeServer.exchange",

@@ -24,6 +24,7 @@ from typing import Any, Protocol, TypeAlias
 
 from msgspec import Struct
 
+from chatx.adapters.boundary import check_method
 from chatx.core.message import Entry, Position
 
 APPENDED_AT_ONCE = 64
@@ -132,6 +133,7 @@ Answer: TypeAlias = str | None
 an entry that cannot be stored, what is wrong with it."""
 
 FENCED = "fenced"
+"""The answer where somebody else has the room."""
 
 
 class RoomLog(Protocol):
@@ -203,6 +205,23 @@ class LockedLog(RoomLog, Protocol):
 def is_log(store: Any) -> bool:
     """Return whether a persistence adapter is a log."""
     return all(hasattr(store, each) for each in ("take_over", "unproven", "append", "read", "close_rooms", "find"))
+
+
+def check_log(store: object) -> None:
+    """Check that a log has its methods, and that they can be called as the engine calls them.
+
+    Raises:
+        ConfigError: They cannot.
+    """
+    check_method("persistence", store, "take_over", "room_id")
+    check_method("persistence", store, "unproven", "room_id", "term", "head")
+    check_method("persistence", store, "append", "appends")
+    check_method("persistence", store, "read", "room_id", after=None, before=None, limit=1)
+    check_method("persistence", store, "close_rooms", "ends")
+    check_method("persistence", store, "find", "room_id", "user_id", "key")
+    if hasattr(store, "hold") or hasattr(store, "let_go"):
+        check_method("persistence", store, "hold", "wait_ms")
+        check_method("persistence", store, "let_go")
 
 
 def misplaced(append: Append) -> str | None:

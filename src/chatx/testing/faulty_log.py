@@ -69,7 +69,6 @@ class FaultyLog:
     Attributes:
         choose: Names the fault of each call; it may be set anew at any time.
         calls: The (method, fault) of each call that was made.
-        waiting: How many calls hang.
     """
 
     def __init__(self, log: RoomLog, choose: Callable[[str], Fault] | None = None, *, slow_s: float = 1.0) -> None:

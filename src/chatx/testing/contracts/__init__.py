@@ -10,6 +10,15 @@ timeout. Run them on a real loop; on virtual time a timeout comes at once where 
 
 from chatx.testing.contracts.answering import check_auth, check_moderation, check_notifier
 from chatx.testing.contracts.persistence import check_persistence
+from chatx.testing.contracts.room_log import check_room_log
 from chatx.testing.contracts.texts import CONTENTS, USER_IDS
 
-__all__ = ["CONTENTS", "USER_IDS", "check_auth", "check_moderation", "check_notifier", "check_persistence"]
+__all__ = [
+    "CONTENTS",
+    "USER_IDS",
+    "check_auth",
+    "check_moderation",
+    "check_notifier",
+    "check_persistence",
+    "check_room_log",
+]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -58,13 +58,18 @@ class Calls:
 
 
 @asynccontextmanager
-async def calls_of(role: str, adapter: object, timeout_s: float) -> AsyncIterator[Calls]:
-    """Check that a chat takes the adapter, and give its calls; those under way end with the block."""
-    options: dict[str, Any] = {role: adapter}
+async def calls_of(
+    role: str, adapter: object, timeout_s: float, check: Callable[[object], None] | None = None
+) -> AsyncIterator[Calls]:
+    """Check an adapter, by default by building a chat's configuration with it, and give its calls until the end."""
     boundary = Boundary(round(timeout_s * 1000), Telemetry())
     calls = Calls(role, adapter, boundary)
     try:
-        ChatConfig(**options)
+        if check is not None:
+            check(adapter)
+        else:
+            options: dict[str, Any] = {role: adapter}
+            ChatConfig(**options)
     except ConfigError as error:
         raise calls.broken(f"a Chat refuses it: {error.reason.rstrip('.')}") from error
     try:

@@ -1,0 +1,33 @@
+"""The contract of a room's log: places are taken once, by whoever has the room, and what was appended is there."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable
+
+from chatx.adapters.room_log import RoomLog, check_log
+from chatx.testing.contracts.calls import calls_of
+from chatx.testing.contracts.log_answers import CHECKS as ANSWERS
+from chatx.testing.contracts.log_appends import CHECKS as APPENDS
+from chatx.testing.contracts.log_calls import LogCalls
+
+
+async def check_room_log(make: Callable[[], RoomLog | Awaitable[RoomLog]], *, timeout_s: float = 5.0) -> None:
+    """Check that a log gives each place once, fences whoever had a room before, and answers with all that it holds.
+
+    What a power cut leaves, and what retention takes away, is not checked.
+
+    Args:
+        make: A function without arguments, plain or async, that returns a log: the class, or one that always returns
+            the same. It is called once per check. The checks use rooms of their own, so the logs may share a store that
+            holds other rooms; what is to be closed in the end is the caller's.
+        timeout_s: Bound of each call.
+
+    Raises:
+        AssertionError: It does not.
+    """
+    for check in (*APPENDS, *ANSWERS):
+        made = make()
+        log = await made if inspect.isawaitable(made) else made
+        async with calls_of("log", log, timeout_s, check_log) as calls:
+            await check(LogCalls(calls))
