@@ -1,5 +1,6 @@
 """An application as its users write one, with a live page's stream and a socket: what holds a request open is in it."""
 
+import asyncio
 import os
 
 from fastapi import FastAPI, Request, Response
@@ -30,6 +31,11 @@ if os.environ.get("MIDDLEWARE"):
 @app.get("/version")
 async def version() -> str:
     return VERSION
+
+
+@app.get("/loop")
+async def loop() -> str:
+    return type(asyncio.get_running_loop()).__module__.partition(".")[0]
 
 
 @app.get("/events")

@@ -81,26 +81,38 @@ def poll(port: int, token: str) -> Held:
     return held
 
 
-UVICORN = ("uvicorn", "held_app:app", "--port", "{port}")
-HYPERCORN = ("hypercorn", "held_app:app", "--bind", "localhost:{port}")
+def answer(port: int, path: str) -> bytes:
+    """Return what one request of its own is answered."""
+    return Held(port, path, more="Connection: close\r\n").to_the_end()
+
+
+LOOPS = ("asyncio", "uvloop")
+# Which one it takes by itself depends on what is installed.
+UVICORN = {loop: ("uvicorn", "held_app:app", "--port", "{port}", "--loop", loop) for loop in LOOPS}
+HYPERCORN = {
+    loop: ("hypercorn", "held_app:app", "--bind", "localhost:{port}", "--worker-class", loop) for loop in LOOPS
+}
 
 
 @pytest.mark.process
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize(
-    "command",
-    [UVICORN, (*UVICORN, "--loop", "uvloop"), (*UVICORN, "--workers", "2"), HYPERCORN],
-    ids=["uvicorn", "uvloop", "workers", "hypercorn"],
-)
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("server", ["uvicorn", "workers", "hypercorn"])
 def test_a_server_that_stops_ends_what_is_held_open_and_says_nothing_of_it(
-    command: tuple[str, ...], sent: signal.Signals
+    server: str, loop: str, sent: signal.Signals
 ) -> None:
-    with module(*command, cwd=APP.parent, MIDDLEWARE="1") as server:
+    command = {
+        "uvicorn": UVICORN[loop],
+        "workers": (*UVICORN[loop], "--workers", "2"),
+        "hypercorn": HYPERCORN[loop],
+    }[server]
+    with module(*command, cwd=APP.parent, MIDDLEWARE="1") as running:
+        assert loop.encode() in answer(running.port, "/loop")
         # Of two workers, either may get a connection; a poll belongs to the one that has its session.
-        held = [stream(server.port) for _ in range(4)]
-        if "--workers" not in command:
-            held.append(poll(server.port, session(server.port)))
-        _, output = server.stop(sent)
+        held = [stream(running.port) for _ in range(4)]
+        if server != "workers":
+            held.append(poll(running.port, session(running.port)))
+        _, output = running.stop(sent)
 
         for each in held[:4]:
             assert each.to_the_end().endswith(b"\r\n0\r\n\r\n")
@@ -111,29 +123,29 @@ def test_a_server_that_stops_ends_what_is_held_open_and_says_nothing_of_it(
 
 
 @pytest.mark.process
-def test_a_server_that_reloads_does_so_under_open_streams(tmp_path: Path) -> None:
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_server_that_reloads_does_so_under_open_streams(loop: str, tmp_path: Path) -> None:
     source = tmp_path / "held_app.py"
     shutil.copy(APP, source)
-    with module(*UVICORN, "--reload", cwd=tmp_path) as server:
+    with module(*UVICORN[loop], "--reload", cwd=tmp_path) as server:
         for now, then in (("first", "second"), ("second", "third")):
             held = stream(server.port)
             source.write_text(source.read_text().replace(f'VERSION = "{now}"', f'VERSION = "{then}"'))
             assert held.to_the_end().endswith(b"\r\n0\r\n\r\n")
             # The parent keeps the port: whoever comes meanwhile is served by the next process.
-            answered = Held(server.port, "/version", more="Connection: close\r\n")
-            assert f'"{then}"'.encode() in answered.to_the_end()
+            assert f'"{then}"'.encode() in answer(server.port, "/version")
         _, output = server.stop(signal.SIGTERM)
 
     assert "Traceback" not in output
 
 
 @pytest.mark.process
-def test_a_server_at_its_maximum_of_requests_ends_what_is_held_open() -> None:
-    with module(*UVICORN, "--limit-max-requests", "4", cwd=APP.parent) as server:
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_server_at_its_maximum_of_requests_ends_what_is_held_open(loop: str) -> None:
+    with module(*UVICORN[loop], "--limit-max-requests", "4", cwd=APP.parent) as server:
         held = stream(server.port)
         for _ in range(4):
-            answered = Held(server.port, "/version", more="Connection: close\r\n")
-            answered.to_the_end()
+            answer(server.port, "/version")
         _, output = server.wait()
 
         assert held.to_the_end().endswith(b"\r\n0\r\n\r\n")
@@ -141,8 +153,9 @@ def test_a_server_at_its_maximum_of_requests_ends_what_is_held_open() -> None:
 
 
 @pytest.mark.process
-def test_who_breaks_off_under_a_middleware_leaves_no_traceback() -> None:
-    with module(*UVICORN, cwd=APP.parent, MIDDLEWARE="1") as server:
+@pytest.mark.parametrize("loop", LOOPS)
+def test_who_breaks_off_under_a_middleware_leaves_no_traceback(loop: str) -> None:
+    with module(*UVICORN[loop], cwd=APP.parent, MIDDLEWARE="1") as server:
         token = session(server.port)
         broken = [stream(server.port), poll(server.port, token)]
         # A post whose body never comes whole.
