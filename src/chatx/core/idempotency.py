@@ -12,7 +12,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from struct import Struct as Layout
 from typing import Final
 
@@ -96,7 +96,7 @@ class IdempotencyWindow:
         self._due = 0.0  # nothing is over before
         self._users: dict[str, _Holder] = {}
         # Rank by bytes held -> who has it; who came to it first is first.
-        self._ranks: dict[int, OrderedDict[_Holder, None]] = {}
+        self._ranks: defaultdict[int, OrderedDict[_Holder, None]] = defaultdict(OrderedDict)
         self._heaviest = 0  # no rank above this one
         self.held: int = 0
 
@@ -186,20 +186,21 @@ class IdempotencyWindow:
 
     def _rank_anew(self, holder: _Holder) -> None:
         """Rank a user by the bytes that they hold; one who holds nothing has no rank."""
-        ranks = self._ranks
         if holder.rank:
-            del ranks[holder.rank][holder]
-        rank = holder.rank = _rank(holder.held)
+            del self._ranks[holder.rank][holder]
+        held = holder.held
+        bits = held.bit_length()
+        # 0 for nothing, else a number that grows by one for about a fifth more.
+        rank = holder.rank = bits << 2 | held >> bits - 3 & 3 if bits > 2 else 0
         if rank:
-            equals = ranks.get(rank)
-            if equals is None:
-                equals = ranks[rank] = OrderedDict()
+            equals = self._ranks[rank]
+            if not equals:
+                self._heaviest = max(self._heaviest, rank)
             equals[holder] = None
-            self._heaviest = max(self._heaviest, rank)
 
     def _who_holds_most(self) -> _Holder:
         # There are few ranks, four for each power of two.
-        while not self._ranks.get(self._heaviest):
+        while not self._ranks[self._heaviest]:
             self._heaviest -= 1
         return next(iter(self._ranks[self._heaviest]))
 
@@ -208,12 +209,6 @@ def scope_of(room_id: str, user_id: str, key: str) -> bytes:
     """Return what stands for a user's key in a room; three valid ids make one that no others make."""
     # No id has a control character in it, so no two scopes are written alike.
     return f"{room_id}\0{user_id}\0{key}".encode()
-
-
-def _rank(held: int) -> int:
-    """Return the rank of so many bytes: 0 for none, else a number that grows by one for about each fifth more."""
-    bits = held.bit_length()
-    return bits << 2 | held >> bits - 3 & 3 if bits > 2 else 0
 
 
 def _until(kept: _Kept) -> float:
