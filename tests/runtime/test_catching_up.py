@@ -24,8 +24,10 @@ from chatx import (
     PresenceState,
     Revoked,
     RoomUnavailable,
+    SlowConsumer,
     SubscriptionEnded,
 )
+from chatx.core.history import History
 from chatx.testing import VirtualLoop
 from tests.faults import Stored
 from tests.virtual import turns, unlimited, virtual
@@ -378,7 +380,7 @@ async def test_a_room_that_ends_while_its_reader_is_behind_tells_it() -> None:
         assert process is not None
         for _ in range(5):
             with pytest.raises(RoomUnavailable):
-                process._contained(lambda room: 1 / 0)
+                process._contained(lambda: 1 / 0)
         assert await take(subscription, PAGE) == messages[:PAGE]
         with pytest.raises(RoomUnavailable):
             await anext(subscription)
@@ -426,6 +428,92 @@ async def test_a_room_left_and_read_anew_while_a_page_is_read_is_read_once() -> 
         await connection.subscribe("general", after=messages[1])
         assert await take(connection, 10) == messages[2:]
         assert connection.unread == 0
+
+
+@pytest.mark.parametrize("connected", [False, True])
+@virtual
+async def test_a_callback_may_close_a_reader_that_takes_its_last_page(connected: bool) -> None:
+    """Taking a page first tells the others what is pending, and whoever is told may do anything."""
+    async with paged(history_size=100) as chat, contextlib.AsyncExitStack() as stack:
+        messages = await stored(chat, 6)
+        reader: Any
+        if connected:
+            reader = await stack.enter_async_context(chat.connect("bob"))
+            await reader.subscribe("other")
+            await reader.subscribe("general", after=start(messages[0]))
+        else:
+            reader = await stack.enter_async_context(chat.subscribe("general", after=start(messages[0])))
+
+        def closes_reader(event: Event) -> None:
+            if isinstance(event, PresenceDiff):
+                reader.close()
+
+        await chat.subscribe_callback("general", closes_reader, presence=True)
+        assert await take(reader, PAGE) == messages[:PAGE]
+        await chat.join("general", "alice")
+        with pytest.raises(StopAsyncIteration):
+            await anext(reader)
+        await turns()
+        await stored(chat, 1)
+        assert chat.statistics().subscriptions == 1
+        assert reader.unread == 0
+
+
+class Careless(History):
+    """Fails when it is asked how far back it reaches, behind its twelfth message."""
+
+    __slots__ = ()
+
+    @property
+    def start(self) -> int:
+        if self.offset > 12:
+            raise RuntimeError("a mistake")
+        return super().start
+
+
+@virtual
+async def test_a_mistake_while_a_page_is_read_is_told_and_lets_nobody_wait(caplog: pytest.LogCaptureFixture) -> None:
+    store = Stored()
+    async with paged(persistence=store) as chat:
+        messages = await stored(chat, 12)
+        process = chat.engine.rooms.find("general")
+        assert process is not None
+        careless = Careless(2, process.head)
+        careless._ring = process.room.history._ring
+        process.room.history = careless
+        async with chat.subscribe("general", after=start(messages[0])) as subscription:
+            await take(subscription, PAGE)
+            store.wait_ms = 1000
+            waiting = asyncio.ensure_future(anext(subscription))
+            await asyncio.sleep(0.5)
+            await chat.send_message("general", "alice", "one more")
+            with pytest.raises(RoomUnavailable):
+                await waiting
+        assert [record.room for record in caplog.records] == ["general"]  # type: ignore[attr-defined]
+
+
+@virtual
+async def test_who_was_too_slow_for_one_room_gets_nothing_more_of_another_behind_its_error() -> None:
+    store = Stored()
+    async with paged(persistence=store, mailbox_size=2) as chat, chat.connect("bob") as connection:
+        messages = await stored(chat, 12)
+        await stored(chat, 1, "live")  # its first message awaits the store
+        await connection.subscribe("live")
+        await connection.subscribe("general", after=start(messages[0]))
+        await take(connection, PAGE)
+        store.wait_ms = 1000
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await anext(connection)
+        for _ in range(4):
+            await chat.send_message("live", "alice", "hi")
+            await turns()
+        await take(connection, 2)
+        with pytest.raises(SlowConsumer):
+            await anext(connection)
+        await asyncio.sleep(2)
+        with pytest.raises(SlowConsumer):
+            await anext(connection)
 
 
 LARGE = "x" * 4000

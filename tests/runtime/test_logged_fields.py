@@ -131,7 +131,7 @@ async def test_a_crash_and_a_callback_that_raises_name_the_room(caplog: pytest.L
         process = chat.engine.rooms.find("general")
         assert process is not None
         with pytest.raises(RoomUnavailable):
-            process._contained(lambda room: 1 / 0)
+            process._contained(lambda: 1 / 0)
         assert fields(caplog, "crashed and") == {"room": "general", "code": "room_unavailable"}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable, Iterator
 from operator import length_hint
@@ -12,11 +13,13 @@ from typing import Self
 from chatx.core.fanout import Subscriber
 from chatx.core.mailbox import Mailbox, OverflowPolicy
 from chatx.core.message import Event, Position
-from chatx.errors import ChatError, Closed, ConfigError
+from chatx.errors import ChatError, Closed, ConfigError, RoomUnavailable
 from chatx.runtime.catchup import Behind, Missed
 from chatx.runtime.engine import Engine
 from chatx.runtime.process import RoomProcess
 from chatx.runtime.wakeup import Wakeup
+
+logger: logging.Logger = logging.getLogger("chatx")
 
 POLICIES = ("disconnect", "drop_oldest")
 
@@ -152,11 +155,14 @@ class Consumer:
         engine = self._engine
         if engine is None:
             return False
-        for behind in self._behind.values():
+        for behind in list(self._behind.values()):
             try:
                 page = engine.missed_in_memory(behind.process, behind.reached)
             except ChatError as error:
                 self._fail(behind, error)
+                return True
+            # Looking at memory tells others what is pending, and they may end this one.
+            if not self._is_behind(behind):
                 return True
             if page is not None:
                 self._take_page(behind, page)
@@ -168,21 +174,28 @@ class Consumer:
         return False
 
     async def _read_stored(self, engine: Engine, behind: Behind) -> None:
+        room_id = behind.process.room_id
+        page: Missed | ChatError
         try:
             page = await engine.missed(behind.process, behind.reached)
         except ChatError as error:
-            self._reading = None
-            if self._is_behind(behind):
-                self._fail(behind, error)
+            page = error
+        except Exception:  # a mistake of the engine's, which must not leave the reader waiting
+            page = RoomUnavailable("What was missed could not be read; subscribe again after the last position read.")
+            logger.exception("A catch-up in room %r failed.", room_id, extra={"room": room_id, "code": page.code})
+        self._reading = None
+        if not self._is_behind(behind):
+            pass
+        elif isinstance(page, Missed):
+            self._take_page(behind, page)
         else:
-            self._reading = None
-            if self._is_behind(behind):
-                self._take_page(behind, page)
+            self._fail(behind, page)
         self._wake_reader()
 
     def _is_behind(self, behind: Behind) -> bool:
         """Return whether this subscription is still behind: it may have ended, or been opened anew, since."""
-        return self._behind.get(behind.process.room_id) is behind
+        mailbox = self._mailbox
+        return mailbox is not None and mailbox.error is None and self._behind.get(behind.process.room_id) is behind
 
     def _take_page(self, behind: Behind, page: Missed) -> None:
         room_id = behind.process.room_id
