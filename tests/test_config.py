@@ -53,6 +53,7 @@ OBJECTS = {
     "middlewares": ("auth", "rate_limit", "moderation"),
     "rate_limit": RateLimit(messages_per_sec=10, burst=20),
     "cluster_strategy": "local",
+    "durability": "sequenced",
     "on_dead_letter": None,
 }
 """The others."""
@@ -474,6 +475,7 @@ def test_every_option_can_be_a_variable() -> None:
     env = {f"CHATX_{name.upper()}": "3" for name in NUMBERS} | {
         "CHATX_RATE_LIMIT": "{ messages_per_sec = 2.5, burst = 4 }",
         "CHATX_CLUSTER_STRATEGY": "local",
+        "CHATX_DURABILITY": "sequenced",
         "CHATX_AUTH": f"{ADAPTERS}:allows",
         "CHATX_MODERATION": f"{ADAPTERS}:Allows.Nested",
         "CHATX_PERSISTENCE": "tests.faults:Batches",

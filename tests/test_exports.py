@@ -101,7 +101,10 @@ SIGNATURES = {
     "lifespan": (Chat.lifespan, "(self, app)"),
     "join": (Chat.join, "(self, room_id, user_id)"),
     "leave": (Chat.leave, "(self, room_id, user_id)"),
-    "send_message": (Chat.send_message, "(self, room_id, user_id, content, *, idempotency_key=None, trusted=False)"),
+    "send_message": (
+        Chat.send_message,
+        "(self, room_id, user_id, content, *, idempotency_key=None, trusted=False, durability=None)",
+    ),
     "subscribe": (
         Chat.subscribe,
         "(self, room_id, *, after=None, presence=False, user_id=None, overflow='disconnect')",
@@ -123,7 +126,7 @@ SIGNATURES = {
     "Connection.unsubscribe": (Connection.unsubscribe, "(self, room_id)"),
     "Connection.send_message": (
         Connection.send_message,
-        "(self, room_id, content, *, idempotency_key=None, trusted=False)",
+        "(self, room_id, content, *, idempotency_key=None, trusted=False, durability=None)",
     ),
     "ChatConfig.load": (ChatConfig.load, "(path=None, env=...)"),
     "Telemetry.attach": (chatx.Telemetry.attach, "(self, event, handler)"),
@@ -172,8 +175,19 @@ def test_a_chat_has_no_other_public_names_than_these() -> None:
 
 
 FIELDS = {
-    "Draft": ("room_id", "user_id", "content"),
-    "Message": ("id", "room_id", "user_id", "content", "inserted_at", "epoch", "offset", "duplicate"),
+    "Draft": ("room_id", "user_id", "content", "data"),
+    "Message": (
+        "id",
+        "room_id",
+        "user_id",
+        "content",
+        "inserted_at",
+        "epoch",
+        "offset",
+        "duplicate",
+        "stored",
+        "data",
+    ),
     "Gap": ("room_id", "reason", "epoch", "offset", "missed"),
     "PresenceMeta": ("ref", "online_at"),
     "PresenceState": ("room_id", "presences"),

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from chatx.config import ChatConfig
 from chatx.core.mailbox import OverflowPolicy
@@ -169,8 +169,11 @@ class Chat:
         *,
         idempotency_key: str | None = None,
         trusted: bool = False,
+        durability: Literal["sequenced", "stored"] | None = None,
     ) -> Message:
         """Send a message to a room; when this returns it is `sequenced`: it has its place and is on its way to all.
+
+        With `stored` the log has it too, and nobody has seen it before; `Message.stored` says so.
 
         A single send in which nothing awaits does not yield to the loop.
 
@@ -184,9 +187,11 @@ class Chat:
             trusted: True sends what the application itself says: no middleware is asked, not auth, rate limit,
                 moderation or one of yours. Everything else holds, the order of this user's sends too. Clients cannot
                 set it.
+            durability: `sequenced` or `stored`; None is the option of this name.
 
         Raises:
-            InvalidMessage: The content, an id or `trusted` is not valid; `MessageTooLarge`: too many bytes.
+            ConfigError: `stored`, and persistence is no log.
+            InvalidMessage: The content, an id or an option is not valid; `MessageTooLarge`: too many bytes.
             Unauthorized: The auth adapter said no.
             RateLimited: Too fast; `retry_after` says when.
             Blocked: The moderation said no.
@@ -200,7 +205,7 @@ class Chat:
             # Whoever tries again at once must not keep the loop from the stop, or from the next start.
             await asyncio.sleep(0)
             engine = self._running()
-        return await engine.send(room_id, user_id, content, idempotency_key, trusted)
+        return await engine.send(room_id, user_id, content, idempotency_key, trusted, durability)
 
     def subscribe(
         self,

@@ -13,10 +13,11 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from chatx.adapters.boundary import check_arguments, check_method
 from chatx.adapters.protocols import Auth, Moderation, Notifier, Persistence
+from chatx.adapters.room_log import RoomLog, is_log
 from chatx.core.middleware import Middleware
 from chatx.core.rate_limit import RateLimit
 from chatx.errors import ConfigError, Problems
@@ -37,6 +38,10 @@ def _number(default: int, unit: str, doc: str, *, least: int = 1) -> Any:
     return field(default=default, metadata={"unit": unit, "least": least, "doc": doc})
 
 
+DURABILITIES: Final = ("sequenced", "stored")
+"""What an acknowledgement can say: the message has its place and is on its way to all, or the log has it too."""
+
+
 def _object(default: Any, doc: str) -> Any:
     return field(default=default, metadata={"doc": doc})
 
@@ -50,7 +55,7 @@ class ChatConfig:
             does not take the right arguments. All that is wrong is in one error.
     """
 
-    persistence: Persistence | None = _object(None, "where messages are saved; nowhere by default")
+    persistence: Persistence | RoomLog | None = _object(None, "where messages are saved; nowhere by default")
     notifier: Notifier | None = _object(None, "who tells users of messages; nobody by default")
     moderation: Moderation | None = _object(None, "who refuses content; nobody by default")
     auth: Auth | None = _object(None, "who refuses users; nobody by default")
@@ -60,6 +65,9 @@ class ChatConfig:
     message_size_limit: int = _number(4096, "bytes of UTF-8", "the largest content")
     room_queue_limit: int = _number(2048, "messages", "admitted to a room and not yet sequenced")
     rate_limit: RateLimit = _object(RateLimit(), "the token bucket of each user in each room")
+    durability: Literal["sequenced", "stored"] = _object(
+        "sequenced", "what an acknowledgement says: it has its place, or the log has it too"
+    )
     delivery_batch_size: int = _number(100, "messages", "handed to persistence at a time")
     delivery_tick_ms: int = _number(100, "ms", "the longest a message waits for its batch to fill")
     delivery_max_retries: int = _number(5, "retries", "after a failed delivery, before it is a dead letter", least=0)
@@ -113,6 +121,8 @@ class ChatConfig:
         with problems.gathered():
             _check_strategy(self.cluster_strategy)
         _check_adapters(self, problems)
+        with problems.gathered():
+            _check_durability(self.durability, self.persistence)
         object.__setattr__(self, "middlewares", _checked_middlewares(self.middlewares, problems))
         if self.on_dead_letter is not None:
             with problems.gathered():
@@ -251,7 +261,29 @@ def _check_notifier(notifier: object) -> None:
         check_method("notifier", notifier, "recipients", "message")
 
 
+def _check_durability(durability: object, persistence: object) -> None:
+    if durability not in DURABILITIES:
+        raise ConfigError(f"durability is {_shown(durability)}; it must be one of {', '.join(DURABILITIES)}.")
+    if durability == "stored" and not is_log(persistence):
+        raise ConfigError(
+            "durability is 'stored', and persistence is no log that could say so; give one, such as "
+            "SQLitePersistence('chat.db'), or leave durability at 'sequenced'."
+        )
+
+
+def _check_log(log: object) -> None:
+    check_method("persistence", log, "take_over", "room_id")
+    check_method("persistence", log, "unproven", "room_id", 1, "head")
+    check_method("persistence", log, "append", "appends")
+    check_method("persistence", log, "read", "room_id", after=None, before=None, limit=1)
+    check_method("persistence", log, "close_rooms", "ends")
+    check_method("persistence", log, "find", "room_id", "user_id", "key")
+
+
 def _check_persistence(persistence: object) -> None:
+    if is_log(persistence):
+        _check_log(persistence)
+        return
     batches = hasattr(persistence, "save_messages")
     if batches:
         check_method("persistence", persistence, "save_messages", "messages")
@@ -335,7 +367,7 @@ def _from_env(env: Mapping[str, str], problems: Problems) -> dict[str, Any]:
 def _env_value(variable: str, name: str, text: str) -> Any:
     if name == "middlewares" and not text.lstrip().startswith("["):
         return [part.strip() for part in text.split(",") if part.strip()]
-    if name in (*_ADAPTERS, "on_dead_letter", "cluster_strategy"):
+    if name in (*_ADAPTERS, "on_dead_letter", "cluster_strategy", "durability"):
         return text
     try:
         read = tomllib.loads(f"value = {text}")

@@ -50,7 +50,7 @@ class Sequencing(RuleBasedStateMachine):
         while (waiting := self.sequencer.next_free()) is not None:
             message = place(waiting.draft, self.head, False)
             self.apply(message)
-            self.sequencer.owe(message, waiting.key)
+            self.sequencer.owe(message, waiting.scope)
 
     @rule(stored=st.booleans())
     def send(self, stored: bool) -> None:

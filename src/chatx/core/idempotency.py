@@ -39,6 +39,9 @@ _USER_BYTES = 400
 _LAYOUT = Layout("<dqqqH")
 _pack = _LAYOUT.pack
 
+# Added to the length of the id where the message was acknowledged as stored.
+_STORED: Final = 0x8000
+
 # The least that each rank stands for: 0 for nothing, then four ranks for each power of two. Of 1 to 11 there are none.
 _FLOORS: Final = (0, *[4] * 11, *((4 | rank & 3) << (rank >> 2) - 3 for rank in range(12, 260)))
 
@@ -52,6 +55,7 @@ class Place(Struct, frozen=True, gc=False):
         epoch: The stream.
         offset: The place in that stream.
         content_hash: `hash` of its content, which tells whether a repeat says the same.
+        stored: Whether it was acknowledged as stored.
     """
 
     id: str
@@ -59,6 +63,7 @@ class Place(Struct, frozen=True, gc=False):
     epoch: str
     offset: int
     content_hash: int
+    stored: bool = False
 
 
 class _Holder(Struct, gc=False, eq=False):
@@ -84,9 +89,21 @@ class IdempotencyWindow:
 
     Attributes:
         held: Bytes that the keys cost.
+        incomplete_until: Until when a key may be missing here within its window, since bounds made it go early.
     """
 
-    __slots__ = ("_due", "_heaviest", "_kept", "_most", "_ranks", "_share", "_users", "_window_s", "held")
+    __slots__ = (
+        "_due",
+        "_heaviest",
+        "_kept",
+        "_most",
+        "_ranks",
+        "_share",
+        "_users",
+        "_window_s",
+        "held",
+        "incomplete_until",
+    )
 
     def __init__(self, *, window_s: float = WINDOW_S, most_bytes: int = BYTES) -> None:
         self._window_s = window_s
@@ -99,6 +116,7 @@ class IdempotencyWindow:
         self._ranks: defaultdict[int, OrderedDict[_Holder, None]] = defaultdict(OrderedDict)
         self._heaviest = 0  # no rank above this one
         self.held: int = 0
+        self.incomplete_until: float = 0.0
 
     def __len__(self) -> int:
         """Return how many keys are remembered."""
@@ -114,7 +132,10 @@ class IdempotencyWindow:
         if until <= now:
             return None
         texts = packed[_LAYOUT.size :].decode()
-        return Place(texts[:id_length], inserted_at, texts[id_length:], offset, content_hash)
+        stored = id_length >= _STORED
+        if stored:
+            id_length -= _STORED
+        return Place(texts[:id_length], inserted_at, texts[id_length:], offset, content_hash, stored)
 
     def record(self, scope: bytes, message: Message, now: float) -> None:
         """Remember that a key, by the `scope_of` it in the message's room and for its sender, made this message."""
@@ -122,8 +143,9 @@ class IdempotencyWindow:
             # Two for one, so that what is over goes although nobody sweeps.
             self.expire(now, 2)
         message_id = message.id
+        id_length = len(message_id) + _STORED if message.stored else len(message_id)
         packed = (
-            _pack(now + self._window_s, message.inserted_at, message.offset, hash(message.content), len(message_id))
+            _pack(now + self._window_s, message.inserted_at, message.offset, hash(message.content), id_length)
             + (message_id + message.epoch).encode()
         )
         keys = self._kept
@@ -150,8 +172,10 @@ class IdempotencyWindow:
             self._rank_anew(holder)
         while holder.held > self._share and holder.oldest is not scope:
             self._forget_oldest(holder)
+            self.incomplete_until = now + self._window_s
         while self.held > self._most and len(self._kept) > 1:
             self._forget_oldest(self._who_holds_most())
+            self.incomplete_until = now + self._window_s
 
     def expire(self, now: float, at_most: int) -> int:
         """Forget keys whose window has passed, oldest first, at most `at_most`; return how many were forgotten."""
@@ -203,6 +227,11 @@ class IdempotencyWindow:
         while not self._ranks[self._heaviest]:
             self._heaviest -= 1
         return next(iter(self._ranks[self._heaviest]))
+
+
+def key_of(scope: bytes) -> str:
+    """Return the key that a `scope_of` was made of."""
+    return scope.rpartition(b"\0")[2].decode()
 
 
 def scope_of(room_id: str, user_id: str, key: str) -> bytes:

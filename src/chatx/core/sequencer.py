@@ -38,12 +38,12 @@ class Owed(Struct, gc=False, eq=False):
 
     Attributes:
         entry: The entry.
-        key: Its idempotency key, or None.
+        scope: Its idempotency key, as `scope_of` writes it, or None.
         weight: The bytes that it counts for.
     """
 
     entry: Entry
-    key: str | None
+    scope: bytes | None
     weight: int
 
 
@@ -52,7 +52,7 @@ class Waiting(Struct, eq=False):
 
     Attributes:
         draft: The draft.
-        key: Its idempotency key, or None.
+        scope: Its idempotency key, as `scope_of` writes it, or None.
         stored: Whether it must be stored before anybody sees it; else it only waits behind one that must.
         sender: Who is told what became of it; for the caller.
         weight: The bytes that it counts for.
@@ -60,7 +60,7 @@ class Waiting(Struct, eq=False):
     """
 
     draft: Draft
-    key: str | None
+    scope: bytes | None
     stored: bool
     sender: Any
     weight: int
@@ -81,10 +81,10 @@ class Flight(Struct, eq=False):
     drafts: list[Waiting]
 
     @property
-    def entries(self) -> list[tuple[Entry, str | None]]:
+    def entries(self) -> list[tuple[Entry, bytes | None]]:
         """The entries with their keys, in the order of their places."""
-        behind = [(each.message, each.key) for each in self.drafts if each.message is not None]
-        return [*((each.entry, each.key) for each in self.owed), *behind]
+        behind = [(each.message, each.scope) for each in self.drafts if each.message is not None]
+        return [*((each.entry, each.scope) for each in self.owed), *behind]
 
     @property
     def last(self) -> Position:
@@ -101,9 +101,10 @@ class Sequencer:
         flight: The batch on its way, or None.
         unsettled: Whether it is not known if the batch was written.
         fenced: Whether somebody else has the room.
+        unstored_seen: Whether anything was ever seen before it was stored.
     """
 
-    __slots__ = ("_owed", "_waiting", "fenced", "flight", "stored_to", "unsettled")
+    __slots__ = ("_owed", "_waiting", "fenced", "flight", "stored_to", "unsettled", "unstored_seen")
 
     def __init__(self, head: Position) -> None:
         self.stored_to: Position = head
@@ -112,6 +113,7 @@ class Sequencer:
         self.flight: Flight | None = None
         self.unsettled: bool = False
         self.fenced: bool = False
+        self.unstored_seen: bool = False
 
     @property
     def blocked(self) -> bool:
@@ -133,10 +135,11 @@ class Sequencer:
         """How many entries that everybody has are not in the log."""
         return len(self._owed) + (0 if self.flight is None else len(self.flight.owed))
 
-    def owe(self, entry: Entry, key: str | None) -> Owed:
+    def owe(self, entry: Entry, scope: bytes | None) -> Owed:
         """Take note of an entry that was placed and applied."""
-        owed = Owed(entry, key, weigh(entry))
+        owed = Owed(entry, scope, weigh(entry))
         self._owed.append(owed)
+        self.unstored_seen = True
         return owed
 
     def submit(self, waiting: Waiting) -> None:
@@ -204,7 +207,10 @@ class Sequencer:
         return None
 
     def fence(self) -> tuple[list[Owed], list[Waiting]]:
-        """Give everything up: somebody else has the room. Return what the log never got, and who waited."""
+        """Give everything up: somebody else has the room, or the time is over.
+
+        Return what the log never got, and who waited.
+        """
         flight, self.flight = self.flight, None
         self.fenced = True
         self.unsettled = False
@@ -214,10 +220,6 @@ class Sequencer:
         self._owed.clear()
         self._waiting.clear()
         return owed, waiting
-
-    def give_up(self) -> tuple[list[Owed], list[Waiting]]:
-        """The same, at a stop: nobody else has the room, but the time is over."""
-        return self.fence()
 
     def _landed(self) -> Flight:
         flight = self.flight

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 from chatx.core.fanout import Subscriber
 from chatx.core.mailbox import Batch, OverflowPolicy
@@ -114,12 +114,18 @@ class Connection(Consumer):
         self._forget(room_id)
 
     async def send_message(
-        self, room_id: str, content: str | bytes, *, idempotency_key: str | None = None, trusted: bool = False
+        self,
+        room_id: str,
+        content: str | bytes,
+        *,
+        idempotency_key: str | None = None,
+        trusted: bool = False,
+        durability: Literal["sequenced", "stored"] | None = None,
     ) -> Message:
         """Send a message as this connection's user; errors as `Chat.send_message`."""
         if self._closed or self._engine is None or not self._engine.open:
             await asyncio.sleep(0)  # as in `Chat.send_message`
-        return await self._open_engine().send(room_id, self.user_id, content, idempotency_key, trusted)
+        return await self._open_engine().send(room_id, self.user_id, content, idempotency_key, trusted, durability)
 
     def cut(self, error: ChatError) -> None:
         """End the connection from the engine's side, with this error, and leave every room: the user was revoked."""

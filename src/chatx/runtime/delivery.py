@@ -15,9 +15,13 @@ from collections import deque
 from chatx.adapters.boundary import Boundary
 from chatx.config import ChatConfig
 from chatx.core.message import Message
+from chatx.runtime.committing import Committing
 from chatx.runtime.dead_letters import DeadLetter, DeadLetters
+from chatx.runtime.log_storage import LogStorage
 from chatx.runtime.notifying import Notifying
+from chatx.runtime.process import RoomProcess
 from chatx.runtime.saving import Saving
+from chatx.runtime.storage import Storage
 from chatx.telemetry import Telemetry
 
 SAVING_BYTES = 64 * 1024 * 1024
@@ -33,6 +37,7 @@ class Delivery:
     Attributes:
         enabled: Whether there is anybody to deliver to.
         limit: How many messages may wait to be saved.
+        committing: The way to a log, where persistence is one.
         letters: The deliveries that were given up.
     """
 
@@ -44,6 +49,7 @@ class Delivery:
         telemetry: Telemetry,
         loop: asyncio.AbstractEventLoop,
         dead_letters: deque[DeadLetter],
+        storage: Storage,
     ) -> None:
         self._loop = loop
         self._reserved = 0
@@ -53,11 +59,22 @@ class Delivery:
             config=config, boundary=boundary, telemetry=telemetry, loop=loop, kept=dead_letters
         )
         self._saving: Saving | None = None
+        self.committing: Committing | None = None
         self._notifying: Notifying | None = None
-        if config.persistence is not None:
+        if isinstance(storage, LogStorage):
+            self.committing = Committing(
+                config=config,
+                boundary=boundary,
+                telemetry=telemetry,
+                loop=loop,
+                letters=self.letters,
+                storage=storage,
+            )
+        elif config.persistence is not None:
             self._saving = Saving(
                 config=config, boundary=boundary, telemetry=telemetry, loop=loop, letters=self.letters
             )
+        self._store: Saving | Committing | None = self._saving or self.committing
         if config.notifier is not None:
             self._notifying = Notifying(
                 config=config, boundary=boundary, telemetry=telemetry, loop=loop, letters=self.letters
@@ -65,14 +82,14 @@ class Delivery:
 
     def start(self) -> None:
         """Begin to deliver."""
-        for queue in (self._saving, self._notifying):
+        for queue in (self._store, self._notifying):
             if queue is not None:
                 queue.start()
 
     @property
     def size(self) -> int:
         """Messages that wait to be saved, or are being saved."""
-        return 0 if self._saving is None else self._saving.unsaved.size
+        return 0 if self._store is None else self._store.size
 
     @property
     def notifications(self) -> int:
@@ -84,7 +101,7 @@ class Delivery:
         """Messages saved and users notified so far."""
         return sum(
             (
-                0 if self._saving is None else self._saving.saved,
+                0 if self._store is None else self._store.saved,
                 0 if self._notifying is None else self._notifying.delivered,
             )
         )
@@ -92,20 +109,20 @@ class Delivery:
     @property
     def retried(self) -> int:
         """Failed attempts that were followed by another, so far."""
-        return sum(queue.retried for queue in (self._saving, self._notifying) if queue is not None)
+        return sum(queue.retried for queue in (self._store, self._notifying) if queue is not None)
 
     @property
     def full(self) -> bool:
         """Whether so much waits to be saved that no further message may be sent."""
-        if self._saving is None:
+        store = self._store
+        if store is None:
             return False
-        unsaved = self._saving.unsaved
-        return unsaved.size + self._reserved >= self.limit or unsaved.bytes >= SAVING_BYTES
+        return store.size + self._reserved >= self.limit or store.bytes >= SAVING_BYTES
 
     @property
     def retry_after(self) -> float:
         """About how many seconds it takes until a message may be sent again."""
-        return 0.0 if self._saving is None else self._saving.retry_after
+        return 0.0 if self._store is None else self._store.retry_after
 
     def reserve(self) -> None:
         """Keep a place for a message that is not published yet; `release` follows, whatever becomes of the message."""
@@ -115,25 +132,27 @@ class Delivery:
         """Give the place of a message back that `reserve` kept."""
         self._reserved -= 1
 
-    def offer(self, message: Message, members: tuple[str, ...]) -> None:
-        """Take a message that was published; `members` are the users who were in the room."""
+    def offer(self, process: RoomProcess, message: Message, scope: bytes | None) -> None:
+        """Take a message that was published in a room."""
         if self._saving is not None:
             self._saving.unsaved.add(message)
+        elif self.committing is not None and not message.stored:
+            self.committing.owe(process, message, scope)
         if self._notifying is not None:
-            self._notifying.offer(message, members)
+            self._notifying.offer(message, process.members)
 
     def saved(self, room_id: str) -> bool:
         """Return whether persistence has every message of this room's life."""
-        return self._saving is None or self._saving.unsaved.has_all(room_id)
+        return self._store is None or self._store.has_all(room_id)
 
     def waiting(self, room_id: str) -> bool:
         """Return whether a message of this room still waits for persistence."""
-        return self._saving is not None and self._saving.unsaved.waits(room_id)
+        return self._store is not None and self._store.waits(room_id)
 
     def forget(self, room_id: str) -> None:
         """Forget whether the room's stored history has holes, as its life ends."""
-        if self._saving is not None:
-            self._saving.unsaved.forget(room_id)
+        if self._store is not None:
+            self._store.forget(room_id)
 
     async def drain(self, deadline: float) -> None:
         """Deliver the messages that are left, until the deadline (loop time), or a little earlier. `close` follows.
@@ -143,21 +162,18 @@ class Delivery:
         left = deadline - self._loop.time()
         if self.letters.has_handler:
             left -= left * _TELLING_SHARE
-        if self._saving is not None:
-            self._saving.hurry()
+        if self._store is not None:
+            self._store.hurry()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(0.0, left)):
-                if self._saving is not None:
-                    await self._saving.unsaved.drained.wait()
+                if self._store is not None:
+                    await self._store.drained.wait()
                 if self._notifying is not None:
                     await self._notifying.drained.wait()
 
     async def close(self, deadline: float) -> None:
-        """End the delivery: what was not delivered is a dead letter. Twice is harmless.
-
-        Calls of `on_dead_letter` have until the deadline (loop time).
-        """
-        for queue in (self._saving, self._notifying):
+        """End; what was not delivered is a dead letter. Handlers have until the deadline. Twice is harmless."""
+        for queue in (self._store, self._notifying):
             if queue is not None:
                 await queue.close()
         await self.letters.close(deadline)

@@ -10,11 +10,12 @@ from threading import get_ident
 
 from chatx.adapters.boundary import Boundary
 from chatx.adapters.protocols import Action
-from chatx.config import ChatConfig
+from chatx.adapters.room_log import is_log
+from chatx.config import DURABILITIES, ChatConfig
 from chatx.core.message import Draft, Message, Position, Unrecovered
 from chatx.core.room import Room
 from chatx.core.validation import valid_id
-from chatx.errors import AdapterError, ChatError, Closed, InvalidMessage, Revoked, WrongLoop
+from chatx.errors import AdapterError, ChatError, Closed, ConfigError, InvalidMessage, Revoked, WrongLoop
 from chatx.runtime.catchup import (
     PAGE_MESSAGES,
     Missed,
@@ -27,6 +28,7 @@ from chatx.runtime.catchup import (
 )
 from chatx.runtime.dead_letters import DeadLetter
 from chatx.runtime.delivery import Delivery
+from chatx.runtime.log_storage import LogStorage
 from chatx.runtime.process import RoomProcess
 from chatx.runtime.readers import Readers, Revocable
 from chatx.runtime.rooms import Rooms
@@ -79,13 +81,16 @@ class Engine:
         self.thread: int = get_ident()
         self.turn: Turn = Turn(self.loop)
         self.boundary: Boundary = Boundary(config.adapter_timeout_ms, telemetry)
-        self.storage: Storage = Storage(config.persistence, self.boundary)
+        self.storage: Storage = (LogStorage if is_log(config.persistence) else Storage)(
+            config.persistence, self.boundary
+        )
         self.delivery: Delivery = Delivery(
             config=config,
             boundary=self.boundary,
             telemetry=telemetry,
             loop=self.loop,
             dead_letters=dead_letters,
+            storage=self.storage,
         )
         self.rooms: Rooms = Rooms(
             loop=self.loop,
@@ -107,6 +112,8 @@ class Engine:
             storage=self.storage,
             loop=self.loop,
         )
+        self._by_default_stored = config.durability == "stored"
+        self._connect_log()
         self._auth = guard_of(config, self.boundary, "auth")
         self.consumers: Readers = Readers()
         self.callbacks: dict[Revocable, None] = {}
@@ -159,8 +166,45 @@ class Engine:
             return True
         return False
 
+    def _connect_log(self) -> None:
+        """Let the way to the log and what is on either side of it know each other."""
+        committing, storage = self.delivery.committing, self.storage
+        if committing is None or not isinstance(storage, LogStorage):
+            return
+        committing.publisher = self.sending
+        committing.on_fenced = self.rooms.fenced
+        storage.before_taking_over = committing.written
+        storage.on_keyed = self.sending.remember
+
+    def stored(self, durability: object) -> bool:
+        """Return whether a message is to be stored before anybody sees it.
+
+        Args:
+            durability: What was asked for, or None for the option.
+
+        Raises:
+            InvalidMessage: There is no such durability.
+            ConfigError: It is `stored`, and persistence is no log.
+        """
+        if durability is None:
+            return self._by_default_stored
+        if durability not in DURABILITIES:
+            raise InvalidMessage(f"durability is {durability!r:.100}; give one of {', '.join(DURABILITIES)}.")
+        if durability == "stored" and not self.storage.is_log:
+            raise ConfigError(
+                "durability is 'stored', and persistence is no log that could say so; give one, such as "
+                "SQLitePersistence('chat.db')."
+            )
+        return durability == "stored"
+
     async def send(
-        self, room_id: str, user_id: str, content: str | bytes, key: str | None, trusted: bool = False
+        self,
+        room_id: str,
+        user_id: str,
+        content: str | bytes,
+        key: str | None,
+        trusted: bool = False,
+        durability: object = None,
     ) -> Message:
         """Send a message; errors as `Chat.send_message`."""
         # As `here`, for less: where this turn has published already, the loop runs.
@@ -169,9 +213,10 @@ class Engine:
         try:
             if not self.open:
                 self.check_open()
-            message = self.sending.send_at_once(room_id, user_id, content, key, trusted)
+            stored = self._by_default_stored if durability is None else self.stored(durability)
+            message = self.sending.send_at_once(room_id, user_id, content, key, trusted, stored)
             if isinstance(message, Draft):
-                message = await self.send_draft(message, key, trusted)
+                message = await self.send_draft(message, key, trusted, stored)
         except ChatError:
             self.turn.count()
             if self.turn.published >= BURST:
@@ -189,13 +234,17 @@ class Engine:
         """Send a message if nothing has to be awaited; else return its draft for `send_draft`. Errors as `send`."""
         if not self.open:
             self.check_open()
-        return self.sending.send_at_once(room_id, user_id, content, key, trusted)
+        return self.sending.send_at_once(room_id, user_id, content, key, trusted, self._by_default_stored)
 
-    async def send_draft(self, draft: Draft, key: str | None, trusted: bool = False) -> Message:
+    async def send_draft(
+        self, draft: Draft, key: str | None, trusted: bool = False, stored: bool | None = None
+    ) -> Message:
         """Send a draft that `send_at_once` returned; errors as `Chat.send_message`."""
         self._sending += 1
         try:
-            return await self.sending.send_draft(draft, key, trusted)
+            return await self.sending.send_draft(
+                draft, key, trusted, self._by_default_stored if stored is None else stored
+            )
         finally:
             self._sending -= 1
             if not (self._sending or self.open):
@@ -334,7 +383,7 @@ class Engine:
             self.check_open()
             raise
         self.check_open()
-        return older + newest
+        return [each for each in older if isinstance(each, Message)] + newest
 
     async def stop(self, drain_timeout_ms: int | None = None) -> None:
         """Drain and end the chat, within this timeout or the configured one: sends, deliveries, then all the rest."""

@@ -32,6 +32,7 @@ from chatx.core.message import (
     Unrecovered,
 )
 from chatx.core.room import Effects, Room
+from chatx.core.sequencer import Sequencer
 from chatx.errors import ChatError, RoomUnavailable, SubscriberFailed
 from chatx.runtime.lanes import Lanes
 from chatx.runtime.totals import Totals
@@ -68,8 +69,9 @@ class RoomProcess:
         room: The state; another object after a crash.
         crashes: How often the room has crashed.
         lanes: The sends under way that await something, and those that wait for them.
-        proven: Whether the store may still prove the head of the stream; nothing is published before it does not.
         goes_on: Whether the stream began in an earlier life.
+        sequencer: What the room has for its log; None where it has none, or nothing yet.
+        detour: Whether a message has to await something before it can be published here.
         chain_s: About how long a message spends in the middlewares, in seconds; an estimate for `retry_after`.
     """
 
@@ -88,7 +90,9 @@ class RoomProcess:
         self.room: Room = room
         self.crashes: int = 0
         self.lanes: Lanes = Lanes()
-        self.proven: bool = proven
+        self._proven = proven
+        self.detour: bool = proven
+        self.sequencer: Sequencer | None = None
         self.goes_on: bool = False
         self._began: Position = room.history.position
         self.chain_s: float = 0.05
@@ -108,6 +112,21 @@ class RoomProcess:
     def head(self) -> Position:
         """The place of the newest message in the stream."""
         return self.room.history.position
+
+    @property
+    def proven(self) -> bool:
+        """Whether the store may still prove the head of the stream; nothing unstored is seen before it does not."""
+        return self._proven
+
+    @proven.setter
+    def proven(self, proven: bool) -> None:
+        self._proven = proven
+        self.update_detour()
+
+    @property
+    def unstored_seen(self) -> bool:
+        """Whether anything was seen in this life before the log had it."""
+        return self.sequencer is not None and self.sequencer.unstored_seen
 
     @property
     def offset(self) -> int:
@@ -191,10 +210,17 @@ class RoomProcess:
         return self.room.history.page(place, most)
 
     def begin_anew(self, position: Position) -> None:
-        """Go on in another stream; only where nothing was published in this life, and nobody reads the room."""
+        """Go on in another stream. Nothing was published in this life, nobody reads it, and nothing waits for a log."""
         self.room.history = History(self.room.history.size, position)
         self._began = position
         self.goes_on = False
+        self.sequencer = None
+        self.update_detour()
+
+    def update_detour(self) -> None:
+        """Take note that the proof or the sequencer has changed."""
+        sequencer = self.sequencer
+        self.detour = self._proven or (sequencer is not None and sequencer.blocked)
 
     def publish(self, draft: Draft, message_id: str, now_ms: int) -> Message:
         """Sequence a draft and fan it out.
@@ -216,6 +242,47 @@ class RoomProcess:
         if raised:
             self._report(Effects(raised, ()))
         return message
+
+    def commit(self, entry: Entry) -> None:
+        """Let everybody have an entry that the log has.
+
+        Raises:
+            RoomUnavailable: The room crashed, and is closed where the entry could not be kept: its place is taken, so
+                only the room's next life can go on behind it.
+        """
+        self.check()
+        try:
+            self._apply(entry)
+        except RoomUnavailable:
+            if self._error is None and self.offset < entry.offset:
+                self._apply_or_close(entry)
+            else:
+                raise
+
+    def _apply(self, entry: Entry) -> None:
+        try:
+            raised = self.room.apply(entry)
+        except Exception as error:
+            self._turn.touch(self)
+            raise self._crashed(error) from error
+        self._turn.published += 1
+        self._turn.touch(self)
+        if raised:
+            self._report(Effects(raised, ()))
+
+    def _apply_or_close(self, entry: Entry) -> None:
+        try:
+            self._apply(entry)
+        except RoomUnavailable:
+            if self._error is None and self.offset < entry.offset:
+                self.shut(RoomUnavailable("The room failed on what its log has and was closed; open it anew."))
+            raise
+
+    def shut(self, error: RoomUnavailable) -> None:
+        """Close the room for good: whoever uses it gets this error, and its id is free for another life."""
+        self._error = error
+        self._keeper.closed(self)
+        self.close(error)
 
     def flush(self) -> None:
         """Bring the pending events to the subscribers."""
@@ -371,13 +438,12 @@ class RoomProcess:
             self._telemetry.emit("room_crash", {"restarts": self.crashes}, {"room_id": self.room_id, "closed": often})
         if not often:
             return RoomUnavailable("The room failed and was rebuilt; send again with the same idempotency key.")
-        self._error = RoomUnavailable(
+        error = RoomUnavailable(
             f"The room failed more than {RESTARTS} times within {RESTART_WINDOW_S:g} s and was closed; "
             "subscribe and send again to open it anew."
         )
-        self._keeper.closed(self)
-        self.close(self._error)
-        return self._error.again()
+        self.shut(error)
+        return error.again()
 
     def retire(self) -> None:
         """Take the room out of the sums over all rooms, also where somebody still has a reference to it."""

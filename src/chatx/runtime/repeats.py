@@ -117,4 +117,5 @@ def _answer(draft: Draft, place: Place, content: str) -> Message:
         place.epoch,
         place.offset,
         duplicate=True,
+        stored=place.stored,
     )

@@ -30,7 +30,7 @@ from itertools import islice
 from chatx.core.message import Position
 from chatx.core.room import Room
 from chatx.core.sorted_ids import SortedIds
-from chatx.errors import AdapterError, ChatError, Closed, RoomOverloaded
+from chatx.errors import AdapterError, ChatError, Closed, RoomOverloaded, RoomUnavailable
 from chatx.runtime.delivery import Delivery
 from chatx.runtime.endings import Endings
 from chatx.runtime.ids import new_epoch
@@ -46,6 +46,10 @@ SWEPT_AT_ONCE = 10_000
 
 PASSAGES = 10_000
 """Room ids that are opening or ending at a time, at most; the next room is refused."""
+
+FENCED_S = 5.0
+"""For how long a room that somebody else has taken over is not opened again, in seconds: two chats that take it from
+each other would fence each other for ever."""
 
 LOOKED_AT = 32
 """Rooms that cannot go yet which are passed over to find one that can be let go of early."""
@@ -90,6 +94,7 @@ class Rooms:
         self._endings = Endings(storage, loop)
         self._tasks: set[asyncio.Task[None]] = set()
         self._withdrawals: dict[RoomProcess, asyncio.Task[bool]] = {}
+        self._fenced: dict[str, float] = {}  # room id -> until when it is not opened
         self.closed_by_crashes: int = 0
         self.totals: Totals = Totals()
 
@@ -139,6 +144,8 @@ class Rooms:
         while (process := self.at_once(room_id)) is None:
             passage = self._passages.get(room_id)
             if passage is None:
+                if (until := self._fenced.get(room_id, 0.0)) > self._loop.time():
+                    raise self._refused_to_open(until - self._loop.time())
                 self._make_place()
                 passage = self._passages[room_id] = Passage(self._loop)
                 self._open(room_id, passage)
@@ -181,6 +188,21 @@ class Rooms:
             queue = self._idle
         queue[process] = self._loop.time()
         queue.move_to_end(process)
+
+    def fenced(self, process: RoomProcess) -> None:
+        """Close a room that somebody else has taken over; it is not opened again for `FENCED_S`."""
+        now = self._loop.time()
+        for room_id in [each for each, until in self._fenced.items() if until <= now]:
+            del self._fenced[room_id]
+        self._fenced[process.room_id] = now + FENCED_S
+        process.shut(self._refused_to_open(FENCED_S))
+        self.closed_by_crashes -= 1
+
+    def _refused_to_open(self, wait_s: float) -> RoomUnavailable:
+        return RoomUnavailable(
+            "The room is somebody else's: another chat writes to the same store. Let one of them do so.",
+            retry_after=wait_s,
+        )
 
     def closed(self, process: RoomProcess) -> None:
         """Let go of a room that crashed too often."""
@@ -227,7 +249,7 @@ class Rooms:
         self._blank.clear()
         self._idle.clear()
 
-    def _begin(self, room_id: str, position: Position) -> RoomProcess:
+    def _begin(self, room_id: str, position: Position, *, proven: bool = False) -> RoomProcess:
         process = RoomProcess(
             self._room_class(room_id, position, self._history_size),
             loop=self._loop,
@@ -235,7 +257,7 @@ class Rooms:
             telemetry=self._telemetry,
             keeper=self,
             totals=self.totals,
-            proven=self._storage.marks,
+            proven=proven,
         )
         self._rooms[room_id] = process
         self._ids.add(room_id)
@@ -275,7 +297,9 @@ class Rooms:
             return False
         position = self._end_of(process)
         self._remove(process)
-        if position is not None:
+        if position is None:
+            self._storage.forget(process.room_id)
+        else:
             room_id = process.room_id
             passage = self._passages[room_id] = Passage(self._loop)
             self._endings.add(room_id, position, lambda: self._ended(room_id, passage))
@@ -311,7 +335,9 @@ class Rooms:
                 passage.refuse(unreadable, only_at_a_place=True)
                 position = None
             if passage.wanted:
-                process = self._begin(room_id, position or Position(new_epoch(), 0))
+                # A log has no proof of an epoch that it does not have yet; other stores are told of it ahead.
+                proven = position is not None if self._storage.is_log else self._storage.marks
+                process = self._begin(room_id, position or Position(new_epoch(), 0), proven=proven)
                 process.goes_on = position is not None
             error = None
         finally:
@@ -323,10 +349,10 @@ class Rooms:
     async def _withdraw(self, process: RoomProcess) -> bool:
         try:
             with process.held():
-                if not await self._storage.mark_open(process.room_id, process.head.epoch) and process.goes_on:
+                if not await self._storage.mark_open(process.room_id, process.head) and process.goes_on:
                     # The proof stands although the stream would go on: only an epoch of its own is safe, and that
-                    # cannot begin under the eyes of those who read this one.
-                    if process.subscribers:
+                    # cannot begin under the eyes of those who read this one, or once something was said in it.
+                    if process.subscribers or not process.blank or process.sequencer is not None:
                         return False
                     process.begin_anew(Position(new_epoch(), 0))
                 process.proven = False

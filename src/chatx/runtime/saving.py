@@ -102,6 +102,33 @@ class Saving:
         self._retry_slots = asyncio.Semaphore(RETRYING)
         self._tasks: set[asyncio.Task[None]] = set()
 
+    @property
+    def size(self) -> int:
+        """Messages that persistence does not have yet."""
+        return self.unsaved.size
+
+    @property
+    def bytes(self) -> int:
+        """What they weigh."""
+        return self.unsaved.bytes
+
+    @property
+    def drained(self) -> asyncio.Event:
+        """Set when there are none."""
+        return self.unsaved.drained
+
+    def waits(self, room_id: str) -> bool:
+        """Return whether a message of this room is not saved yet."""
+        return self.unsaved.waits(room_id)
+
+    def has_all(self, room_id: str) -> bool:
+        """Return whether persistence has every message of this room's life."""
+        return self.unsaved.has_all(room_id)
+
+    def forget(self, room_id: str) -> None:
+        """Forget whether the room's stored history has holes, as its life ends."""
+        self.unsaved.forget(room_id)
+
     def start(self) -> None:
         """Begin to save."""
         self._spawn(self._work(), "chatx delivery")

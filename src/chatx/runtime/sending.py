@@ -13,13 +13,18 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from contextvars import ContextVar
 
+from msgspec.structs import replace
+
 from chatx.adapters.boundary import Boundary
+from chatx.adapters.room_log import Keyed
 from chatx.config import ChatConfig
-from chatx.core.idempotency import IdempotencyWindow, scope_of
-from chatx.core.message import Draft, Message
+from chatx.core.idempotency import IdempotencyWindow, key_of, scope_of
+from chatx.core.message import Draft, Message, Position
 from chatx.core.rate_limit import TokenBuckets, wait_in_words
+from chatx.core.sequencer import Waiting
 from chatx.core.validation import valid_content, valid_id
 from chatx.errors import (
     ChatError,
@@ -29,8 +34,10 @@ from chatx.errors import (
     RoomOverloaded,
     RoomUnavailable,
 )
+from chatx.runtime.committing import Committing
 from chatx.runtime.delivery import Delivery
 from chatx.runtime.ids import MessageIds
+from chatx.runtime.log_storage import LogStorage
 from chatx.runtime.process import RoomProcess
 from chatx.runtime.repeats import Repeats
 from chatx.runtime.rooms import Rooms
@@ -83,6 +90,7 @@ class Sending:
         self._telemetry = telemetry
         self._rooms = rooms
         self._delivery = delivery
+        self._storage = storage
         self._rate_limited = "rate_limit" in config.middlewares
         self._now = loop.time
         self._ids = MessageIds()
@@ -101,7 +109,13 @@ class Sending:
         self._closed = True
 
     def send_at_once(
-        self, room_id: str, user_id: str, content: str | bytes, key: str | None, trusted: bool = False
+        self,
+        room_id: str,
+        user_id: str,
+        content: str | bytes,
+        key: str | None,
+        trusted: bool = False,
+        stored: bool = False,
     ) -> Message | Draft:
         """Send one message where nothing must be awaited for it; otherwise return it as a draft, for `send_draft`."""
         began = self._now()
@@ -124,28 +138,28 @@ class Sending:
                         return draft
                     self.duplicates += 1
                     return answer
-            if self._chain.awaits and not trusted:
+            if stored or (self._chain.awaits and not trusted):
                 return draft
             process = self._rooms.at_once(draft.room_id)
-            if process is None or process.proven or user_id in process.lanes:
+            if process is None or process.detour or user_id in process.lanes:
                 return draft
             if process.room.admitted >= self._queue_limit or self._delivery.full:
                 raise self._overloaded(process)
-            message = self._publish(process, draft if trusted else self._chain.run(draft), scope)
+            message = self.publish(process, draft if trusted else self._chain.run(draft), scope)
         except ChatError as error:
             self._count_refusal(error, room_id, user_id)
             raise
         self._count_sent(message, began)
         return message
 
-    async def send_draft(self, draft: Draft, key: str | None, trusted: bool = False) -> Message:
+    async def send_draft(self, draft: Draft, key: str | None, trusted: bool = False, stored: bool = False) -> Message:
         """Send a draft that `send_at_once` returned."""
         began = self._now()
         try:
             if key is None:
-                message = await self._send_awaiting(draft, None, trusted)
+                message = await self._send_awaiting(draft, None, trusted, stored)
             else:
-                message = await self._send_once(draft, key, trusted)
+                message = await self._send_once(draft, key, trusted, stored)
         except ChatError as error:
             self._count_refusal(error, draft.room_id, draft.user_id)
             raise
@@ -154,6 +168,13 @@ class Sending:
         else:
             self._count_sent(message, began)
         return message
+
+    def remember(self, room_id: str, keyed: Sequence[Keyed]) -> None:
+        """Remember the keys that a log has of a room, as of now: a clock that was set forward forgets none."""
+        now = self._now()
+        for each in keyed:
+            if isinstance(each.entry, Message):
+                self.window.record(scope_of(room_id, each.entry.user_id, each.key), each.entry, now)
 
     def _check_open(self) -> None:
         if self._closed:
@@ -173,18 +194,31 @@ class Sending:
                 },
             )
 
-    async def _send_awaiting(self, draft: Draft, scope: bytes | None, trusted: bool) -> Message:
+    async def _send_awaiting(self, draft: Draft, scope: bytes | None, trusted: bool, stored: bool) -> Message:
         process = await self._opened(draft.room_id)
         if process.admitted >= self._queue_limit or self._delivery.full:
             raise self._overloaded(process)
-        pair = (draft.room_id, draft.user_id)
-        inside = tuple(each for each in _inside.get() if each.open)
-        nested = any(each.pair == pair and each.sending is self for each in inside)
-        own = _Pass(self, pair)
         began = self._now()
         process.admit()
         self._watch_queue(process)
         self._delivery.reserve()
+        try:
+            way = await self._through_the_chain(process, draft, scope, trusted, stored)
+            # What waits for the log has its turn there; this user's next send need not wait for it.
+            return way if isinstance(way, Message) else await self._commits.outcome(process, way)
+        finally:
+            self._delivery.release()
+            process.chain_s += ((self._now() - began) - process.chain_s) / 8
+            process.release()
+
+    async def _through_the_chain(
+        self, process: RoomProcess, draft: Draft, scope: bytes | None, trusted: bool, stored: bool
+    ) -> Message | Waiting:
+        """Take a draft through its chain in its user's lane; publish it, or leave it with the room's sequencer."""
+        pair = (draft.room_id, draft.user_id)
+        inside = tuple(each for each in _inside.get() if each.open)
+        nested = any(each.pair == pair and each.sending is self for each in inside)
+        own = _Pass(self, pair)
         entered = False
         token = None
         try:
@@ -196,21 +230,20 @@ class Sending:
             if not trusted:
                 draft = await self._chain.run_awaiting(draft)
                 self._check_open()
-            if process.proven:
+            if process.proven and not stored:
                 error = await self._rooms.withdraw_proof(process)
                 self._check_open()
                 if error is not None:
                     raise error
-            return self._publish(process, draft, scope)
+            if stored or process.detour:
+                return self._commits.submit(process, draft, scope, stored)
+            return self.publish(process, draft, scope)
         finally:
             if token is not None:
                 _inside.reset(token)
             own.open = False
-            self._delivery.release()
             if entered:
                 process.lanes.leave(draft.user_id)
-            process.chain_s += ((self._now() - began) - process.chain_s) / 8
-            process.release()
 
     async def _opened(self, room_id: str) -> RoomProcess:
         """Return the room; the sends that wait for it count against its bound, like those it has admitted."""
@@ -225,14 +258,22 @@ class Sending:
             if not self._waiting[room_id]:
                 del self._waiting[room_id]
 
-    async def _send_once(self, draft: Draft, key: str, trusted: bool) -> Message:
+    @property
+    def _commits(self) -> Committing:
+        committing = self._delivery.committing
+        if committing is None:
+            raise RuntimeError("Nothing waits for a log where there is none.")
+        return committing
+
+    async def _send_once(self, draft: Draft, key: str, trusted: bool, stored: bool) -> Message:
         scope = scope_of(draft.room_id, draft.user_id, key)
         outcome = await self._repeats.outcome(scope)
         if outcome is not None:
             return outcome
         place = self.window.find(scope, self._now())
         if place is None:
-            return await self._repeats.send_first(scope, self._send_awaiting(draft, scope, trusted))
+            sending = self._send_new if self._storage.is_log else self._send_awaiting
+            return await self._repeats.send_first(scope, sending(draft, scope, trusted, stored))
         answer = self._repeats.from_memory(draft, place)
         if answer is None:
             if self._rate_limited and not trusted:
@@ -242,7 +283,58 @@ class Sending:
             self._check_open()
         return answer
 
-    def _publish(self, process: RoomProcess, draft: Draft, scope: bytes | None) -> Message:
+    async def _send_new(self, draft: Draft, scope: bytes, trusted: bool, stored: bool) -> Message:
+        """Send a draft whose key memory does not have; one that only the log has is answered with what it made."""
+        # Opening a room tells the keys that its log has.
+        await self._opened(draft.room_id)
+        place = self.window.find(scope, self._now())
+        storage = self._storage
+        if place is None and isinstance(storage, LogStorage):
+            if storage.knows_all_keys(draft.room_id) and self._now() >= self.window.incomplete_until:
+                return await self._send_awaiting(draft, scope, trusted, stored)
+            found = await storage.find(draft.room_id, draft.user_id, key_of(scope))
+            self._check_open()
+            if not isinstance(found, Message):
+                return await self._send_awaiting(draft, scope, trusted, stored)
+            if self._rate_limited and not trusted:
+                self._take_token(draft)  # another repeat takes none, but this one reads
+            return replace(found, duplicate=True)
+        answer = None if place is None else self._repeats.from_memory(draft, place)
+        if place is not None and answer is None:
+            answer = await self._repeats.from_storage(draft, place)
+            self._check_open()
+        return answer if answer is not None else await self._send_awaiting(draft, scope, trusted, stored)
+
+    def place(self, draft: Draft, head: Position, stored: bool) -> Message:
+        """Return a draft as the message behind that head."""
+        now_ms = time.time_ns() // 1_000_000
+        return Message(
+            self._ids.next(now_ms),
+            draft.room_id,
+            draft.user_id,
+            draft.content,
+            now_ms,
+            head.epoch,
+            head.offset + 1,
+            False,
+            stored,
+            draft.data,
+        )
+
+    def committed(self, process: RoomProcess, message: Message, scope: bytes | None) -> None:
+        """Let everybody have a message that the log has.
+
+        Raises:
+            RoomUnavailable: The room crashed.
+        """
+        if scope is not None:
+            # Ahead of the room, which may crash: the log has it under its key.
+            self.window.record(scope, message, self._now())
+        process.commit(message)
+        self._published(process, message, None)
+
+    def publish(self, process: RoomProcess, draft: Draft, scope: bytes | None) -> Message:
+        """Place a draft and let everybody have it; errors as `RoomProcess.publish`."""
         now_ms = time.time_ns() // 1_000_000
         message_id = self._ids.next(now_ms)
         try:
@@ -261,7 +353,7 @@ class Sending:
         if scope is not None:
             self.window.record(scope, message, self._now())
         if self._delivery.enabled:
-            self._delivery.offer(message, process.members)
+            self._delivery.offer(process, message, scope)
         if self._telemetry.watched("broadcast"):
             self._telemetry.emit(
                 "broadcast",

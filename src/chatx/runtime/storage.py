@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from chatx.adapters.boundary import AdapterFailure, Boundary, adapter_name
-from chatx.core.message import Message, Position
+from chatx.core.message import Entry, Message, Position
 from chatx.errors import AdapterError, ChatError
 
 logger: logging.Logger = logging.getLogger("chatx")
@@ -32,6 +32,7 @@ class Storage:
     Attributes:
         serves_history: Whether the adapter can be read at all.
         marks: Whether the adapter is told when a stream opens and closes.
+        is_log: Whether it is a log, which is asked for a room's term and keeps what is `stored`.
     """
 
     def __init__(self, persistence: Any, boundary: Boundary) -> None:
@@ -40,6 +41,7 @@ class Storage:
         self._name = adapter_name(persistence) if persistence is not None else ""
         self.serves_history: bool = hasattr(persistence, "load_messages")
         self.marks: bool = self.serves_history and hasattr(persistence, "mark_open")
+        self.is_log: bool = False
 
     async def last_position(self, room_id: str) -> Position | None:
         """Return the place from which the room's stream goes on, or None where a new one begins.
@@ -57,8 +59,8 @@ class Storage:
 
     async def load(
         self, room_id: str, *, after: Position | None = None, before: Position | None = None, limit: int
-    ) -> list[Message]:
-        """Return stored messages in order, at most `limit`.
+    ) -> list[Entry]:
+        """Return stored entries in order, at most `limit`.
 
         Raises:
             AdapterError: The adapter failed, hung or gave a wrong answer.
@@ -67,22 +69,28 @@ class Storage:
         if not isinstance(answer, Sequence) or not all(isinstance(each, Message) for each in answer):
             raise self._wrong("load_messages", f"{type(answer).__name__}, not a sequence of messages")
         messages = list(answer[:limit])
-        reached = after.offset if after is not None else 0
-        for message in messages:
-            if message.room_id != room_id:
-                raise self._wrong("load_messages", f"a message of room {message.room_id!r} for room {room_id!r}")
-            if after is not None:
-                if message.epoch != after.epoch or message.offset <= reached:
-                    raise self._wrong("load_messages", f"{_place(message)} where what follows {reached} was due")
-                reached = message.offset
-            elif before is not None and message.epoch == before.epoch and message.offset >= before.offset:
-                # Who reads backwards page by page would never come to an end.
-                raise self._wrong("load_messages", f"{_place(message)}, which is not before {before.offset}")
+        self._check_order("load_messages", messages, room_id, after, before)
         return messages
 
-    async def mark_open(self, room_id: str, epoch: str) -> bool:
+    def _check_order(
+        self, method: str, entries: Sequence[Entry], room_id: str, after: Position | None, before: Position | None
+    ) -> None:
+        """Raise `AdapterError` where entries are not those that were asked for."""
+        reached = after.offset if after is not None else 0
+        for entry in entries:
+            if entry.room_id != room_id:
+                raise self._wrong(method, f"an entry of room {entry.room_id!r} for room {room_id!r}")
+            if after is not None:
+                if entry.epoch != after.epoch or entry.offset <= reached:
+                    raise self._wrong(method, f"{_place(entry)} where what follows {reached} was due")
+                reached = entry.offset
+            elif before is not None and entry.epoch == before.epoch and entry.offset >= before.offset:
+                # Who reads backwards page by page would never come to an end.
+                raise self._wrong(method, f"{_place(entry)}, which is not before {before.offset}")
+
+    async def mark_open(self, room_id: str, head: Position) -> bool:
         """Withdraw the proof of where the room's stream ended; return False where the store failed to."""
-        return await self._marked("mark_open", room_id, epoch)
+        return await self._marked("mark_open", room_id, head.epoch)
 
     async def mark_closed(self, ends: Sequence[tuple[str, Position]]) -> None:
         """Record the ends (room id, place) of streams that are saved whole; one that cannot be recorded is left out."""
@@ -94,6 +102,9 @@ class Storage:
                     await self._close_each(some)
         else:
             await self._close_each(ends)
+
+    def forget(self, room_id: str) -> None:
+        """Take note that the room's life is over without an end to be recorded."""
 
     async def _close_each(self, ends: Sequence[tuple[str, Position]]) -> None:
         rest: Iterator[tuple[str, Position]] = iter(ends)
@@ -129,5 +140,5 @@ class Storage:
         return AdapterError(f"The persistence adapter {self._name} could not be read; try again later.")
 
 
-def _place(message: Message) -> str:
-    return f"offset {message.offset} of epoch {message.epoch!r}"
+def _place(entry: Entry) -> str:
+    return f"offset {entry.offset} of epoch {entry.epoch!r}"

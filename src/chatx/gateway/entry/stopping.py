@@ -49,7 +49,7 @@ class _Watch:
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, port: int | None, tell: Tell) -> None:
-        """Call `tell` when the server at this port stops, until `discard`; never where no server is known."""
+        """Tell it when the server at this port stops, until `discard`; where no server is known, never."""
         loop = asyncio.get_running_loop()
         known = any(port is None or port in server.ports for server in self._servers)
         if not known and (self._searched is None or loop.time() - self._searched >= SEARCH_S):
@@ -62,7 +62,7 @@ class _Watch:
             self._timer = loop.call_later(TICK_S, self._look)
 
     def discard(self, port: int | None, tell: Tell) -> None:
-        """Call it no more."""
+        """Forget it."""
         tells = self._waiting.get(port, set())
         tells.discard(tell)
         if not tells:
@@ -86,7 +86,7 @@ _watches: WeakKeyDictionary[asyncio.AbstractEventLoop, _Watch] = WeakKeyDictiona
 
 @contextmanager
 def told_when_stopping(scope: Mapping[str, Any], tell: Tell) -> Iterator[None]:
-    """Call `tell` when the server that runs this request begins to stop, if that is within the block and can be known.
+    """Tell it when the server that runs this request begins to stop, if that is within the block and can be known.
 
     Args:
         scope: The ASGI scope of the request.

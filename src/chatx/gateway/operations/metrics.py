@@ -49,7 +49,7 @@ class Sockets(Protocol):
 
     @property
     def connections(self) -> int:
-        """How many sockets are open."""
+        """How many are open."""
         ...
 
     @property

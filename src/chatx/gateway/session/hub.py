@@ -52,16 +52,16 @@ class Member(Protocol):
 
     @property
     def version(self) -> Version:
-        """The protocol version of the frames that it gets."""
+        """The version its frames are in."""
         ...
 
     @property
     def socket(self) -> Socket:
-        """The socket that its frames go to."""
+        """Where its frames go."""
         ...
 
     def end(self, error: ChatError) -> None:
-        """Take note that the room has ended the membership."""
+        """The room ended its membership."""
         ...
 
 
@@ -118,7 +118,7 @@ class Hub:
         self._on_empty(self)
 
     def flush(self) -> None:
-        """Write the events that this turn has left pending."""
+        """Write what this turn has left pending."""
         if (self._newcomers or self._changes) and not self._pauses():
             self._tell_presence()
         else:

@@ -1,0 +1,246 @@
+"""What `stored` promises: nobody sees what could still fail, and an acknowledgement says that the log has it."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from chatx import Chat, ChatError, ConfigError, InvalidMessage, Message, RoomUnavailable
+from chatx.adapters.memory_log import MemoryLog
+from chatx.adapters.room_log import FENCED, Answer, Append, LogUnavailable
+from tests.virtual import virtual
+
+
+class Log(MemoryLog):
+    """A log in memory whose appends can be held up, fail, or not say."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.appends: list[Sequence[Append]] = []
+        self.plan: list[str] = []
+
+    async def append(self, appends: Sequence[Append], /) -> Sequence[Answer]:
+        self.appends.append(appends)
+        await self.gate.wait()
+        match self.plan.pop(0) if self.plan else "":
+            case "unavailable":
+                raise LogUnavailable("down")
+            case "unknown":
+                raise ConnectionResetError("perhaps")
+            case "written, unknown":
+                await super().append(appends)
+                raise ConnectionResetError("perhaps")
+            case "fenced":
+                return [FENCED] * len(appends)
+        return await super().append(appends)
+
+
+def chat_on(log: Any, **options: Any) -> Chat:
+    return Chat(persistence=log, middlewares=(), **options)
+
+
+async def turns(count: int = 20) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+@virtual
+async def test_a_stored_message_is_seen_by_nobody_before_the_log_has_it() -> None:
+    log = Log()
+    async with chat_on(log, durability="stored") as chat:
+        seen: list[Any] = []
+        async with chat.subscribe_callback("a", seen.append):
+            log.gate.clear()
+            sending = asyncio.ensure_future(chat.send_message("a", "ann", "hi"))
+            await turns()
+            assert seen == []
+            assert await chat.history("a") == []
+            log.gate.set()
+            message = await sending
+            assert message.stored
+            assert message.offset == 1
+            assert seen == [message]
+            assert await chat.history("a") == [message]
+            assert [each.entry for each in log.records("a")] == [message]
+
+
+@virtual
+async def test_what_comes_while_a_batch_is_in_flight_is_in_the_next_one_in_order() -> None:
+    log = Log()
+    async with chat_on(log) as chat:
+        log.gate.clear()
+        sends = [asyncio.ensure_future(chat.send_message("a", "u0", "0", durability="stored"))]
+        await turns()
+        for number in range(1, 20):
+            durability: Any = "stored" if number % 3 else "sequenced"
+            sends.append(
+                asyncio.ensure_future(chat.send_message("a", f"u{number}", str(number), durability=durability))
+            )
+        await turns()
+        log.gate.set()
+        messages = await asyncio.gather(*sends)
+        assert [each.offset for each in messages] == list(range(1, 21))
+        assert [each.stored for each in messages] == [bool(number % 3) or not number for number in range(20)]
+        assert [len(each[0].records) for each in log.appends] == [1, 19]
+        assert [each.content for each in await chat.history("a")] == [str(number) for number in range(20)]
+
+
+@virtual
+async def test_many_rooms_share_one_transaction() -> None:
+    log = Log()
+    async with chat_on(log, durability="stored") as chat:
+        await asyncio.gather(*(chat.send_message(f"r{each}", "ann", "open") for each in range(64)))
+        log.appends.clear()
+        log.gate.clear()
+        first = asyncio.ensure_future(chat.send_message("first", "ann", "hi"))
+        await turns()
+        sends = [asyncio.ensure_future(chat.send_message(f"r{each}", "ann", "hi")) for each in range(64)]
+        await turns()
+        log.gate.set()
+        await asyncio.gather(first, *sends)
+        assert [len(each) for each in log.appends] == [1, 64]
+
+
+@virtual
+async def test_a_batch_that_surely_failed_is_refused_and_its_places_are_used_again() -> None:
+    log = Log()
+    async with chat_on(log) as chat:
+        log.plan = ["unavailable"]
+        with pytest.raises(RoomUnavailable) as caught:
+            await chat.send_message("a", "ann", "lost", durability="stored")
+        assert caught.value.retryable
+        message = await chat.send_message("a", "ann", "hi")
+        assert message.offset == 1
+        await chat.send_message("a", "ann", "stored", durability="stored")
+        assert [each.content for each in await chat.history("a")] == ["hi", "stored"]
+        assert [each.entry.content for each in log.records("a")] == ["hi", "stored"]
+
+
+@pytest.mark.parametrize("outcome", ["unknown", "written, unknown"])
+@virtual
+async def test_a_batch_of_which_it_is_not_known_is_settled_by_the_log(outcome: str) -> None:
+    log = Log()
+    async with chat_on(log, durability="stored") as chat:
+        await chat.send_message("a", "ann", "first")
+        log.plan = [outcome]
+        sends = [asyncio.ensure_future(chat.send_message("a", f"u{each}", str(each))) for each in range(3)]
+        answers = await asyncio.gather(*sends, return_exceptions=True)
+        written = outcome == "written, unknown"
+        assert all(isinstance(each, Message) if written else isinstance(each, RoomUnavailable) for each in answers)
+        await chat.send_message("a", "ann", "last")
+        contents = [each.content for each in await chat.history("a")]
+        assert contents == (["first", "0", "1", "2", "last"] if written else ["first", "last"])
+        assert [each.entry.content for each in log.records("a")] == contents
+
+
+@virtual
+async def test_who_waits_for_a_log_that_hangs_is_refused_in_time_and_all_goes_on_by_itself() -> None:
+    log = Log()
+    async with chat_on(log, adapter_timeout_ms=1000) as chat:
+        loop = asyncio.get_running_loop()
+        await chat.send_message("a", "ann", "first", durability="stored")
+        log.gate.clear()
+        began = loop.time()
+        in_flight = asyncio.ensure_future(chat.send_message("a", "ann", "in flight", durability="stored"))
+        await turns()
+        behind = asyncio.ensure_future(chat.send_message("a", "bob", "behind"))
+        elsewhere = await chat.send_message("b", "ann", "elsewhere")
+        assert elsewhere.offset == 1
+        for each in (in_flight, behind):
+            with pytest.raises(RoomUnavailable):
+                await each
+        assert loop.time() - began <= 1.1
+        assert await chat.presence("a") == {}
+        log.gate.set()
+        await asyncio.sleep(10)
+        assert (await chat.send_message("a", "ann", "last", durability="stored")).stored
+        contents = [each.content for each in await chat.history("a")]
+        assert contents[0] == "first"
+        assert contents[-1] == "last"
+        assert "behind" not in contents
+        assert [each.entry.content for each in log.records("a")] == contents
+
+
+@virtual
+async def test_sequenced_messages_go_on_while_the_log_is_away_and_are_written_when_it_is_back() -> None:
+    log = Log()
+    async with chat_on(log) as chat:
+        await chat.send_message("a", "ann", "0")
+        await asyncio.sleep(1)
+        log.plan = ["unavailable"] * 8
+        for number in range(1, 40):
+            await chat.send_message("a", "ann", str(number))
+            await asyncio.sleep(0.1)
+        await asyncio.sleep(30)
+        assert [each.entry.content for each in log.records("a")] == [str(number) for number in range(40)]
+        assert chat.dead_letters == ()
+        assert chat.statistics().delivery_waiting == 0
+
+
+@virtual
+async def test_a_room_that_somebody_else_took_over_closes_and_is_not_opened_at_once() -> None:
+    log = Log()
+    async with chat_on(log, durability="stored") as chat:
+        await chat.send_message("a", "ann", "first")
+        closed: list[ChatError] = []
+        async with chat.subscribe_callback("a", print, on_closed=closed.append):
+            await log.take_over("a")
+            with pytest.raises(RoomUnavailable):
+                await chat.send_message("a", "ann", "second")
+            assert [each.code for each in closed] == ["room_unavailable"]
+            with pytest.raises(RoomUnavailable) as caught:
+                await chat.send_message("a", "ann", "third")
+            assert caught.value.retry_after == pytest.approx(5, abs=0.1)
+            await asyncio.sleep(5)
+            assert (await chat.send_message("a", "ann", "fourth")).offset == 2
+
+
+@virtual
+async def test_a_room_of_which_all_was_stored_goes_on_after_a_crash_and_another_does_not() -> None:
+    log = Log()
+    chat = chat_on(log)
+    await chat.start()
+    one = await chat.send_message("stored", "ann", "1", durability="stored")
+    two = await chat.send_message("both", "ann", "1", durability="stored")
+    await chat.send_message("both", "ann", "2")
+    three = await chat.send_message("sequenced", "ann", "1")
+    # It is killed: nothing more is written.
+    again = chat_on(log)
+    async with again:
+        assert (await again.send_message("stored", "ann", "2")).epoch == one.epoch
+        assert (await again.send_message("both", "ann", "3")).epoch != two.epoch
+        assert (await again.send_message("sequenced", "ann", "2")).epoch != three.epoch
+    await chat.stop(drain_timeout_ms=1)
+    # A clean stop proves every head.
+    async with chat_on(log) as last:
+        assert (await last.send_message("stored", "ann", "3")).offset == 3
+        assert (await last.send_message("both", "ann", "4")).offset == 2
+
+
+@virtual
+async def test_a_key_answers_across_a_crash() -> None:
+    log = Log()
+    chat = chat_on(log, durability="stored")
+    await chat.start()
+    first = await chat.send_message("a", "ann", "hi", idempotency_key="k")
+    async with chat_on(log, durability="stored") as again:
+        repeat = await again.send_message("a", "ann", "hi", idempotency_key="k")
+        assert repeat.duplicate
+        assert (repeat.id, repeat.offset, repeat.epoch) == (first.id, first.offset, first.epoch)
+        assert not (await again.send_message("a", "bob", "hi", idempotency_key="k")).duplicate
+    await chat.stop(drain_timeout_ms=1)
+
+
+async def test_stored_without_a_log_is_a_configuration_error() -> None:
+    with pytest.raises(ConfigError, match="persistence is no log"):
+        Chat(durability="stored")
+    with pytest.raises(ConfigError, match="must be one of sequenced, stored"):
+        Chat(durability="safe")
+    async with Chat() as chat:
+        with pytest.raises(ConfigError, match="persistence is no log"):
+            await chat.send_message("a", "ann", "hi", durability="stored")
+        with pytest.raises(InvalidMessage, match="durability is 'safe'"):
+            await chat.send_message("a", "ann", "hi", durability="safe")  # type: ignore[arg-type]
