@@ -91,6 +91,19 @@ async def test_it_starts_with_nothing_but_the_insecure_option_and_chats() -> Non
 
 
 @pytest.mark.process
+def test_what_its_lines_are_about_stands_in_fields_too() -> None:
+    with serve("--insecure-user-param", CHATX_ADMIN_TOKEN="s3cret") as server:
+        _, output = server.stop()
+    always = {"time", "level", "logger", "message"}
+    fields = [{name: value for name, value in each.items() if name not in always} for each in entries(output)]
+    assert {"code": "insecure_user_param"} in fields
+    assert {"code": "short_admin_token"} in fields
+    assert {"scheme": "http", "address": f"127.0.0.1:{server.port}"} in fields
+    assert {"path": "/socket"} in fields
+    assert fields[-3:] == [{"signal": "SIGTERM"}, {"sockets": 0}, {}]
+
+
+@pytest.mark.process
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 async def test_a_signal_drains_it(how: signal.Signals, tmp_path: Path) -> None:
     store = f"sqlite:///{tmp_path / 'chat.db'}"

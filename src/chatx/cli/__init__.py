@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 def main(arguments: "Sequence[str] | None" = None) -> int:
     """Run the command and return its exit status.
 
-    It is 0, 1 where it failed, 2 where its arguments are wrong, 130 where Ctrl+C came before it did anything.
+    The status is 0, or 1 where the command failed, 2 where its arguments are wrong, 130 where Ctrl+C came before it did
+    anything.
     """
     try:
         return _run(arguments)

@@ -33,7 +33,7 @@ def add_to(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the document."""
+    """Print the AsyncAPI document, and return the exit status."""
     from chatx.gateway.describe.asyncapi import text
 
     print(text(), end="")

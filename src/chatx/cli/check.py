@@ -38,7 +38,7 @@ def add_to(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the configuration in effect."""
+    """Print the configuration in effect, or what is wrong with it, and return the exit status."""
     try:
         config = configuration(options.config)
     except ConfigError as error:

@@ -51,7 +51,7 @@ def add_to(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Serve the pages until a signal."""
+    """Serve the demo's pages until a signal, and return the exit status."""
     try:
         with needs("fastapi", "chatx demo"):
             import uvicorn

@@ -43,6 +43,7 @@ def identity_source(secret: str, *, insecure: bool) -> Authenticate:
             "INSECURE: clients name themselves with the parameter %s, so anybody can be anybody.%s",
             USER_PARAM,
             " CHATX_SECRET is not used." if secret else "",
+            extra={"code": "insecure_user_param"},
         )
         return named_by_itself
     if not secret:
@@ -56,7 +57,9 @@ def identity_source(secret: str, *, insecure: bool) -> Authenticate:
         raise ConfigError(f"CHATX_SECRET: {error.reason}") from error
     if len(secret.encode()) < SECRET_BYTES:
         logger.warning(
-            "CHATX_SECRET has fewer than %d bytes: it can be guessed by whoever has one token.", SECRET_BYTES
+            "CHATX_SECRET has fewer than %d bytes: it can be guessed by whoever has one token.",
+            SECRET_BYTES,
+            extra={"code": "short_secret"},
         )
         warnings.simplefilter("ignore", InsecureKeyLengthWarning)  # it was said, once
     return tokens
@@ -78,7 +81,11 @@ def admin_token(text: str) -> str:
     except UnicodeEncodeError:
         raise ConfigError("CHATX_ADMIN_TOKEN is no UTF-8; give a text, as `openssl rand -hex 32` makes one.") from None
     if token and size < ADMIN_TOKEN_BYTES:
-        logger.warning("CHATX_ADMIN_TOKEN has fewer than %d bytes: it can be guessed.", ADMIN_TOKEN_BYTES)
+        logger.warning(
+            "CHATX_ADMIN_TOKEN has fewer than %d bytes: it can be guessed.",
+            ADMIN_TOKEN_BYTES,
+            extra={"code": "short_admin_token"},
+        )
     return token
 
 

@@ -110,7 +110,7 @@ def add_to(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Serve until a signal."""
+    """Serve the chat until a signal, and return the exit status."""
     try:
         with needs("gateway", "chatx serve"):
             from chatx.chat import Chat
@@ -172,7 +172,9 @@ def run(options: argparse.Namespace) -> int:
             hung = close_loop(loop, LEFT_S / 2)
     hung += ending.threads_left(LEFT_S / 2)
     if hung:
-        logger.error("Tasks and threads of adapters that did not end and are left behind: %d.", hung)
+        logger.error(
+            "Tasks and threads of adapters that did not end and are left behind: %d.", hung, extra={"left": hung}
+        )
         ending.within(min(LEFT_S, max(0.0, ending.left)))
     else:
         ending.cancel()
@@ -189,11 +191,13 @@ async def _serve(
     for each in heeded:
         loop.add_signal_handler(each, signals.put_nowait, each)
     for listens in sockets:
-        logger.info("Listening on %s://%s", "http" if tls is None else "https", _shown(listens))
+        scheme, address = "http" if tls is None else "https", _shown(listens)
+        logger.info("Listening on %s://%s", scheme, address, extra={"scheme": scheme, "address": address})
     await chat.start()
     await server.start(sockets)
-    logger.info("Ready. Clients connect to %s/websocket.", server.path)
-    logger.info("Draining after %s.", (await _told_to_go(signals, tls)).name)
+    logger.info("Ready. Clients connect to %s/websocket.", server.path, extra={"path": server.path})
+    given = await _told_to_go(signals, tls)
+    logger.info("Draining after %s.", given.name, extra={"signal": given.name})
     draining = loop.create_task(_drain(chat, server, ending), name="chatx drain")
     again = loop.create_task(_told_again(signals), name="chatx second signal")
     await asyncio.wait((draining, again), return_when=asyncio.FIRST_COMPLETED)
@@ -222,7 +226,11 @@ async def _told_to_go(signals: asyncio.Queue[signal.Signals], tls: Certificate |
         try:
             tls.read_anew()
         except ConfigError as error:
-            logger.error("The certificate was not read anew, and the one before stays: %s", error.reason)
+            logger.error(
+                "The certificate was not read anew, and the one before stays: %s",
+                error.reason,
+                extra={"code": error.code},
+            )
         else:
             logger.info("The certificate was read anew, for whoever connects from now on.")
     return given
@@ -239,7 +247,7 @@ async def _drain(chat: Chat, server: NativeServer, ending: Ending) -> None:
     timeout_ms = chat.config.drain_timeout_ms
     ending.within(max(LEAST_S, timeout_ms / 1000))
     deadline = loop.time() + (timeout_ms - min(_RESERVED_MS, timeout_ms // 4)) / 1000
-    logger.info("Sockets to send away: %d.", server.connections)
+    logger.info("Sockets to send away: %d.", server.connections, extra={"sockets": server.connections})
     await server.drain((deadline - loop.time()) / 2)
     await chat.stop(drain_timeout_ms=max(1, int((deadline - loop.time()) * 1000)))
     await server.close()
@@ -274,7 +282,9 @@ def _raise_open_files() -> None:
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     except (OSError, ValueError):  # some systems call their limit infinite, and take a number only
-        logger.warning("The limit of open files stays at %d, and so about as many sockets.", soft)
+        logger.warning(
+            "The limit of open files stays at %d, and so about as many sockets.", soft, extra={"limit": soft}
+        )
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:

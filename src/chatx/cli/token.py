@@ -54,7 +54,7 @@ def add_to(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print a token."""
+    """Print a token, and return the exit status."""
     try:
         with needs("gateway", "chatx token"):
             from chatx.gateway.entry.handshake import Identity

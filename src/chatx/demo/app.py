@@ -72,7 +72,7 @@ class NoShouting:
 
 
 def demo_app(store: str | SQLitePersistence, **options: Any) -> FastAPI:
-    """Return the demo, with its messages in `store`; it runs once. Its chat is `app.state.chat`.
+    """Return the demo as an application that can run once. Its chat is `app.state.chat`.
 
     Args:
         store: A file of SQLite, or what keeps messages in one; it is closed when the demo ends.
@@ -185,7 +185,7 @@ def _name_page(name: str, room: str, problem: str = "", status: int = 200) -> HT
 
 
 def _notice(error: ChatError, draft: str) -> str:
-    """Say in a person's words why a message was refused."""
+    """Return in a person's words, as HTML, why a message was refused."""
     words = {
         "blocked": f"This message was not let through by the room's moderation. {error.reason}",
         "rate_limited": "You are sending faster than this room allows.",
@@ -235,7 +235,7 @@ async def _form(request: Request) -> dict[str, str]:
 
 
 class _Headers:
-    """Adds the security headers to every HTTP response that does not have its own."""
+    """A middleware that adds the security headers to each HTTP response, but for those that it has already."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
