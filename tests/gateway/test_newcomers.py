@@ -12,13 +12,17 @@ from websockets.exceptions import InvalidStatus
 from websockets.frames import Opcode
 
 from chatx.chat import Chat
+from chatx.core.rate_limit import RateLimit
+from chatx.gateway.asgi.app import AsgiSocket
 from chatx.gateway.entry.admission import COME_BACK_S, Admission, Full, Place
 from chatx.gateway.entry.newcomers import LOOKS, Newcomers
 from chatx.gateway.session.entrance import Client
+from chatx.gateway.session.progress import untaken
+from chatx.gateway.session.socket import Bundle
 from chatx.gateway.wire.bounds import ANSWER_S
 from tests.gateway.fakes import settle
 from tests.gateway.loops import on_each_loop
-from tests.gateway.raw_peer import close_code, masked, next_frame, opened
+from tests.gateway.raw_peer import close_code, masked, next_frame, opened, pushed
 from tests.gateway.real_client import real_client, until
 from tests.gateway.servers import SHELLS, named, native, served
 from tests.gateway.test_silence import takes
@@ -254,6 +258,86 @@ async def test_dead_sockets_give_way_and_what_answers_a_ping_does_not(shell: str
             each.user_id for each in chat.engine.consumers if isinstance(each, Client) and not each.session._ended
         ]
         assert sorted(in_force) == ["ada", "ada", "ada", "bob"]
+
+
+class Holding(asyncio.Transport):
+    """A transport that holds so many bytes."""
+
+    holds = 1000
+
+    def get_write_buffer_size(self) -> int:
+        return self.holds
+
+
+@virtual
+async def test_under_asgi_taking_some_of_a_write_that_waits_is_an_answer() -> None:
+    flows = asyncio.Event()
+
+    async def send(message: Any) -> None:
+        await flows.wait()
+
+    transport = Holding()
+    socket = AsgiSocket(send, 10_000, transport=transport)
+    writing = asyncio.create_task(socket.run())
+    await settle()
+    assert socket.ask() is None  # there is nothing to ask by
+    socket.write(Bundle(["one", "two"]))
+    await settle()
+    answered = socket.ask()
+    assert answered is not None
+    await asyncio.sleep(9)  # with looks of the socket's own
+    assert not answered()
+    transport.holds = 999
+    assert answered()
+    again = socket.ask()
+    assert again is not None
+    flows.set()
+    await settle()
+    assert again()  # all was taken
+    socket.close(1001, "")
+    await writing
+    assert socket.ask() is None
+
+
+async def taken_no_more(transport: asyncio.Transport) -> None:
+    """Return when a peer's kernel has taken what it takes."""
+    left = None
+    while left != (left := untaken(transport)):  # noqa: ASYNC110  # there is no event for it
+        await asyncio.sleep(0.3)
+
+
+@pytest.mark.process
+@on_each_loop
+async def test_of_those_whose_transports_are_full_the_one_that_takes_nothing_gives_way() -> None:
+    chat = Chat(max_connections_per_user=2, rate_limit=RateLimit(1e6, 10**6), mailbox_bytes=50_000_000)
+    async with (
+        chat,
+        native(chat) as (server, port),
+        opened(port, receive_buffer=4096) as (slowly, slow),
+        opened(port, receive_buffer=4096) as (nothing, stuck),
+    ):
+        for reader, writer in ((slowly, slow), (nothing, stuck)):
+            writer.write(pushed("room:a", "phx_join"))
+            await next_frame(reader)
+
+        async def read_slowly() -> None:
+            while await slowly.read(1000):  # noqa: ASYNC110  # it is the pace that is wanted
+                await asyncio.sleep(0.02)
+
+        reading = asyncio.create_task(read_slowly())
+        streams = list(server.streams)
+        while not all(stream.writing._full for stream in streams):
+            await chat.send_message("a", "bob", "x" * 4000)
+            await asyncio.sleep(0)
+        for _ in range(500):  # so that it stays so, however slowly it is taken
+            await chat.send_message("a", "bob", "x" * 4000)
+        await taken_no_more(streams[1].writing._transport)
+        grown_silent(chat)
+        async with real_client(port, "ada"):
+            ended = [client.session._ended for client, _ in server.streams.values()]
+            assert ended == [False, True, False]
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
 
 
 @pytest.mark.process

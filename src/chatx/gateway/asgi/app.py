@@ -237,8 +237,17 @@ class AsgiSocket:
         return contextlib.nullcontext() if self._uvicorn is None else self._uvicorn.while_not_read()
 
     def ask(self) -> Callable[[], bool] | None:
-        """Ping the client where the server lets it be done, and return what tells of the answer; ASGI has no ping."""
-        return self._uvicorn.ask() if self._uvicorn is not None and self._close is None else None
+        """Ping the client where the server lets it be done, and return what tells of the answer; ASGI has no ping.
+
+        While a write waits for the client, and it can be seen how much is left of it, taking any of it is the answer.
+        """
+        if self._close is not None or self._writer is None:
+            return None
+        transport = self._transport
+        if self._wake is not None or transport is None:
+            return self._uvicorn.ask() if self._uvicorn is not None else None
+        before, began = untaken(transport), self._began
+        return lambda: self._wake is not None or self._began != began or untaken(transport) < before
 
     async def drained(self) -> None:
         """Wait until what was written is on its way; returns at once when the socket is closed."""
@@ -330,7 +339,8 @@ class AsgiSocket:
         if self._wake is not None or self._writer is None:
             return  # nothing is being written
         now = self._loop.time()
-        self._began += max(0.0, now - self._look_at)  # it was the loop that took so long
+        if now - self._look_at > WRITE_STALL_S / LOOKS:
+            self._began += now - self._look_at  # it was the loop that took so long
         if self._transport is not None:
             before, self._untaken = self._untaken, untaken(self._transport)
             if self._untaken < before:

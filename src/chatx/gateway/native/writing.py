@@ -70,6 +70,7 @@ class Writing:
         "_full",
         "_limit_bytes",
         "_protocol",
+        "_resumed",
         "_session",
         "_size",
         "_timer",
@@ -87,6 +88,7 @@ class Writing:
         self.phase: Phase = Phase.OPEN
         self.direct: Callable[[bytes], int | None] | None = direct_of(transport)
         self._full = False  # what the transport said last
+        self._resumed = 0  # how often it was full and then was not
         self._backlog: deque[bytes] | None = None  # None while there is nothing of it, since most sockets are idle
         self._size = 0
         self._farewell = (CLOSE_GOING_AWAY, "")
@@ -115,9 +117,15 @@ class Writing:
         self._transport.write_rest(data)
 
     def ask(self) -> Callable[[], bool] | None:
-        """Ping the peer, whose pong its session hears of; None where it takes nothing now, or the socket is closed."""
-        if self._full or self.phase is not Phase.OPEN or self._protocol.state is not OPEN:
+        """Ping the peer, whose pong its session hears of; None where the socket is being closed.
+
+        A ping would lie behind what the transport holds. Where that is enough, taking any of it is the answer.
+        """
+        if self.phase is not Phase.OPEN or self._protocol.state is not OPEN:
             return None
+        if self._full:
+            before, resumed = untaken(self._transport), self._resumed
+            return lambda: self._resumed != resumed or untaken(self._transport) < before
         self._protocol.send_ping(b"")
         self.pass_on()
         return bool  # False: there is no other answer
@@ -149,6 +157,7 @@ class Writing:
     def resume(self) -> None:
         """Write what waits: the peer took what the transport held."""
         self._full = False
+        self._resumed += 1
         if self.phase is Phase.OPEN and self._timer is not None:
             self._timer.cancel()
             self._timer = None
