@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextvars import Context
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from chatx.adapters.boundary import (
 )
 from chatx.adapters.threads import THREADS, WAITING_CALLS, AdapterThreads, Busy
 from chatx.telemetry import Telemetry
+from chatx.testing.loop import VirtualLoop
 from tests.faults import (
     ANSWERING,
     RAISING,
@@ -44,7 +46,7 @@ from tests.faults import (
     interrupt,
     raises,
 )
-from tests.virtual import virtual
+from tests.virtual import turns, virtual
 
 
 def named(value: object) -> str:
@@ -299,6 +301,60 @@ async def test_a_thread_that_outlives_its_timeout_is_not_given_the_same_message_
     assert [each.content for each in persistence.saved] == ["goes on"]
     assert chat.dead_letters == ()
     assert not [thread for thread in threading.enumerate() if thread.name == "chatx-adapter"]
+
+
+class TimingLoop(VirtualLoop):
+    """Keeps the timers that were set on it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.timers: list[asyncio.TimerHandle] = []
+
+    def call_at(
+        self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        self.timers.append(super().call_at(when, callback, *args, context=context))
+        return self.timers[-1]
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_a_call_that_is_over_leaves_no_timer(cancelled: bool) -> None:
+    answer = asyncio.Event()
+
+    async def call() -> None:
+        calling = asyncio.create_task(Boundary(1000, Telemetry()).awaiting("a", answer.wait))
+        await turns()
+        calling.cancel() if cancelled else answer.set()
+        await asyncio.wait([calling])
+
+    loop = TimingLoop()
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        runner.run(call())
+    assert [timer.cancelled() for timer in loop.timers] == [True]
+
+
+@virtual
+async def test_a_call_that_ends_after_its_timeout_or_its_caller_disturbs_nobody() -> None:
+    told: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    ended: list[str] = []
+
+    async def deaf(caller: str) -> None:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            await asyncio.sleep(5)
+        ended.append(caller)
+
+    boundary = Boundary(1000, Telemetry())
+    given_up = asyncio.create_task(boundary.awaiting("a", deaf, "given up"))
+    await turns()
+    given_up.cancel()
+    with pytest.raises(AdapterFailure, match="no answer within"):
+        await boundary.awaiting("a", deaf, "timed out")
+    await asyncio.sleep(10)
+    assert sorted(ended) == ["given up", "timed out"]
+    assert told == []
 
 
 async def test_a_call_that_no_thread_began_within_the_timeout_is_taken_back_and_is_no_timeout() -> None:

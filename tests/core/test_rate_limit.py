@@ -105,6 +105,12 @@ def test_sending_lets_go_of_the_idle_without_a_sweep() -> None:
     assert len(buckets) == 1
 
 
+def test_a_bucket_that_was_long_idle_holds_a_burst_and_no_more() -> None:
+    buckets = TokenBuckets(RateLimit(1.0, 3))
+    assert buckets.acquire("r", "u", 0.0) == 0
+    assert [buckets.acquire("r", "u", 1000.0) for _ in range(4)] == [0, 0, 0, 1.0]
+
+
 @pytest.mark.parametrize("burst", [1, 5])
 def test_a_bucket_is_forgotten_only_when_it_is_full(burst: int) -> None:
     buckets = TokenBuckets(RateLimit(1.0, burst))

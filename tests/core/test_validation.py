@@ -90,6 +90,10 @@ def test_content_is_accepted_and_equal_or_refused_with_its_code(content: str | b
 @example("a\u2028b")
 @example("a\nb")
 @example("a\u00a0b c")
+@example("a b")
+@example(" a")
+@example("a ")
+@example(" ")
 def test_ids_are_accepted_unchanged_or_invalid(value: str) -> None:
     text = as_text(value)
     fine = text is not None and 1 <= len(text.encode()) <= ID_LIMIT and misplaced(text) is None

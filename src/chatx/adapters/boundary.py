@@ -296,7 +296,7 @@ class Boundary:
     async def _wait(self, future: asyncio.Future[Any], seconds: float) -> None:
         """Wait until a call has ended, so many seconds at most.
 
-        As `asyncio.wait` does, with which a message that an adapter is asked about would cost a tenth more.
+        As `asyncio.wait` does, with which a message that an adapter is asked about would cost a quarter more.
         """
         loop = future.get_loop()
         waiter: asyncio.Future[None] = loop.create_future()
