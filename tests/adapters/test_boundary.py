@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextvars import Context
-from typing import Any
+from typing import Any, TypeVarTuple
 
 import pytest
 
@@ -303,6 +303,9 @@ async def test_a_thread_that_outlives_its_timeout_is_not_given_the_same_message_
     assert not [thread for thread in threading.enumerate() if thread.name == "chatx-adapter"]
 
 
+Ts = TypeVarTuple("Ts")
+
+
 class TimingLoop(VirtualLoop):
     """Keeps the timers that were set on it."""
 
@@ -311,7 +314,7 @@ class TimingLoop(VirtualLoop):
         self.timers: list[asyncio.TimerHandle] = []
 
     def call_at(
-        self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
+        self, when: float, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.TimerHandle:
         self.timers.append(super().call_at(when, callback, *args, context=context))
         return self.timers[-1]
