@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import subprocess
 import sys
@@ -173,6 +174,26 @@ def test_a_name_is_held_by_one_until_it_lets_go() -> None:
     assert siblings.Claim("a name").held is False
     first.release()
     assert siblings.Claim("a name").held is True
+
+
+class NoSockets:
+    """What a system that lets a process have no more sockets says to each."""
+
+    def __init__(self, *arguments: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+
+async def test_a_system_that_lets_nothing_be_held_keeps_no_chat_from_starting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = SQLitePersistence(tmp_path / "chat.db")
+    with monkeypatch.context() as limited:
+        limited.setattr(siblings.socket, "socket", NoSockets)
+        assert siblings.Claim("a name").held is None
+        async with Chat(persistence=store) as chat:
+            assert (await chat.send_message("room", "ada", "hello")).offset == 1
+    store.close()
+    assert caplog.records == []
 
 
 # At the foot of a stack, as a server has it there.

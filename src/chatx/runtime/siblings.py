@@ -44,16 +44,16 @@ class Claim:
         self.release: Callable[[], object] = _nothing_held
         if sys.platform != "linux":
             return
-        # Not in the file system: the kernel forgets it when the last process has closed it.
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as holding:
-            try:
+        try:
+            # Not in the file system: the kernel forgets it when the last process has closed it.
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as holding:
                 holding.bind(f"\0chatx {name}")
-            except OSError as error:
-                self.held = False if error.errno == errno.EADDRINUSE else None
-                return
+                # A chat that nobody stops is no fault of its own making: nothing is said of what it holds.
+                self.release = weakref.finalize(self, os.close, holding.detach())
+        except OSError as error:  # all else is a system that does not let it be known
+            self.held = False if error.errno == errno.EADDRINUSE else None
+        else:
             self.held = True
-            # A chat that nobody stops is no fault of its own making: nothing is said of what it holds.
-            self.release = weakref.finalize(self, os.close, holding.detach())
 
 
 class Siblings:
