@@ -166,9 +166,9 @@ class AsgiSocket:
     """What is to be written to one socket, in order, bounded in bytes.
 
     Args:
-        send: The server's.
-        limit_bytes: Of what may wait here.
-        uvicorn: The way past it, where there is one.
+        send: The server's ASGI `send`.
+        limit_bytes: The most bytes that may wait here.
+        uvicorn: The way past `send`, where there is one.
         transport: The connection, where the server lets it be seen.
         fields: What a line of the log about this socket has.
     """
@@ -224,7 +224,7 @@ class AsgiSocket:
         self._go()
 
     def write_rest(self, data: bytes) -> None:
-        """Never asked: nothing goes past `write`."""
+        """Never called: nothing goes past `write`."""
         raise NotImplementedError
 
     @property
@@ -254,14 +254,14 @@ class AsgiSocket:
         await self._drained.wait()
 
     def close(self, code: int, reason: str) -> None:
-        """Close it, after what was written; the first call stands."""
+        """Close the socket, after what was written; the first call stands."""
         if self._close is None:
             self._close = (code, reason)
             self._drained.set()
             self._go()
 
     async def run(self) -> None:
-        """Write until it is closed."""
+        """Write what comes until the socket is closed."""
         self._writer = asyncio.current_task()
         now = self._loop.time
         try:

@@ -38,7 +38,7 @@ class Uvicorn:
     """One socket of uvicorn's.
 
     Args:
-        protocol: uvicorn's, of type `WebSocketsSansIOProtocol`.
+        protocol: The connection as uvicorn knows it: a `WebSocketsSansIOProtocol`.
     """
 
     __slots__ = ("_pings", "_protocol", "_writable")

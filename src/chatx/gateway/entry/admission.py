@@ -95,7 +95,7 @@ class Admission:
         return len(self._pending) + len(self._users) + len(self._addresses)
 
     def begin(self, address: str | None) -> Place:
-        """Count a handshake from an address; None is one that has none, such as that of a Unix socket.
+        """Count a handshake and return its place; the address is None where there is none, as on a Unix socket.
 
         Raises:
             Full: Too many are under way and no address has more than this one would have, or too many sockets are of
@@ -184,11 +184,11 @@ class Place:
         self._user_id: str | None = None
 
     def admit(self, user_id: str) -> None:
-        """Count it as a socket of this user; the handshake is no longer under way.
+        """Count the place as a socket of this user's; its handshake is no longer under way.
 
         Raises:
             Full: The user has too many; `end` is still the caller's to call.
-            RuntimeError: It was admitted, or has ended.
+            RuntimeError: The place was admitted already, or has ended.
         """
         if self._admission is None or self._user_id is not None:
             raise RuntimeError("A place is admitted once, before it ends.")
@@ -198,28 +198,28 @@ class Place:
 
     @property
     def ended(self) -> bool:
-        """Whether it was given back."""
+        """Whether the place was given back."""
         return self._admission is None
 
     def occupy(self, occupant: Occupant) -> None:
-        """Name who is on it until it ends, and may be asked to give way."""
+        """Name who is on the place until it ends, and may be asked to give way."""
         if self._admission is not None:
             self._occupant = occupant
 
     @property
     def occupant(self) -> Occupant | None:
-        """Who is on it; None where nobody is named yet, or it has ended."""
+        """Who is on the place; None where nobody is named yet, or the place has ended."""
         return self._occupant
 
     def give_way(self) -> None:
-        """End its occupant, and give it back at once, however long the connection takes to end."""
+        """End the occupant, and give the place back at once, however long the connection takes to end."""
         occupant = self._occupant
         self.end()
         if occupant is not None:
             occupant.give_way()
 
     def end(self) -> None:
-        """Give it back; twice is harmless."""
+        """Give the place back; twice is harmless."""
         admission, self._admission = self._admission, None
         self._occupant = None
         if admission is not None:

@@ -45,7 +45,7 @@ class Proxies:
         What is no address, such as `unknown` or `_hidden`, ends the chain: then it is the proxy's before it.
 
         Args:
-            peer: Whose connection it is; None is nobody's, as of a Unix socket.
+            peer: The address that the connection comes from; None where there is none, as on a Unix socket.
             headers: By lower-case name; the fields of one name joined by commas.
         """
         if peer is None or not self._trusts(peer):

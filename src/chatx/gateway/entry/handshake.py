@@ -29,11 +29,12 @@ class Handshake(Struct, frozen=True):
 
     Attributes:
         params: The query's parameters, the first 100. They reach logs: no long-lived secrets.
-        headers: By lower-case name. The fields of one name are joined by commas, those of `cookie` by semicolons, as
-            HTTP has it; so a field that may come once only and comes twice has a value that nobody means.
-        cookies: By name, of however many fields.
+        headers: The headers by lower-case name. The fields of one name are joined by commas, those of `cookie` by
+            semicolons, as HTTP has it; so a field that may come once only and comes twice has a value that nobody
+            means.
+        cookies: The cookies by name, of however many fields.
         token: The bearer token of the subprotocol, or None.
-        subprotocols: Those offered.
+        subprotocols: The subprotocols that the client offers.
         scope: The ASGI scope, for whatever else is needed.
     """
 
@@ -91,7 +92,7 @@ def identity_of(answer: object) -> Identity | None:
     """Return the identity that an answer of `authenticate` stands for, or None where it refuses.
 
     Raises:
-        InvalidMessage: It is neither an `Identity`, a valid user id, None nor False.
+        InvalidMessage: The answer is neither an `Identity`, a valid user id, None nor False.
     """
     if answer is None or answer is False:
         return None
@@ -127,8 +128,8 @@ def fields_of(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
 def check_origin(handshake: Handshake, origins: Collection[str]) -> None:
     """Check that a page of this origin may open a socket.
 
-    Same origin always may, the listed ones too (`*` lists all). Without an Origin it is no browser; that is fine unless
-    it sends cookies, which are what a foreign page would abuse.
+    The server's own origin always may, and so may the listed ones (`*` lists all). A request without an Origin is no
+    browser's; that is fine unless it has cookies, which are what a foreign page would abuse.
 
     Args:
         handshake: The handshake.

@@ -18,7 +18,7 @@ class NotIdentified(Exception):
     Attributes:
         code: Why, one of a few: `authenticate_no`, `authenticate_failed`, `authenticate_answer`, `expired`, `revoked`.
         reason: Why, for the log.
-        error: What a client whose new token it was is told.
+        error: What the client is told, where it was in and came with a new token.
         user_id: Who it would have been, where that is known.
     """
 
@@ -31,10 +31,10 @@ class NotIdentified(Exception):
 
 
 async def identify(engine: Engine, authenticate: Authenticate, handshake: Handshake) -> Identity:
-    """Return who it is.
+    """Return the identity of a handshake's client.
 
     Raises:
-        NotIdentified: It said no, failed, hung or answered wrongly, or what it said has expired.
+        NotIdentified: `authenticate` said no, failed, hung or answered wrongly, or the identity has expired.
         Closed: The chat is not running any more.
     """
     since = engine.revocations
@@ -53,7 +53,7 @@ def check_in_force(engine: Engine, identity: Identity, since: int) -> None:
     """Check an identity whose user may have been revoked after `since` revocations, or that may have expired.
 
     Raises:
-        NotIdentified: It is in force no more.
+        NotIdentified: The identity is in force no more.
         Closed: The chat is not running any more.
     """
     engine.check_open()

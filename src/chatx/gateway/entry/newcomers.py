@@ -52,7 +52,7 @@ class Newcomers:
             place.admit(user_id)
 
     async def _room(self, place: Place, user_id: str) -> None:
-        """Wait until there is room for the place, make some, or refuse it; return where the place has ended."""
+        """Wait until there is room for the place, or make some; where the place ends meanwhile, wait no longer."""
         silent = self._admission.ask(user_id)
         waiting = self._waiting.get(user_id, 0)
         if waiting >= len(silent):

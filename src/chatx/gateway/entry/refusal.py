@@ -44,7 +44,7 @@ class Refused(Exception):
         status: The HTTP status of the answer.
         code: The kind of reason, one of a few; what lines of the log are counted by.
         reason: For the log: what was compared with what, and what would allow it; the client is not told.
-        level: Of the line.
+        level: The level of the line.
         user_id: Who it would have been, where that is known.
         retry_after: Seconds after which the client may come back, where the answer says so.
     """

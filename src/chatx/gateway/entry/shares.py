@@ -27,19 +27,19 @@ class Shares(Generic[Item]):
         self._most = 0
 
     def __len__(self) -> int:
-        """Return how many are held."""
+        """Return how many things are held."""
         return len(self._keys)
 
     def __contains__(self, item: Item) -> bool:
-        """Return whether this one is held."""
+        """Return whether this thing is held."""
         return item in self._keys
 
     def __iter__(self) -> Iterator[Item]:
-        """Iterate over all that are held, the oldest first."""
+        """Iterate over the things that are held, the oldest first."""
         return iter(self._keys)
 
     def add(self, item: Item, address: str | None) -> None:
-        """Hold one more; one that is held keeps its age."""
+        """Hold one thing more; a thing that is held already keeps its age."""
         if item in self._keys:
             return
         key = _key(address)
@@ -49,7 +49,7 @@ class Shares(Generic[Item]):
         held[item] = None
 
     def discard(self, item: Item) -> None:
-        """Hold it no longer; one that is not held is no matter."""
+        """Hold a thing no longer; harmless where it is not held."""
         key = self._keys.pop(item, None)
         if key is None:
             return
@@ -60,12 +60,12 @@ class Shares(Generic[Item]):
             del self._held[key]
 
     def share(self, address: str | None) -> int:
-        """Return how many an address holds."""
+        """Return how many things an address holds."""
         return len(self._held.get(_key(address), ()))
 
     @property
     def largest(self) -> int:
-        """How many the address holds that holds most."""
+        """How many things the address holds that holds most."""
         return self._most
 
     def first_to_go(self) -> Item | None:

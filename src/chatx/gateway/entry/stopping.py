@@ -49,7 +49,7 @@ class _Watch:
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, port: int | None, tell: Tell) -> None:
-        """Tell it when the server at this port stops, until `discard`; where no server is known, never."""
+        """Call `tell` when the server at this port stops, until `discard`; never where no server is known."""
         loop = asyncio.get_running_loop()
         known = any(port is None or port in server.ports for server in self._servers)
         if not known and (self._searched is None or loop.time() - self._searched >= SEARCH_S):
@@ -62,7 +62,7 @@ class _Watch:
             self._timer = loop.call_later(TICK_S, self._look)
 
     def discard(self, port: int | None, tell: Tell) -> None:
-        """Forget it."""
+        """Call it no more."""
         tells = self._waiting.get(port, set())
         tells.discard(tell)
         if not tells:
@@ -86,7 +86,7 @@ _watches: WeakKeyDictionary[asyncio.AbstractEventLoop, _Watch] = WeakKeyDictiona
 
 @contextmanager
 def told_when_stopping(scope: Mapping[str, Any], tell: Tell) -> Iterator[None]:
-    """Tell it when the server that runs this request begins to stop, if that is within the block and can be known.
+    """Call `tell` when the server that runs this request begins to stop, if that is within the block and can be known.
 
     Args:
         scope: The ASGI scope of the request.

@@ -15,7 +15,7 @@ def origin_form(target: str, hosts: list[str]) -> str | None:
     """Return a target as a path with a query, or None where the request is not one to answer.
 
     Args:
-        target: As the request has it: `/path?query`, `http://host/path?query` or `*`.
+        target: The target as the request has it: `/path?query`, `http://host/path?query` or `*`.
         hosts: The values of its Host headers. There must be one, and a target that names a host must name the same:
             what origins are compared with is not to be open to choice.
     """

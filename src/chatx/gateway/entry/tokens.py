@@ -71,7 +71,7 @@ class SignedTokens:
         self._refusals = RefusalLog()
 
     def __call__(self, handshake: Handshake) -> Identity | None:
-        """Return who it is, or None where there is no token, or none that is valid."""
+        """Return the identity that a handshake's token says, or None where there is no token, or none that is valid."""
         token = _token(handshake)
         if token is None:
             code = "token_missing"

@@ -300,7 +300,7 @@ class _Exchange:
         )
 
     async def wait(self, waiter: asyncio.Future[bool]) -> bool | None:
-        """Wait for it, as long as a poll waits and the server does not stop; return its result, or None without one.
+        """Wait for a result as long as a poll waits and the server does not stop; return None where there is none.
 
         Raises:
             _Gone: The client went away.

@@ -24,11 +24,11 @@ class Outbox:
     """The messages of one client.
 
     Attributes:
-        number: That of the last batch that was given out; 0 is none.
-        repeats: Times that it was given out again.
+        number: The number of the last batch that was given out; 0 where there was none.
+        repeats: How often that batch was given out again.
 
     Args:
-        limit_bytes: Of UTF-8, in all messages that are not acknowledged.
+        limit_bytes: The most bytes of UTF-8 in all messages that are not acknowledged.
     """
 
     __slots__ = ("_batch", "_batch_size", "_limit_bytes", "_waiting", "_waiting_size", "number", "repeats")
@@ -52,7 +52,7 @@ class Outbox:
         return bool(self._waiting)
 
     def add(self, texts: list[str], size: int, *, bounded: bool) -> bool:
-        """Keep these messages, and return whether they are kept: none is where `bounded` and they pass `limit_bytes`.
+        """Keep these messages and return True; where they are bounded and would pass `limit_bytes`, keep none.
 
         Args:
             texts: The messages.

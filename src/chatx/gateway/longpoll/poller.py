@@ -36,14 +36,14 @@ class Poller:
     """One client that polls. A session writes to it as to any socket.
 
     Attributes:
-        secret: Half of its token; the other half is a batch's number. It is what a client shows instead of
+        secret: Half of the client's token; the other half is a batch's number. A client shows it instead of
             authenticating, so it is never logged.
-        user_id: Whose it is, from `begin` on.
+        user_id: The user whose client it is, from `begin` on.
         outbox: What the client has not acknowledged.
-        posts: Its posts under way.
+        posts: How many posts of the client are under way.
 
     Args:
-        limit_bytes: Of what is not acknowledged.
+        limit_bytes: The most bytes that may be unacknowledged.
         on_closed: Called once, when it is closed.
     """
 
@@ -85,7 +85,7 @@ class Poller:
 
     @property
     def closed(self) -> bool:
-        """Whether it has ended."""
+        """Whether the poller was closed."""
         return self._closed
 
     # What the session and the hubs ask.
@@ -96,7 +96,7 @@ class Poller:
         return len(self.outbox)
 
     def write_rest(self, data: bytes) -> None:
-        """Never asked: nothing goes past `write`."""
+        """Never called: nothing goes past `write`."""
         raise NotImplementedError
 
     def write(self, bundle: Bundle) -> None:
@@ -125,7 +125,7 @@ class Poller:
         await self._drained.wait()
 
     def close(self, code: int, reason: str) -> None:
-        """End it. A poll that waits gets what was written; the next one is told to begin anew, without the code."""
+        """End the session. A poll that waits gets what was written; the next is told to begin anew, with no code."""
         if self._closed:
             return
         self._closed = True
@@ -159,20 +159,20 @@ class Poller:
         return taken
 
     def wait(self) -> asyncio.Future[bool]:
-        """Return what is done when there is something to take or the client is closed (true), or superseded (false)."""
+        """Return a poll's future: true when there is something to take or all is over, false when superseded."""
         self._wake(fresh=False)
         self._waiter = self._loop.create_future()
         return self._waiter
 
     def polled(self) -> None:
-        """A poll begins."""
+        """Count a poll that begins."""
         self._polls += 1
         self._doubts = 0
         if self._client is not None:
             self._client.session.seen()
 
     def answered(self, *, well: bool) -> None:
-        """A poll has ended; `well` is false where the client broke it off."""
+        """Count a poll that has ended; `well` is false where the client broke it off."""
         self._polls -= 1
         if self._polls or self._closed:
             return
@@ -182,7 +182,7 @@ class Poller:
             self._wheel.watch(self, self._ends)
 
     def due(self, now: float) -> float | None:
-        """End it where nobody polls any more; return when to ask again."""
+        """End the session where nobody polls any more; else return the loop time at which to ask again."""
         if self._closed:
             return None
         if self._polls:

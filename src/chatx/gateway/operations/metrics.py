@@ -49,7 +49,7 @@ class Sockets(Protocol):
 
     @property
     def connections(self) -> int:
-        """How many are open."""
+        """How many sockets are open."""
         ...
 
     @property

@@ -54,7 +54,7 @@ class Allowances:
         return sum(len(each) for each in (self._joins, self._rooms, self._messages) if each is not None)
 
     def join(self, user_id: str, now: float) -> float:
-        """Count a join. Return 0.0, or after how many seconds the user may join again; then nothing is counted."""
+        """Count a join of the user and return 0.0; or count nothing and return the seconds until the user may join."""
         if self._joins is None or self._rooms is None:
             return 0.0
         return self._rooms.wait("", user_id, now) or self._joins.acquire("", user_id, now)
@@ -65,7 +65,7 @@ class Allowances:
             self._rooms.acquire("", user_id, now)
 
     def messages(self, user_id: str, now: float) -> int:
-        """Count some messages, and return how many: as many more one socket of the user may send.
+        """Take a portion of the user's messages for one socket, and return how many messages that is.
 
         Raises:
             RateLimited: The user may send none now.

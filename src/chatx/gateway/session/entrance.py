@@ -85,7 +85,9 @@ class Entrance:
             self._gateway.engine.turn.end()
 
     def begin(self, address: str | None) -> tuple[Gateway, Place]:
-        """Count a handshake from this address; end the place when its socket has ended.
+        """Return the gateway of the running chat and the place of a handshake from this address.
+
+        Whoever holds the place ends it when the socket has ended.
 
         Raises:
             Refused: Too many handshakes or sockets, or the chat is not running.
@@ -110,11 +112,11 @@ class Entrance:
         return Refused(UNAVAILABLE, "not_running", _NOT_RUNNING)
 
     def tell(self, refused: Refused, scope: Mapping[str, Any]) -> None:
-        """Write to the log whom the scope is about and why they were refused, each kind once a minute."""
+        """Write a refusal to the log, with whom its ASGI scope is about; each kind once a minute."""
         self._refusals.tell(refused, scope, asyncio.get_running_loop().time())
 
     async def admit(self, gateway: Gateway, place: Place, handshake: Handshake, path: str) -> tuple[Version, Identity]:
-        """Return the protocol version and who it is.
+        """Return the protocol version of a handshake and the identity of its client, whose place is then admitted.
 
         Raises:
             Refused: The chat is not running any more, or the path, the origin, the version, `authenticate` or a bound
@@ -135,7 +137,7 @@ class Entrance:
         check_request_origin(handshake, self._origins)
 
     async def recognise(self, gateway: Gateway, place: Place, handshake: Handshake) -> tuple[Version, Identity]:
-        """Return the protocol version and who it is, of a handshake whose origin is allowed.
+        """Return what `admit` does, for a handshake whose path and origin are allowed.
 
         Raises:
             Refused: The chat is not running any more, or the version, `authenticate` or a bound says no.
@@ -180,7 +182,7 @@ class Entrance:
         *,
         idle_timeout_s: float | None = None,
     ) -> Client:
-        """Return the client that begins on this socket; `idle_timeout_s` is where it differs from the others'."""
+        """Return the client whose session begins on this socket, with an `idle_timeout_s` of its own if given."""
         engine, authenticate = gateway.engine, self._authenticate
 
         async def ask_again(token: str) -> Identity:
@@ -212,10 +214,10 @@ class _Asking:
         self._patience = patience
 
     def ask(self) -> None:
-        """Return None: it is not silent, it is asked about."""
+        """Return None: a handshake that is asked about is not silent."""
 
     def give_way(self) -> None:
-        """Wait no longer."""
+        """Refuse the handshake, which waits no longer."""
         self._patience.reschedule(0.0)
 
 
@@ -233,7 +235,7 @@ class Client:
 
     Attributes:
         session: The session.
-        user_id: Whose it is.
+        user_id: The user whose session it is.
     """
 
     __slots__ = ("_engine", "session", "user_id")
@@ -250,12 +252,12 @@ class Client:
         return self.session.socket.unread
 
     def end(self, error: ChatError) -> None:
-        """The chat stops: the client comes back, to whatever takes its place."""
+        """Close the socket, since the chat stops; the client comes back to whatever takes the chat's place."""
         self.session.cut(CLOSE_RESTART, "restarting")
         self.forget()
 
     def cut(self, error: ChatError) -> None:
-        """The user is revoked."""
+        """Close the socket of a user who is revoked."""
         self.session.cut(CLOSE_REVOKED, "revoked")
         self.forget()
 

@@ -33,19 +33,19 @@ class Watched(Protocol):
 
     @property
     def user_id(self) -> str | None:
-        """The user whose it is, for the log; None where it is nobody's any more."""
+        """The user whose deadline it is, for the log; None where there is none any more."""
         ...
 
     def due(self, now: float) -> float | None:
-        """Do what is to be done by now; return when to be asked again, in loop time, or None: never.
+        """Do what is due by now, and return the loop time at which to be asked again, or None for never.
 
-        It may be asked earlier than it wanted. Must not block.
+        The wheel may ask earlier than that. Must not block.
         """
         ...
 
 
 class Wheel:
-    """Asks each that is watched when it is due: never before its time but for `FARTHEST_S`, and `TICK_S` late at most.
+    """Asks each thing that is watched when it is due, `TICK_S` late at most; what is due far ahead, each `FARTHEST_S`.
 
     Without anybody to watch there is no timer.
     """
@@ -59,17 +59,17 @@ class Wheel:
         self._armed = 0  # the tick the timer is set for
 
     def __len__(self) -> int:
-        """Return how many are watched."""
+        """Return how many things are watched."""
         return len(self._where)
 
     def watch(self, watched: Watched, at: float) -> None:
-        """Ask it at this loop time; asked for again, only the last time counts."""
+        """Ask a thing at this loop time, and at none that was given for it before."""
         self._remove(watched)
         self._put(watched, at, 0)
         self._arm()
 
     def forget(self, watched: Watched) -> None:
-        """Do not ask it any more; harmless where it is not watched."""
+        """Watch a thing no longer; harmless where it is not watched."""
         self._remove(watched)
         if not self._where:
             self._stop()
@@ -106,7 +106,7 @@ class Wheel:
             self._timer = None
 
     def _turn(self) -> None:
-        """Ask those who are due, at most `AT_ONCE` of them."""
+        """Ask what is due, at most `AT_ONCE` things."""
         self._timer = None
         # A timer may fire a little early, by the clock's resolution: its tick has come all the same.
         present = max(self._armed, math.floor(self._loop.time() / TICK_S))

@@ -25,11 +25,11 @@ class Gateway:
 
     Attributes:
         engine: The running chat.
-        admission: How many sockets there are.
-        newcomers: Lets them in, also at the bound of one user.
+        admission: Counts the sockets.
+        newcomers: Lets clients in, also at the bound of one user.
         joins: A token bucket for each connection, for its joins and its new tokens.
         allowances: What each user may do over all of their connections.
-        reading: What its users have read for them, and may.
+        reading: The pages that are read for its users, and what each user may have read.
         wheel: The deadlines of its sessions.
         flow: Tells the hubs that a socket is to be written to in another way.
         closed: How many sockets were closed from this side, by close code.

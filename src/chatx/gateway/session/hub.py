@@ -52,16 +52,16 @@ class Member(Protocol):
 
     @property
     def version(self) -> Version:
-        """The version its frames are in."""
+        """The protocol version of the frames that it gets."""
         ...
 
     @property
     def socket(self) -> Socket:
-        """Where its frames go."""
+        """The socket that its frames go to."""
         ...
 
     def end(self, error: ChatError) -> None:
-        """The room ended its membership."""
+        """Take note that the room has ended the membership."""
         ...
 
 
@@ -118,7 +118,7 @@ class Hub:
         self._on_empty(self)
 
     def flush(self) -> None:
-        """Write what this turn has left pending."""
+        """Write the events that this turn has left pending."""
         if (self._newcomers or self._changes) and not self._pauses():
             self._tell_presence()
         else:

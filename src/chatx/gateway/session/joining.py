@@ -44,15 +44,15 @@ class Joins(Protocol):
 
     @property
     def pages(self) -> asyncio.Lock:
-        """Held while a page is read for the client: one at a time."""
+        """The lock that is held while a page is read for the client."""
         ...
 
     def carry_out(self, actions: list[Action]) -> None:
-        """Do what the protocol says."""
+        """Do the actions that the protocol returned, in order."""
         ...
 
     def holds(self, membership: Membership) -> bool:
-        """Return whether it has not left meanwhile."""
+        """Return whether the session still has this membership."""
         ...
 
     def failed(self, membership: Membership) -> None:
@@ -74,16 +74,16 @@ class Membership:
 
     @property
     def version(self) -> Version:
-        """The version its frames are in."""
+        """The protocol version of the frames that it gets."""
         return self._session.version
 
     @property
     def socket(self) -> Socket:
-        """Where its frames go."""
+        """The socket that its frames go to."""
         return self._session.socket
 
     def end(self, error: ChatError) -> None:
-        """The room ended it."""
+        """Take note that the room has ended the membership."""
         self._session.failed(self)
 
 
@@ -171,7 +171,7 @@ class Joining:
             self._finish(membership, reached, page)
 
     async def _page(self, process: RoomProcess, after: Position) -> Page | Unrecovered:
-        """Return some of what follows, once the client has taken what was written; from there on nothing is awaited."""
+        """Return a page of what follows a place, once the client has taken what was written; from then on at once."""
         page = self._page_at_once(process, after)
         if page is not None:
             return page
@@ -188,7 +188,7 @@ class Joining:
         return page
 
     def _page_at_once(self, process: RoomProcess, after: Position) -> Page | Unrecovered | None:
-        """Return some of what follows where neither the client nor the store has to be waited for, else None."""
+        """Return that page where neither the client nor the store has to be waited for, else None."""
         session = self._session
         if session.socket.direct is None:
             return None

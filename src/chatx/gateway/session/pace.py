@@ -16,7 +16,7 @@ SIZE_A_TURN: Final = 8_192
 
 
 class Pace:
-    """What one socket has had of its turn."""
+    """How much input of one socket was taken in its present turn."""
 
     __slots__ = ("_messages", "_size")
 
@@ -25,7 +25,7 @@ class Pace:
         self._size = 0
 
     def over(self, size: int) -> bool:
-        """Count a message of this size that was taken; return whether the turn is over, and begin the next one."""
+        """Count a message of this size as taken; return whether the turn is over, and begin the next one then."""
         self._messages += 1
         self._size += size
         if self._messages < MESSAGES_A_TURN and self._size < SIZE_A_TURN:

@@ -40,7 +40,7 @@ def untaken(transport: asyncio.Transport) -> int:
 def transport_of(receive: Any) -> asyncio.Transport | None:
     """Return the transport of the connection that an ASGI `receive` belongs to, where the server lets it be seen.
 
-    It is a promise of no server's: what is found is used to look at, and where nothing is found there is no look.
+    No server promises to have it, so what is found is looked at and no more.
     """
     transport: Any = getattr(getattr(receive, "__self__", None), "transport", None)
     return transport if callable(getattr(transport, "get_write_buffer_size", None)) else None
@@ -61,13 +61,13 @@ async def within(seconds: float) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def taken_within(seconds: float, transport: asyncio.Transport | None) -> AsyncIterator[None]:
-    """Write within it to a peer that must take something in so many seconds, counted anew from each byte it takes.
+    """Bound a block that writes to a peer, who must take something in so many seconds, counted anew from each byte.
 
     Without a transport to look at, all of it must be taken in that time. A single turn of the loop uses up a quarter of
     the time at most, however long it takes.
 
     Raises:
-        TimeoutError: It took nothing.
+        TimeoutError: The peer took nothing.
     """
     async with asyncio.timeout(None) as bound:
         looks = _Looks(transport, bound, seconds)

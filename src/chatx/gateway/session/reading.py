@@ -46,7 +46,7 @@ class Reading:
         largest: The most bytes of content that one message may have.
         mailbox_bytes: What may wait for a socket. A page is a quarter of it at most, so that the frames of one fit in
             beside what is live.
-        loop: Whose time it is.
+        loop: The event loop whose time counts.
     """
 
     def __init__(self, bytes_per_sec: int, largest: int, mailbox_bytes: int, loop: asyncio.AbstractEventLoop) -> None:

@@ -61,19 +61,20 @@ class Session:
     """One connected client.
 
     Attributes:
-        identity: Who it is, until when, and for which rooms.
+        identity: Who the client is, until when, and for which rooms.
         user_id: The user's id.
         version: The protocol version of its frames.
-        socket: Where its frames go.
-        last_seen: When it last sent anything, in loop time.
+        socket: The socket that its frames go to.
+        last_seen: When the client last showed itself, in loop time.
 
     Args:
-        gateway: What the sockets of the gateway share.
-        identity: Who it is.
-        protocol: Of this connection alone.
-        socket: Of this connection alone.
-        idle_timeout_s: Seconds of silence after which it ends.
-        ask_again: Who asks about a new token; with None, or an identity that does not expire, there is no event for it.
+        gateway: The gateway of the chat.
+        identity: Who the client is.
+        protocol: The protocol's state of this connection.
+        socket: The socket of this connection.
+        idle_timeout_s: Seconds of silence after which the session ends.
+        ask_again: Called with a new token. Where it is None, or the identity does not expire, there is no event
+            `access_token`.
     """
 
     def __init__(
@@ -116,7 +117,7 @@ class Session:
         return len(self._tasks) >= PENDING_PUSHES
 
     async def wait_idle(self) -> None:
-        """Wait until it is no longer busy."""
+        """Wait until the session is no longer busy."""
         while self.busy and not self._ended:
             await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
 
@@ -143,7 +144,7 @@ class Session:
             self._leave(topic)
 
     def due(self, now: float) -> float | None:
-        """End it where its time is over; return when to ask again."""
+        """End the session where its time is over; else return the loop time at which to ask again."""
         if self._ended:
             return None
         if self._expires <= now:
@@ -187,7 +188,7 @@ class Session:
         return shown
 
     def give_way(self) -> None:
-        """End it in favour of another socket of its user's."""
+        """End the session in favour of another socket of its user's."""
         self.cut(CLOSE_GOING_AWAY, "silent, and another socket of the user's came")
 
     def cut(self, code: int, reason: str) -> None:
@@ -216,7 +217,7 @@ class Session:
         return self.memberships.get(membership.topic) is membership
 
     def carry_out(self, actions: list[Action]) -> None:
-        """Do what the protocol says, in order."""
+        """Do the actions that the protocol returned, in order."""
         for action in actions:
             if self._ended:
                 return
@@ -293,7 +294,7 @@ class Session:
         self.carry_out(self.protocol.reply(push, "ok", page))
 
     async def _page_of(self, room_id: str, wanted: History) -> list[Message]:
-        """Return the messages that are asked for and one more, or fewer that are more than a page's bytes."""
+        """Return the messages that a push asks for and one more, or as many of them as pass the bytes of a page."""
         reading = self.gateway.reading
         reading.check(self.user_id)  # again, since what went before it has been charged meanwhile
         place = (wanted.before.epoch, wanted.before.offset) if wanted.before is not None else None
@@ -312,7 +313,7 @@ class Session:
 
     @property
     def pages(self) -> asyncio.Lock:
-        """Held while a page is read for the client: one at a time."""
+        """The lock that is held while a page is read for the client."""
         if self._pages is None:
             self._pages = asyncio.Lock()
         return self._pages

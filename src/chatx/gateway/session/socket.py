@@ -79,7 +79,7 @@ class Socket(Protocol):
         ...
 
     def write_rest(self, data: bytes) -> None:
-        """Send what `direct` has not taken, before anything else."""
+        """Send the bytes that `direct` has not taken, before anything else."""
         ...
 
     def write(self, bundle: Bundle) -> None:
@@ -99,14 +99,14 @@ class Socket(Protocol):
         ...
 
     def close(self, code: int, reason: str) -> None:
-        """Close it, after what was written; the first call stands."""
+        """Close the socket, after what was written; the first call stands."""
         ...
 
 
 class Audience:
     """Sockets that get the same, each once, with the quickest way to each as it is now.
 
-    It is out of date as soon as a `Flow` counts a change.
+    An audience is out of date as soon as a `Flow` counts a change.
 
     Args:
         sockets: The sockets.
