@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from chatx.chat import Chat
-from chatx.gateway.native.farewell import UNKNOWN, to_come
+from chatx.gateway.native.farewell import UNKNOWN, Farewell, to_come
 from chatx.gateway.native.limits import ANSWER_STALL_BYTES, ANSWER_STALL_S
 from chatx.gateway.native.patience import Patience
 from tests.gateway.loops import on_each_loop
@@ -89,6 +89,7 @@ async def test_what_comes_behind_a_refusal_is_read_within_bounds(monkeypatch: py
 async def test_a_request_behind_the_first_costs_nobody_the_answer_and_a_flood_of_them_ends(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("chatx.gateway.native.farewell.LINGER_S", 3600.0)
     go = asyncio.Event()
 
     async def waits(scope: Any, receive: Any, send: Any) -> None:
@@ -107,6 +108,7 @@ async def test_a_request_behind_the_first_costs_nobody_the_answer_and_a_flood_of
             assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
             writer.write(get)
             assert await reader.read() == b"ok"
+            assert len(server.exchanges.leaving) == 1  # until the peer, who may be sending, has seen the end too
         await until(lambda: not server.exchanges)
         go.clear()
         async with raw(port) as (_, writer):
@@ -116,6 +118,39 @@ async def test_a_request_behind_the_first_costs_nobody_the_answer_and_a_flood_of
                     writer.write(b"x" * 20_000)
                     await writer.drain()
         await until(lambda: not server.exchanges)
+
+
+@on_each_loop
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+async def test_an_application_goes_on_when_what_waited_is_taken(*, tls: bool) -> None:
+    stalled, go = asyncio.Event(), asyncio.Event()
+
+    async def begins(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while not stalled.is_set():
+            await send({"type": "http.response.body", "body": b"x" * 50_000, "more_body": True})
+            await asyncio.sleep(0)
+        await go.wait()
+        await send({"type": "http.response.body", "body": b"the end"})
+
+    async with (
+        Chat() as chat,
+        native(chat, http=begins, ssl=server_tls() if tls else None) as (server, port),
+        raw(port, tls=tls) as (reader, writer),
+        asyncio.timeout(30),
+    ):
+        reader._transport.pause_reading()  # type: ignore[attr-defined]
+        writer.write(b"GET / HTTP/1.1\r\n" + HOST + b"\r\n")
+        await until(lambda: bool(server.exchanges.plain.waiting))
+        stalled.set()
+        reader._transport.resume_reading()  # type: ignore[attr-defined]
+        taking = asyncio.create_task(reader.read())
+        await until(lambda: not server.exchanges.plain.waiting)
+        for _ in range(100):
+            await asyncio.sleep(0)
+            assert len(server.exchanges.plain) == 1
+        go.set()
+        assert b"the end" in await taking
 
 
 @pytest.mark.slow
@@ -164,6 +199,10 @@ class Taking(asyncio.Transport):
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return default
 
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None: ...
+
+    def close(self) -> None: ...
+
     def write_more(self, size: int) -> None:
         self._size += size
 
@@ -196,6 +235,17 @@ async def test_who_takes_what_is_asked_of_a_peer_is_waited_for_and_who_takes_dro
     assert steady.aborted_at is None
     await asyncio.sleep(ANSWER_STALL_S * 3)
     assert steady.aborted_at is not None  # it has all, and the connection does not end
+
+
+@virtual
+async def test_a_connection_that_is_closed_behind_its_answer_does_not_wait_for_who_does_not_take_it() -> None:
+    steady, nothing = Taking(3 * ANSWER_STALL_BYTES, ANSWER_STALL_BYTES / ANSWER_STALL_S * 1.5), Taking(1, 0)
+    farewells = [Farewell(each, 0, lambda _: None) for each in (steady, nothing)]
+    await asyncio.sleep(ANSWER_STALL_S * 1.5)
+    assert (steady.aborted_at is None, nothing.aborted_at is None) == (True, False)
+    farewells[0].connection_lost(None)
+    await asyncio.sleep(ANSWER_STALL_S * 10)
+    assert steady.aborted_at is None
 
 
 @pytest.mark.parametrize(

@@ -167,22 +167,53 @@ async def test_requests_for_health_are_bounded_and_the_newest_is_answered(monkey
         assert (await slow[0].readline()).startswith(b"HTTP/1.1 200 ")
 
 
+@pytest.mark.parametrize(
+    "said, status",
+    [(b"GET / HTTP/1.1\r\n folded: x\r\n\r\n", 400), (HANDSHAKE % b"nobody", 403)],
+    ids=["at once", "when it was asked about"],
+)
 @on_each_loop
-async def test_refusals_that_do_not_end_give_way_as_silence_does(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_refusals_that_do_not_end_give_way_as_silence_does(
+    monkeypatch: pytest.MonkeyPatch, said: bytes, status: int
+) -> None:
     monkeypatch.setattr("chatx.gateway.native.server.PENDING_HANDSHAKES", 3)
     async with (
         Chat() as chat,
-        native(chat, **served_by(tls=True)) as (server, port),
+        native(chat, lambda _: None, **served_by(tls=True)) as (server, port),
         AsyncExitStack() as stack,
     ):
         for _ in range(6):
             reader, writer = await stack.enter_async_context(raw(port, tls=True))
             reader._transport.pause_reading()  # type: ignore[attr-defined]  # it does not take leave of TLS
-            writer.write(b"GET / HTTP/1.1\r\n folded: x\r\n\r\n")
-        await until(lambda: server.refused[400] == 6)
+            writer.write(said)
+        await until(lambda: server.refused[status] == 6)
         assert len(server.greetings) == len(server.silent) <= 3
         assert (await answer(port, GET % b"other", tls=True)).startswith(b"HTTP/1.1 200 ")
         assert server.refused[408] == 0  # none of them was silent
+
+
+@on_each_loop
+async def test_a_poll_that_has_its_answer_gives_way_before_one_that_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chatx.gateway.native.exchanges.MAX_POLLS", 2)
+    poll = b"GET /socket/longpoll?vsn=2.0.0&user_id=ada HTTP/1.1\r\nHost: localhost\r\n"
+    async with (
+        Chat() as chat,
+        native(chat, ssl=server_tls()) as (server, port),
+        raw(port, tls=True) as (waiting, writer),
+        AsyncExitStack() as stack,
+    ):
+        token = (await answer(port, poll + b"\r\n", tls=True)).partition(b'"token":"')[2].partition(b'"')[0]
+        await until(lambda: not server.exchanges)
+        writer.write(poll + b"X-Phoenix-LongPoll-Token: " + token + b"\r\n\r\n")
+        await until(partial(holds, server.exchanges.polls, 1))
+        for number in (1, 1, 1):
+            reader, gone = await stack.enter_async_context(raw(port, tls=True))
+            reader._transport.pause_reading()  # type: ignore[attr-defined]  # it does not take leave of TLS
+            gone.write(b"GET /socket/longpoll?token=chatx-lp." + b"x" * 43 + b".0 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            await until(partial(holds, server.exchanges.polls.waiting, number))
+            await until(lambda: not server.greetings)
+        await chat.revoke("ada")
+        assert (await asyncio.wait_for(waiting.read(), 10)).startswith(b"HTTP/1.1 200 ")
 
 
 @on_each_loop
