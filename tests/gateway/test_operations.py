@@ -12,7 +12,8 @@ import pytest
 from httpx2 import ASGITransport, AsyncClient, Response
 from prometheus_client.parser import text_string_to_metric_families
 
-from chatx import Chat, Statistics
+from chatx import Chat
+from chatx.adapters.memory_log import MemoryLog, Statistics
 from chatx.core.message import PresenceMeta
 from chatx.gateway.operations.app import MEMBERS_AT_ONCE, ROOMS_AT_ONCE, operations_app
 from chatx.gateway.operations.metrics import CONTENT_TYPE, Metrics
@@ -57,6 +58,16 @@ async def test_ready_follows_the_server_and_alive_does_not() -> None:
         server.ready = True
         await chat.stop()
         assert (await asking.get("/readyz")).status_code == 503
+
+
+async def test_a_log_says_beside_that_whether_it_can_be_used() -> None:
+    async with Chat(persistence=MemoryLog()) as chat, client(chat) as asking:
+        assert (await asking.get("/readyz")).json() == {"status": "ready", "store": "ok"}
+        committing = chat.engine.delivery.committing
+        assert committing is not None
+        committing._went_wrong("raised")
+        answer = await asking.get("/readyz")
+        assert (answer.status_code, answer.json()) == (200, {"status": "ready", "store": "away"})
 
 
 async def test_rooms_come_a_page_at_a_time_each_once_in_order() -> None:

@@ -9,6 +9,8 @@ import pytest
 from chatx import Chat, ChatError, ConfigError, InvalidMessage, Message, RoomUnavailable
 from chatx.adapters.memory_log import MemoryLog
 from chatx.adapters.room_log import FENCED, Answer, Append, LogUnavailable
+from chatx.gateway.session.gateway import Gateway
+from tests.gateway.fakes import Client
 from tests.virtual import virtual
 
 
@@ -244,3 +246,39 @@ async def test_stored_without_a_log_is_a_configuration_error() -> None:
             await chat.send_message("a", "ann", "hi", durability="stored")
         with pytest.raises(InvalidMessage, match="durability is 'safe'"):
             await chat.send_message("a", "ann", "hi", durability="safe")  # type: ignore[arg-type]
+
+
+@virtual
+async def test_a_log_that_is_away_is_said_where_operators_look_and_keeps_nobody_out() -> None:
+    log = Log()
+    said: list[str | None] = []
+    async with chat_on(log, adapter_timeout_ms=500) as chat:
+        said.append(chat.engine.store)
+        log.plan = ["unavailable"] * 3
+        with pytest.raises(RoomUnavailable):
+            await chat.send_message("a", "ann", "hi", durability="stored")
+        said.append(chat.engine.store)
+        assert (await chat.send_message("b", "ann", "hi")).offset == 1
+        await asyncio.sleep(30)
+        said.append(chat.engine.store)
+    async with Chat() as without:
+        said.append(without.engine.store)
+    assert said == ["ok", "away", "ok", None]
+
+
+@virtual
+async def test_the_reply_on_the_wire_says_that_a_message_is_stored() -> None:
+    async with chat_on(Log(), durability="stored") as chat:
+        client = Client(Gateway(chat.engine), "ann")
+        await client.join("room:a")
+        status, response = await client.call("room:a", "new_message", {"content": "hi", "key": "k"})
+        assert (status, response["stored"], "duplicate" in response) == ("ok", True, False)
+        status, response = await client.call("room:a", "new_message", {"content": "hi", "key": "k"})
+        assert (status, response["stored"], response["duplicate"]) == ("ok", True, True)
+        client.session.end()
+    async with chat_on(Log()) as chat:
+        client = Client(Gateway(chat.engine), "ann")
+        await client.join("room:a")
+        status, response = await client.call("room:a", "new_message", {"content": "hi"})
+        assert (status, "stored" in response) == ("ok", False)
+        client.session.end()

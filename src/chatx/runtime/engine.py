@@ -7,6 +7,7 @@ import logging
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from threading import get_ident
+from typing import Literal
 
 from chatx.adapters.boundary import Boundary
 from chatx.adapters.protocols import Action
@@ -126,6 +127,12 @@ class Engine:
         self._sweep_s = min(1.0, max(0.01, config.room_idle_ms / 4000))
         self._sweeper = self.loop.call_later(self._sweep_s, self._sweep)
         self.delivery.start()
+
+    @property
+    def store(self) -> Literal["ok", "away"] | None:
+        """Whether the log could be used when it was tried last; None where there is no log."""
+        committing = self.delivery.committing
+        return None if committing is None else "away" if committing.away else "ok"
 
     def check_open(self) -> None:
         """Raise `Closed` unless the chat takes work."""

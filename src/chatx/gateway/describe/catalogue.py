@@ -144,6 +144,7 @@ REPLIES: Final[dict[str, Kind]] = {
         "2",
         Sent(_MESSAGE.id, _EPOCH, 42, _MESSAGE.inserted_at),
         Sent(_MESSAGE.id, _EPOCH, 42, _MESSAGE.inserted_at, duplicate=True),
+        Sent(_MESSAGE.id, _EPOCH, 42, _MESSAGE.inserted_at, stored=True),
     ),
     "historyLoaded": _answer(
         "History", "Messages, oldest first.", _ROOM, "HistoryPage", "3", HistoryPage([_MESSAGE], more=True)

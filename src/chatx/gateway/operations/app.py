@@ -4,6 +4,7 @@
 |---|---|---|
 | `/healthz` | anybody | 200: the process answers |
 | `/readyz` | anybody | 200 where new sockets are taken, else 503: it starts, drains, or its chat does not run |
+| | | with a log, its `store` is `ok`, or `away` while the log cannot be used |
 | `/metrics` | anybody | figures in Prometheus' text format; they name no user and no room |
 | `/rooms` | the admin token | rooms and their sizes, sorted by id: `limit` of them, behind the id `after` |
 | `/rooms/{id}` | the admin token | one room with its members |
@@ -57,8 +58,10 @@ def operations_app(chat: Chat, metrics: Metrics, *, ready: Callable[[], bool], a
         return _json({"status": "alive"})
 
     async def readyz(request: Request) -> Response:
-        if ready() and isinstance(_engine(chat), Engine):
-            return _json({"status": "ready"})
+        if ready() and isinstance(engine := _engine(chat), Engine):
+            # A store that is away takes nobody's socket: readers and presence go on, and `sequenced` messages wait.
+            store = {} if engine.store is None else {"store": engine.store}
+            return _json({"status": "ready"} | store)
         return _json({"status": "not ready"}, HTTPStatus.SERVICE_UNAVAILABLE)
 
     async def figures(request: Request) -> Response:

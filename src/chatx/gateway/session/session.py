@@ -348,7 +348,12 @@ class Session:
 
     def _sent(self, push: Push, message: Message) -> None:
         response = Sent(
-            message.id, message.epoch, message.offset, message.inserted_at, True if message.duplicate else UNSET
+            message.id,
+            message.epoch,
+            message.offset,
+            message.inserted_at,
+            True if message.duplicate else UNSET,
+            True if message.stored else UNSET,
         )
         self.carry_out(self.protocol.reply(push, "ok", response))
 

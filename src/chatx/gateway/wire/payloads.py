@@ -103,7 +103,7 @@ class Joined(Struct, frozen=True, gc=False):
 
 
 class Sent(Struct, frozen=True, gc=False):
-    """The response to `new_message`: the message is sequenced."""
+    """The response to `new_message`: the message is sequenced, or stored where it says so."""
 
     id: Annotated[str, Meta(description="A UUIDv7 as text.")]
     epoch: Annotated[str, Meta(description="Opaque identity of the room's stream.")]
@@ -115,6 +115,10 @@ class Sent(Struct, frozen=True, gc=False):
             description="True where the key had been used before, and left out otherwise; all else is the first "
             "message's."
         ),
+    ] = UNSET
+    stored: Annotated[
+        Literal[True] | UnsetType,
+        Meta(description="True where the store has it, so that it survives the server's end; left out otherwise."),
     ] = UNSET
 
 
