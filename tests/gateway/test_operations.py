@@ -12,8 +12,8 @@ import pytest
 from httpx2 import ASGITransport, AsyncClient, Response
 from prometheus_client.parser import text_string_to_metric_families
 
-from chatx import Chat
-from chatx.adapters.memory_log import MemoryLog, Statistics
+from chatx import Chat, Statistics
+from chatx.adapters.memory_log import MemoryLog
 from chatx.core.message import PresenceMeta
 from chatx.gateway.operations.app import MEMBERS_AT_ONCE, ROOMS_AT_ONCE, operations_app
 from chatx.gateway.operations.metrics import CONTENT_TYPE, Metrics
