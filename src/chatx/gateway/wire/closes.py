@@ -31,7 +31,9 @@ class CloseCode(NamedTuple):
 
 
 CLOSES: Final[dict[int, CloseCode]] = {
-    CLOSE_GOING_AWAY: CloseCode("silent for `idle_timeout_s`, or the server goes away", "comes back"),
+    CLOSE_GOING_AWAY: CloseCode(
+        "silent for `idle_timeout_s`, or when asked at the bound of its user; or the server goes away", "comes back"
+    ),
     CLOSE_MALFORMED: CloseCode("what came is no frame", "comes back"),
     CLOSE_POLICY: CloseCode("too many frames waited for a join or leave, or too many fragments or pings", "comes back"),
     CLOSE_TOO_LARGE: CloseCode("a message over 65,536 bytes", "comes back"),
