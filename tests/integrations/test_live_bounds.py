@@ -8,6 +8,10 @@ from json import loads
 from typing import Any
 
 import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request as StarletteRequest
+from starlette.responses import Response
+from starlette.routing import Route
 
 from chatx import Chat
 from chatx.gateway.entry.admission import COME_BACK_S
@@ -15,6 +19,8 @@ from chatx.integrations import live_streams
 from chatx.integrations.live_streams import UNTAKEN_S, streams_of
 from chatx.integrations.starlette import KEEP_ALIVE_S
 from tests.faults import Stored
+from tests.gateway.real_client import until
+from tests.gateway.test_asgi_real import served
 from tests.integrations.live_reader import Reader, settle
 from tests.integrations.test_live import gone, opened, plain, running, say
 from tests.virtual import virtual
@@ -254,3 +260,30 @@ async def test_a_client_that_takes_little_but_steadily_is_alive() -> None:
             slow.peer.waiting -= 20
             assert (await opened(chat)).status == 429
         assert not slow.task.done()
+
+
+async def asked_for(port: int) -> tuple[bytes, asyncio.StreamReader, asyncio.StreamWriter]:
+    """Ask a server for the stream; return the head of its answer, and the connection."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    return await reader.readuntil(b"\r\n\r\n"), reader, writer
+
+
+async def test_streams_over_real_connections_are_bounded_and_a_closed_one_gives_its_place_back() -> None:
+    async with Chat(max_connections_per_user=3) as chat:
+
+        async def events(_: StarletteRequest) -> Response:
+            return chat.live("a", plain, user_id="ada")
+
+        async with served(Starlette(routes=[Route("/events", events)])) as port:
+            opened = [await asked_for(port) for _ in range(5)]
+            assert [head.split()[1] for head, _, _ in opened] == [b"200"] * 3 + [b"429"] * 2
+            assert b"\r\nretry-after: 5\r\n" in opened[4][0]
+            assert len(streams_of(chat.engine)) == 3
+            opened[0][2].transport.abort()
+            await until(lambda: len(streams_of(chat.engine)) == 2)
+            again, _, last = await asked_for(port)
+            assert again.split()[1] == b"200"
+            for *_, writer in opened:
+                writer.transport.abort()
+            last.transport.abort()
