@@ -25,7 +25,7 @@ from chatx.testing import VirtualLoop
 from tests.gateway.fakes import Client, FakeServer, settle
 from tests.gateway.phoenix_peer import raw_frame
 from tests.gateway.raw_peer import masked, next_frame, opened
-from tests.gateway.real_client import until
+from tests.gateway.real_client import real_client, until
 from tests.gateway.servers import SHELLS, named, served
 from tests.longpoll.polling import NDJSON, Call, PollingClient, inside
 from tests.virtual import turns, virtual
@@ -250,3 +250,25 @@ async def test_what_waits_in_the_kernel_while_the_loop_is_held_up_is_read_before
             await asyncio.sleep(0)
         first, data = await next_frame(reader)
         assert (first, b'"ok"' in data) == (0x81, True)
+
+
+class SlowAtFirst:
+    """Moderation that takes its time for the first message, which those behind it wait for."""
+
+    async def check(self, content: str) -> bool:
+        await asyncio.sleep(3 if content == "0" else 0)
+        return True
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("shell", SHELLS)
+async def test_who_is_not_read_while_an_adapter_is_waited_for_is_not_silent(shell: str) -> None:
+    chat = Chat(moderation=SlowAtFirst(), middlewares=("moderation",))
+    count = PENDING_PUSHES + 5
+    async with served(shell, chat, idle_timeout_s=0.25) as port, real_client(port, "ada") as ada:
+        await ada.ask("room:a", "phx_join")
+        for number in range(count):
+            await ada.push("room:a", "new_message", {"content": f"{number}"})
+        assert [each["offset"] for each in await ada.wait_for_messages(count)] == list(range(1, count + 1))
+        await ada.connection.wait_closed()  # now it is
+        assert ada.connection.close_code == 1001
