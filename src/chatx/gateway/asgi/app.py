@@ -20,6 +20,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from contextlib import AbstractContextManager
@@ -33,10 +34,10 @@ from chatx.gateway.entry.refusal import Refused
 from chatx.gateway.longpoll.app import PATH, LongPoll
 from chatx.gateway.session.entrance import Client, Entrance
 from chatx.gateway.session.pace import Pace
-from chatx.gateway.session.progress import LOOKS, transport_of, untaken
+from chatx.gateway.session.progress import LOOKS, Progress, StallClock, transport_of, untaken
 from chatx.gateway.session.session import Session
 from chatx.gateway.session.socket import Bundle
-from chatx.gateway.wire.bounds import IDLE_TIMEOUT_S
+from chatx.gateway.wire.bounds import CLOSING_S, IDLE_TIMEOUT_S
 from chatx.gateway.wire.closes import CLOSE_GOING_AWAY, CLOSE_POLICY, CLOSE_TRY_LATER
 
 logger: logging.Logger = logging.getLogger("chatx")
@@ -46,7 +47,8 @@ Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 WRITE_STALL_S = 10.0
-"""Seconds in which a peer must take something of what is written, where that can be seen; else all of one write."""
+"""Seconds in which a peer must take `LEAST_TAKEN` bytes of what is written, where that can be seen; else all of one
+write."""
 
 _UNAVAILABLE = 503
 
@@ -187,7 +189,7 @@ class AsgiSocket:
         self._send = send
         self._fields = fields
         self._transport = transport
-        self._untaken = 0  # when it was looked last
+        self._progress: Progress | None = None  # while something is written
         self._look_at = 0.0  # when it is to be looked next
         self._uvicorn = uvicorn
         self._limit_bytes = limit_bytes
@@ -200,7 +202,8 @@ class AsgiSocket:
         self._close: tuple[int, str] | None = None
         self._slow = False
         self._writer: asyncio.Task[None] | None = None
-        self._began = 0.0  # the write under way, in loop time
+        self._began = 0.0  # the write under way, or when the peer last got on with it, in loop time
+        self._ends = math.inf  # when all must be written, since it is closed
         self._timer: asyncio.TimerHandle | None = None
 
     def write(self, bundle: Bundle) -> None:
@@ -257,6 +260,7 @@ class AsgiSocket:
         """Close the socket, after what was written; the first call stands."""
         if self._close is None:
             self._close = (code, reason)
+            self._ends = self._loop.time() + CLOSING_S
             self._drained.set()
             self._go()
 
@@ -286,6 +290,7 @@ class AsgiSocket:
                     code, reason = self._close
                     self._began = now()
                     await _close(self._send, code, reason)
+                    self._part()
                     return
         except (OSError, RuntimeError):
             # The peer is gone; servers say so in different ways. The session ends.
@@ -327,7 +332,8 @@ class AsgiSocket:
     def _watch(self) -> None:
         """See to it that a write which takes too long is given up: one timer for many writes, not one for each."""
         if self._timer is None:
-            self._untaken = 0
+            if self._transport is not None:
+                self._progress = Progress(self._transport)
             self._look_in(WRITE_STALL_S / LOOKS)
 
     def _look_in(self, seconds: float) -> None:
@@ -341,17 +347,29 @@ class AsgiSocket:
         now = self._loop.time()
         if now - self._look_at > WRITE_STALL_S / LOOKS:
             self._began += now - self._look_at  # it was the loop that took so long
-        if self._transport is not None:
-            before, self._untaken = self._untaken, untaken(self._transport)
-            if self._untaken < before:
-                self._began = now  # slowly, but it takes something
-        left = self._began + WRITE_STALL_S - now
+        if self._progress is not None and self._progress.look():
+            self._began = now  # slowly, but it gets on
+        left = min(self._began + WRITE_STALL_S, self._ends) - now
         if left > 0:
             self._look_in(min(left, WRITE_STALL_S / LOOKS))
         else:
             self._writer.cancel()
             if self._uvicorn is not None:
                 self._uvicorn.abort()
+
+    def _part(self) -> None:
+        """Cut the peer off where it does not take what is left: uvicorn closes behind that, without a bound."""
+        uvicorn, transport = self._uvicorn, self._transport
+        if uvicorn is None or transport is None or not untaken(transport):
+            return
+
+        def give_up() -> None:
+            if untaken(transport):
+                uvicorn.abort()
+
+        progress = Progress(transport)
+        progress.look()
+        StallClock(progress, give_up, WRITE_STALL_S, self._ends - self._loop.time())
 
 
 def _bytes(frame: str) -> int:

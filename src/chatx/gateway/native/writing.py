@@ -4,10 +4,12 @@ What goes to many sockets is framed once, by `Bundle.wire`, and written past the
 
 Rules:
 1. While the transport takes what it is given, `direct` is the way past it. From `hold` to `resume` the frames wait
-   here, in order and bounded by `mailbox_bytes`; over the bound, or when the peer takes nothing for `WRITE_STALL_S`,
-   however slowly it took the rest, they are dropped and the socket is closed as slow, with 1013.
+   here, in order and bounded by `mailbox_bytes`; over the bound, or when the peer takes less than `LEAST_TAKEN` bytes
+   in `WRITE_STALL_S`, they are dropped and the socket is closed as slow, with 1013.
 2. Nothing of a session's is written once a close was asked for, but what waited before it.
-3. Whatever closes it, the transport is gone `CLOSE_S` later.
+3. Closed from this side, the transport is gone when the peer has taken less than `LEAST_TAKEN` bytes in `CLOSE_S`, or
+   has taken all and not answered for as long, and `CLOSING_S` after the close in any case. Closed by the peer, it is
+   gone `CLOSE_S` later, whatever is left.
 """
 
 from __future__ import annotations
@@ -22,16 +24,17 @@ from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
 
 from chatx.gateway.native.tcp import TcpTransport, direct_of
-from chatx.gateway.session.progress import LOOKS, untaken
+from chatx.gateway.session.progress import Progress, StallClock, untaken
 from chatx.gateway.session.session import Session
 from chatx.gateway.session.socket import Bundle, Flow
+from chatx.gateway.wire.bounds import CLOSING_S
 from chatx.gateway.wire.closes import CLOSE_GOING_AWAY, CLOSE_TRY_LATER
 
 WRITE_STALL_S = 10.0
-"""Seconds in which a peer must take something of what waits for it."""
+"""Seconds in which a peer must take `LEAST_TAKEN` bytes of what waits for it."""
 
 CLOSE_S = 5.0
-"""Seconds between a close frame and the end of the connection, at most."""
+"""Seconds in which a peer must take as much of what waits before a close, and then in which it must answer."""
 
 
 class Phase(Enum):
@@ -92,7 +95,7 @@ class Writing:
         self._backlog: deque[bytes] | None = None  # None while there is nothing of it, since most sockets are idle
         self._size = 0
         self._farewell = (CLOSE_GOING_AWAY, "")
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | StallClock | None = None
         self._drained: asyncio.Future[None] | None = None
 
     def begin(self, session: Session) -> None:
@@ -141,7 +144,7 @@ class Writing:
         """Close it, after what was written; the first call stands."""
         if self.phase is Phase.OPEN:
             self._farewell = (code, reason)
-            self._shut(Phase.CLOSING)
+            self._shut(Phase.CLOSING, StallClock(self._progress(), self._transport.abort, CLOSE_S, CLOSING_S))
             if not self._backlog:
                 self._say_goodbye()
 
@@ -152,7 +155,7 @@ class Writing:
         self._full = True
         self._turn_to(None)
         if self.phase is Phase.OPEN:
-            self._look_again(untaken(self._transport), 0)
+            self._timer = StallClock(self._progress(), self._slow, WRITE_STALL_S)
 
     def resume(self) -> None:
         """Write what waits: the peer took what the transport held."""
@@ -192,14 +195,17 @@ class Writing:
     def drop(self) -> None:
         """Write nothing any more: what waits is for nobody, since the peer closed, is gone or broke a rule."""
         self._backlog = None
-        self._shut(Phase.CLOSED)
+        self._size = 0
+        if self.phase is Phase.OPEN:
+            self._shut(Phase.CLOSED, asyncio.get_running_loop().call_later(CLOSE_S, self._transport.abort))
+        elif self.phase is Phase.CLOSING:
+            self.phase = Phase.CLOSED
 
     def end(self) -> None:
         """Forget the connection, which is gone."""
-        self.drop()
-        self.phase = Phase.GONE
-        if self._timer is not None:
-            self._timer.cancel()
+        self._backlog = None
+        self._size = 0
+        self._shut(Phase.GONE, None)
         self._session = None
 
     def _turn_to(self, direct: Callable[[bytes], int | None] | None) -> None:
@@ -220,18 +226,10 @@ class Writing:
             return
         self._backlog.append(data)
 
-    def _look_again(self, left: int, quiet: int) -> None:
-        self._timer = asyncio.get_running_loop().call_later(WRITE_STALL_S / LOOKS, self._look, left, quiet)
-
-    def _look(self, before: int, quiet: int) -> None:
-        """Close it as slow where nothing was taken since `LOOKS` looks, of which `quiet` are past."""
-        left = untaken(self._transport)
-        if left < before:
-            self._look_again(left, 0)
-        elif quiet + 1 < LOOKS:
-            self._look_again(left, quiet + 1)
-        else:
-            self._slow()
+    def _progress(self) -> Progress:
+        progress = Progress(self._transport, lambda: self._size)
+        progress.look()
+        return progress
 
     def _slow(self) -> None:
         # What it has not taken is dropped: it comes back and resumes from the last message it did take.
@@ -240,16 +238,15 @@ class Writing:
         if self._session is not None:
             self._session.cut(CLOSE_TRY_LATER, "too slow: resume from the last message")
 
-    def _shut(self, phase: Phase) -> None:
-        """Take nothing more from here on, and see to it that the connection ends."""
+    def _shut(self, phase: Phase, end: asyncio.TimerHandle | StallClock | None) -> None:
+        """Take nothing more from here on; `end` is what sees to it that the connection ends."""
         if self.phase is Phase.OPEN:
             self._turn_to(None)
             self._release()
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timer = asyncio.get_running_loop().call_later(CLOSE_S, self._transport.abort)
-        if self.phase is not Phase.GONE:
-            self.phase = phase
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = end
+        self.phase = phase
 
     def _say_goodbye(self) -> None:
         self.phase = Phase.CLOSED

@@ -1,4 +1,4 @@
-"""Whether a peer takes what is written to it: however slowly, as long as it does.
+"""Whether a peer takes what is written to it: however slowly, as long as it is `LEAST_TAKEN` bytes each time.
 
 A transport says only that it is full and that it is not. Between the two a slow peer may take longer than one that
 takes nothing is waited for, since the kernel holds megabytes. So it is looked at how much is left.
@@ -7,14 +7,20 @@ takes nothing is waited for, since the kernel holds megabytes. So it is looked a
 from __future__ import annotations
 
 import asyncio
+import math
+import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from socket import IPPROTO_TCP, socket
 from typing import Any, Final
+
+from chatx.gateway.wire.bounds import LEAST_TAKEN
 
 if sys.platform.startswith("linux"):
     import fcntl
     import termios
+    from socket import TCP_INFO
 
 LOOKS: Final = 4
 """How often it is looked within the time in which a peer must take something; a stall is noticed a quarter late at
@@ -46,6 +52,102 @@ def transport_of(receive: Any) -> asyncio.Transport | None:
     return transport if callable(getattr(transport, "get_write_buffer_size", None)) else None
 
 
+def acknowledged(transport: asyncio.Transport) -> int | None:
+    """Return how many bytes the peer has taken since the connection was made, or None where the kernel does not say.
+
+    By TLS there is a buffer between what a transport tells of and the kernel. While that empties into the kernel, as
+    much is left as before. Source: tcp_info in linux/tcp.h, whose bytes from 120 are tcpi_bytes_acked.
+    """
+    if not sys.platform.startswith("linux"):
+        return None
+    try:
+        # Not every loop lets its sockets be asked for options.
+        with socket(fileno=os.dup(transport.get_extra_info("socket").fileno())) as same:
+            info = same.getsockopt(IPPROTO_TCP, TCP_INFO, 128)
+    except (OSError, AttributeError, ValueError):
+        return None
+    return int.from_bytes(info[120:], sys.byteorder) if len(info) == 128 else None
+
+
+def _nothing() -> int:
+    return 0
+
+
+class Progress:
+    """How a peer gets on with what waits for it, from the first look on.
+
+    Args:
+        transport: The connection.
+        waiting: Returns how many bytes are to be given to the transport yet.
+    """
+
+    __slots__ = ("_acknowledged", "_left", "_taken", "_transport", "_waiting")
+
+    def __init__(self, transport: asyncio.Transport, waiting: Callable[[], int] = _nothing) -> None:
+        self._transport = transport
+        self._waiting = waiting
+        # Not looked at yet: most writes are taken before the first look.
+        self._left = 0
+        self._acknowledged: int | None = None
+        self._taken = 0  # since it was last seen to get on
+
+    def look(self) -> bool:
+        """Return whether the peer has taken `LEAST_TAKEN` bytes since this was last so, or now the last that there was.
+
+        What was written meanwhile, so that more is left than before, is not held against it.
+        """
+        left, self._left = self._left, self._waiting() + untaken(self._transport)
+        before, self._acknowledged = self._acknowledged, acknowledged(self._transport)
+        taken = left - self._left
+        if before is not None and self._acknowledged is not None:
+            taken = self._acknowledged - before
+        if taken <= 0:
+            return False
+        self._taken += taken
+        if self._taken < LEAST_TAKEN and self._left:
+            return False
+        self._taken = 0
+        return True
+
+
+class StallClock:
+    """Runs while a peer does not get on with what waits for it.
+
+    Args:
+        progress: How it gets on; with None nobody sees whether it does.
+        give_up: Called once, unless `cancel` was.
+        seconds: In which the peer must take `LEAST_TAKEN` bytes, and again in as many.
+        at_most: Seconds in which it must have taken all of it.
+    """
+
+    __slots__ = ("_ends", "_give_up", "_loop", "_progress", "_quiet", "_seconds", "_timer")
+
+    def __init__(
+        self, progress: Progress | None, give_up: Callable[[], object], seconds: float, at_most: float = math.inf
+    ) -> None:
+        self._progress = progress
+        self._give_up = give_up
+        self._seconds = seconds
+        self._loop = asyncio.get_running_loop()
+        self._ends = self._loop.time() + at_most
+        self._quiet = 0  # looks since it was last seen to get on
+        self._again()
+
+    def cancel(self) -> None:
+        """Stop it."""
+        self._timer.cancel()
+
+    def _again(self) -> None:
+        self._timer = self._loop.call_later(self._seconds / LOOKS, self._look)
+
+    def _look(self) -> None:
+        self._quiet = 0 if self._progress is not None and self._progress.look() else self._quiet + 1
+        if self._quiet < LOOKS and self._loop.time() < self._ends:
+            self._again()
+        else:
+            self._give_up()
+
+
 @asynccontextmanager
 async def within(seconds: float) -> AsyncIterator[None]:
     """Bound a block in time, as `asyncio.timeout` does, but so that no single turn of the loop uses the time up.
@@ -61,44 +163,19 @@ async def within(seconds: float) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def taken_within(seconds: float, transport: asyncio.Transport | None) -> AsyncIterator[None]:
-    """Bound a block that writes to a peer, who must take something in so many seconds, counted anew from each byte.
+    """Bound a block that writes to a peer, who must take `LEAST_TAKEN` bytes in so many seconds, and again in as many.
 
     Without a transport to look at, all of it must be taken in that time. A single turn of the loop uses up a quarter of
     the time at most, however long it takes.
 
     Raises:
-        TimeoutError: The peer took nothing.
+        TimeoutError: The peer took less.
     """
     async with asyncio.timeout(None) as bound:
-        looks = _Looks(transport, bound, seconds)
+        loop = asyncio.get_running_loop()
+        progress = None if transport is None else Progress(transport)
+        clock = StallClock(progress, lambda: bound.reschedule(loop.time()), seconds)
         try:
             yield
         finally:
-            looks.end()
-
-
-class _Looks:
-    """Looks at a transport now and then, and ends a time after `LOOKS` looks at which its peer had taken nothing."""
-
-    def __init__(self, transport: asyncio.Transport | None, bound: asyncio.Timeout, seconds: float) -> None:
-        self._transport = transport
-        self._bound = bound
-        self._seconds = seconds
-        self._loop = asyncio.get_running_loop()
-        self._again(0, 0)
-
-    def end(self) -> None:
-        """Look no more."""
-        self._timer.cancel()
-
-    def _again(self, left: int, quiet: int) -> None:
-        self._timer = self._loop.call_later(self._seconds / LOOKS, self._look, left, quiet)
-
-    def _look(self, before: int, quiet: int) -> None:
-        left = untaken(self._transport) if self._transport is not None else 0
-        if left < before:
-            self._again(left, 0)
-        elif quiet + 1 < LOOKS:
-            self._again(left, quiet + 1)
-        else:
-            self._bound.reschedule(self._loop.time())
+            clock.cancel()

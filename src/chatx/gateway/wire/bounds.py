@@ -52,3 +52,11 @@ CONTROL_FRAMES_PER_S: Final = 10.0
 CONTROL_FRAMES_BURST: Final = 20
 """Pings and pongs that one socket of the native server may send, a second and at once. A browser sends none by itself,
 other clients one in some seconds."""
+
+LEAST_TAKEN: Final = 1024
+"""Bytes that a peer must take, of what waits for it, in the time in which it must take something; or the last of them.
+Without a least one byte every 9 s would hold a connection for ever."""
+
+CLOSING_S: Final = 120.0
+"""Seconds between a close from this side and the end of the connection, at most, however steadily the peer takes what
+was written before the close: 5 MB at 40 kB/s, which is about what the kernel and a mailbox hold."""
