@@ -13,11 +13,11 @@ from starlette.requests import Request as StarletteRequest
 from starlette.responses import Response
 from starlette.routing import Route
 
-from chatx import Chat
+from chatx import Chat, RateLimited
 from chatx.gateway.entry.admission import COME_BACK_S
 from chatx.integrations import live_streams
 from chatx.integrations.live_streams import UNTAKEN_S, streams_of
-from chatx.integrations.starlette import KEEP_ALIVE_S
+from chatx.integrations.starlette import KEEP_ALIVE_S, snapshot
 from tests.faults import Stored
 from tests.gateway.real_client import until
 from tests.gateway.test_asgi_real import served
@@ -218,6 +218,20 @@ async def test_what_live_pages_read_from_history_is_charged_to_their_user(way: s
         error = refused(await opened(chat))
         await asyncio.sleep(error["retry_after_ms"] / 1000 + 0.001)
         assert (await opened(chat)).status == 200
+
+
+@virtual
+async def test_a_page_is_charged_to_its_user_as_its_stream_is() -> None:
+    async with running(history_bytes_per_sec=10_000) as chat:
+        await say(chat, *["x" * 1000] * 40)
+        for _ in range(2):
+            await snapshot(chat, "a", plain, user_id="ada")
+        with pytest.raises(RateLimited) as refused:
+            await snapshot(chat, "a", plain, user_id="ada")
+        assert (await opened(chat)).status == 429
+        await snapshot(chat, "a", plain, user_id="bob")
+        await asyncio.sleep(refused.value.retry_after or 0)
+        await snapshot(chat, "a", plain, user_id="ada")
 
 
 @virtual

@@ -6,7 +6,7 @@ Rules:
 2. At the bound of one user the stream whose client has gone longest without taking anything gives way: a phone that
    lost its network does not lock its user out. Nothing that is alive is ended for a newcomer. Where the server does not
    let it be seen what its clients take, none gives way.
-3. What a stream reads from history is charged to its user, whose next stream waits until that is paid off.
+3. What a stream or a page reads from history is charged to its user, whose next one is refused until that is paid off.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ UNTAKEN_S: Final = 10.0
 
 
 class Streams:
-    """The streams of live pages of one engine."""
+    """The streams of live pages of one engine, and what its users have read for them."""
 
     def __init__(self, engine: Engine) -> None:
         config = engine.config
@@ -78,11 +78,19 @@ class Streams:
                 raise RateLimited(
                     "Too many live pages, or new rooms, of this user in too short a time.", retry_after=wait
                 )
-            self._reading.check(user_id)
+            self.check_reading(user_id)
         except RateLimited:
             stream.end()
             raise
         return stream
+
+    def check_reading(self, user_id: str) -> None:
+        """Raise `RateLimited` where the user has had as much read from history as they may."""
+        self._reading.check(user_id)
+
+    def read(self, user_id: str, messages: Sequence[Message]) -> None:
+        """Charge the user for messages that were read from history."""
+        self._reading.charge(user_id, messages)
 
     def _admitted(self, scope: Mapping[str, Any], user_id: str) -> Place:
         if self._open >= MAX_STREAMS:
@@ -102,9 +110,6 @@ class Streams:
 
     def _began(self, user_id: str) -> None:
         self._allowances.began(user_id, self._loop.time())
-
-    def _read(self, user_id: str, messages: Sequence[Message]) -> None:
-        self._reading.charge(user_id, messages)
 
     def _ended(self) -> None:
         self._open -= 1
@@ -136,7 +141,7 @@ class Stream:
 
     def read(self, messages: Sequence[Message]) -> None:
         """Charge the user for messages that were read from history."""
-        self._streams._read(self._user_id, messages)
+        self._streams.read(self._user_id, messages)
 
     def writes(self, size: int) -> None:
         """Note that so many bytes are about to be written."""

@@ -30,6 +30,7 @@ import math
 import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import quote, unquote
@@ -161,12 +162,15 @@ async def snapshot(chat: Chat, room_id: str, render: Render, *, user_id: str, hi
     Raises:
         InvalidMessage: An id or `history` is not valid.
         Unauthorized: The user may not; `AdapterError`: the auth adapter failed.
+        RateLimited: The user has had too much read from history.
         RoomUnavailable: The room has just failed.
         Closed: The chat is not running.
     """
+    streams = streams_of(chat.engine)
+    streams.check_reading(valid_id(user_id, "user_id"))
     process = await chat.engine.enter(room_id, user_id, "subscribe")
     present = process.state()
-    messages, place = await _newest(chat, process, render, history)
+    messages, place = await _newest(chat, process, render, history, partial(streams.read, user_id))
     return Snapshot(messages, _html(render, present), _place_text(place), len(present.presences))
 
 
@@ -362,14 +366,13 @@ async def _newest(
     process: RoomProcess,
     render: Render,
     limit: int,
-    read: Callable[[Sequence[Message]], object] | None = None,
+    read: Callable[[Sequence[Message]], object],
 ) -> tuple[str, Position]:
     """Return the newest messages as HTML, and the place they lead up to; tell `read` which they were."""
     # Nothing is awaited between the two, so the history ends at this very place.
     place = process.head
     messages = await chat.history(process.room_id, limit=limit)
-    if read is not None:
-        read(messages)
+    read(messages)
     parts = []
     before: Message | None = None
     for message in messages:
