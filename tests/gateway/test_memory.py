@@ -15,9 +15,9 @@ import pytest
 
 from chatx import Chat, Identity
 from chatx.core.fanout import Subscriber
-from chatx.core.message import Gap
+from chatx.core.message import Draft, Gap
 from chatx.core.room import Effects, Room
-from chatx.errors import RoomUnavailable, Unauthorized
+from chatx.errors import Blocked, RoomUnavailable, Unauthorized
 from chatx.gateway.entry import handshake as entry
 from chatx.gateway.entry.admission import Full
 from chatx.gateway.entry.handshake import Handshake
@@ -261,6 +261,42 @@ async def test_a_refusal_through_what_awaits_leaves_nothing(action: str) -> None
             client.say("room:a", "x")
             await asyncio.sleep(1)
         assert [each() for each in auth.raised] == [None] * 3
+        client.session.end()
+
+
+class Blocks:
+    """Refuses every content, later, by exceptions of which it keeps no hold: as moderation, or as a middleware."""
+
+    def __init__(self) -> None:
+        self.raised: list[weakref.ref[Blocked]] = []
+
+    async def check(self, content: str) -> bool:
+        await asyncio.sleep(0.1)
+        refusal = Blocked("not that")
+        self.raised.append(weakref.ref(refusal))
+        try:
+            raise refusal
+        finally:
+            del refusal
+
+    async def as_middleware(self, draft: Draft) -> Draft:
+        await self.check(draft.content)
+        return draft
+
+
+@pytest.mark.parametrize("way", ["moderation", "middleware"])
+@virtual
+async def test_a_refusal_that_repeats_of_a_key_wait_for_leaves_nothing(way: str) -> None:
+    blocks = Blocks()
+    middlewares: tuple[Any, ...] = ("moderation",) if way == "moderation" else (blocks.as_middleware,)
+    async with Chat(moderation=blocks, middlewares=middlewares) as chat:
+        client = Client(Gateway(chat.engine), "ada")
+        await client.join("room:a")
+        refs = [client.say("room:a", "x", key="k") for _ in range(3)]
+        await asyncio.sleep(1)
+        assert [client.reply(ref)[1]["code"] for ref in refs] == ["blocked"] * 3
+        assert [each() for each in blocks.raised] == [None] * len(blocks.raised)
+        assert not any(type(each) is Blocked for each in gc.get_objects())  # those that the repeats got
         client.session.end()
 
 

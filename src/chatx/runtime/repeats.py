@@ -56,6 +56,8 @@ class Repeats:
                 message: Message = await outcome
             except _FirstWasCancelled:
                 continue  # the next in line sends it
+            finally:
+                del outcome, waiting  # a refusal's traceback has this frame: they would wait for the collector
             return replace(message, duplicate=True)
         return None
 
@@ -75,11 +77,8 @@ class Repeats:
             return message
         finally:
             del self._under_way[scope]
-            for outcome in waiting:
-                if not outcome.done():
-                    # Not a method that an application's own error may have by the same name, and may raise.
-                    outcome.set_exception(ChatError.again(error) if isinstance(error, ChatError) else error)
-                    outcome.exception()  # a waiter may be gone by now; then nobody is to be told
+            _refuse(waiting, error)
+            del error, waiting  # its traceback has this frame
 
     def from_memory(self, draft: Draft, place: Place) -> Message | None:
         """Return the answer to a repeat, or None where only persistence may still know what the first message said."""
@@ -101,6 +100,14 @@ class Repeats:
             found = []
         first = next((each for each in found if each.id == place.id), None)
         return _answer(draft, place, draft.content if first is None else first.content)
+
+
+def _refuse(waiting: list[asyncio.Future[Message]], error: Exception) -> None:
+    for outcome in waiting:
+        if not outcome.done():
+            # Not a method that an application's own error may have by the same name, and may raise.
+            outcome.set_exception(ChatError.again(error) if isinstance(error, ChatError) else error)
+            outcome.exception()  # a waiter may be gone by now; then nobody is to be told
 
 
 class _FirstWasCancelled(Exception):
