@@ -183,6 +183,34 @@ async def test_an_answer_that_is_taken_slowly_but_steadily_is_given_whole(
             await asyncio.sleep(0.1)
 
 
+@pytest.mark.slow
+@on_each_loop
+async def test_what_is_written_at_once_is_waited_for_by_tls_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TLS takes all of it at once, and ends both ways at once: the time for that is no time for the answer."""
+    monkeypatch.setattr("chatx.gateway.native.tls.CLOSE_S", 1.0)
+    monkeypatch.setattr("chatx.gateway.native.patience.ANSWER_STALL_S", 3.0)
+
+    async def much(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"1000000")]})
+        await send({"type": "http.response.body", "body": b"x" * 1_000_000})
+
+    async with (
+        Chat() as chat,
+        native(chat, http=much, ssl=server_tls()) as (server, port),
+        raw(port, tls=True, receive_buffer=4096) as (reader, writer),
+    ):
+        writer.write(b"GET / HTTP/1.1\r\n" + HOST + b"\r\n")
+        await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 15)
+        got = 0
+        while got < 1_000_000:
+            piece = await asyncio.wait_for(reader.read(5000), 15)
+            assert piece, f"it was cut off after {got} bytes"
+            got += len(piece)
+            if got < 800_000:  # the rest is in the peer's own buffers, and no longer the server's matter
+                await asyncio.sleep(0.03)
+        await until(lambda: not server.exchanges)
+
+
 class Taking(asyncio.Transport):
     """A transport whose peer takes so many bytes a second."""
 
@@ -200,6 +228,9 @@ class Taking(asyncio.Transport):
         return default
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None: ...
+
+    def can_write_eof(self) -> bool:
+        return True
 
     def close(self) -> None: ...
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from chatx.chat import Chat
-from chatx.gateway.native import exchanges, http
+from chatx.gateway.native import exchanges, http, patience
 from tests.gateway.loops import on_each_loop
 from tests.gateway.raw_peer import answer, raw, server_tls
 from tests.gateway.real_client import until
@@ -106,6 +106,7 @@ async def test_a_request_that_can_be_read_in_two_ways_or_has_no_end_is_refused(r
     async with Chat() as chat, native(chat, http=app) as (server, port), raw(port) as (reader, writer):
         writer.write(request_)
         assert (await asyncio.wait_for(reader.readline(), 10)).startswith(f"HTTP/1.1 {status} ".encode())
+        writer.close()
         await until(lambda: not server.exchanges)
         assert asked == []
 
@@ -194,8 +195,7 @@ async def test_an_answer_that_is_not_taken_holds_the_application_up_and_ends_in_
             await send({"type": "http.response.body", "body": b"x" * 50_000, "more_body": True})
             sent += 50_000
 
-    monkeypatch.setattr(http, "BODY_S", 0.25)
-    monkeypatch.setattr(http, "EXCHANGE_S", 0.25)
+    monkeypatch.setattr(patience, "ANSWER_STALL_S", 0.25)
     context = server_tls() if tls else None
     async with Chat() as chat, native(chat, http=endless, ssl=context) as (server, port), raw(port, tls=tls) as peer:
         peer[0]._transport.pause_reading()  # type: ignore[attr-defined]

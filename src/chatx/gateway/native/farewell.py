@@ -13,6 +13,10 @@ from typing import Final
 
 from chatx.gateway.native.limits import LINGER_BYTES, LINGER_S
 from chatx.gateway.native.patience import Patience
+from chatx.gateway.session.progress import untaken
+
+LOOK_S: Final = 0.01
+"""Seconds until it is looked whether an answer is taken by TLS; twice as many each time, up to a second."""
 
 UNKNOWN: Final = 1 << 62
 """Bytes: more than any length that is read."""
@@ -53,12 +57,13 @@ class Farewell(asyncio.Protocol):
         self._on_lost = on_lost
         self._timer: asyncio.TimerHandle | None = None
         self._patience = Patience(transport)
+        self._loop = asyncio.get_running_loop()
         transport.set_protocol(self)
         self._patience.begin()
         if most <= 0:
-            transport.close()
+            self._close()
             return
-        self._timer = asyncio.get_running_loop().call_later(LINGER_S, transport.close)
+        self._timer = self._loop.call_later(LINGER_S, self._close)
         try:
             if transport.can_write_eof():
                 transport.write_eof()
@@ -69,7 +74,7 @@ class Farewell(asyncio.Protocol):
         """Drop what comes."""
         self._most -= len(data)
         if self._most <= 0:
-            self._transport.close()
+            self._close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone."""
@@ -77,3 +82,13 @@ class Farewell(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
         self._on_lost(exc)
+
+    def _close(self, wait_s: float = LOOK_S) -> None:
+        """Close it, by TLS when the answer is taken: from then on it gives the peer no longer than to say goodbye."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._transport.can_write_eof() or not untaken(self._transport):
+            self._transport.close()
+        else:
+            self._timer = self._loop.call_later(wait_s, self._close, min(2 * wait_s, 1.0))
