@@ -91,6 +91,39 @@ async def test_a_peer_that_takes_next_to_nothing_is_cut_off() -> None:
 
 
 @virtual
+async def test_what_was_taken_long_ago_is_no_excuse_for_next_to_nothing_now() -> None:
+    stream, transport, session = paused()
+    transport.held -= 20 * LEAST_TAKEN
+    for _ in range(int(2 * WRITE_STALL_S)):
+        await asyncio.sleep(1)
+        transport.held -= 1
+    assert session.cuts == [1013]
+    stream.connection_lost(None)
+
+
+@virtual
+async def test_what_is_taken_before_the_first_look_counts() -> None:
+    stream, transport, session = paused()
+    await asyncio.sleep(1)
+    transport.held -= LEAST_TAKEN
+    await asyncio.sleep(WRITE_STALL_S)
+    assert session.cuts == []
+    await asyncio.sleep(WRITE_STALL_S / 2)
+    assert session.cuts == [1013]
+    stream.connection_lost(None)
+
+
+@virtual
+async def test_a_connection_that_is_gone_is_not_looked_at_any_more() -> None:
+    for ends in ((lambda stream: stream.writing.close(1012, "")), Stream.eof_received, (lambda _: None)):
+        stream, transport, session = paused()
+        ends(stream)
+        stream.connection_lost(None)
+        await asyncio.sleep(2 * CLOSING_S)
+        assert (transport.aborted, session.cuts) == (False, [])
+
+
+@virtual
 async def test_the_last_bytes_are_enough_however_few_they_are() -> None:
     stream, transport, session = paused()
     transport.held = 10

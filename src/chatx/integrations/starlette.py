@@ -19,8 +19,8 @@ Rules:
    or with one that is none, a stream begins with a `reset`.
 2. A reader is a member of the room while its stream is open. Whatever ends the stream ends the membership.
 3. Streams are bounded as sockets are (`live_streams.py`), and refused before anything is asked.
-4. What waits for a reader is its connection's mailbox; a reader that is too slow for it, or takes nothing for
-   `WRITE_STALL_S`, is cut off. It comes back by itself and resumes.
+4. What waits for a reader is its connection's mailbox; a reader that is too slow for it, or takes less than
+   `LEAST_TAKEN` bytes in `WRITE_STALL_S`, is cut off. It comes back by itself and resumes.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ KEEP_ALIVE_S = 15.0
 """Seconds of silence after which a comment is written, so that no proxy takes the stream for dead."""
 
 WRITE_STALL_S = 10.0
-"""Seconds in which a reader must take something of what is written, where that can be seen; else all of one write."""
+"""Seconds in which a reader must take a kilobyte of what is written, where that can be seen; else all of one write."""
 
 REPLAYED = 500
 """Messages that a reader who comes back gets, at most; one who missed more is told so, and begins anew."""

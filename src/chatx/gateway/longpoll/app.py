@@ -58,7 +58,7 @@ POST_S: Final = 10.0
 """Seconds in which a post must have come and been taken; of a turn of the loop that takes long a quarter counts."""
 
 WRITE_STALL_S: Final = 10.0
-"""Seconds in which a client must take something of a response, where that can be seen; else all of it."""
+"""Seconds in which a client must take `LEAST_TAKEN` bytes of a response, where that can be seen; else all of it."""
 
 MAX_POSTS: Final = 8
 """Posts of one session under way at a time; phoenix.js has one, its older versions one for each push."""
