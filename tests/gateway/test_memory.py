@@ -15,9 +15,9 @@ import pytest
 
 from chatx import Chat, Identity
 from chatx.core.fanout import Subscriber
-from chatx.core.message import Draft, Gap
+from chatx.core.message import Draft, Gap, Message
 from chatx.core.room import Effects, Room
-from chatx.errors import Blocked, RoomUnavailable, Unauthorized
+from chatx.errors import AdapterError, Blocked, RoomUnavailable, Unauthorized
 from chatx.gateway.entry import handshake as entry
 from chatx.gateway.entry.admission import Full
 from chatx.gateway.entry.handshake import Handshake
@@ -298,6 +298,35 @@ async def test_a_refusal_that_repeats_of_a_key_wait_for_leaves_nothing(way: str)
         assert [each() for each in blocks.raised] == [None] * len(blocks.raised)
         assert not any(type(each) is Blocked for each in gc.get_objects())  # those that the repeats got
         client.session.end()
+
+
+class Unreadable:
+    """A store that cannot say where a room's stream stands."""
+
+    async def save_message(self, message: Message) -> None:
+        """Nothing is published here."""
+
+    async def load_messages(self, room_id: str, *, after: Any = None, before: Any = None, limit: int) -> list[Message]:
+        raise OSError("the store is away")
+
+    async def last_position(self, room_id: str) -> None:
+        await asyncio.sleep(0.1)
+        raise OSError("the store is away")
+
+
+@virtual
+async def test_a_room_that_cannot_be_opened_leaves_nothing_of_those_that_waited_for_it() -> None:
+    async with Chat(persistence=Unreadable()) as chat:
+        gateway = Gateway(chat.engine)
+        clients = [Client(gateway, user) for user in ("ada", "bob")]
+        refs = [client.ask("room:a", epoch="e", offset=1) for client in clients]
+        await asyncio.sleep(1)
+        assert [client.reply(ref)[1]["code"] for client, ref in zip(clients, refs, strict=True)] == [
+            "adapter_error"
+        ] * 2
+        assert not any(type(each) is AdapterError for each in gc.get_objects())
+        for client in clients:
+            client.session.end()
 
 
 @pytest.mark.parametrize("silence", [0, ANSWER_S + 1], ids=["at once", "after an answer"])

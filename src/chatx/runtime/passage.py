@@ -33,7 +33,10 @@ class Passage:
         """Wait until the room is open; raise the error of a refusal. `at_a_place` as in `Rooms.opened`."""
         place: asyncio.Future[None] = self._loop.create_future()
         self._places.append((place, at_a_place))
-        await place
+        try:
+            await place
+        finally:
+            del place  # it has the refusal, whose traceback has this frame: they would wait for the collector
 
     def let_through(self) -> None:
         """Let every caller go on."""
