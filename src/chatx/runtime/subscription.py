@@ -148,7 +148,7 @@ class CallbackSubscription:
         process.attach(subscriber)
         if self.user_id is not None and not self._closed:
             engine.callbacks[self] = None
-        present = process.presences() if self._presence else None
+        present = process.presences() if self._presence and not page.last else None
         behind = Behind(process, subscriber, page.reached, present)
         events: deque[Event] = deque([process.state()] if self._presence else [])
         try:
