@@ -516,6 +516,25 @@ async def test_who_was_too_slow_for_one_room_gets_nothing_more_of_another_behind
             await anext(connection)
 
 
+@virtual
+async def test_a_gap_that_is_found_while_a_page_is_to_be_read_has_no_seam_behind_it() -> None:
+    async with paged(persistence=Stored(), resume_max_messages=12) as chat:
+        messages = await stored(chat, 10)
+        async with chat.subscribe("general", after=start(messages[0])) as subscription:
+            assert await take(subscription, PAGE) == messages[:PAGE]
+            reading = asyncio.ensure_future(take(subscription, 5))
+            await asyncio.sleep(0)  # it asks for the page, and what is published now puts it too far behind
+            published = []
+            for count in (10, 4, 4, 4):
+                published += [await chat.send_message("general", "alice", "hi") for _ in range(count)]
+                await asyncio.sleep(0)
+            gap, *following = await reading
+            assert isinstance(gap, Gap)
+            assert gap.reason == "too_many"
+            behind = gap.offset - len(messages)
+            assert following == published[behind : behind + 4]
+
+
 LARGE = "x" * 4000
 
 
