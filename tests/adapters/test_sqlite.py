@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 import chatx
 from chatx import ChatConfig, ConfigError, Message
-from chatx.adapters import sqlite
+from chatx.adapters import sqlite_file
 from chatx.adapters.sqlite import SQLitePersistence
 from chatx.testing import check_persistence
 
@@ -200,11 +200,13 @@ def test_a_path_that_cannot_be_opened_is_refused_with_the_reason(tmp_path: Path)
 def test_tables_of_another_version_are_refused_and_left_alone(opened: Open, tmp_path: Path) -> None:
     opened().save_messages([message(1)])
     with contextlib.closing(sqlite3.connect(tmp_path / "chat.db")) as db, db:
-        db.execute("UPDATE chatx_schema SET version = 2")
-    with pytest.raises(ConfigError, match=r"have version 2, and this version of chatx reads 1; use the chatx that"):
+        db.execute("UPDATE chatx_schema SET version = 3")
+    with pytest.raises(
+        ConfigError, match=r"have version 3, and this version of chatx reads up to 2; use the chatx that"
+    ):
         opened()
     with contextlib.closing(sqlite3.connect(tmp_path / "chat.db")) as db:
-        assert db.execute("SELECT count(*) FROM chatx_messages").fetchone() == (1,)
+        assert db.execute("SELECT count(*) FROM chatx_entries").fetchone() == (1,)
 
 
 def test_the_file_may_be_the_applications_own(opened: Open, tmp_path: Path) -> None:
@@ -242,7 +244,7 @@ def test_closing_twice_is_harmless_and_using_it_then_says_so(opened: Open) -> No
 def test_a_locked_file_is_a_failure_that_leaves_nothing_behind(
     opened: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite, "_BUSY_S", 0.01)
+    monkeypatch.setattr(sqlite_file, "BUSY_S", 0.01)
     persistence = opened()
     with contextlib.closing(sqlite3.connect(tmp_path / "chat.db", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
@@ -258,7 +260,7 @@ def test_a_locked_file_is_a_failure_that_leaves_nothing_behind(
 def test_closing_waits_for_the_one_call_that_has_begun_and_not_for_those_behind_it(
     opened: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite, "_BUSY_S", 0.3)
+    monkeypatch.setattr(sqlite_file, "BUSY_S", 0.3)
     store = opened()
     failed: list[BaseException] = []
 
@@ -456,15 +458,15 @@ def test_processes_that_open_a_new_file_in_the_same_moment_all_open_it(tmp_path:
 def test_opening_waits_for_whoever_has_the_file_and_says_so_where_that_takes_too_long(
     opened: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite, "_BUSY_S", 0.01)
+    monkeypatch.setattr(sqlite_file, "BUSY_S", 0.01)
     with contextlib.closing(
         sqlite3.connect(tmp_path / "chat.db", isolation_level=None, check_same_thread=False)
     ) as other:
         other.execute("BEGIN EXCLUSIVE")
-        monkeypatch.setattr(sqlite, "_OPENING_S", 0.1)
+        monkeypatch.setattr(sqlite_file, "OPENING_S", 0.1)
         with pytest.raises(ConfigError, match=r"another process has had it locked for 0\.1 s; end that process"):
             opened()
-        monkeypatch.setattr(sqlite, "_OPENING_S", 60.0)
+        monkeypatch.setattr(sqlite_file, "OPENING_S", 60.0)
         waiting = threading.Timer(0.2, lambda: other.execute("COMMIT"))
         waiting.start()
         opened().save_messages([message(1)])

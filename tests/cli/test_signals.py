@@ -113,7 +113,7 @@ async def test_the_demo_saves_what_was_under_way_whatever_stops_it(how: signal.S
             await ada.ask("room:a", "phx_join")
             await ada.ask("room:a", "new_message", {"content": "message 0"})  # the room's stream has begun
             with closing(sqlite3.connect(path, isolation_level=None)) as other:
-                await until(lambda: bool(other.execute("SELECT 1 FROM chatx_messages").fetchone()))
+                await until(lambda: bool(other.execute("SELECT 1 FROM chatx_entries").fetchone()))
                 # Nothing can be saved while somebody else writes.
                 other.execute("BEGIN IMMEDIATE")
                 for number in range(1, 6):
@@ -121,7 +121,7 @@ async def test_the_demo_saves_what_was_under_way_whatever_stops_it(how: signal.S
                 server.process.send_signal(how)
                 while not await takes_nothing_new(ada):
                     pass
-                assert other.execute("SELECT count(*) FROM chatx_messages").fetchone() == (1,)
+                assert other.execute("SELECT count(*) FROM chatx_entries").fetchone() == (1,)
                 other.execute("COMMIT")
         status, printed = await asyncio.to_thread(server.wait)
 

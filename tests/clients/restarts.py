@@ -64,7 +64,7 @@ class Server:
     def saved(self) -> int:
         """Return how many messages are in the store."""
         with closing(sqlite3.connect(self._store)) as db:
-            count: int = db.execute("SELECT count(*) FROM chatx_messages").fetchone()[0]
+            count: int = db.execute("SELECT count(*) FROM chatx_entries").fetchone()[0]
             return count
 
     async def end(self) -> None:

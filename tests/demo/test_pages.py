@@ -171,6 +171,6 @@ def saved(server: Demo, count: int) -> None:
     """Wait until so many messages are in the store, which a kill must not come before."""
     deadline = time.monotonic() + 10
     with closing(sqlite3.connect(server.store)) as db:
-        while db.execute("SELECT count(*) FROM chatx_messages").fetchone()[0] < count:
+        while db.execute("SELECT count(*) FROM chatx_entries").fetchone()[0] < count:
             assert time.monotonic() < deadline, "the messages were not saved"
             time.sleep(0.01)

@@ -36,7 +36,6 @@ INTERNAL = {
     "chatx.adapters.room_log.check_log",
     "chatx.adapters.room_log.is_log",
     "chatx.adapters.room_log.misplaced",
-    "chatx.adapters.sqlite.SCHEMA_VERSION",
     "chatx.gateway.NativeServer.answer",
     "chatx.gateway.NativeServer.exchange",
     "chatx.gateway.NativeServer.greet",

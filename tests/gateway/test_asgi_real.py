@@ -179,7 +179,7 @@ async def test_a_stopped_demo_tells_clients_to_come_back_and_goes_on_where_it_st
 
 def saved(store: Path) -> int:
     with closing(sqlite3.connect(store)) as db:
-        count: int = db.execute("SELECT count(*) FROM chatx_messages").fetchone()[0]
+        count: int = db.execute("SELECT count(*) FROM chatx_entries").fetchone()[0]
         return count
 
 

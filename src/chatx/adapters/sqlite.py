@@ -1,68 +1,36 @@
-"""Persistence in one SQLite file, with the standard library: messages, history across restarts, proof of a clean stop.
+"""Persistence in one SQLite file, with the standard library: a log of each room, history, proof of where it stands.
 
 Rules:
 1. (room, epoch, offset) names a message: saving it again changes nothing. Another message in its place is an error,
    for then two processes publish in one stream.
-2. A batch is one transaction: all of it is saved, or none.
+2. A batch is one transaction: all of it is saved, or none. Of an append to many rooms those that are refused are not
+   written, and the others are.
 3. Epochs have no order of their own, so each gets a rank in its room when it is first seen, by its mark or by its
    first message. A room is read by rank, then offset.
-4. The last position is answered for the newest epoch only, and only while its mark of a clean end stands.
-5. With a write-ahead log and `synchronous=NORMAL` what was saved survives the end of the process, however it ends. A
-   power cut may take back the newest transactions, but never leaves half of one.
-6. Reading and saving have a connection and a lock each, so a save does not wait for those who read, however many they
-   are. Only without a write-ahead log, as in memory, they take turns.
+4. The last position is answered for the newest epoch only, and only while its proof stands.
+5. What is to be durable survives a power cut; the rest survives the end of the process, however it ends.
 """
 
 from __future__ import annotations
 
 import os
-import sqlite3
-import threading
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from sqlite3 import Connection
 
-from chatx.core.message import Message
-from chatx.errors import ConfigError
-
-SCHEMA_VERSION = 1
-
-# Shorter than the default `adapter_timeout_ms`, so that a locked file is a failure and not a thread that hangs.
-_BUSY_S = 2.0
-
-# What opening takes at most while other processes open the same file, or one has it locked.
-_OPENING_S = 10.0
-
-_SCHEMA = (
-    """CREATE TABLE chatx_schema (version INTEGER NOT NULL)""",
-    """CREATE TABLE chatx_streams (
-        room_id TEXT NOT NULL,
-        rank INTEGER NOT NULL,
-        epoch TEXT NOT NULL,
-        closed_at INTEGER,
-        PRIMARY KEY (room_id, rank),
-        UNIQUE (room_id, epoch)
-    ) WITHOUT ROWID""",
-    """CREATE TABLE chatx_messages (
-        room_id TEXT NOT NULL,
-        rank INTEGER NOT NULL,
-        "offset" INTEGER NOT NULL,
-        id TEXT NOT NULL,
-        user_id TEXT NOT NULL,
-        content TEXT NOT NULL,
-        inserted_at INTEGER NOT NULL,
-        PRIMARY KEY (room_id, rank, "offset")
-    )""",
-)
+from chatx.adapters import sqlite_log
+from chatx.adapters.room_log import Answer, Append, Found, Opened
+from chatx.adapters.sqlite_file import SQLiteFile
+from chatx.core.message import Entry, Message, Position
 
 
-class SQLitePersistence:
-    """A persistence adapter over one file. Its methods block; the engine calls them in threads.
+class SQLitePersistence(SQLiteFile):
+    """A persistence adapter over one file, and a log. Its methods block; the engine calls them in threads.
 
-    It keeps every message for ever. The tables have names of their own, so the file may be one of the application's.
-    One process at a time should publish: several workers on one file keep all their messages, but each worker's rooms
-    are other rooms, whose messages follow one another in the history epoch by epoch.
+    It keeps every message for ever. The tables have names of their own, so the file may be one of the application's. A
+    file of an earlier version is taken up to this one's tables when it is opened, in one transaction.
+
+    One chat at a time writes, and holds a lock for that; others may read beside it.
 
     Whoever built it closes it, after the chat has stopped.
 
@@ -81,36 +49,70 @@ class SQLitePersistence:
                 long as this object lives.
 
         Raises:
-            ConfigError: The path is not one, cannot be opened or written, is no SQLite database, was made by another
+            ConfigError: The path is not one, cannot be opened or written, is no SQLite database, was made by a later
                 version, or stays locked.
         """
-        if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
-            raise ConfigError(f"The path of SQLitePersistence is {path!r}; give the name of a file, or ':memory:'.")
-        self.path: str = os.fsdecode(path)
-        self.identity: tuple[int, int] | None = None
-        self._lock = threading.Lock()
-        self._reading_lock = self._lock
-        self._closing = False
-        self._db: sqlite3.Connection | None = None
-        self._reader: sqlite3.Connection | None = None  # the same as `_db` where there is no write-ahead log
-        until = time.monotonic() + _OPENING_S
-        try:
-            while not self._open():
-                if time.monotonic() > until:
-                    raise ConfigError(
-                        f"SQLitePersistence cannot use {self.path!r}: another process has had it locked for "
-                        f"{_OPENING_S:g} s; end that process or its transaction, or give another file."
-                    )
-                time.sleep(0.01)
-        except sqlite3.Error as error:
-            self.close()
-            raise ConfigError(
-                f"SQLitePersistence cannot use {self.path!r}: {error}; "
-                "give a SQLite database, or a new file in a folder that exists and can be written."
-            ) from error
-        with suppress(OSError):  # a name such as ":memory:" is no file
-            found = Path(self.path).stat()
-            self.identity = (found.st_dev, found.st_ino)
+        super().__init__(path)
+
+    # As a log
+
+    def take_over(self, room_id: str, /) -> Opened:
+        """Take a room over: from here on an append under an earlier term is fenced.
+
+        Raises:
+            LogUnavailable: The file cannot be written.
+        """
+        return self._written(lambda db: sqlite_log.take_over(db, room_id))
+
+    def unproven(self, room_id: str, term: int, head: Position, /) -> bool:
+        """Withdraw the proof of the room's head, which survives a power cut; False: fenced.
+
+        Raises:
+            LogUnavailable: The file cannot be written, and surely was not.
+            sqlite3.Error: Perhaps it was.
+        """
+        return self._written(lambda db: sqlite_log.withdraw(db, room_id, term), durable=True)
+
+    def append(self, appends: Sequence[Append], /) -> list[Answer]:
+        """Append to many rooms in one transaction, and answer for each in their order.
+
+        Raises:
+            LogUnavailable: The file cannot be written, and surely was not.
+            sqlite3.Error: Perhaps it was.
+        """
+        durable = any(each.durable for each in appends)
+        return self._written(lambda db: [sqlite_log.append(db, each) for each in appends], durable=durable)
+
+    def read(
+        self, room_id: str, /, *, after: Position | None = None, before: Position | None = None, limit: int
+    ) -> Found:
+        """Read entries, oldest first, at most `limit`; see `RoomLog`.
+
+        Raises:
+            LogUnavailable: The file cannot be read.
+        """
+        return self._read(lambda db: sqlite_log.read(db, room_id, after, before, limit))
+
+    def close_rooms(self, ends: Mapping[str, tuple[int, Position]], /) -> dict[str, bool]:
+        """Prove the heads of rooms, and answer for each; one that is fenced, or ends elsewhere, proves nothing.
+
+        Raises:
+            LogUnavailable: The file cannot be written, and surely was not.
+            sqlite3.Error: Perhaps it was.
+        """
+        return self._written(
+            lambda db: {room_id: sqlite_log.prove(db, room_id, term, head) for room_id, (term, head) in ends.items()}
+        )
+
+    def find(self, room_id: str, user_id: str, key: str, /) -> Entry | None:
+        """Return the entry that was stored under an idempotency key, or None; keys are kept for `KEYS_KEPT_MS`.
+
+        Raises:
+            LogUnavailable: The file cannot be read.
+        """
+        return self._read(lambda db: sqlite_log.find(db, room_id, user_id, key))
+
+    # As persistence that saves
 
     def save_messages(self, messages: Sequence[Message], /) -> None:
         """Save all of the messages or none; one that is saved already stays as it is.
@@ -120,27 +122,11 @@ class SQLitePersistence:
             sqlite3.Error: The file cannot be written.
         """
         with self._transaction() as db:
-            streams = dict.fromkeys((each.room_id, each.epoch) for each in messages)
-            ranks = {stream: _rank_made(db, *stream) for stream in streams}
-            saved = db.executemany(
-                """INSERT INTO chatx_messages (room_id, rank, "offset", id, user_id, content, inserted_at)
-                VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING""",
-                [
-                    (
-                        each.room_id,
-                        ranks[each.room_id, each.epoch],
-                        each.offset,
-                        each.id,
-                        each.user_id,
-                        each.content,
-                        each.inserted_at,
-                    )
-                    for each in messages
-                ],
-            ).rowcount
-            if saved < len(messages):
-                for each in messages:
-                    _check_place(db, each, ranks[each.room_id, each.epoch])
+            by_stream = groupby(sorted(messages, key=_stream), key=_stream)
+            # Epochs are ranked as they are first seen, so the streams are in the order of their first messages.
+            streams = {stream: list(each) for stream, each in by_stream}
+            for room_id, epoch in dict.fromkeys(map(_stream, messages)):
+                _save(db, room_id, epoch, streams[room_id, epoch])
 
     def load_messages(
         self,
@@ -159,28 +145,9 @@ class SQLitePersistence:
         Raises:
             sqlite3.Error: The file cannot be read.
         """
-        where = "m.room_id = ?"
-        values: list[str | int | None] = [room_id]
         with self._snapshot() as db:
-            if after is not None:
-                # No rank is equal to the NULL of an epoch that is not known.
-                where += ' AND m.rank = ? AND m."offset" > ?'
-                values += [_rank(db, room_id, after[0]), after[1]]
-            rank = _rank(db, room_id, before[0]) if before is not None else None
-            if before is not None and rank is not None:
-                where += ' AND (m.rank, m."offset") < (?, ?)'
-                values += [rank, before[1]]
-            order = "ASC" if after is not None else "DESC"
-            rows = db.execute(
-                # The text is put together from the constants above; what comes from outside is bound.
-                f"""SELECT m.id, m.room_id, m.user_id, m.content, m.inserted_at, s.epoch, m."offset"
-                FROM chatx_messages AS m JOIN chatx_streams AS s USING (room_id, rank)
-                WHERE {where} ORDER BY m.rank {order}, m."offset" {order} LIMIT ?""",  # noqa: S608
-                [*values, limit],
-            ).fetchall()
-        if after is None:
-            rows.reverse()
-        return [Message(*row) for row in rows]
+            found = sqlite_log.load(db, room_id, after, before, limit, kind="message")
+        return [each for each in found if isinstance(each, Message)]
 
     def last_position(self, room_id: str, /) -> tuple[str, int] | None:
         """Return where the room's newest stream ended, if it was marked as closed and not opened since.
@@ -189,11 +156,10 @@ class SQLitePersistence:
             sqlite3.Error: The file cannot be read.
         """
         with self._snapshot() as db:
-            row = db.execute(
-                "SELECT epoch, closed_at FROM chatx_streams WHERE room_id = ? ORDER BY rank DESC LIMIT 1",
-                (room_id,),
+            row: tuple[str, int] | None = db.execute(
+                "SELECT epoch, head FROM chatx_rooms WHERE room_id = ? AND proven AND rank IS NOT NULL", (room_id,)
             ).fetchone()
-        return None if row is None or row[1] is None else (row[0], row[1])
+        return row
 
     def mark_open(self, room_id: str, epoch: str, /) -> None:
         """Withdraw the proof of where the stream ended, before anything more is published in it.
@@ -202,17 +168,8 @@ class SQLitePersistence:
             sqlite3.Error: The file cannot be written.
         """
         with self._transaction() as db:
-            # Lives of the room in which nothing was said would otherwise add up for ever.
-            db.execute(
-                """DELETE FROM chatx_streams AS s WHERE room_id = ? AND epoch <> ? AND NOT EXISTS
-                (SELECT 1 FROM chatx_messages AS m WHERE m.room_id = s.room_id AND m.rank = s.rank)""",
-                (room_id, epoch),
-            )
-            _rank_made(db, room_id, epoch)
-            db.execute(
-                "UPDATE chatx_streams SET closed_at = NULL WHERE room_id = ? AND epoch = ?",
-                (room_id, epoch),
-            )
+            rank = sqlite_log.rank_made(db, room_id, epoch)
+            db.execute("UPDATE chatx_rooms SET proven = 0 WHERE room_id = ? AND rank = ?", (room_id, rank))
 
     def mark_closed(self, room_id: str, epoch: str, offset: int, /) -> None:
         """Record that the stream ended at `offset` with everything saved.
@@ -229,124 +186,35 @@ class SQLitePersistence:
             sqlite3.Error: The file cannot be written.
         """
         with self._transaction() as db:
-            for room_id, epoch, _ in ends:
-                _rank_made(db, room_id, epoch)
-            db.executemany(
-                "UPDATE chatx_streams SET closed_at = ? WHERE room_id = ? AND epoch = ?",
-                [(offset, room_id, epoch) for room_id, epoch, offset in ends],
-            )
-
-    def close(self) -> None:
-        """Close the file; twice is harmless. Calls that come later fail, and so do calls that have not begun.
-
-        It waits for the calls under way, one that reads and one that saves: 2 s where somebody else locks the file.
-        """
-        self._closing = True
-        with self._reading_lock:
-            reader, self._reader = self._reader, None
-            if reader is not None and reader is not self._db:
-                reader.close()
-        with self._lock:
-            db, self._db = self._db, None
-            if db is not None:
-                db.close()
-
-    def _open(self) -> bool:
-        """Open the file; return False, with nothing open, where somebody else is at it just now."""
-        try:
-            # Explicit transactions, one at a time: the lock keeps the threads of the engine apart.
-            self._db = sqlite3.connect(self.path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
-            # Going over to a write-ahead log does not wait where two do it at once: it is busy at once.
-            (mode,) = self._db.execute("PRAGMA journal_mode=WAL").fetchone()
-            self._db.execute("PRAGMA synchronous=NORMAL")
-            self._make_tables()
-            self._reader = self._db
-            if mode == "wal":
-                self._reader = sqlite3.connect(
-                    self.path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False
+            for room_id, epoch, offset in ends:
+                rank = sqlite_log.rank_made(db, room_id, epoch)
+                # A place that has a message is never given out again, whatever the mark says.
+                db.execute(
+                    "UPDATE chatx_rooms SET proven = 1, head = max(head, ?) WHERE room_id = ? AND rank = ?",
+                    (offset, room_id, rank),
                 )
-                self._reading_lock = threading.Lock()
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF not in (
-                sqlite3.SQLITE_BUSY,
-                sqlite3.SQLITE_LOCKED,
-                sqlite3.SQLITE_PROTOCOL,
-            ):
-                raise
-            for db in (self._db, self._reader):
-                if db is not None:
-                    db.close()
-            self._db = self._reader = None
-            return False
-        return True
-
-    def _make_tables(self) -> None:
-        with self._transaction() as db:
-            if db.execute("SELECT 1 FROM sqlite_master WHERE name = 'chatx_schema'").fetchone() is None:
-                for statement in _SCHEMA:
-                    db.execute(statement)
-                db.execute("INSERT INTO chatx_schema VALUES (?)", (SCHEMA_VERSION,))
-            (version,) = db.execute("SELECT max(version) FROM chatx_schema").fetchone()
-        if version != SCHEMA_VERSION:
-            self.close()
-            raise ConfigError(
-                f"The tables in {self.path!r} have version {version}, and this version of chatx reads "
-                f"{SCHEMA_VERSION}; use the chatx that made them, or another file."
-            )
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, _begun(self._opened(), "BEGIN IMMEDIATE") as db:
-            yield db
-
-    @contextmanager
-    def _snapshot(self) -> Iterator[sqlite3.Connection]:
-        """A block whose reads are all of one moment: a save that comes meanwhile is not seen in half."""
-        with self._reading_lock, _begun(self._opened_to_read(), "BEGIN") as db:
-            yield db
-
-    def _opened(self) -> sqlite3.Connection:
-        return self._still_open(self._db)
-
-    def _opened_to_read(self) -> sqlite3.Connection:
-        return self._still_open(self._reader)
-
-    def _still_open(self, db: sqlite3.Connection | None) -> sqlite3.Connection:
-        if db is None or self._closing:
-            raise RuntimeError(f"The persistence in {self.path!r} is closed; close it after the chat has stopped.")
-        return db
 
 
-@contextmanager
-def _begun(db: sqlite3.Connection, begin: str) -> Iterator[sqlite3.Connection]:
-    db.execute(begin)
-    try:
-        yield db
-        db.execute("COMMIT")
-    except BaseException:
-        if db.in_transaction:  # some errors, such as a full disk, have ended it already
-            db.execute("ROLLBACK")
-        raise
+def _stream(message: Message) -> tuple[str, str]:
+    return message.room_id, message.epoch
 
 
-def _rank(db: sqlite3.Connection, room_id: str, epoch: str) -> int | None:
-    row = db.execute("SELECT rank FROM chatx_streams WHERE room_id = ? AND epoch = ?", (room_id, epoch)).fetchone()
-    return None if row is None else row[0]
+def _save(db: Connection, room_id: str, epoch: str, messages: Sequence[Message]) -> None:
+    rank = sqlite_log.rank_made(db, room_id, epoch)
+    before = db.total_changes
+    sqlite_log.insert(db, room_id, rank, messages, again=True)
+    if db.total_changes - before < len(messages):
+        for each in messages:
+            _check_place(db, each, rank)
+    db.execute(
+        "UPDATE chatx_rooms SET head = max(head, ?) WHERE room_id = ? AND rank = ?",
+        (max(each.offset for each in messages), room_id, rank),
+    )
 
 
-def _rank_made(db: sqlite3.Connection, room_id: str, epoch: str) -> int:
-    rank = _rank(db, room_id, epoch)
-    if rank is None:
-        (rank,) = db.execute(
-            "SELECT coalesce(max(rank), 0) + 1 FROM chatx_streams WHERE room_id = ?", (room_id,)
-        ).fetchone()
-        db.execute("INSERT INTO chatx_streams (room_id, rank, epoch) VALUES (?, ?, ?)", (room_id, rank, epoch))
-    return rank
-
-
-def _check_place(db: sqlite3.Connection, message: Message, rank: int) -> None:
+def _check_place(db: Connection, message: Message, rank: int) -> None:
     (message_id,) = db.execute(
-        'SELECT id FROM chatx_messages WHERE room_id = ? AND rank = ? AND "offset" = ?',
+        'SELECT id FROM chatx_entries WHERE room_id = ? AND rank = ? AND "offset" = ?',
         (message.room_id, rank, message.offset),
     ).fetchone()
     if message_id != message.id:
