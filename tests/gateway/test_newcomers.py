@@ -342,6 +342,20 @@ async def test_of_those_whose_transports_are_full_the_one_that_takes_nothing_giv
 
 @pytest.mark.process
 @on_each_loop
+async def test_one_whose_peer_does_not_answer_its_close_gives_way() -> None:
+    chat = Chat(max_connections_per_user=1)
+    async with chat, native(chat) as (server, port), opened(port) as (reader, _):
+        await until(lambda: chat.statistics().connections == 1)
+        ((client, _),) = server.streams.values()
+        client.session.cut(1013, "too slow: resume from the last message")
+        assert await close_code(reader) == 1013
+        async with real_client(port, "ada") as newcomer:
+            await newcomer.ask("room:a", "phx_join")
+            assert server.sockets_closed == {1013: 1}
+
+
+@pytest.mark.process
+@on_each_loop
 async def test_one_question_at_a_time_is_put_to_a_socket_however_many_come() -> None:
     chat = Chat(max_connections_per_user=1)
     async with chat, native(chat) as (server, port), opened(port) as (reader, writer):

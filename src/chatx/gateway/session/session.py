@@ -167,13 +167,15 @@ class Session:
         """Ask the client to show itself, where it has been silent for a while; one question at a time.
 
         Returns:
-            What tells whether the client has shown itself since, in any way. None where it counts as alive: while the
-            session is busy, as long as an answer may take, and where it cannot be asked, as long as live clients ever
-            are silent.
+            What tells whether the client has shown itself since, in any way; never where the session has ended. None
+            where the client counts as alive: while the session is busy, as long as an answer may take, and where it
+            cannot be asked, as long as live clients ever are silent.
         """
         now = self.engine.loop.time()
         silent_s = now - self.last_seen
-        if self._ended or self.busy or silent_s <= ANSWER_S:
+        if self._ended:
+            return bool  # False: its socket is being closed, which no answer puts off
+        if self.busy or silent_s <= ANSWER_S:
             return None
         if self._question is not None and now - self._question[0] < ANSWER_S:
             return self._question[1]
