@@ -114,11 +114,6 @@ class HttpExchange(asyncio.Protocol):
         return self._transport
 
     @property
-    def whole(self) -> bool:
-        """Whether the request has come."""
-        return self._task is not None
-
-    @property
     def reading(self) -> bool:
         """Whether more of the request is waited for."""
         return self._task is None and not self._leaving
@@ -135,7 +130,7 @@ class HttpExchange(asyncio.Protocol):
         if self._to_come is None:
             end = data.find(b"\r\n\r\n") + 4
             self._to_come = to_come(data[:end], len(data) - end)
-        elif self._to_come is not UNKNOWN:
+        elif self._to_come != UNKNOWN:
             self._to_come = max(0, self._to_come - len(data))
         try:
             self._http.receive_data(data)
