@@ -93,9 +93,13 @@ class SQLiteFile:
         systems without such locks (Windows) everybody is the one who writes: run one process there.
 
         Raises:
-            ConfigError: The file beside the database cannot be made or opened.
+            ConfigError: The file beside the database cannot be made, opened or locked.
         """
-        return self._writer is None or self._writer.hold(wait_ms)
+        held = self._writer is None or self._writer.hold(wait_ms)
+        if held and self._closing:  # it was closed while this one waited
+            self.let_go()
+            return False
+        return held
 
     def let_go(self) -> None:
         """Let another one write; twice is harmless."""

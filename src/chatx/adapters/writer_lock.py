@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 import time
@@ -34,7 +33,7 @@ class WriterLock:
         """Take the lock, waiting for at most so long; return whether it is held. To hold it already is enough.
 
         Raises:
-            ConfigError: The file cannot be made or opened.
+            ConfigError: The file cannot be made, opened or locked.
         """
         if fcntl is None:
             return True
@@ -56,16 +55,18 @@ class WriterLock:
         with self._lock:
             if self._file is not None:
                 return True
+            file = None
             try:
                 file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            except OSError as error:
-                raise ConfigError(
-                    f"The lock of the one who writes cannot be opened: {error}; let the process write in the folder of "
-                    "the database, or remove the file if it is another user's and nobody writes."
-                ) from error
-            with contextlib.suppress(BlockingIOError):
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                self._file = file
-                return True
-            os.close(file)
-            return False
+            except OSError as error:
+                if file is not None:
+                    os.close(file)
+                if isinstance(error, BlockingIOError):
+                    return False
+                raise ConfigError(
+                    f"The lock of the one who writes, {self._path!r}, cannot be taken: {error.strerror}; let the "
+                    "process write in the folder of the database, which must be on this machine, and see whose it is."
+                ) from error
+            self._file = file
+            return True
