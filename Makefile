@@ -15,6 +15,7 @@ demo: .venv/.fastapi
 test: check compiler
 	@tools/chromium
 	@tools/npm
+	@tools/postgresql
 	@rm -f .coverage .coverage.*
 	TEST_LONG=$(LONG) $(BIN)/coverage run -m pytest $(if $(LONG),--timeout=1800)
 	@$(BIN)/coverage combine -q && $(BIN)/coverage report

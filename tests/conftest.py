@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.postgres import Postgres, cluster
+
 # No deadline: a shared machine's pauses are not findings. The blob lets anyone replay a failure.
 settings.register_profile("ci", deadline=None, derandomize=False, print_blob=True)
 settings.register_profile(
@@ -27,3 +29,10 @@ def quiet_logging() -> Iterator[None]:
     with warnings.catch_warnings():
         yield
     root.handlers[:], root.level, own.level = before
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL of the tests' own; whoever stops it starts it again."""
+    with cluster() as running:
+        yield running

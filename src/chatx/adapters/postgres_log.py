@@ -1,0 +1,384 @@
+"""A room's log in PostgreSQL, on asyncpg: the extra `postgres`.
+
+Rules:
+1. An append is one statement, so it is done as a whole or not at all, also where nobody waits for it any more. Rooms
+   that it leaves out are looked at one by one: whether they are somebody else's, or have these entries already.
+2. Only what the server has refused, or was never sent to it, is `LogUnavailable`. What broke or took too long may have
+   been done; the room's row then tells, which the next `take_over` locks.
+3. Appends have connections of their own, so that nobody who reads holds them up.
+4. Everything is written before it is answered, what need not be durable too: the server can end without the chat, which
+   has forgotten by then what it was told to be written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+from chatx.adapters import postgres_schema as sql
+from chatx.adapters.postgres_connections import (
+    Attempt,
+    Connection,
+    Connections,
+    WriterLock,
+    connected,
+    is_about_what_was_given,
+)
+from chatx.adapters.room_log import (
+    FENCED,
+    KEYS_KEPT_MS,
+    Answer,
+    Append,
+    Found,
+    Keyed,
+    Opened,
+    Record,
+    misplaced,
+)
+from chatx.core.data import Data
+from chatx.core.message import Entry, Message, Position, UnknownEntry
+from chatx.errors import ConfigError
+
+# Past every offset, where a read has no place to begin ahead of.
+_EVERY = 2**63 - 1
+
+# Who makes the tables holds this lock; a constant of ours.
+_MAKING = 0x63686174786C6F67
+
+
+class PostgresLog:
+    """A `RoomLog` in a PostgreSQL database, which must keep UTF-8; version 13 or newer.
+
+    The tables are made where they are not there. Their names begin with `chatx_`, so the database may be the
+    application's. It has `transactions` + `readers` + 1 connections at most, and they must be its own: behind a pooler
+    that lends them for a transaction only, the lock of the one who writes would be anybody's.
+
+    From its first use until it is closed it belongs to one event loop. Whoever built it closes it, after the chat has
+    stopped.
+
+    Attributes:
+        transactions: How many appends are under way at a time, at most.
+    """
+
+    def __init__(self, url: str, *, transactions: int = 4, readers: int = 4, timeout_ms: int = 3000) -> None:
+        """Take note of where the database is; nothing is connected before it is needed.
+
+        Args:
+            url: As libpq has it: `postgresql://user:password@host:port/database?sslmode=require`.
+            transactions: Connections for appends, 1 to 64.
+            readers: Connections for everything else, 1 to 64.
+            timeout_ms: How long a call waits for a connection, and how long it may take then, in ms, each 1 to 600,000.
+                Less than half of `adapter_timeout_ms` lets the log say that nothing was written, where it knows.
+
+        Raises:
+            ConfigError: An argument is none of these.
+        """
+        scheme = urlsplit(url).scheme if isinstance(url, str) else ""
+        if scheme not in {"postgresql", "postgres"}:
+            # Not the URL itself: it may have a password in it.
+            raise ConfigError(
+                "The URL of PostgresLog does not begin with postgresql://; give postgresql://user:password@host/database."
+            )
+        for name, value, most in (
+            ("transactions", transactions, 64),
+            ("readers", readers, 64),
+            ("timeout_ms", timeout_ms, 600_000),
+        ):
+            if type(value) is not int or not 1 <= value <= most:
+                raise ConfigError(
+                    f"The option {name} of PostgresLog is {value!r}; give a whole number from 1 to {most}."
+                )
+        self.transactions: int = transactions
+        self._url = url
+        self._readers = readers
+        self._timeout_s = timeout_ms / 1000
+        self._opened: _Opened | None = None
+
+    async def take_over(self, room_id: str, /) -> Opened:
+        """Take a room over: from here on an append under an earlier term is fenced."""
+        opened = await self._writable()
+        async with opened.reading.one() as db:
+            row = await db.fetchrow(sql.TAKE_OVER, room_id)
+            # The rows of whoever had it are there by now, or never will be: both lock the room's row.
+            keyed = await db.fetch(sql.KEYED, room_id)
+        head = None if row["epoch"] is None else Position(row["epoch"], row["head"])
+        since = _keys_since()
+        keys = tuple(Keyed(each[0], _entry_of(room_id, each[1:])) for each in reversed(keyed))
+        return Opened(
+            row["term"],
+            head,
+            row["oldest"],
+            row["proven"],
+            tuple(each for each in keys if each.entry.inserted_at >= since),
+        )
+
+    async def unproven(self, room_id: str, term: int, _head: Position, /) -> bool:
+        """Withdraw the proof of the room's head; False: fenced."""
+        opened = await self._writable()
+        async with opened.reading.one() as db:
+            return await db.fetchval(sql.UNPROVEN, room_id, term) is True
+
+    async def append(self, appends: Sequence[Append], /) -> Sequence[Answer]:
+        """Append to many rooms in one transaction, and answer for each in their order."""
+        answers: list[Answer] = [misplaced(each) for each in appends]
+        first: dict[str, int] = {}
+        for n, append in enumerate(appends):
+            if answers[n] is None:
+                first.setdefault(append.room_id, n)
+        together = list(first.values())
+        left = [n for n, answer in enumerate(answers) if answer is None]
+        if not left:
+            return answers
+        opened = await self._writable()
+        async with opened.appending.one() as db:
+            done: set[int] = set()
+            try:
+                rows = await db.fetch(sql.APPEND, *_columns([appends[n] for n in together]))
+                done = {together[n - 1] for (n,) in rows}
+            except Exception as error:
+                # One of the rooms has what cannot be kept: the others do not wait for it.
+                if not is_about_what_was_given(error) or db.is_closed():
+                    raise
+            left = [n for n in left if n not in done]
+            if left:
+                try:
+                    answered = await _one_by_one(db, [appends[n] for n in left])
+                except Exception as error:
+                    if done:
+                        raise _Partly("PostgreSQL took a part of what it was given, and then failed.") from error
+                    raise
+                for n, answer in zip(left, answered, strict=True):
+                    answers[n] = answer
+        return answers
+
+    async def read(
+        self, room_id: str, /, *, after: Position | None = None, before: Position | None = None, limit: int
+    ) -> Found:
+        """Read entries, oldest first, at most `limit`."""
+        opened = await self._open()
+        async with opened.reading.one() as db:
+            if after is not None:
+                rows = await db.fetch(sql.READ_AFTER, room_id, after.epoch, after.offset, limit)
+            elif before is not None:
+                rows = await db.fetch(sql.READ_BEFORE, room_id, before.offset, limit, before.epoch)
+            else:
+                rows = await db.fetch(sql.READ_NEWEST, room_id, _EVERY, limit)
+        epoch, offset = rows[0]["asked"], rows[0]["oldest"]
+        oldest = None if offset is None else Position(epoch, offset)
+        return Found(tuple(_entry_of(room_id, row[2:]) for row in rows if row["id"] is not None), oldest)
+
+    async def close_rooms(self, ends: Mapping[str, tuple[int, Position]], /) -> Mapping[str, bool]:
+        """Prove the heads of rooms, and answer for each; one that is fenced, or ends elsewhere, proves nothing."""
+        if not ends:
+            return {}
+        opened = await self._writable()
+        terms = [term for term, _ in ends.values()]
+        heads = [head for _, head in ends.values()]
+        epochs, offsets = [each.epoch for each in heads], [each.offset for each in heads]
+        async with opened.reading.one() as db:
+            rows = await db.fetch(sql.CLOSE, list(ends), terms, epochs, offsets)
+        proven = {room_id for (room_id,) in rows}
+        return {room_id: room_id in proven for room_id in ends}
+
+    async def find(self, room_id: str, user_id: str, key: str, /) -> Entry | None:
+        """Return the entry that was stored under an idempotency key, or None."""
+        opened = await self._open()
+        async with opened.reading.one() as db:
+            row = await db.fetchrow(sql.FIND, room_id, user_id, key, _keys_since())
+        return None if row is None else _entry_of(room_id, row)
+
+    async def hold(self, wait_ms: int, /) -> bool:
+        """Become the one who writes to this database, waiting for at most so long; return whether that is so.
+
+        Where the connection is lost with which it is held, nothing is written before it is held again; every call that
+        writes sees to that.
+        """
+        return await (await self._open()).lock.take(wait_ms / 1000)
+
+    async def let_go(self) -> None:
+        """Let another one write; twice is harmless."""
+        if self._opened is not None:
+            await self._opened.lock.let_go()
+
+    async def close(self) -> None:
+        """Close all connections, those in use when their calls have ended; twice is harmless.
+
+        What is called later opens new ones, on another event loop too.
+        """
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            await opened.close()
+
+    async def _writable(self) -> _Opened:
+        opened = await self._open()
+        await opened.lock.check()
+        return opened
+
+    async def _open(self) -> _Opened:
+        """Return what is open on this loop, with the tables made."""
+        loop = asyncio.get_running_loop()
+        opened = self._opened
+        if opened is None or (opened.loop is not loop and opened.loop.is_closed()):
+            opened = self._opened = _Opened(
+                loop, lambda: connected(self._url, self._timeout_s), self.transactions, self._readers, self._timeout_s
+            )
+        if opened.loop is not loop:
+            raise RuntimeError("This PostgresLog is used on another event loop; close it there, or give each a log.")
+        await opened.make_tables()
+        return opened
+
+
+class _Partly(Exception):
+    """A part of an append is there, and it is not known what became of the rest."""
+
+
+class _Opened:
+    """What a log has on one event loop.
+
+    Attributes:
+        loop: The loop.
+        appending: The connections for appends.
+        reading: Those for everything else.
+        lock: The lock of the one who writes.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        connect: Callable[[], Awaitable[Connection]],
+        transactions: int,
+        readers: int,
+        timeout_s: float,
+    ) -> None:
+        self.loop = loop
+        self.appending = Connections(connect, transactions, timeout_s)
+        self.reading = Connections(connect, readers, timeout_s)
+        self.lock = WriterLock(connect)
+        self._made = False
+        self._making = Attempt()
+
+    async def make_tables(self) -> None:
+        """Make the tables, where they are not there.
+
+        Raises:
+            ConfigError: They were made by another version of chatx.
+            LogUnavailable: The database cannot be used now.
+        """
+        if not self._made:
+            await self._making.make(lambda: self._made, self._make)
+
+    async def _make(self) -> None:
+        async with self.reading.one() as db:
+            await _make_tables(db)
+        self._made = True
+
+    async def close(self) -> None:
+        """Close the connections; those in use when their calls have ended."""
+        await self.lock.let_go()
+        await self.appending.close()
+        await self.reading.close()
+
+
+async def _make_tables(db: Connection) -> None:
+    async with db.transaction():
+        await db.execute(f"SELECT pg_advisory_xact_lock({_MAKING})")
+        if not await db.fetchval(sql.IS_MADE):
+            await db.execute(sql.TABLES)
+            await db.execute("INSERT INTO chatx_schema VALUES ($1)", sql.SCHEMA_VERSION)
+    version = await db.fetchval("SELECT max(version) FROM chatx_schema")
+    if version != sql.SCHEMA_VERSION:
+        raise ConfigError(
+            f"The tables in the database of PostgresLog have version {version}, and this version of chatx reads "
+            f"{sql.SCHEMA_VERSION}; use the chatx that made them, or another database."
+        )
+
+
+async def _one_by_one(db: Connection, appends: Sequence[Append]) -> list[Answer]:
+    """Append in one transaction, room by room; one that cannot be kept takes no other along."""
+    answers: list[Answer] = [None] * len(appends)
+    # The locks of the rows are taken in the order in which every append takes them.
+    order = sorted(range(len(appends)), key=lambda n: (appends[n].room_id.encode(errors="replace"), n))
+    async with db.transaction():
+        for n in order:
+            try:
+                async with db.transaction():
+                    answers[n] = await _appended(db, appends[n])
+            except Exception as error:
+                if not is_about_what_was_given(error) or db.is_closed():
+                    raise
+                answers[n] = f"{type(error).__name__}: {error}"
+    return answers
+
+
+async def _appended(db: Connection, append: Append) -> Answer:
+    row = await db.fetchrow(sql.LOCK_ROOM, append.room_id)
+    if row is None or row["term"] != append.term:
+        return FENCED
+    after, records = append.after, append.records
+    if row["epoch"] == after.epoch and after.offset < row["head"]:
+        # Some of it is there already, if it is the same.
+        there = records[: row["head"] - after.offset]
+        last = after.offset + len(there)
+        ids = dict(await db.fetch(sql.IDS, append.room_id, after.epoch, after.offset, last))
+        if any(ids.get(each.entry.offset) != each.entry.id for each in there):
+            return FENCED
+        after, records = Position(after.epoch, last), records[len(there) :]
+        if not records:
+            return None
+    rest = Append(append.room_id, append.term, after, records, append.durable, append.proven)
+    return None if await db.fetch(sql.APPEND, *_columns([rest])) else FENCED
+
+
+def _columns(appends: Sequence[Append]) -> tuple[Any, ...]:
+    """Return appends as the columns that `APPEND` takes."""
+    numbered = [(n, each.records, set[tuple[str, str]]()) for n, each in enumerate(appends, 1)]
+    rows = [_row(n, record, keys) for n, records, keys in numbered for record in records]
+    return (
+        [each.room_id for each in appends],
+        [each.term for each in appends],
+        [each.after.epoch for each in appends],
+        [each.after.offset for each in appends],
+        [each.after.offset + len(each.records) for each in appends],
+        [each.proven for each in appends],
+        *(list(column) for column in zip(*rows, strict=True)),
+        _keys_since(),
+    )
+
+
+def _row(n: int, record: Record, keys: set[tuple[str, str]]) -> tuple[Any, ...]:
+    entry, key = record.entry, record.key
+    if key is not None:
+        named = (entry.user_id, key)
+        key = None if named in keys else key  # the first entry of a key is its answer
+        keys.add(named)
+    data: Data | None = entry.data  # type: ignore[attr-defined]  # every kind has it, each as its own last field
+    return (
+        n,
+        entry.offset,
+        entry.id,
+        entry.kind,
+        entry.user_id,
+        entry.content,
+        entry.target,
+        None if data is None else data.text,
+        key,
+        isinstance(entry, Message) and entry.stored,
+        entry.inserted_at,
+    )
+
+
+def _entry_of(room_id: str, row: Any) -> Entry:
+    """Return the entry in a row, whose columns begin as `ENTRY` has them."""
+    entry_id, user_id, content, inserted_at, epoch, offset, kind, target, text, stored = row[:10]
+    data = None if text is None else Data.from_text(text)
+    if kind == "message":
+        return Message(entry_id, room_id, user_id, content, inserted_at, epoch, offset, stored=stored, data=data)
+    return UnknownEntry(entry_id, room_id, user_id, content, inserted_at, epoch, offset, kind, target, data)
+
+
+def _keys_since() -> int:
+    """Return since when keys are kept, in ms since the Unix epoch."""
+    return time.time_ns() // 1_000_000 - KEYS_KEPT_MS

@@ -1,0 +1,169 @@
+"""The tables of a log in PostgreSQL, and the statements that use them.
+
+Rules:
+1. A room has one row, and whoever appends to it or takes it over locks that row first, in the order of the rooms' ids:
+   so two appends of many rooms never wait for each other, and an append and a new term come one after the other.
+2. An append of many rooms is one statement, which is one transaction and one round trip. A room of which the row does
+   not say what its owner thinks is left out of it; the others are written.
+3. Every text that is compared is collated as "C": its order is that of its bytes, whatever the database was made with.
+4. Epochs of a room have ranks, in the order in which they began, since their names have no order.
+"""
+
+from __future__ import annotations
+
+from chatx.adapters.room_log import KEYS_AT_ONCE
+
+SCHEMA_VERSION = 1
+
+TABLES = """
+CREATE TABLE chatx_rooms (
+    room_id text COLLATE "C" PRIMARY KEY,
+    term bigint NOT NULL,
+    rank bigint NOT NULL DEFAULT 0,
+    epoch text COLLATE "C",
+    head bigint NOT NULL DEFAULT 0,
+    oldest bigint NOT NULL DEFAULT 1,
+    proven boolean NOT NULL DEFAULT true
+) WITH (fillfactor = 50);
+CREATE TABLE chatx_streams (
+    room_id text COLLATE "C" NOT NULL,
+    rank bigint NOT NULL,
+    epoch text COLLATE "C" NOT NULL,
+    PRIMARY KEY (room_id, rank),
+    UNIQUE (room_id, epoch)
+);
+CREATE TABLE chatx_entries (
+    room_id text COLLATE "C" NOT NULL,
+    rank bigint NOT NULL,
+    "offset" bigint NOT NULL,
+    id text COLLATE "C" NOT NULL,
+    kind text NOT NULL,
+    user_id text COLLATE "C" NOT NULL,
+    content text NOT NULL,
+    target text,
+    data text,
+    key text COLLATE "C",
+    stored boolean NOT NULL,
+    inserted_at bigint NOT NULL,
+    PRIMARY KEY (room_id, rank, "offset")
+);
+CREATE INDEX chatx_entries_by_key ON chatx_entries (room_id, user_id, key) WHERE key IS NOT NULL;
+CREATE INDEX chatx_entries_with_key ON chatx_entries (room_id, rank, "offset") WHERE key IS NOT NULL;
+CREATE TABLE chatx_schema (version integer NOT NULL);
+"""
+
+# Not by to_regclass(), which remembers for a while that there was none.
+IS_MADE = "SELECT EXISTS (SELECT FROM pg_class WHERE relname = 'chatx_schema' AND pg_table_is_visible(oid))"
+
+ENTRY = 'e.id, e.user_id, e.content, e.inserted_at, s.epoch, e."offset", e.kind, e.target, e.data, e.stored'
+"""What is read of an entry, in the order in which `entry_of` takes it."""
+
+APPEND = """
+WITH wanted AS MATERIALIZED (
+    SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[], $4::bigint[], $5::bigint[], $6::boolean[])
+        WITH ORDINALITY AS w (room_id, term, epoch, after, head, proven, n)
+), locked AS MATERIALIZED (
+    SELECT room_id, term, epoch, rank, head FROM chatx_rooms
+    WHERE room_id = ANY ($1::text[]) ORDER BY room_id FOR UPDATE
+), able AS MATERIALIZED (
+    SELECT w.room_id, w.epoch, w.head, w.proven, w.n, l.epoch IS DISTINCT FROM w.epoch AS begins,
+        CASE WHEN l.epoch IS DISTINCT FROM w.epoch THEN l.rank + 1 ELSE l.rank END AS rank
+    FROM wanted AS w JOIN locked AS l USING (room_id)
+    WHERE w.term = l.term AND CASE
+        WHEN l.epoch IS DISTINCT FROM w.epoch THEN w.after = 0 AND NOT EXISTS (
+            SELECT FROM chatx_streams AS s WHERE s.room_id = w.room_id AND s.epoch = w.epoch)
+        ELSE w.after = l.head END
+), begun AS (
+    INSERT INTO chatx_streams (room_id, rank, epoch) SELECT room_id, rank, epoch FROM able WHERE begins
+), moved AS (
+    UPDATE chatx_rooms AS r SET rank = a.rank, epoch = a.epoch, head = a.head,
+        oldest = CASE WHEN a.begins THEN 1 ELSE r.oldest END,
+        proven = CASE WHEN a.begins THEN a.proven ELSE r.proven END
+    FROM able AS a WHERE r.room_id = a.room_id
+), added AS (
+    INSERT INTO chatx_entries
+        (room_id, rank, "offset", id, kind, user_id, content, target, data, key, stored, inserted_at)
+    SELECT a.room_id, a.rank, e."offset", e.id, e.kind, e.user_id, e.content, e.target, e.data,
+        CASE WHEN e.key IS NOT NULL AND NOT EXISTS (
+            SELECT FROM chatx_entries AS k WHERE k.room_id = a.room_id AND k.user_id = e.user_id AND k.key = e.key
+                AND k.inserted_at >= $18::bigint
+        ) THEN e.key END,
+        e.stored, e.inserted_at
+    FROM unnest($7::bigint[], $8::bigint[], $9::text[], $10::text[], $11::text[], $12::text[], $13::text[], $14::text[],
+            $15::text[], $16::boolean[], $17::bigint[])
+        AS e (n, "offset", id, kind, user_id, content, target, data, key, stored, inserted_at)
+    JOIN able AS a ON a.n = e.n
+)
+SELECT n FROM able
+"""
+
+LOCK_ROOM = "SELECT term, epoch, head FROM chatx_rooms WHERE room_id = $1 FOR UPDATE"
+
+IDS = """
+SELECT e."offset", e.id FROM chatx_entries AS e JOIN chatx_streams AS s USING (room_id, rank)
+WHERE e.room_id = $1 AND s.epoch = $2 AND e."offset" > $3 AND e."offset" <= $4
+"""
+
+TAKE_OVER = """
+INSERT INTO chatx_rooms AS r (room_id, term) VALUES ($1, 1) ON CONFLICT (room_id) DO UPDATE SET term = r.term + 1
+RETURNING term, epoch, head, oldest, proven
+"""
+
+KEYED = f"""
+SELECT e.key, {ENTRY} FROM chatx_entries AS e JOIN chatx_streams AS s USING (room_id, rank)
+WHERE e.room_id = $1 AND e.key IS NOT NULL ORDER BY e.rank DESC, e."offset" DESC LIMIT {KEYS_AT_ONCE}
+"""
+
+FIND = f"""
+SELECT {ENTRY} FROM chatx_entries AS e JOIN chatx_streams AS s USING (room_id, rank)
+WHERE e.room_id = $1 AND e.user_id = $2 AND e.key = $3 AND e.inserted_at >= $4 ORDER BY e.rank, e."offset" LIMIT 1
+"""
+
+UNPROVEN = "UPDATE chatx_rooms SET proven = false WHERE room_id = $1 AND term = $2 RETURNING true"
+
+CLOSE = """
+WITH ends AS MATERIALIZED (
+    SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[], $4::bigint[]) AS w (room_id, term, epoch, head)
+), locked AS MATERIALIZED (
+    SELECT room_id, term, epoch, head FROM chatx_rooms
+    WHERE room_id = ANY ($1::text[]) ORDER BY room_id FOR UPDATE
+)
+UPDATE chatx_rooms AS r SET proven = true FROM ends JOIN locked USING (room_id, term, epoch, head)
+WHERE r.room_id = ends.room_id RETURNING r.room_id
+"""
+
+_ASKED = """
+SELECT asked.epoch AS asked,
+    (SELECT min("offset") FROM chatx_entries AS o WHERE o.room_id = $1 AND o.rank = asked.rank) AS oldest, found.*
+FROM (SELECT) AS always
+"""
+
+READ_AFTER = f"""
+{_ASKED} LEFT JOIN (SELECT rank, epoch FROM chatx_streams WHERE room_id = $1 AND epoch = $2) AS asked ON true
+LEFT JOIN LATERAL (
+    SELECT {ENTRY} FROM chatx_entries AS e JOIN chatx_streams AS s USING (room_id, rank)
+    WHERE e.room_id = $1 AND e.rank = asked.rank AND e."offset" > $3 ORDER BY e."offset" LIMIT $4
+) AS found ON true
+ORDER BY found."offset"
+"""
+
+_BEFORE = f"""
+LEFT JOIN LATERAL (
+    SELECT {ENTRY}, e.rank FROM chatx_entries AS e JOIN chatx_streams AS s USING (room_id, rank)
+    WHERE e.room_id = $1 AND (e.rank, e."offset") < (coalesce(asked.rank, 9223372036854775807), $2::bigint)
+    ORDER BY e.rank DESC, e."offset" DESC LIMIT $3
+) AS found ON true
+ORDER BY found.rank, found."offset"
+"""
+
+READ_BEFORE = f"""
+{_ASKED} LEFT JOIN (SELECT rank, epoch FROM chatx_streams WHERE room_id = $1 AND epoch = $4) AS asked ON true
+{_BEFORE}
+"""
+
+READ_NEWEST = f"""
+{_ASKED} LEFT JOIN (
+    SELECT rank, epoch FROM chatx_streams WHERE room_id = $1 ORDER BY rank DESC LIMIT 1
+) AS asked ON true
+{_BEFORE}
+"""
