@@ -70,7 +70,11 @@ except ConfigError as error:
 @pytest.mark.process
 @pytest.mark.parametrize(
     "module, missing, extra",
-    [("chatx.integrations.starlette", "starlette", "gateway"), ("chatx.testing.pytest_plugin", "pytest", "testing")],
+    [
+        ("chatx.adapters.postgres_log", "asyncpg", "postgres"),
+        ("chatx.integrations.starlette", "starlette", "gateway"),
+        ("chatx.testing.pytest_plugin", "pytest", "testing"),
+    ],
 )
 def test_a_module_that_is_imported_by_its_name_says_which_extra_it_needs(module: str, missing: str, extra: str) -> None:
     said = without(missing, IMPORTED.format(module=module))

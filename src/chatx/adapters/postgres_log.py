@@ -19,6 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from chatx.adapters import postgres_schema as sql
+from chatx.adapters.entry_rows import entry_of, row_of
 from chatx.adapters.postgres_connections import (
     Attempt,
     Connection,
@@ -38,8 +39,7 @@ from chatx.adapters.room_log import (
     Record,
     misplaced,
 )
-from chatx.core.data import Data
-from chatx.core.message import Entry, Message, Position, UnknownEntry
+from chatx.core.message import Entry, Position
 from chatx.errors import ConfigError
 
 # Past every offset, where a read has no place to begin ahead of.
@@ -106,7 +106,7 @@ class PostgresLog:
             keyed = await db.fetch(sql.KEYED, room_id)
         head = None if row["epoch"] is None else Position(row["epoch"], row["head"])
         since = _keys_since()
-        keys = tuple(Keyed(each[0], _entry_of(room_id, each[1:])) for each in reversed(keyed))
+        keys = tuple(Keyed(each[-1], _entry(room_id, each)) for each in reversed(keyed))
         return Opened(
             row["term"],
             head,
@@ -168,7 +168,7 @@ class PostgresLog:
                 rows = await db.fetch(sql.READ_NEWEST, room_id, _EVERY, limit)
         epoch, offset = rows[0]["asked"], rows[0]["oldest"]
         oldest = None if offset is None else Position(epoch, offset)
-        return Found(tuple(_entry_of(room_id, row[2:]) for row in rows if row["id"] is not None), oldest)
+        return Found(tuple(_entry(room_id, row[2:]) for row in rows if row["id"] is not None), oldest)
 
     async def close_rooms(self, ends: Mapping[str, tuple[int, Position]], /) -> Mapping[str, bool]:
         """Prove the heads of rooms, and answer for each; one that is fenced, or ends elsewhere, proves nothing."""
@@ -188,7 +188,7 @@ class PostgresLog:
         opened = await self._open()
         async with opened.reading.one() as db:
             row = await db.fetchrow(sql.FIND, room_id, user_id, key, _keys_since())
-        return None if row is None else _entry_of(room_id, row)
+        return None if row is None else _entry(room_id, row)
 
     async def hold(self, wait_ms: int, /) -> bool:
         """Become the one who writes to this database, waiting for at most so long; return whether that is so.
@@ -354,29 +354,13 @@ def _row(n: int, record: Record, keys: set[tuple[str, str]]) -> tuple[Any, ...]:
         named = (entry.user_id, key)
         key = None if named in keys else key  # the first entry of a key is its answer
         keys.add(named)
-    data: Data | None = entry.data  # type: ignore[attr-defined]  # every kind has it, each as its own last field
-    return (
-        n,
-        entry.offset,
-        entry.id,
-        entry.kind,
-        entry.user_id,
-        entry.content,
-        entry.target,
-        None if data is None else data.text,
-        key,
-        isinstance(entry, Message) and entry.stored,
-        entry.inserted_at,
-    )
+    return n, entry.offset, key, *row_of(entry)
 
 
-def _entry_of(room_id: str, row: Any) -> Entry:
-    """Return the entry in a row, whose columns begin as `ENTRY` has them."""
-    entry_id, user_id, content, inserted_at, epoch, offset, kind, target, text, stored = row[:10]
-    data = None if text is None else Data.from_text(text)
-    if kind == "message":
-        return Message(entry_id, room_id, user_id, content, inserted_at, epoch, offset, stored=stored, data=data)
-    return UnknownEntry(entry_id, room_id, user_id, content, inserted_at, epoch, offset, kind, target, data)
+def _entry(room_id: str, row: Any) -> Entry:
+    """Return the entry in a row that begins as `ENTRY` has it."""
+    epoch, offset = row[8:10]
+    return entry_of(room_id, epoch, offset, row[:8])
 
 
 def _keys_since() -> int:

@@ -55,8 +55,8 @@ CREATE TABLE chatx_schema (version integer NOT NULL);
 # Not by to_regclass(), which remembers for a while that there was none.
 IS_MADE = "SELECT EXISTS (SELECT FROM pg_class WHERE relname = 'chatx_schema' AND pg_table_is_visible(oid))"
 
-ENTRY = 'e.id, e.user_id, e.content, e.inserted_at, s.epoch, e."offset", e.kind, e.target, e.data, e.stored'
-"""What is read of an entry, in the order in which `entry_of` takes it."""
+ENTRY = 'e.id, e.user_id, e.content, e.inserted_at, e.kind, e.target, e.data, e.stored, s.epoch, e."offset"'
+"""What is read of an entry: the columns of `entry_rows`, and its place."""
 
 APPEND = """
 WITH wanted AS MATERIALIZED (
@@ -82,16 +82,15 @@ WITH wanted AS MATERIALIZED (
     FROM able AS a WHERE r.room_id = a.room_id
 ), added AS (
     INSERT INTO chatx_entries
-        (room_id, rank, "offset", id, kind, user_id, content, target, data, key, stored, inserted_at)
-    SELECT a.room_id, a.rank, e."offset", e.id, e.kind, e.user_id, e.content, e.target, e.data,
+        (room_id, rank, "offset", id, user_id, content, inserted_at, kind, target, data, stored, key)
+    SELECT a.room_id, a.rank, e."offset", e.id, e.user_id, e.content, e.inserted_at, e.kind, e.target, e.data, e.stored,
         CASE WHEN e.key IS NOT NULL AND NOT EXISTS (
             SELECT FROM chatx_entries AS k WHERE k.room_id = a.room_id AND k.user_id = e.user_id AND k.key = e.key
                 AND k.inserted_at >= $18::bigint
-        ) THEN e.key END,
-        e.stored, e.inserted_at
-    FROM unnest($7::bigint[], $8::bigint[], $9::text[], $10::text[], $11::text[], $12::text[], $13::text[], $14::text[],
-            $15::text[], $16::boolean[], $17::bigint[])
-        AS e (n, "offset", id, kind, user_id, content, target, data, key, stored, inserted_at)
+        ) THEN e.key END
+    FROM unnest($7::bigint[], $8::bigint[], $9::text[], $10::text[], $11::text[], $12::text[], $13::bigint[],
+            $14::text[], $15::text[], $16::text[], $17::boolean[])
+        AS e (n, "offset", key, id, user_id, content, inserted_at, kind, target, data, stored)
     JOIN able AS a ON a.n = e.n
 )
 SELECT n FROM able
@@ -110,7 +109,7 @@ RETURNING term, epoch, head, oldest, proven
 """
 
 KEYED = f"""
-SELECT e.key, {ENTRY} FROM chatx_entries AS e JOIN chatx_streams AS s USING (room_id, rank)
+SELECT {ENTRY}, e.key FROM chatx_entries AS e JOIN chatx_streams AS s USING (room_id, rank)
 WHERE e.room_id = $1 AND e.key IS NOT NULL ORDER BY e.rank DESC, e."offset" DESC LIMIT {KEYS_AT_ONCE}
 """
 
