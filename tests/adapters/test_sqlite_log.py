@@ -270,6 +270,77 @@ def test_keys_are_let_go_of_a_day_after_their_entries_and_not_before(opened: Ope
         assert db.execute("SELECT count(*) FROM chatx_keys WHERE inserted_at < 2000").fetchone() == (0,)
 
 
+def test_places_that_are_no_longer_kept_are_not_given_out_again(opened: Open) -> None:
+    log = opened()
+    log.take_over("room")
+    log.append([append(1, message(1), message(2))])
+    log.append([append(1, message(1, "e2"), message(2, "e2"))])
+    with log._transaction() as db:
+        db.execute('DELETE FROM chatx_entries WHERE rank = 1 OR "offset" = 1')
+    opening = log.take_over("room")
+    assert (opening.head, opening.oldest) == (("e2", 2), 2)
+    assert log.read("room", after=Position("e2", 0), limit=9).oldest == ("e2", 2)
+    with log._transaction() as db:
+        db.execute("DELETE FROM chatx_entries")
+    opening = log.take_over("room")
+    assert (opening.head, opening.oldest) == (("e2", 2), 3)
+    assert log.read("room", after=Position("e2", 0), limit=9).oldest is None
+    # Neither in the epoch that is over, nor in this one, where nothing is left to compare with.
+    assert log.append([append(3, message(1))]) == [FENCED]
+    assert log.append([append(3, message(1, "e2"), message(2, "e2"))]) == [FENCED]
+    assert log.append([append(3, message(3, "e2"))]) == [None]
+
+
+def test_a_call_that_fails_midway_leaves_no_transaction_behind(opened: Open) -> None:
+    log = opened()
+    with pytest.raises(UnicodeEncodeError):
+        log.take_over("room \ud800")
+    assert log.take_over("room").term == 1
+    assert log.append([append(1, message(1))]) == [None]
+
+
+LIMITED = """
+import resource, signal, sqlite3, sys
+from pathlib import Path
+from chatx.adapters.room_log import Append, LogUnavailable, Record
+from chatx.adapters.sqlite import SQLitePersistence
+from chatx.core.message import Message, Position
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+log = SQLitePersistence(sys.argv[1])
+
+def append(term, first, last):
+    entries = [Message(f"id {n}", "room", "alice", "x" * 4000, n, "e", n) for n in range(first, last + 1)]
+    return log.append([Append("room", term, Position("e", first - 1), tuple(map(Record, entries)), True)])
+
+assert append(log.take_over("room").term, 1, 1) == [None]
+none, all_ = resource.getrlimit(resource.RLIMIT_FSIZE)
+room = Path(sys.argv[1] + "-wal").stat().st_size + int(sys.argv[2])
+resource.setrlimit(resource.RLIMIT_FSIZE, (room, all_))
+try:
+    print(append(1, 2, 40))
+except (LogUnavailable, sqlite3.Error) as error:
+    print("failed")
+resource.setrlimit(resource.RLIMIT_FSIZE, (none, all_))
+opened = log.take_over("room")
+print(opened.head.offset, len(log.read("room", limit=100).entries))
+print(append(opened.term, 2, 40))
+"""
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("room", [0, 5000, 50_000])
+def test_a_write_that_the_system_refuses_midway_leaves_nothing_and_the_log_goes_on(
+    opened: Open, tmp_path: Path, room: int
+) -> None:
+    command = [sys.executable, "-c", LIMITED, str(tmp_path / "chat.db"), str(room)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
+    assert (done.stdout.splitlines(), done.stderr) == (["failed", "1 1", "[None]"], "")
+    log = opened()
+    assert [each.offset for each in log.read("room", limit=100).entries] == list(range(1, 41))
+    assert log.take_over("room").head == ("e", 40)
+
+
 def test_what_was_saved_and_marked_is_where_the_log_goes_on(opened: Open) -> None:
     store = opened()
     store.mark_open("room", "e")

@@ -191,6 +191,8 @@ async def _another_epoch_begins_at_its_beginning(log: LogCalls) -> None:
     lives.append(await owner.say(2))
     late = replace(lives[0][0], id="late", epoch=old.epoch, offset=old.offset + 1)
     await owner.is_refused(replace(owner.append([late]), after=old), "to an epoch that is over")
+    anew = replace(late, offset=1)
+    await owner.is_refused(replace(owner.append([anew]), after=old._replace(offset=0)), "that begins an old epoch anew")
     await log.expect_read([each for life in lives for each in life], owner.room_id)
     await log.expect_read(lives[1][1:] + lives[2][:1], owner.room_id, before=at(lives[2][1]), limit=3)
     await log.expect_read(lives[1][1:], owner.room_id, after=at(lives[1][0]))
