@@ -204,10 +204,10 @@ def test_what_must_survive_a_power_cut_is_written_with_synchronous_full_and_noth
 def test_many_rooms_are_one_transaction(opened: Open) -> None:
     log = opened()
     rooms = [f"room {number}" for number in range(64)]
-    for room_id in rooms:
-        log.take_over(room_id)
+    terms = [log.take_over(room_id).term for room_id in rooms]
     statements = traced(log)
-    assert log.append([append(1, message(1, room_id=room_id)) for room_id in rooms]) == [None] * 64
+    wanted = [append(term, message(1, room_id=room_id)) for term, room_id in zip(terms, rooms, strict=True)]
+    assert log.append(wanted) == [None] * 64
     assert [statements.count(each) for each in ("BEGIN IMMEDIATE", "COMMIT")] == [1, 1]
 
 
@@ -230,14 +230,13 @@ def test_what_is_there_already_is_waited_for_on_the_disk_too(opened: Open, tmp_p
 
 def test_an_entry_that_the_file_cannot_hold_is_refused_with_the_reason_and_harms_nobody_else(opened: Open) -> None:
     log = opened()
-    for room_id in ("one", "two", "three", "four"):
-        log.take_over(room_id)
+    terms = {room_id: log.take_over(room_id).term for room_id in ("one", "two", "three", "four")}
     answers = log.append(
         [
-            append(1, message(1, room_id="one")),
-            append(1, message(1, room_id="two"), message(2, room_id="two", content="\ud800"), key="key"),
-            append(1, message(1, room_id="three", at=2**64)),
-            append(1, message(1, room_id="four")),
+            append(terms["one"], message(1, room_id="one")),
+            append(terms["two"], message(1, room_id="two"), message(2, room_id="two", content="\ud800"), key="key"),
+            append(terms["three"], message(1, room_id="three", at=2**64)),
+            append(terms["four"], message(1, room_id="four")),
         ]
     )
     assert (answers[0], answers[3]) == (None, None)
@@ -366,6 +365,38 @@ def test_a_room_that_was_opened_and_said_nothing_has_no_last_position(opened: Op
     log.take_over("room")
     assert log.last_position("room") is None
     assert log.load_messages("room", limit=9) == []
+
+
+def test_rooms_in_which_nothing_was_said_do_not_add_up_and_their_terms_are_not_given_again(opened: Open) -> None:
+    log = opened()
+    for number in range(50):
+        log.take_over(f"joined {number}")
+    log.take_over("said")
+    log.append([append(51, message(1, room_id="said"))])
+    # Whoever only opens the file takes nothing from its writer.
+    assert log.append([append(1, message(1, room_id="joined 0"))]) == [None]
+    writer = opened()
+    assert writer.hold(0)
+    with log._snapshot() as db:
+        assert db.execute("SELECT room_id FROM chatx_rooms ORDER BY term DESC").fetchall() == [("said",), ("joined 0",)]
+    assert log.append([append(2, message(1, room_id="joined 1"))]) == [FENCED]
+    assert log.take_over("joined 1").term == 52
+    assert log.append([append(2, message(1, room_id="joined 1"))]) == [FENCED]
+    # To hold the lock already lets go of nothing.
+    assert writer.hold(0)
+    assert log.append([append(52, message(1, room_id="joined 1"))]) == [None]
+
+
+def test_a_writer_that_cannot_let_go_of_silent_rooms_just_now_is_one_nevertheless(
+    opened: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_file, "BUSY_S", 0.01)
+    log = opened()
+    log.take_over("joined")
+    with contextlib.closing(sqlite3.connect(tmp_path / "chat.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        assert log.hold(0)
+    assert log.append([append(1, message(1, room_id="joined"))]) == [None]
 
 
 def test_an_unknown_kind_is_an_entry_and_no_message(opened: Open) -> None:

@@ -99,20 +99,33 @@ def test_a_new_file_has_the_tables_of_one_that_was_taken_up(
     assert rows(file, "PRAGMA integrity_check") == [("ok",)]
 
 
-@pytest.mark.parametrize("number", range(len(sqlite_schema.STEPS[1])))
+@pytest.mark.parametrize(
+    "step,number", [(step, number) for step in (1, 2) for number in range(len(sqlite_schema.STEPS[step]))]
+)
 def test_a_step_that_fails_midway_leaves_the_file_as_it_was(
-    file: Path, number: int, monkeypatch: pytest.MonkeyPatch
+    file: Path, step: int, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     everything = "SELECT type, name, sql FROM sqlite_master ORDER BY name"
     before = rows(file, everything)
-    first, second = sqlite_schema.STEPS
-    monkeypatch.setattr(sqlite_schema, "STEPS", (first, (*second[:number], "SELECT * FROM not_there")))
+    steps = sqlite_schema.STEPS
+    broken = (*steps[step][:number], "SELECT * FROM not_there")
+    monkeypatch.setattr(sqlite_schema, "STEPS", (*steps[:step], broken, *steps[step + 1 :]))
     with pytest.raises(ConfigError, match=r"cannot use .*: no such table: not_there; give a SQLite database"):
         SQLitePersistence(file)
     assert rows(file, everything) == before
     monkeypatch.undo()
     with contextlib.closing(SQLitePersistence(file)) as store:
         assert len(store.load_messages("general", limit=100)) > 10
+
+
+def test_a_file_of_version_2_gives_no_term_twice(tmp_path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(tmp_path / "2.db", isolation_level=None)) as db:
+        for step in sqlite_schema.STEPS[:2]:
+            for statement in step:
+                db.execute(statement)
+        db.execute("INSERT INTO chatx_rooms (room_id, term, head, proven) VALUES ('one', 7, 0, 1), ('two', 3, 0, 1)")
+    with contextlib.closing(SQLitePersistence(tmp_path / "2.db")) as store:
+        assert [store.take_over(room_id).term for room_id in ("two", "one", "three")] == [8, 9, 10]
 
 
 OPENER = """
@@ -158,7 +171,7 @@ def test_processes_that_open_one_old_file_in_the_same_moment_all_work(tmp_path: 
 
 
 def test_taking_a_file_up_costs_as_much_for_many_messages_as_for_few(tmp_path: Path) -> None:
-    steps = []
+    steps: list[int] = []
     for count in (10, 10_000):
         with contextlib.closing(sqlite3.connect(tmp_path / f"{count}.db", isolation_level=None)) as db:
             db.execute("BEGIN")

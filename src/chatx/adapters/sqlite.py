@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from itertools import groupby
 from sqlite3 import Connection
 
 from chatx.adapters import sqlite_log
-from chatx.adapters.room_log import Answer, Append, Found, Opened
+from chatx.adapters.room_log import Answer, Append, Found, LogUnavailable, Opened
 from chatx.adapters.sqlite_file import SQLiteFile
 from chatx.core.message import Entry, Message, Position
 
@@ -55,6 +56,25 @@ class SQLitePersistence(SQLiteFile):
         super().__init__(path)
 
     # As a log
+
+    def hold(self, wait_ms: int, /) -> bool:
+        """Become the one who writes, waiting for at most so long for another to end; return whether that is so.
+
+        The lock is that of a file beside the database, its name with `.lock` behind it, which stays there. It ends with
+        the process, however that ends. Reading beside its holder is always allowed. In memory nobody else is. On
+        systems without such locks (Windows) everybody is the one who writes: run one process there.
+
+        Raises:
+            ConfigError: The file beside the database cannot be made, opened or locked.
+        """
+        held_before = self._holds
+        holds = super().hold(wait_ms)
+        if self._holds and not held_before:
+            # Rooms that are only joined and read would add up for ever, and nobody has one of them now. Those that
+            # cannot be let go of today are the next time.
+            with suppress(LogUnavailable):
+                self._written(sqlite_log.forget_silent)
+        return holds
 
     def take_over(self, room_id: str, /) -> Opened:
         """Take a room over: from here on an append under an earlier term is fenced.

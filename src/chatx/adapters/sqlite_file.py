@@ -86,20 +86,17 @@ class SQLiteFile:
             self.identity = (found.st_dev, found.st_ino)
 
     def hold(self, wait_ms: int, /) -> bool:
-        """Become the one who writes, waiting for at most so long for another to end; return whether that is so.
-
-        The lock is that of a file beside the database, its name with `.lock` behind it, which stays there. It ends with
-        the process, however that ends. Reading beside its holder is always allowed. In memory nobody else is. On
-        systems without such locks (Windows) everybody is the one who writes: run one process there.
-
-        Raises:
-            ConfigError: The file beside the database cannot be made, opened or locked.
-        """
+        """Take the lock of the file beside the database; return whether it is held."""
         held = self._writer is None or self._writer.hold(wait_ms)
         if held and self._closing:  # it was closed while this one waited
             self.let_go()
             return False
         return held
+
+    @property
+    def _holds(self) -> bool:
+        """Whether nobody else can write."""
+        return self._writer is not None and self._writer.held
 
     def let_go(self) -> None:
         """Let another one write; twice is harmless."""

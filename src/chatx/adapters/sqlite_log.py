@@ -7,7 +7,8 @@ Rules:
 3. An epoch gets its rank when it begins. One in which nothing was said is forgotten when the next begins.
 4. An append changes the room's row, also where all of it is there already (`writes`), and so does withdrawing a proof:
    a transaction that changes nothing does not wait until what is there is on the disk.
-5. Keys are let go of a day after their entries were placed, twice as many at a time as come in.
+5. A room that was taken over and in which nothing was said leaves a row, until somebody becomes the one who writes.
+6. Keys are let go of a day after their entries were placed, twice as many at a time as come in.
 """
 
 from __future__ import annotations
@@ -38,9 +39,10 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 
 def take_over(db: sqlite3.Connection, room_id: str) -> Opened:
     """Raise a room's term, and return what is known of the room."""
+    db.execute("UPDATE chatx_terms SET newest = newest + 1")
     db.execute(
-        """INSERT INTO chatx_rooms (room_id, term, head, proven) VALUES (?, 1, 0, 1)
-        ON CONFLICT (room_id) DO UPDATE SET term = term + 1""",
+        """INSERT INTO chatx_rooms (room_id, term, head, proven) SELECT ?, newest, 0, 1 FROM chatx_terms WHERE true
+        ON CONFLICT (room_id) DO UPDATE SET term = excluded.term""",
         (room_id,),
     )
     term, rank, epoch, head, proven = db.execute(
@@ -62,6 +64,11 @@ def take_over(db: sqlite3.Connection, room_id: str) -> Opened:
         bool(proven),
         tuple(Keyed(row[-1], _entry(room_id, row[:-1])) for row in reversed(keyed)),
     )
+
+
+def forget_silent(db: sqlite3.Connection) -> None:
+    """Let go of the rooms in which nothing was ever said; whoever had one is fenced, for no term is given twice."""
+    db.execute("DELETE FROM chatx_rooms WHERE rank IS NULL")
 
 
 def withdraw(db: sqlite3.Connection, room_id: str, term: int) -> bool:

@@ -4,6 +4,7 @@
 |---|---|
 | `chatx_schema` | the version of the tables, in one row |
 | `chatx_rooms` | where a room stands: its term; its newest epoch with rank, head and proof; how often it was written |
+| `chatx_terms` | the newest term of all rooms, in one row |
 | `chatx_streams` | an epoch of a room with its rank: epochs have no order of their own |
 | `chatx_entries` | an entry, at (room, rank, offset) |
 | `chatx_keys` | an idempotency key, and the place of the first entry that came with it |
@@ -90,7 +91,15 @@ _LOG = (
     """UPDATE chatx_schema SET version = 2""",
 )
 
-STEPS: tuple[tuple[str, ...], ...] = (_FIRST, _LOG)
+# One count for all rooms: a room's row can be let go of, and no term is given twice nevertheless.
+_TERMS = (
+    """CREATE TABLE chatx_terms (newest INTEGER NOT NULL)""",
+    """INSERT INTO chatx_terms SELECT coalesce(max(term), 0) FROM chatx_rooms""",
+    """CREATE INDEX chatx_rooms_silent ON chatx_rooms (term) WHERE rank IS NULL""",
+    """UPDATE chatx_schema SET version = 3""",
+)
+
+STEPS: tuple[tuple[str, ...], ...] = (_FIRST, _LOG, _TERMS)
 """The statements that lead to each version, from the one before it; the first from a file without tables."""
 
 SCHEMA_VERSION = len(STEPS)

@@ -29,6 +29,11 @@ class WriterLock:
         self._lock = threading.Lock()
         self._file: int | None = None
 
+    @property
+    def held(self) -> bool:
+        """Whether the lock is held; never where there are no such locks."""
+        return self._file is not None
+
     def hold(self, wait_ms: int) -> bool:
         """Take the lock, waiting for at most so long; return whether it is held. To hold it already is enough.
 
