@@ -52,7 +52,7 @@ async def _what_was_appended_comes_back_equal(log: LogCalls) -> None:
         _unknown(stream.message(""), "edit", None, None),
         _unknown(stream.message("x"), "kind ü", "id'1", data[1]),
     ]
-    # Its own size alone, and as many of the largest as go into one append.
+    # One alone, then many, then as much as goes into one append at most.
     await owner.write(owner.append(entries[:1], durable=False))
     await owner.write(owner.append(entries[1:], keys=[f"{each.offset}" for each in entries[1:]]))
     await owner.write(owner.append([stream.message("\U0001f600" * 1024) for _ in range(64)]))
