@@ -8,7 +8,7 @@ import pytest
 
 from chatx import Chat, ChatError, ConfigError, InvalidMessage, Message, RoomUnavailable
 from chatx.adapters.memory_log import MemoryLog
-from chatx.adapters.room_log import FENCED, Answer, Append, LogUnavailable
+from chatx.adapters.room_log import FENCED, Answer, Append, LogUnavailable, Opened
 from chatx.gateway.session.gateway import Gateway
 from tests.gateway.fakes import Client
 from tests.virtual import virtual
@@ -23,6 +23,12 @@ class Log(MemoryLog):
         self.gate.set()
         self.appends: list[Sequence[Append]] = []
         self.plan: list[str] = []
+        self.taking = asyncio.Event()
+        self.taking.set()
+
+    async def take_over(self, room_id: str, /) -> Opened:
+        await self.taking.wait()
+        return await super().take_over(room_id)
 
     async def append(self, appends: Sequence[Append], /) -> Sequence[Answer]:
         self.appends.append(appends)
@@ -35,6 +41,9 @@ class Log(MemoryLog):
             case "written, unknown":
                 await super().append(appends)
                 raise ConnectionResetError("perhaps")
+            case "written, hangs":
+                await super().append(appends)
+                await asyncio.sleep(3600)
             case "fenced":
                 return [FENCED] * len(appends)
         return await super().append(appends)
@@ -164,6 +173,32 @@ async def test_who_waits_for_a_log_that_hangs_is_refused_in_time_and_all_goes_on
         assert contents[-1] == "last"
         assert "behind" not in contents
         assert [each.entry.content for each in log.records("a")] == contents
+
+
+@pytest.mark.parametrize("goes", [False, True])
+@virtual
+async def test_a_repeat_of_what_is_not_settled_waits_for_that_and_is_not_published_beside_it(goes: bool) -> None:
+    log = Log()
+    async with chat_on(log, durability="stored", adapter_timeout_ms=1000) as chat:
+        await chat.send_message("a", "ann", "first")
+        log.plan = ["written, hangs"]
+        log.taking.clear()
+        sending = asyncio.ensure_future(chat.send_message("a", "ann", "once", idempotency_key="key"))
+        if goes:
+            await turns()
+            sending.cancel()
+        await asyncio.wait([sending])
+        assert sending.cancelled() if goes else isinstance(sending.exception(), RoomUnavailable)
+        # Nobody knows yet whether it is there: so whoever asks again is told no more than the first time.
+        with pytest.raises(RoomUnavailable, match="not known"):
+            await chat.send_message("a", "ann", "once", idempotency_key="key")
+        repeat = asyncio.ensure_future(chat.send_message("a", "ann", "once", idempotency_key="key"))
+        await turns()
+        log.taking.set()
+        assert (await repeat).duplicate
+        assert (await repeat).offset == 2
+        assert (await chat.send_message("a", "ann", "last")).offset == 3
+        assert [each.entry.content for each in log.records("a")] == ["first", "once", "last"]
 
 
 @virtual

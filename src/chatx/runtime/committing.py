@@ -9,6 +9,7 @@ Rules:
    known.
 2. Where it is not known, the room is taken over anew, which fences the call that may still be under way, and what is
    behind the head is read: the batch is there as a whole, or nothing of it is.
+   Until then whoever sends it again with its key waits for that: nobody publishes it beside what may be there.
 3. A log that is away is tried again after a backoff of at most `AWAY_CEILING_MS`. Who waits for it is refused with
    `RoomUnavailable` when `adapter_timeout_ms` have passed, at once where the batch surely failed. What everybody has is
    kept, in order, until the log takes it; at most `delivery_queue_limit` entries are, and then sends are refused.
@@ -125,6 +126,8 @@ class Committing:
         self._written: dict[str, asyncio.Event] = {}  # room id -> set when there is none any more
         self._urgent: dict[RoomProcess, None] = {}  # somebody waits for their next batch
         self._owing: dict[RoomProcess, None] = {}
+        # By key, what may be published without its sender; a repeat waits for that. At most a batch of each room.
+        self._left: dict[bytes, tuple[RoomProcess, Waiting]] = {}
         self._resting: set[RoomProcess] = set()  # the log refused their batch just now
         self._wanted = asyncio.Event()  # something is to be written
         self._soon = asyncio.Event()  # it is not to wait for company
@@ -210,7 +213,8 @@ class Committing:
         try:
             await asyncio.wait((sender,), timeout=self._timeout_s)
         except asyncio.CancelledError:
-            self._withdraw(process, waiting)
+            if not self._withdraw(process, waiting):
+                self._leave(process, waiting)
             raise
         if not sender.done():
             if self._withdraw(process, waiting):
@@ -218,12 +222,23 @@ class Committing:
                     f"The store took nothing for {self._timeout_s:g} s, so nothing was sent; send again later.",
                     retry_after=self.retry_after,
                 )
+            self._leave(process, waiting)
             raise RoomUnavailable(
                 f"The store has not answered for {self._timeout_s:g} s, so it is not known whether the message was "
                 "published; send it again with the same idempotency key.",
                 retry_after=self.retry_after,
             )
         return sender.result()
+
+    def left(self, scope: bytes) -> tuple[RoomProcess, Waiting] | None:
+        """Return the draft that was sent with this key, whose sender waits no more, and which may be published yet."""
+        return self._left.get(scope)
+
+    def _leave(self, process: RoomProcess, waiting: Waiting) -> None:
+        scope, sender = waiting.scope, waiting.sender
+        if scope is not None and not sender.done() and scope not in self._left:
+            self._left[scope] = process, waiting
+            sender.add_done_callback(lambda _: self._left.pop(scope, None))
 
     def hurry(self) -> None:
         """Wait for no further entry, and try a log that is away at once: the chat stops."""
