@@ -11,6 +11,7 @@ import asyncpg
 import pytest
 
 from chatx import ConfigError, Message, Position
+from chatx.adapters.postgres_connections import ConnectionBroke
 from chatx.adapters.postgres_log import PostgresLog
 from chatx.adapters.room_log import FENCED, Append, LogUnavailable, Opened, Record
 from chatx.testing import check_room_log
@@ -65,7 +66,7 @@ async def eventually(call: Callable[[], Awaitable[object]]) -> object:
         while True:
             try:
                 return await call()
-            except (LogUnavailable, OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            except (LogUnavailable, TimeoutError, ConnectionBroke):
                 await asyncio.sleep(0.05)
 
 
@@ -220,6 +221,7 @@ async def test_a_second_writer_is_refused_until_the_first_lets_go(log: PostgresL
 
 HOLDER = """
 import asyncio, sys
+from chatx.adapters.postgres_connections import ConnectionBroke
 from chatx.adapters.postgres_log import PostgresLog
 
 async def main():
@@ -316,6 +318,30 @@ async def test_what_was_appended_is_there_after_the_server_was_killed(log: Postg
     await asyncio.to_thread(postgres.start)
     assert await eventually(lambda: log.append([append(1, message(2))])) == [None]
     assert (await log.read("room", limit=9)).entries == (message(1), message(2))
+
+
+async def test_a_connection_that_was_cut_is_nobodys_failure(log: PostgresLog, postgres: Postgres) -> None:
+    await log.take_over("room")
+    assert await log.append([append(1, message(1))]) == [None]
+    # Within one turn of the loop: nobody has heard of it when the next call is made.
+    postgres.cut_connections()
+    assert await log.append([append(1, message(2))]) == [None]
+    assert (await log.take_over("room")).head == ("a", 2)
+    postgres.cut_connections()
+    assert (await log.read("room", limit=9)).entries == (message(1), message(2))
+
+
+async def test_what_broke_is_not_taken_for_undone_where_it_cannot_be_asked_for_again(
+    log: PostgresLog, postgres: Postgres
+) -> None:
+    await log.take_over("room")
+    assert await log.append([append(1, message(1))]) == [None]
+    postgres.stop()
+    try:
+        with pytest.raises(ConnectionBroke):
+            await log.append([append(1, message(2))])
+    finally:
+        await asyncio.to_thread(postgres.start)
 
 
 async def test_a_server_that_is_frozen_says_nothing_of_what_it_was_given_and_a_new_term_tells(

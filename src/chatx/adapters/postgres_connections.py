@@ -107,6 +107,10 @@ def is_about_what_was_given(error: BaseException) -> bool:
     )
 
 
+class ConnectionBroke(Exception):
+    """A connection broke while something was asked on it, which may have been done."""
+
+
 class Attempt:
     """Something that is to be done once: one try at a time, whose failure is everybody's who waited for it."""
 
@@ -155,6 +159,7 @@ class Connections:
         Raises:
             LogUnavailable: No connection could be had, or the server has answered an error of the moment within the
                 block, so that nothing was done.
+            ConnectionBroke: It broke within the block.
         """
         try:
             async with asyncio.timeout(self._timeout_s):
@@ -169,6 +174,8 @@ class Connections:
                 if not self._goes_on(connection, error):
                     connection.terminate()
                     self.drop()
+                    if isinstance(error, _UNREACHABLE) and not isinstance(error, TimeoutError):
+                        raise ConnectionBroke(f"{type(error).__name__}: {error}") from error
                     raise
                 await self._back(connection)
                 if isinstance(error, asyncpg.PostgresError) and not is_about_what_was_given(error):
@@ -211,7 +218,7 @@ class Connections:
             # What ends the connection says nothing about what was done; it may be open for a moment still.
             told = error.severity not in {"FATAL", "PANIC"} and not str(error.sqlstate).startswith("08")
         else:
-            told = isinstance(error, (LogUnavailable, ValueError))
+            told = isinstance(error, ValueError)
         return told and not connection.is_closed() and not connection.is_in_transaction()
 
 
@@ -296,4 +303,4 @@ async def _end(connection: Connection) -> None:
     try:
         await connection.close(timeout=ENDING_S)
     except _UNREACHABLE as error:
-        logger.debug("A connection to PostgreSQL was not ended in order: %s", error)
+        logger.debug("A connection to PostgreSQL was not ended in order: %s", error, extra={"adapter": "PostgresLog"})

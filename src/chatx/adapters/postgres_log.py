@@ -3,8 +3,9 @@
 Rules:
 1. An append is one statement, so it is done as a whole or not at all, also where nobody waits for it any more. Rooms
    that it leaves out are looked at one by one: whether they are somebody else's, or have these entries already.
-2. Only what the server has refused, or was never sent to it, is `LogUnavailable`. What broke or took too long may have
-   been done; the room's row then tells, which the next `take_over` locks.
+2. Only what the server has refused, or was never sent to it, is `LogUnavailable`. What took too long may have been
+   done; the room's row then tells, which the next `take_over` locks. Where a connection broke the same is asked for
+   again, once: whatever is asked here may be asked twice.
 3. Appends have connections of their own, so that nobody who reads holds them up.
 4. Everything is written before it is answered, what need not be durable too: the server can end without the chat, which
    has forgotten by then what it was told to be written.
@@ -15,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from chatx.adapters import postgres_schema as sql
@@ -23,6 +24,7 @@ from chatx.adapters.entry_rows import entry_of, row_of
 from chatx.adapters.postgres_connections import (
     Attempt,
     Connection,
+    ConnectionBroke,
     Connections,
     WriterLock,
     connected,
@@ -35,12 +37,15 @@ from chatx.adapters.room_log import (
     Append,
     Found,
     Keyed,
+    LogUnavailable,
     Opened,
     Record,
     misplaced,
 )
 from chatx.core.message import Entry, Position
 from chatx.errors import ConfigError
+
+_T = TypeVar("_T")
 
 # Past every offset, where a read has no place to begin ahead of.
 _EVERY = 2**63 - 1
@@ -99,11 +104,13 @@ class PostgresLog:
 
     async def take_over(self, room_id: str, /) -> Opened:
         """Take a room over: from here on an append under an earlier term is fenced."""
-        opened = await self._writable()
-        async with opened.reading.one() as db:
+
+        async def ask(db: Connection) -> tuple[Any, Sequence[Any]]:
             row = await db.fetchrow(sql.TAKE_OVER, room_id)
             # The rows of whoever had it are there by now, or never will be: both lock the room's row.
-            keyed = await db.fetch(sql.KEYED, room_id)
+            return row, await db.fetch(sql.KEYED, room_id)
+
+        row, keyed = await self._asked(ask, writes=True)
         head = None if row["epoch"] is None else Position(row["epoch"], row["head"])
         since = _keys_since()
         keys = tuple(Keyed(each[-1], _entry(room_id, each)) for each in reversed(keyed))
@@ -117,55 +124,26 @@ class PostgresLog:
 
     async def unproven(self, room_id: str, term: int, _head: Position, /) -> bool:
         """Withdraw the proof of the room's head; False: fenced."""
-        opened = await self._writable()
-        async with opened.reading.one() as db:
-            return await db.fetchval(sql.UNPROVEN, room_id, term) is True
+        return await self._asked(lambda db: db.fetchval(sql.UNPROVEN, room_id, term), writes=True) is True
 
     async def append(self, appends: Sequence[Append], /) -> Sequence[Answer]:
         """Append to many rooms in one transaction, and answer for each in their order."""
-        answers: list[Answer] = [misplaced(each) for each in appends]
-        first: dict[str, int] = {}
-        for n, append in enumerate(appends):
-            if answers[n] is None:
-                first.setdefault(append.room_id, n)
-        together = list(first.values())
-        left = [n for n, answer in enumerate(answers) if answer is None]
-        if not left:
-            return answers
-        opened = await self._writable()
-        async with opened.appending.one() as db:
-            done: set[int] = set()
-            try:
-                rows = await db.fetch(sql.APPEND, *_columns([appends[n] for n in together]))
-                done = {together[n - 1] for (n,) in rows}
-            except Exception as error:
-                # One of the rooms has what cannot be kept: the others do not wait for it.
-                if not is_about_what_was_given(error) or db.is_closed():
-                    raise
-            left = [n for n in left if n not in done]
-            if left:
-                try:
-                    answered = await _one_by_one(db, [appends[n] for n in left])
-                except Exception as error:
-                    if done:
-                        raise _Partly("PostgreSQL took a part of what it was given, and then failed.") from error
-                    raise
-                for n, answer in zip(left, answered, strict=True):
-                    answers[n] = answer
-        return answers
+        if all(misplaced(each) is not None for each in appends):
+            return [misplaced(each) for each in appends]
+        # The same again is not written twice, so it may be asked for twice.
+        return await self._asked(lambda db: _append(db, appends), writes=True, appends=True)
 
     async def read(
         self, room_id: str, /, *, after: Position | None = None, before: Position | None = None, limit: int
     ) -> Found:
         """Read entries, oldest first, at most `limit`."""
-        opened = await self._open()
-        async with opened.reading.one() as db:
-            if after is not None:
-                rows = await db.fetch(sql.READ_AFTER, room_id, after.epoch, after.offset, limit)
-            elif before is not None:
-                rows = await db.fetch(sql.READ_BEFORE, room_id, before.offset, limit, before.epoch)
-            else:
-                rows = await db.fetch(sql.READ_NEWEST, room_id, _EVERY, limit)
+        if after is not None:
+            asked: tuple[Any, ...] = (sql.READ_AFTER, room_id, after.epoch, after.offset, limit)
+        elif before is not None:
+            asked = (sql.READ_BEFORE, room_id, before.offset, limit, before.epoch)
+        else:
+            asked = (sql.READ_NEWEST, room_id, _EVERY, limit)
+        rows = await self._asked(lambda db: db.fetch(*asked))
         epoch, offset = rows[0]["asked"], rows[0]["oldest"]
         oldest = None if offset is None else Position(epoch, offset)
         return Found(tuple(_entry(room_id, row[2:]) for row in rows if row["id"] is not None), oldest)
@@ -174,20 +152,16 @@ class PostgresLog:
         """Prove the heads of rooms, and answer for each; one that is fenced, or ends elsewhere, proves nothing."""
         if not ends:
             return {}
-        opened = await self._writable()
         terms = [term for term, _ in ends.values()]
         heads = [head for _, head in ends.values()]
-        epochs, offsets = [each.epoch for each in heads], [each.offset for each in heads]
-        async with opened.reading.one() as db:
-            rows = await db.fetch(sql.CLOSE, list(ends), terms, epochs, offsets)
+        given = (list(ends), terms, [each.epoch for each in heads], [each.offset for each in heads])
+        rows = await self._asked(lambda db: db.fetch(sql.CLOSE, *given), writes=True)
         proven = {room_id for (room_id,) in rows}
         return {room_id: room_id in proven for room_id in ends}
 
     async def find(self, room_id: str, user_id: str, key: str, /) -> Entry | None:
         """Return the entry that was stored under an idempotency key, or None."""
-        opened = await self._open()
-        async with opened.reading.one() as db:
-            row = await db.fetchrow(sql.FIND, room_id, user_id, key, _keys_since())
+        row = await self._asked(lambda db: db.fetchrow(sql.FIND, room_id, user_id, key, _keys_since()))
         return None if row is None else _entry(room_id, row)
 
     async def hold(self, wait_ms: int, /) -> bool:
@@ -212,10 +186,25 @@ class PostgresLog:
         if opened is not None:
             await opened.close()
 
-    async def _writable(self) -> _Opened:
+    async def _asked(
+        self, ask: Callable[[Connection], Awaitable[_T]], *, writes: bool = False, appends: bool = False
+    ) -> _T:
+        """Ask on a connection, and again on another one where that broke: whatever is asked here may be asked twice."""
+        try:
+            return await self._asked_once(ask, writes, appends)
+        except ConnectionBroke as broke:
+            try:
+                return await self._asked_once(ask, writes, appends)
+            except LogUnavailable:
+                # This time nothing was done, which says nothing of the first time.
+                raise broke from broke.__cause__
+
+    async def _asked_once(self, ask: Callable[[Connection], Awaitable[_T]], writes: bool, appends: bool) -> _T:
         opened = await self._open()
-        await opened.lock.check()
-        return opened
+        if writes:
+            await opened.lock.check()
+        async with (opened.appending if appends else opened.reading).one() as db:
+            return await ask(db)
 
     async def _open(self) -> _Opened:
         """Return what is open on this loop, with the tables made."""
@@ -296,6 +285,36 @@ async def _make_tables(db: Connection) -> None:
         )
 
 
+async def _append(db: Connection, appends: Sequence[Append]) -> list[Answer]:
+    """Append to each room what does not need to be looked at in one statement, and then the rest."""
+    answers: list[Answer] = [misplaced(each) for each in appends]
+    left = [n for n, answer in enumerate(answers) if answer is None]
+    first: dict[str, int] = {}
+    for n in left:
+        first.setdefault(appends[n].room_id, n)
+    together = list(first.values())
+    done: set[int] = set()
+    try:
+        rows = await db.fetch(sql.APPEND, *_columns([appends[n] for n in together]))
+        done = {together[n - 1] for (n,) in rows}
+    except Exception as error:
+        # One of the rooms has what cannot be kept: the others do not wait for it.
+        if not is_about_what_was_given(error):
+            raise
+    left = [n for n in left if n not in done]
+    if not left:
+        return answers
+    try:
+        answered = await _one_by_one(db, [appends[n] for n in left])
+    except Exception as error:
+        if done and not db.is_closed():
+            raise _Partly("PostgreSQL took a part of what it was given, and then failed.") from error
+        raise
+    for n, answer in zip(left, answered, strict=True):
+        answers[n] = answer
+    return answers
+
+
 async def _one_by_one(db: Connection, appends: Sequence[Append]) -> list[Answer]:
     """Append in one transaction, room by room; one that cannot be kept takes no other along."""
     answers: list[Answer] = [None] * len(appends)
@@ -307,7 +326,7 @@ async def _one_by_one(db: Connection, appends: Sequence[Append]) -> list[Answer]
                 async with db.transaction():
                     answers[n] = await _appended(db, appends[n])
             except Exception as error:
-                if not is_about_what_was_given(error) or db.is_closed():
+                if not is_about_what_was_given(error):
                     raise
                 answers[n] = f"{type(error).__name__}: {error}"
     return answers
