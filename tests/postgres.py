@@ -182,10 +182,10 @@ class Postgres:
 
 
 @contextmanager
-def cluster() -> Iterator[Postgres]:
-    """Make a cluster and run it."""
+def cluster(within: str | None = None) -> Iterator[Postgres]:
+    """Make a cluster and run it, in a folder of its own within this one."""
     # Not in pytest's folder, which only the user who runs the tests may enter; and a socket's path must be short.
-    folder = Path(tempfile.mkdtemp(prefix="chatx-pg-"))
+    folder = Path(tempfile.mkdtemp(prefix="chatx-pg-", dir=within))
     try:
         running = Postgres(folder)
         try:

@@ -1,65 +1,14 @@
-"""The goals of the wire, and the table that says which of them are met."""
+"""The goals of the wire."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from benchmarks.goals import Goal
 
 MAILBOX_BYTES = 1_048_576
 """What may wait for one stalled reader, in bytes: the default of `mailbox_bytes`."""
 
 STALLED = 98
 """Readers that stall, of 1,000: every tenth but those who send."""
-
-Figures = dict[str, float]
-
-
-@dataclass(frozen=True)
-class Goal:
-    """One line of the table.
-
-    Attributes:
-        name: What is measured.
-        needs: The figure of chatx.
-        reference: The figure it is divided by, or None: then the goal is one of the figure itself.
-        least: Whether the goal is a lower bound; otherwise it is an upper one.
-        bound: The goal.
-        unit: As a format of one number.
-    """
-
-    name: str
-    needs: str
-    reference: str | None
-    bound: float
-    unit: str
-    least: bool = False
-    scale: float = 1.0
-
-    def has(self, figures: Figures) -> bool:
-        """Return whether it was measured."""
-        return self.needs in figures
-
-    def value(self, figures: Figures) -> float:
-        """Return what the bound is compared with."""
-        value = figures[self.needs]
-        return value * self.scale if self.reference is None else value / figures[self.reference]
-
-    def met(self, figures: Figures) -> bool:
-        """Return whether the goal is met."""
-        value = self.value(figures)
-        return value >= self.bound if self.least else value <= self.bound
-
-    def row(self, figures: Figures) -> str:
-        """Return the line of the table."""
-        own = self.unit.format(figures[self.needs] * self.scale)
-        other = ratio = "–"
-        bound = self.unit.format(self.bound)
-        if self.reference is not None:
-            other = self.unit.format(figures[self.reference] * self.scale)
-            ratio = f"{self.value(figures):.2f}×"
-            bound = f"{self.bound:g}×"
-        sign = "≥" if self.least else "≤"
-        return f"| {self.name} | {own} | {other} | {ratio} | {sign} {bound} | {'yes' if self.met(figures) else 'no'} |"
-
 
 GOALS = (
     Goal(
@@ -92,10 +41,3 @@ GOALS = (
     Goal("… objects left", "stalled with objects_left", None, 1000, "{:.0f}"),
     Goal("… memory left", "stalled with resident_left", None, 4, "{:.1f} MiB", scale=1 / 2**20),
 )  # fmt: skip
-
-
-def table(figures: Figures) -> str:
-    """Return the table of the goals that were measured."""
-    lines = ["| what | chatx | reference | ratio | goal | met |", "|---|---|---|---|---|---|"]
-    lines += [goal.row(figures) for goal in GOALS if goal.has(figures)]
-    return "\n".join(lines) + "\n"

@@ -19,8 +19,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks import page
+from benchmarks.goals import table
 from benchmarks.page import progress
-from benchmarks.wire.goals import GOALS, table
+from benchmarks.wire.goals import GOALS
 from benchmarks.wire.servers import Bench, Seen
 
 CLIENTS, PACE, OUTSTANDING = "1000", 50, 16
@@ -162,7 +163,7 @@ def main(arguments: list[str]) -> int:
         }
         print(json.dumps({"figures": figures, "goals": goals}, indent=2))
         return 0
-    written = page.machine(options.rounds) + "\n\n" + table(figures)
+    written = page.machine(options.rounds) + "\n\n" + table(GOALS, figures)
     if "waited" in figures:
         written += (
             f"\nServer and load waited for their cores for {figures['waited']:.0%} of the time. Above some percent, "
