@@ -22,6 +22,7 @@ build_chat: Any = Chat
 
 NUMBERS = {
     "message_size_limit": 4096,
+    "message_data_limit": 4096,
     "room_queue_limit": 2048,
     "delivery_batch_size": 100,
     "delivery_tick_ms": 100,

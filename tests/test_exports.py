@@ -103,7 +103,7 @@ SIGNATURES = {
     "leave": (Chat.leave, "(self, room_id, user_id)"),
     "send_message": (
         Chat.send_message,
-        "(self, room_id, user_id, content, *, idempotency_key=None, trusted=False, durability=None)",
+        "(self, room_id, user_id, content, *, idempotency_key=None, trusted=False, durability=None, data=None)",
     ),
     "subscribe": (
         Chat.subscribe,
@@ -126,7 +126,7 @@ SIGNATURES = {
     "Connection.unsubscribe": (Connection.unsubscribe, "(self, room_id)"),
     "Connection.send_message": (
         Connection.send_message,
-        "(self, room_id, content, *, idempotency_key=None, trusted=False, durability=None)",
+        "(self, room_id, content, *, idempotency_key=None, trusted=False, durability=None, data=None)",
     ),
     "ChatConfig.load": (ChatConfig.load, "(path=None, env=...)"),
     "Telemetry.attach": (chatx.Telemetry.attach, "(self, event, handler)"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -170,6 +170,7 @@ class Chat:
         idempotency_key: str | None = None,
         trusted: bool = False,
         durability: Literal["sequenced", "stored"] | None = None,
+        data: Mapping[str, Any] | None = None,
     ) -> Message:
         """Send a message to a room; when this returns it is `sequenced`: it has its place and is on its way to all.
 
@@ -188,6 +189,8 @@ class Chat:
                 moderation or one of yours. Everything else holds, the order of this user's sends too. Clients cannot
                 set it.
             durability: `sequenced` or `stored`; None is the option of this name.
+            data: A JSON object that travels with it, of at most `message_data_limit` bytes: attachments, mentions, what
+                your clients need. `content` may be empty where this is not.
 
         Raises:
             ConfigError: `stored`, and persistence is no log.
@@ -205,7 +208,7 @@ class Chat:
             # Whoever tries again at once must not keep the loop from the stop, or from the next start.
             await asyncio.sleep(0)
             engine = self._running()
-        return await engine.send(room_id, user_id, content, idempotency_key, trusted, durability)
+        return await engine.send(room_id, user_id, content, idempotency_key, trusted, durability, data)
 
     def subscribe(
         self,

@@ -63,6 +63,7 @@ class ChatConfig:
         BUILT_IN, "what a message goes through, in order: built-in names and callables"
     )
     message_size_limit: int = _number(4096, "bytes of UTF-8", "the largest content")
+    message_data_limit: int = _number(4096, "bytes of JSON", "the largest data that travels with a message")
     room_queue_limit: int = _number(2048, "messages", "admitted to a room and not yet sequenced")
     rate_limit: RateLimit = _object(RateLimit(), "the token bucket of each user in each room")
     durability: Literal["sequenced", "stored"] = _object(
@@ -128,6 +129,11 @@ class ChatConfig:
             with problems.gathered():
                 _check_dead_letter_handler(self.on_dead_letter)
         problems.tell()
+
+    @property
+    def largest_message(self) -> int:
+        """The most bytes that a message's content and data may have together."""
+        return self.message_size_limit + self.message_data_limit
 
     @classmethod
     def load(cls, path: str | os.PathLike[str] | None = None, env: Mapping[str, str] = os.environ) -> Self:
@@ -252,7 +258,10 @@ def _check_auth(auth: object) -> None:
 
 
 def _check_moderation(moderation: object) -> None:
-    check_method("moderation", moderation, "check", "content")
+    if hasattr(moderation, "check_message"):
+        check_method("moderation", moderation, "check_message", "draft")
+    else:
+        check_method("moderation", moderation, "check", "content")
 
 
 def _check_notifier(notifier: object) -> None:

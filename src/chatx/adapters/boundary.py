@@ -349,7 +349,7 @@ class Guard:
         self._refusal = refusal
         self.awaits: bool = is_async(self._ask)
 
-    def ask(self, *args: str) -> None:
+    def ask(self, *args: Any) -> None:
         """Ask a plain adapter.
 
         Raises:
@@ -369,7 +369,7 @@ class Guard:
         if answer is not True:
             raise self._no(answer, args)
 
-    async def ask_awaiting(self, *args: str) -> None:
+    async def ask_awaiting(self, *args: Any) -> None:
         """Ask an async adapter; errors as `ask`."""
         try:
             answer = await self._boundary.awaiting(self._name, self._ask, *args)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Sequence
 from typing import Literal, Protocol, TypeAlias
 
-from chatx.core.message import Message
+from chatx.core.message import Draft, Message
 
 Action: TypeAlias = Literal["join", "subscribe", "send"]
 """What a user asks to do in a room."""
@@ -31,6 +31,14 @@ class Moderation(Protocol):
 
     def check(self, content: str, /) -> bool | Awaitable[bool]:
         """Return exactly True or False, or raise `Blocked(reason)`. Anything else refuses. Must not block."""
+        ...
+
+
+class ModeratesMessages(Protocol):
+    """Says which messages may be sent, by all that they have: the data that travels with them too."""
+
+    def check_message(self, draft: Draft, /) -> bool | Awaitable[bool]:
+        """Answer as `Moderation.check`, which is not asked where there is this."""
         ...
 
 

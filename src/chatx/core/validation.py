@@ -18,12 +18,13 @@ ID_LIMIT = 128
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
 
-def valid_content(content: object, limit: int) -> str:
+def valid_content(content: object, limit: int, *, may_be_empty: bool = False) -> str:
     """Return the content as text, or refuse it.
 
     Args:
         content: `str`, or UTF-8 in `bytes`.
         limit: The most bytes of UTF-8 it may have.
+        may_be_empty: Whether there is data that says enough.
 
     Raises:
         InvalidMessage: Wrong type, empty, not UTF-8, a lone surrogate, or a control character but newline, return
@@ -62,8 +63,8 @@ def valid_content(content: object, limit: int) -> str:
         raise InvalidMessage(f"The content is of type {type(content).__name__}; send str, or bytes of UTF-8.")
     if size > limit:
         raise _too_large(str(size), limit)
-    if not text:
-        raise InvalidMessage("The content is empty; send at least one character.")
+    if not text and not may_be_empty:
+        raise InvalidMessage("The content is empty; send at least one character, or data.")
     if not text.isprintable():
         found = _CONTROL.search(text)
         if found is not None:

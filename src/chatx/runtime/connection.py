@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from chatx.core.fanout import Subscriber
 from chatx.core.mailbox import Batch, OverflowPolicy
@@ -121,11 +121,14 @@ class Connection(Consumer):
         idempotency_key: str | None = None,
         trusted: bool = False,
         durability: Literal["sequenced", "stored"] | None = None,
+        data: Mapping[str, Any] | None = None,
     ) -> Message:
         """Send a message as this connection's user; errors as `Chat.send_message`."""
         if self._closed or self._engine is None or not self._engine.open:
             await asyncio.sleep(0)  # as in `Chat.send_message`
-        return await self._open_engine().send(room_id, self.user_id, content, idempotency_key, trusted, durability)
+        return await self._open_engine().send(
+            room_id, self.user_id, content, idempotency_key, trusted, durability, data
+        )
 
     def cut(self, error: ChatError) -> None:
         """End the connection from the engine's side, with this error, and leave every room: the user was revoked."""

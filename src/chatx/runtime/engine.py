@@ -118,7 +118,7 @@ class Engine:
         self._auth = guard_of(config, self.boundary, "auth")
         self.consumers: Readers = Readers()
         self.callbacks: dict[Revocable, None] = {}
-        self.page_messages: int = max(1, min(PAGE_MESSAGES, config.mailbox_bytes // config.message_size_limit))
+        self.page_messages: int = max(1, min(PAGE_MESSAGES, config.mailbox_bytes // config.largest_message))
         self.revocations: int = 0
         self._revoked: OrderedDict[str, int] = OrderedDict()
         self.open: bool = True
@@ -212,6 +212,7 @@ class Engine:
         key: str | None,
         trusted: bool = False,
         durability: object = None,
+        data: object = None,
     ) -> Message:
         """Send a message; errors as `Chat.send_message`."""
         # As `here`, for less: where this turn has published already, the loop runs.
@@ -221,7 +222,7 @@ class Engine:
             if not self.open:
                 self.check_open()
             stored = self._by_default_stored if durability is None else self.stored(durability)
-            message = self.sending.send_at_once(room_id, user_id, content, key, trusted, stored)
+            message = self.sending.send_at_once(room_id, user_id, content, key, trusted, stored, data)
             if isinstance(message, Draft):
                 message = await self.send_draft(message, key, trusted, stored)
         except ChatError:
@@ -236,12 +237,18 @@ class Engine:
         return message
 
     def send_at_once(
-        self, room_id: str, user_id: str, content: str | bytes, key: str | None, trusted: bool = False
+        self,
+        room_id: str,
+        user_id: str,
+        content: str | bytes,
+        key: str | None,
+        trusted: bool = False,
+        data: object = None,
     ) -> Message | Draft:
         """Send a message if nothing has to be awaited; else return its draft for `send_draft`. Errors as `send`."""
         if not self.open:
             self.check_open()
-        return self.sending.send_at_once(room_id, user_id, content, key, trusted, self._by_default_stored)
+        return self.sending.send_at_once(room_id, user_id, content, key, trusted, self._by_default_stored, data)
 
     async def send_draft(
         self, draft: Draft, key: str | None, trusted: bool = False, stored: bool | None = None

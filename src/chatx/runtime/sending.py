@@ -21,6 +21,7 @@ from msgspec.structs import replace
 from chatx.adapters.boundary import Boundary
 from chatx.adapters.room_log import Keyed
 from chatx.config import ChatConfig
+from chatx.core.data import valid_data
 from chatx.core.idempotency import IdempotencyWindow, key_of, scope_of
 from chatx.core.message import Draft, Message, Position
 from chatx.core.rate_limit import TokenBuckets, wait_in_words
@@ -86,6 +87,7 @@ class Sending:
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._size_limit = config.message_size_limit
+        self._data_limit = config.message_data_limit
         self._queue_limit = config.room_queue_limit
         self._telemetry = telemetry
         self._rooms = rooms
@@ -116,6 +118,7 @@ class Sending:
         key: str | None,
         trusted: bool = False,
         stored: bool = False,
+        data: object = None,
     ) -> Message | Draft:
         """Send one message where nothing must be awaited for it; otherwise return it as a draft, for `send_draft`."""
         began = self._now()
@@ -123,11 +126,14 @@ class Sending:
             # Exactly a bool: what comes out of a form or a file as "false" must not get past the middlewares.
             if trusted is not False and trusted is not True:
                 raise InvalidMessage(f"trusted is {trusted!r}; give True or False.")
-            draft = Draft(
-                valid_id(room_id, "room_id"),
-                valid_id(user_id, "user_id"),
-                valid_content(content, self._size_limit),
-            )
+            if data is None:
+                draft = Draft(
+                    valid_id(room_id, "room_id"),
+                    valid_id(user_id, "user_id"),
+                    valid_content(content, self._size_limit),
+                )
+            else:
+                draft = self._draft_with_data(room_id, user_id, content, data)
             scope = None
             if key is not None:
                 scope = scope_of(draft.room_id, draft.user_id, valid_id(key, "idempotency_key"))
@@ -151,6 +157,11 @@ class Sending:
             raise
         self._count_sent(message, began)
         return message
+
+    def _draft_with_data(self, room_id: str, user_id: str, content: str | bytes, data: object) -> Draft:
+        room_id, user_id = valid_id(room_id, "room_id"), valid_id(user_id, "user_id")
+        checked = valid_data(data, self._data_limit)
+        return Draft(room_id, user_id, valid_content(content, self._size_limit, may_be_empty=bool(checked)), checked)
 
     async def send_draft(self, draft: Draft, key: str | None, trusted: bool = False, stored: bool = False) -> Message:
         """Send a draft that `send_at_once` returned."""

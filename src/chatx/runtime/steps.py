@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from chatx.adapters.boundary import AdapterFailure, Boundary, Guard, adapter_name, is_async
 from chatx.config import ChatConfig
+from chatx.core.data import valid_data
 from chatx.core.message import Draft
 from chatx.core.middleware import AwaitingStep, Chain, Check, PlainStep, Step
 from chatx.core.validation import valid_content
@@ -39,17 +40,20 @@ def chain_of(config: ChatConfig, boundary: Boundary, take_token: Callable[[Draft
                 steps.append(_auth_step(auth))
         elif middleware == "moderation":
             if (moderation := guard_of(config, boundary, "moderation")) is not None:
-                steps.append(_moderation_step(moderation))
+                steps.append(_moderation_step(moderation, whole=hasattr(config.moderation, "check_message")))
         else:
             steps.append(_own_step(boundary, middleware))
-    return Chain(steps, _check_of(config.message_size_limit, boundary))
+    return Chain(steps, _check_of(config.message_size_limit, config.message_data_limit, boundary))
 
 
 def guard_of(config: ChatConfig, boundary: Boundary, role: str) -> Guard | None:
     """Return the guard around the auth or moderation adapter, or None where there is none."""
     if role == "auth":
         return None if config.auth is None else Guard(boundary, role, config.auth, "authorize", Unauthorized)
-    return None if config.moderation is None else Guard(boundary, role, config.moderation, "check", Blocked)
+    if config.moderation is None:
+        return None
+    method = "check_message" if hasattr(config.moderation, "check_message") else "check"
+    return Guard(boundary, role, config.moderation, method, Blocked)
 
 
 def _auth_step(auth: Guard) -> Step:
@@ -66,15 +70,15 @@ def _auth_step(auth: Guard) -> Step:
     return AwaitingStep(run_awaiting) if auth.awaits else PlainStep(run)
 
 
-def _moderation_step(moderation: Guard) -> Step:
+def _moderation_step(moderation: Guard, *, whole: bool) -> Step:
     ask, ask_awaiting = moderation.ask, moderation.ask_awaiting
 
     def run(draft: Draft) -> Draft:
-        ask(draft.content)
+        ask(draft if whole else draft.content)
         return draft
 
     async def run_awaiting(draft: Draft) -> Draft:
-        await ask_awaiting(draft.content)
+        await ask_awaiting(draft if whole else draft.content)
         return draft
 
     return AwaitingStep(run_awaiting) if moderation.awaits else PlainStep(run)
@@ -107,12 +111,15 @@ def _middleware_failed(name: str) -> AdapterError:
     return AdapterError(f"The middleware {name} failed, so the message was refused; try again later.")
 
 
-def _check_of(size_limit: int, boundary: Boundary) -> Check:
+def _check_of(size_limit: int, data_limit: int, boundary: Boundary) -> Check:
     def check(before: Draft, after: object) -> Draft:
         if isinstance(after, Draft):
             if after.room_id == before.room_id and after.user_id == before.user_id:
-                content = valid_content(after.content, size_limit)
-                return after if content is after.content else replace(after, content=content)
+                data = valid_data(after.data, data_limit)
+                content = valid_content(after.content, size_limit, may_be_empty=bool(data))
+                if content is after.content and data is after.data:
+                    return after
+                return replace(after, content=content, data=data)
             wrong = "a draft of another room or user"
         else:
             wrong = f"{type(after).__name__}, not a draft"

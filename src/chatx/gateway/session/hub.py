@@ -21,6 +21,8 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
+from msgspec import UNSET
+
 from chatx.core.fanout import Subscriber
 from chatx.core.log_limit import LogLimit
 from chatx.core.message import Entry, Event, Message, PresenceDiff, Signal
@@ -245,4 +247,5 @@ def message_payload(message: Message) -> Published:
         message.inserted_at,
         message.epoch,
         message.offset,
+        UNSET if message.data is None else message.data,
     )

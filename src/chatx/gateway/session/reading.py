@@ -97,6 +97,7 @@ class Reading:
 
 
 def size_of(message: Entry) -> int:
-    """Return the bytes of UTF-8 in a message's content."""
-    content = message.content
-    return len(content) if content.isascii() else len(content.encode())
+    """Return the bytes of UTF-8 in a message's content and data."""
+    content, data = message.content, message.data  # type: ignore[attr-defined]  # every kind has its own
+    size = len(content) if content.isascii() else len(content.encode())
+    return size if data is None else size + len(data.text.encode())

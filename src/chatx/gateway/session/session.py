@@ -255,7 +255,7 @@ class Session:
         if not self._allowed:
             self._allowed = self.gateway.allowances.messages(self.user_id, self.last_seen)
         self._allowed -= 1
-        sent = self.engine.send_at_once(push.room_id, self.user_id, message.content, message.key)
+        sent = self.engine.send_at_once(push.room_id, self.user_id, message.content, message.key, data=message.data)
         if isinstance(sent, Draft):
             self._start(self._send(push, sent, message.key))
         else:

@@ -29,7 +29,6 @@ Offset = Annotated[int, Meta(ge=0, le=2**53 - 1)]
 Epoch = Annotated[str, Meta(max_length=128)]
 
 # What the engine asks of a text, said in the description only: an id has at least as many bytes as characters.
-Content = Annotated[str, Meta(extra_json_schema={"minLength": 1})]
 Key = Annotated[str, Meta(extra_json_schema={"minLength": 1, "maxLength": ID_LIMIT})]
 
 
@@ -37,13 +36,20 @@ class NewMessage(Struct, frozen=True, gc=False):
     """The payload of `new_message` from a client."""
 
     content: Annotated[
-        Content,
+        str,
         Meta(
             description="The text, at most `message_size_limit` bytes of UTF-8, without control characters but "
             "newline, return and tab."
         ),
     ]
     key: Annotated[Key | None, Meta(description="An idempotency key of at most 128 bytes of UTF-8, or null.")] = None
+    data: Annotated[
+        dict[str, Any] | None,
+        Meta(
+            description="What travels with it: an object of at most `message_data_limit` bytes of JSON, or null. The "
+            "content may be empty where this is not."
+        ),
+    ] = None
 
 
 class StreamPosition(Struct, frozen=True, gc=False):
@@ -132,6 +138,9 @@ class Published(Struct, frozen=True, gc=False):
     inserted_at: Annotated[int, Meta(description="When it was published, in ms since the Unix epoch.")]
     epoch: Annotated[str, Meta(description="Opaque identity of the room's stream.")]
     offset: Annotated[Offset, Meta(description="Place in that stream; contiguous from 1.")]
+    data: Annotated[
+        dict[str, Any] | UnsetType, Meta(description="What travels with it; left out where there is nothing.")
+    ] = UNSET
 
 
 class HistoryPage(Struct, frozen=True, gc=False):
