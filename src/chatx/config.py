@@ -130,11 +130,6 @@ class ChatConfig:
                 _check_dead_letter_handler(self.on_dead_letter)
         problems.tell()
 
-    @property
-    def largest_message(self) -> int:
-        """The most bytes that a message's content and data may have together."""
-        return self.message_size_limit + self.message_data_limit
-
     @classmethod
     def load(cls, path: str | os.PathLike[str] | None = None, env: Mapping[str, str] = os.environ) -> Self:
         """Read the options from TOML and from the environment, which goes first.

@@ -58,7 +58,7 @@ def test_unknown_fields_are_ignored() -> None:
     ],
 )
 def test_a_bad_new_message_is_an_invalid_message_that_says_what_to_send(payload: Any) -> None:
-    with pytest.raises(InvalidMessage, match=r"payload is not valid: .+ Send an object with content, key\."):
+    with pytest.raises(InvalidMessage, match=r"payload is not valid: .+ Send an object with content, key, data\."):
         parse(raw(payload), NewMessage)
 
 

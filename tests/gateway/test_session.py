@@ -796,3 +796,55 @@ def test_every_error_that_is_raised_is_in_the_table() -> None:
     assert {error for error in tree(ChatError) if error.__module__.startswith("chatx.")} - {ChatError} == set(
         ERRORS.values()
     )
+
+
+@virtual
+async def test_data_travels_beside_the_content_on_every_way_to_a_client() -> None:
+    async with Chat() as chat:
+        gateway = Gateway(chat.engine)
+        ada, bob = Client(gateway, "ada"), Client(gateway, "bob")
+        joined = await ada.join("room:a")
+        status, _ = await ada.call("room:a", "new_message", {"content": "", "data": {"files": ["a.png", {"n": 1}]}})
+        assert status == "ok"
+        await ada.call("room:a", "new_message", {"content": "plain", "data": None})
+        await settle()
+        told = [each.payload for each in ada.received if each.event == "new_message"]
+        assert [(each["content"], each.get("data")) for each in told] == [
+            ("", {"files": ["a.png", {"n": 1}]}),
+            ("plain", None),
+        ]
+        assert "data" not in told[1]
+        await bob.join("room:a", epoch=joined["epoch"], offset=0)
+        await settle()
+        assert [each.payload for each in bob.received if each.event == "new_message"] == told
+        _, page = await bob.call("room:a", "history", {"limit": 10})
+        assert page["messages"] == told
+        for payload in (
+            {"content": "", "data": {}},
+            {"content": "x", "data": {"a": 2**53}},
+            {"content": "x", "data": [1]},
+        ):
+            status, response = await ada.call("room:a", "new_message", payload)
+            assert (status, response["code"]) == ("error", "invalid_message")
+        status, response = await ada.call("room:a", "new_message", {"content": "x", "data": {"a": "x" * 5000}})
+        assert (status, response["code"]) == ("error", "message_too_large")
+        for each in (ada, bob):
+            each.session.end()
+
+
+@virtual
+async def test_a_page_with_much_data_is_cut_by_its_bytes() -> None:
+    async with Chat(rate_limit=RateLimit(1e6, 10**6)) as chat:
+        gateway = Gateway(chat.engine)
+        for number in range(60):
+            await chat.send_message("a", "ada", "x" * 4000, data={"n": number, "text": "y" * 4000})
+        first = (await chat.history("a", limit=60))[0]
+        bob = Client(gateway, "bob")
+        await bob.join("room:a", epoch=first.epoch, offset=0)
+        await settle()
+        told = [each.payload for each in bob.received if each.event == "new_message"]
+        assert [each["data"]["n"] for each in told] == list(range(60))
+        _, page = await bob.call("room:a", "history", {"limit": 60})
+        assert page["more"]
+        assert 20 <= len(page["messages"]) <= 33
+        bob.session.end()

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
-from chatx import Chat, ChatError, ConfigError, InvalidMessage, Message, RoomUnavailable
+from chatx import Blocked, Chat, ChatError, ConfigError, Draft, InvalidMessage, Message, RoomUnavailable
 from chatx.adapters.memory_log import MemoryLog
 from chatx.adapters.room_log import FENCED, Answer, Append, LogUnavailable, Opened
 from chatx.gateway.session.gateway import Gateway
@@ -317,3 +318,26 @@ async def test_the_reply_on_the_wire_says_that_a_message_is_stored() -> None:
         status, response = await client.call("room:a", "new_message", {"content": "hi"})
         assert (status, "stored" in response) == ("ok", False)
         client.session.end()
+
+
+@virtual
+async def test_data_is_kept_by_the_log_and_seen_by_a_moderation_that_asks_for_the_whole_message() -> None:
+    class Moderates:
+        def check_message(self, draft: Draft) -> bool:
+            return draft.data != {"bad": True}
+
+    def add(draft: Draft) -> Draft:
+        return replace(draft, data={"added": [1]}) if draft.content == "add" else draft  # type: ignore[arg-type]
+
+    log = Log()
+    chat = Chat(persistence=log, moderation=Moderates(), middlewares=(add, "moderation"), durability="stored")
+    async with chat:
+        message = await chat.send_message("a", "ann", "", data={"n": [1, {"x": None}]})
+        assert message.data == {"n": [1, {"x": None}]}
+        assert hash(message)
+        with pytest.raises(Blocked):
+            await chat.send_message("a", "ann", "x", data={"bad": True})
+        assert (await chat.send_message("a", "ann", "add")).data == {"added": [1]}
+        assert (await chat.send_message("a", "ann", "none")).data is None
+    async with Chat(persistence=log, history_size=1) as again:
+        assert [each.data for each in await again.history("a")] == [{"n": [1, {"x": None}]}, {"added": [1]}, None]

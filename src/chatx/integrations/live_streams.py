@@ -44,7 +44,9 @@ class Streams:
             counted="live pages",
         )
         self._allowances = Allowances(config)
-        self._reading = Reading(config.history_bytes_per_sec, config.largest_message, config.mailbox_bytes, engine.loop)
+        self._reading = Reading(
+            config.history_bytes_per_sec, config.message_size_limit, config.mailbox_bytes, engine.loop
+        )
         self._refusals = RefusalLog()
         self._open = 0
 

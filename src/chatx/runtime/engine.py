@@ -118,7 +118,7 @@ class Engine:
         self._auth = guard_of(config, self.boundary, "auth")
         self.consumers: Readers = Readers()
         self.callbacks: dict[Revocable, None] = {}
-        self.page_messages: int = max(1, min(PAGE_MESSAGES, config.mailbox_bytes // config.largest_message))
+        self.page_messages: int = max(1, min(PAGE_MESSAGES, config.mailbox_bytes // config.message_size_limit))
         self.revocations: int = 0
         self._revoked: OrderedDict[str, int] = OrderedDict()
         self.open: bool = True

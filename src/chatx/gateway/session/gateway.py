@@ -47,7 +47,7 @@ class Gateway:
         self.joins: TokenBuckets = TokenBuckets(RateLimit(most / JOIN_SECONDS, JOIN_BURSTS * most))
         self.allowances: Allowances = Allowances(config)
         self.reading: Reading = Reading(
-            config.history_bytes_per_sec, config.largest_message, config.mailbox_bytes, engine.loop
+            config.history_bytes_per_sec, config.message_size_limit, config.mailbox_bytes, engine.loop
         )
         self.wheel: Wheel = Wheel(engine.loop)
         self.flow: Flow = Flow()

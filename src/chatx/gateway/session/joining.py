@@ -184,7 +184,7 @@ class Joining:
                 async with reading.turn(session.user_id):
                     page = await session.engine.next_page(process, after, reading.at_once)
         if isinstance(page, Page):
-            reading.charge(session.user_id, page.entries)
+            page = reading.charged(session.user_id, page)
         return page
 
     def _page_at_once(self, process: RoomProcess, after: Position) -> Page | Unrecovered | None:
@@ -195,7 +195,7 @@ class Joining:
         reading = session.gateway.reading
         page = session.engine.page_in_memory(process, after, reading.at_once)
         if isinstance(page, Page):
-            reading.charge(session.user_id, page.entries)
+            page = reading.charged(session.user_id, page)
         return page
 
     def _finish(self, membership: Membership, reached: Position, page: Page) -> None:

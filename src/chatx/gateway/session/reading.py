@@ -21,6 +21,7 @@ from typing import Final
 from chatx.core.byte_budget import ByteBudget
 from chatx.core.message import Entry
 from chatx.errors import RateLimited
+from chatx.runtime.catchup import Page
 
 PAGE_MESSAGES: Final = 64
 """Messages read at once, and written before the client must have taken them."""
@@ -57,7 +58,7 @@ class Reading:
         self.page_bytes: Final[int] = min(PAGE_BYTES, mailbox_bytes // 4)
         """Bytes of content in one page; one message may be more than that."""
         self.at_once: Final[int] = max(1, min(PAGE_MESSAGES, self.page_bytes // largest))
-        """Messages of one read, so that it brings a page's bytes at most."""
+        """Messages of one read, so that their content is a page's bytes at most."""
 
     def __len__(self) -> int:
         """Return how many users are in memory."""
@@ -81,6 +82,18 @@ class Reading:
         for message in messages:
             size += size_of(message)
         self._budget.charge(user_id, size, self._loop.time())
+
+    def charged(self, user_id: str, page: Page) -> Page:
+        """Charge the user for a page, and return it; with data it may be too much, and the rest is left for later."""
+        size = 0
+        for place, entry in enumerate(page.entries):
+            more = size + size_of(entry)
+            if more > self.page_bytes and place:
+                page = Page(page.entries[:place], last=False)
+                break
+            size = more
+        self._budget.charge(user_id, size + OVERHEAD * (len(page.entries) or 1), self._loop.time())
+        return page
 
     @asynccontextmanager
     async def turn(self, user_id: str) -> AsyncIterator[None]:
