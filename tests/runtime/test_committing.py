@@ -327,7 +327,7 @@ async def test_data_is_kept_by_the_log_and_seen_by_a_moderation_that_asks_for_th
             return draft.data != {"bad": True}
 
     def add(draft: Draft) -> Draft:
-        return replace(draft, data={"added": [1]}) if draft.content == "add" else draft  # type: ignore[arg-type]
+        return replace(draft, data={"added": [1]}) if draft.content == "add" else draft
 
     log = Log()
     chat = Chat(persistence=log, moderation=Moderates(), middlewares=(add, "moderation"), durability="stored")
