@@ -284,10 +284,15 @@ class Blocks:
         return draft
 
 
+def refusals() -> list[Any]:
+    return [each for each in gc.get_objects() if type(each) is Blocked]
+
+
 @pytest.mark.parametrize("way", ["moderation", "middleware"])
 @virtual
 async def test_a_refusal_that_repeats_of_a_key_wait_for_leaves_nothing(way: str) -> None:
     blocks = Blocks()
+    earlier = refusals()  # those of other tests
     middlewares: tuple[Any, ...] = ("moderation",) if way == "moderation" else (blocks.as_middleware,)
     async with Chat(moderation=blocks, middlewares=middlewares) as chat:
         client = Client(Gateway(chat.engine), "ada")
@@ -296,7 +301,7 @@ async def test_a_refusal_that_repeats_of_a_key_wait_for_leaves_nothing(way: str)
         await asyncio.sleep(1)
         assert [client.reply(ref)[1]["code"] for ref in refs] == ["blocked"] * 3
         assert [each() for each in blocks.raised] == [None] * len(blocks.raised)
-        assert not any(type(each) is Blocked for each in gc.get_objects())  # those that the repeats got
+        assert len(refusals()) <= len(earlier)  # nor did those that the repeats got
         client.session.end()
 
 
