@@ -2,12 +2,14 @@
 
 import logging
 import os
+import random
 import warnings
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from chatx.runtime import committing, notifying, saving
 from tests.postgres import Postgres, cluster
 
 # No deadline: a shared machine's pauses are not findings. The blob lets anyone replay a failure.
@@ -19,6 +21,23 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("long" if os.environ.get("TEST_LONG") else "ci")
+
+
+class SeededRandom:
+    """What `random` is to the workers whose backoffs are drawn: every one draws the same each time."""
+
+    @staticmethod
+    def Random() -> random.Random:  # the name that it stands for
+        return random.Random(11)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def seeded_backoffs() -> Iterator[None]:
+    """Draw no test's backoffs by chance: how often an adapter is tried, and when, hangs on them."""
+    with pytest.MonkeyPatch.context() as patch:
+        for worker in (saving, notifying, committing):
+            patch.setattr(worker, "random", SeededRandom)
+        yield
 
 
 @pytest.fixture
