@@ -301,18 +301,27 @@ class Chat:
         return process.presences() if process is not None else {}
 
     async def history(
-        self, room_id: str, *, before: Message | tuple[str, int] | None = None, limit: int = 50
+        self,
+        room_id: str,
+        *,
+        before: Message | tuple[str, int] | None = None,
+        after: Message | tuple[str, int] | None = None,
+        limit: int = 50,
     ) -> list[Message]:
-        """Return a room's newest messages, or the newest ahead of a place, oldest first; at most `limit`, 1 to 10,000.
+        """Return messages of a room, oldest first; at most `limit`, 1 to 10,000.
 
-        What memory no longer has comes from persistence where that serves history.
+        They are the newest ahead of `before`, the oldest behind `after`, or, with neither, the newest. What memory no
+        longer has comes from persistence where that serves history. Fewer than `limit` are all that there are. What was
+        given up to the dead letters is not among them; the offsets show that.
 
         Raises:
-            InvalidMessage: The room id, `before` or `limit` is not valid.
+            InvalidMessage: The room id, `before`, `after` or `limit` is not valid, or both places are given.
+            EpochChanged: `after` is not in the room's newest stream.
+            TooOld: What follows `after` is no longer kept.
             AdapterError: Persistence cannot be read now.
             Closed: The chat is not running.
         """
-        return await self.engine.history(room_id, before, limit)
+        return await self.engine.history(room_id, before, after, limit)
 
     @property
     def dead_letters(self) -> tuple[DeadLetter, ...]:

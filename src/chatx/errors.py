@@ -191,6 +191,20 @@ class SubscriberFailed(ChatError):
     summary = "The subscriber's callback raised; subscribe again after the last position it handled."
 
 
+class EpochChanged(ChatError):
+    """The place to go on from is in another stream than the room's present one, or past its head."""
+
+    code = "epoch_changed"
+    summary = "The place is not in the room's stream. Load the newest history."
+
+
+class TooOld(ChatError):
+    """What follows the place to go on from is no longer kept."""
+
+    code = "too_old"
+    summary = "What follows the place is no longer kept. Load the newest history."
+
+
 class UnmatchedTopic(ChatError):
     """On the wire: the topic is not joined, or is none that this server has."""
 
@@ -242,6 +256,8 @@ ERRORS: dict[str, type[ChatError]] = {
         AdapterError,
         SlowConsumer,
         SubscriberFailed,
+        EpochChanged,
+        TooOld,
         UnmatchedTopic,
         TooManyJoins,
         Closed,

@@ -137,8 +137,8 @@ async def test_every_frame_of_a_real_session_is_one_of_the_messages(shell: str, 
         await ada.next("presence_state")
         await _talk(ada)
         await _meet(ada, port, version)
-        await _resume(ada, chat)
-        codes = await _be_refused(ada, rules)
+        codes = await _resume(ada, chat)
+        codes |= await _be_refused(ada, rules)
         await _renew(ada)
         for event in ("phx_join", "phx_leave"):  # the join supersedes the present one
             await ada.push("room:general", event, {})
@@ -158,6 +158,9 @@ async def _talk(ada: Recorder) -> None:
     assert page["more"] is True
     before = {name: page["messages"][0][name] for name in ("epoch", "offset")}
     assert (await ada.ask("room:general", "history", {"before": before})).payload["response"]["more"] is False
+    onwards = {"after": {**before, "offset": 0}, "limit": 1}
+    page = (await ada.ask("room:general", "history", onwards)).payload["response"]
+    assert [(each["offset"], page["more"]) for each in page["messages"]] == [(1, True)]
 
 
 async def _meet(ada: Recorder, port: int, version: Version) -> None:
@@ -167,7 +170,7 @@ async def _meet(ada: Recorder, port: int, version: Version) -> None:
     assert "bob" in (await ada.next("presence_diff")).payload["leaves"]
 
 
-async def _resume(ada: Recorder, chat: CrashingChat) -> None:
+async def _resume(ada: Recorder, chat: CrashingChat) -> set[str]:
     for number in range(20):
         await chat.send_message("busy", f"server{number}", f"m{number}")
     epoch = (await ada.ask("room:busy", "phx_join", {})).payload["response"]["epoch"]
@@ -177,6 +180,10 @@ async def _resume(ada: Recorder, chat: CrashingChat) -> None:
         outcomes.append(reply.payload["response"].get("reason", "recovered"))
     assert outcomes == ["too_many", "too_old", "epoch_changed", "recovered"]
     assert [(await ada.next("new_message")).payload["offset"] for _ in range(2)] == [19, 20]
+    return {
+        await ada.refused("room:busy", "history", {"after": {"epoch": epoch, "offset": 0}}),
+        await ada.refused("room:busy", "history", {"after": {"epoch": "another", "offset": 1}}),
+    }
 
 
 async def _be_refused(ada: Recorder, rules: Rules) -> set[str]:

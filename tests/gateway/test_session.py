@@ -291,6 +291,10 @@ async def test_a_rate_limited_client_that_waits_as_told_succeeds() -> None:
         ("history", {"limit": 0}, "invalid_message"),
         ("history", {"limit": 201}, "invalid_message"),
         ("history", {"before": {"epoch": "e"}}, "invalid_message"),
+        ("history", {"after": {"epoch": "e", "offset": -1}}, "invalid_message"),
+        ("history", {"after": [1]}, "invalid_message"),
+        ("history", {"after": {"epoch": "e", "offset": 1}, "before": {"epoch": "e", "offset": 2}}, "invalid_message"),
+        ("history", {"after": {"epoch": "e", "offset": 1}}, "epoch_changed"),
     ],
 )
 @virtual
@@ -347,6 +351,53 @@ async def test_history_gives_pages_backwards_and_says_when_there_is_more() -> No
         assert newest["more"] is True
         assert [each["offset"] for each in older["messages"]] == [1, 2, 3]
         assert older["more"] is False
+        client.session.end()
+
+
+@virtual
+async def test_history_gives_pages_onwards_and_says_when_there_is_more() -> None:
+    async with Chat(rate_limit=UNLIMITED, history_size=5) as chat:
+        await publish(chat, "a", 7)
+        client = Client(Gateway(chat.engine), "ada")
+        head = await client.join("room:a")
+        place = {"epoch": head["epoch"], "offset": 2}
+        seen: list[tuple[list[int], bool]] = []
+        while not seen or seen[-1][1]:
+            _, page = await client.call("room:a", "history", {"limit": 2, "after": place})
+            seen.append(([each["offset"] for each in page["messages"]], page["more"]))
+            place["offset"] = page["messages"][-1]["offset"]
+        assert seen == [([3, 4], True), ([5, 6], True), ([7], False)]
+        assert await client.call("room:a", "history", {"after": place}) == ("ok", {"messages": [], "more": False})
+        for offset, code in ((1, "too_old"), (8, "epoch_changed")):
+            status, refused = await client.call("room:a", "history", {"after": place | {"offset": offset}})
+            assert (status, refused["code"], refused["retryable"]) == ("error", code, False)
+        client.session.end()
+
+
+@virtual
+async def test_whoever_may_no_longer_read_a_room_gets_no_history_of_it() -> None:
+    class Auth:
+        def __init__(self) -> None:
+            self.asked: list[tuple[str, str, str]] = []
+            self.answer = True
+
+        async def authorize(self, user_id: str, room_id: str, action: str) -> bool:
+            self.asked.append((user_id, room_id, action))
+            return self.answer
+
+    auth = Auth()
+    async with Chat(auth=auth, middlewares=()) as chat:
+        await publish(chat, "a", 3)
+        client = Client(Gateway(chat.engine), "ada")
+        head = await client.join("room:a")
+        for answer in (True, False, True):
+            for place in ({}, {"after": {"epoch": head["epoch"], "offset": 0}}):
+                auth.asked.clear()
+                auth.answer = answer
+                status, page = await client.call("room:a", "history", place)
+                assert auth.asked == [("ada", "a", "subscribe")]
+                assert (status, page.get("code")) == (("ok", None) if answer else ("error", "unauthorized"))
+                assert len(page.get("messages", [])) == (3 if answer else 0)
         client.session.end()
 
 

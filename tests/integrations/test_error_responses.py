@@ -54,6 +54,8 @@ def test_every_error_has_a_status_that_says_whose_turn_it_is() -> None:
         "adapter_error": 503,
         "slow_consumer": 503,
         "subscriber_failed": 500,
+        "epoch_changed": 410,
+        "too_old": 410,
         "unmatched_topic": 422,
         "too_many_joins": 503,
         "closed": 503,

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from itertools import chain, islice
 from typing import Any
 
 from msgspec import Struct
@@ -134,6 +135,14 @@ class Sequencer:
     def behind(self) -> int:
         """How many entries that everybody has are not in the log."""
         return len(self._owed) + (0 if self.flight is None else len(self.flight.owed))
+
+    def owed_from(self, offset: int, most: int) -> list[Entry]:
+        """Return the entries from a place on that everybody has and the log does not, at most `most`, in order."""
+        flying = [] if self.flight is None else self.flight.owed
+        owed = chain(flying, self._owed)
+        first = next((each.entry.offset for each in chain(flying, self._owed)), offset)
+        skipped = max(0, offset - first)
+        return [each.entry for each in islice(owed, skipped, skipped + most)]
 
     def owe(self, entry: Entry, scope: bytes | None) -> Owed:
         """Take note of an entry that was placed and applied."""

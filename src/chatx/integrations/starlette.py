@@ -99,6 +99,8 @@ HTTP_STATUS = {
     "invalid_message": 400,
     "unauthorized": 403,
     "revoked": 403,
+    "epoch_changed": 410,
+    "too_old": 410,
     "message_too_large": 413,
     "blocked": 422,
     "rate_limited": 429,

@@ -157,6 +157,11 @@ class Committing:
         """Return whether something of this room is not in the log yet."""
         return room_id in self._busy
 
+    def latest(self, room_id: str) -> RoomProcess | None:
+        """Return the room's latest life of which something is not in the log yet, or None."""
+        lives = self._busy.get(room_id)
+        return lives[-1] if lives else None
+
     def has_all(self, room_id: str) -> bool:
         """Return whether the log has every entry of this room."""
         return room_id not in self._busy

@@ -29,6 +29,7 @@ from chatx.runtime.catchup import (
 )
 from chatx.runtime.dead_letters import DeadLetter
 from chatx.runtime.delivery import Delivery
+from chatx.runtime.history import messages_after, messages_before
 from chatx.runtime.log_storage import LogStorage
 from chatx.runtime.process import RoomProcess
 from chatx.runtime.readers import Readers, Revocable
@@ -375,29 +376,32 @@ class Engine:
         self.check_open()
         return page
 
-    async def history(self, room_id: str, before: object, limit: int) -> list[Message]:
-        """Return the newest messages ahead of a place; errors as `Chat.history`."""
+    async def history(self, room_id: str, before: object, after: object, limit: int) -> list[Message]:
+        """Return messages ahead of a place or behind it; errors as `Chat.history`."""
         self.check_open()
         valid_id(room_id, "room_id")
         if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= HISTORY_AT_ONCE:
             raise InvalidMessage(f"limit is {limit!r}; give a whole number of messages from 1 to {HISTORY_AT_ONCE}.")
-        place = position_of(before, "before")
-        process = self.rooms.find(room_id)
-        newest: list[Message] = []
-        if process is not None:
-            found = process.newest(limit) if place is None else process.before(place, limit)
-            newest = [each for each in found if isinstance(each, Message)]
-        missing = limit - len(newest)
-        if not missing or not self.storage.serves_history:
-            return newest
-        place = Position(newest[0].epoch, newest[0].offset) if newest else place
+        ahead, behind = position_of(before, "before"), position_of(after, "after")
+        if ahead is not None and behind is not None:
+            raise InvalidMessage("before and after are both given; give one of them.")
+        committing = self.delivery.committing
+
+        def find() -> RoomProcess | None:
+            process = self.rooms.find(room_id)
+            # A room that crashed too often is gone, while its log does not have all that was said there.
+            return committing.latest(room_id) if process is None and committing is not None else process
+
         try:
-            older = await self.storage.load(room_id, before=place, limit=missing)
+            if behind is not None:
+                messages = await messages_after(find, self.storage, room_id, behind, limit)
+            else:
+                messages = await messages_before(find, self.storage, room_id, ahead, limit)
         except AdapterError:
-            self.check_open()
+            self.check_open()  # a read that the stop cut short is no fault of the adapter
             raise
         self.check_open()
-        return [each for each in older if isinstance(each, Message)] + newest
+        return messages
 
     async def stop(self, drain_timeout_ms: int | None = None) -> None:
         """Drain and end the chat, within this timeout or the configured one: sends, deliveries, then all the rest."""

@@ -135,8 +135,9 @@ class RoomProcess:
 
     @property
     def oldest(self) -> int:
-        """The offset of the oldest message in memory; one past the head where there is none."""
-        return self.room.history.start
+        """The offset of the oldest entry in memory, what is owed to the log included; one past the head for none."""
+        behind = 0 if self.sequencer is None else self.sequencer.behind
+        return min(self.room.history.start, self.offset + 1 - behind)
 
     @property
     def blank(self) -> bool:
@@ -191,7 +192,8 @@ class RoomProcess:
 
     def newest(self, limit: int) -> list[Entry]:
         """Return the newest entries in memory, oldest first, at most `limit`."""
-        return self.room.history.newest(limit)
+        head = self.head
+        return self.before(Position(head.epoch, head.offset + 1), limit)
 
     def at(self, place: Position) -> Entry | None:
         """Return the entry at a place, or None where memory does not have it."""
@@ -199,7 +201,16 @@ class RoomProcess:
 
     def before(self, place: Position, limit: int) -> list[Entry]:
         """Return the newest entries in memory ahead of a place, oldest first, at most `limit`."""
-        return self.room.history.before(place.offset, limit) if place.epoch == self.head.epoch else []
+        if place.epoch != self.head.epoch:
+            return []
+        found = self.room.history.before(place.offset, limit)
+        if len(found) < limit and self.sequencer is not None:
+            # More may be owed to the log than the history keeps.
+            end = found[0].offset if found else min(place.offset, self.offset + 1)
+            first = max(self.oldest, end - limit + len(found))
+            if first < end:
+                return self.sequencer.owed_from(first, end - first) + found
+        return found
 
     def after(self, place: Position, limit: int) -> list[Entry] | Unrecovered:
         """Return every entry after a place, as `History.after`."""
@@ -207,7 +218,10 @@ class RoomProcess:
 
     def page(self, place: Position, most: int) -> list[Entry] | Unrecovered:
         """Return the oldest entries in memory after a place, as `History.page`."""
-        return self.room.history.page(place, most)
+        found = self.room.history.page(place, most)
+        if found == "too_old" and self.sequencer is not None and place.offset + 1 >= self.oldest:
+            return self.sequencer.owed_from(place.offset + 1, most)
+        return found
 
     def begin_anew(self, position: Position) -> None:
         """Go on in another stream. Nothing was published in this life, nobody reads it, and nothing waits for a log."""

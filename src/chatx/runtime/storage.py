@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from chatx.adapters.boundary import AdapterFailure, Boundary, adapter_name
+from chatx.adapters.room_log import Found
 from chatx.core.message import Entry, Message, Position
 from chatx.errors import AdapterError, ChatError
 
@@ -71,6 +72,20 @@ class Storage:
         messages = list(answer[:limit])
         self._check_order("load_messages", messages, room_id, after, before)
         return messages
+
+    async def read(
+        self, room_id: str, *, after: Position | None = None, before: Position | None = None, limit: int
+    ) -> Found:
+        """Return entries in order, at most `limit`; errors as `load`.
+
+        The oldest place that is kept is only asked for where something is missing behind `after`.
+        """
+        entries = await self.load(room_id, after=after, before=before, limit=limit)
+        oldest = None
+        if after is not None and entries and entries[0].offset > after.offset + 1:
+            first = await self.load(room_id, after=Position(after.epoch, 0), limit=1)
+            oldest = Position(after.epoch, first[0].offset) if first else None
+        return Found(tuple(entries), oldest)
 
     def _check_order(
         self, method: str, entries: Sequence[Entry], room_id: str, after: Position | None, before: Position | None

@@ -100,11 +100,14 @@ FROM_CLIENTS: Final[dict[str, Kind]] = {
     ),
     "loadHistory": Kind(
         "Load history",
-        "Asks for messages that were there before.",
+        "Asks for messages that were there before, ahead of a place or behind it.",
         "history",
         _ROOM,
         ref("History"),
-        [Example("1", "3", History(50, StreamPosition(_EPOCH, 42)))],
+        [
+            Example("1", "3", History(50, StreamPosition(_EPOCH, 42))),
+            Example("1", "3", History(50, after=StreamPosition(_EPOCH, 42))),
+        ],
     ),
     "renewToken": Kind(
         "Renew the token",

@@ -30,9 +30,8 @@ from chatx.errors import ChatError, InvalidMessage, RateLimited, RoomUnavailable
 from chatx.gateway.entry.handshake import Identity
 from chatx.gateway.session.expiry import DOUBTS
 from chatx.gateway.session.gateway import Gateway
-from chatx.gateway.session.hub import message_payload
+from chatx.gateway.session.history import page_of
 from chatx.gateway.session.joining import Joining, Membership
-from chatx.gateway.session.reading import size_of
 from chatx.gateway.session.socket import Bundle, Socket
 from chatx.gateway.wire.actions import Action, Close, Join, Leave, Push, Superseded, Write
 from chatx.gateway.wire.bounds import ANSWER_S, IDLE_TIMEOUT_S, OVERDUE_PERCENT, PENDING_PUSHES
@@ -41,7 +40,6 @@ from chatx.gateway.wire.frames import Version
 from chatx.gateway.wire.payloads import (
     AccessToken,
     History,
-    HistoryPage,
     NewMessage,
     Renewed,
     Sent,
@@ -286,32 +284,19 @@ class Session:
         try:
             async with self.pages:
                 await self.socket.drained()
+                await self._authorize_to_read(push.room_id)
                 async with reading.turn(self.user_id):
-                    found = await self._page_of(push.room_id, wanted)
+                    page = await page_of(self.engine, reading, self.user_id, push.room_id, wanted)
         except ChatError as error:
             self._refuse(push, error)
-            return
-        shown = _within(found[-wanted.limit :], reading.page_bytes)
-        page = HistoryPage([message_payload(message) for message in shown], len(shown) < len(found))
-        self.carry_out(self.protocol.reply(push, "ok", page))
+        else:
+            self.carry_out(self.protocol.reply(push, "ok", page))
 
-    async def _page_of(self, room_id: str, wanted: History) -> list[Message]:
-        """Return the messages that a push asks for and one more, or as many of them as pass the bytes of a page."""
-        reading = self.gateway.reading
-        reading.check(self.user_id)  # again, since what went before it has been charged meanwhile
-        place = (wanted.before.epoch, wanted.before.offset) if wanted.before is not None else None
-        found: list[Message] = []
-        size = 0
-        while len(found) <= wanted.limit and size <= reading.page_bytes:
-            most = min(reading.at_once, wanted.limit + 1 - len(found))
-            older = await self.engine.history(room_id, place, most)
-            reading.charge(self.user_id, older)
-            found[:0] = older
-            size += sum(map(size_of, older))
-            if len(older) < most:
-                break
-            place = (older[0].epoch, older[0].offset)
-        return found
+    async def _authorize_to_read(self, room_id: str) -> None:
+        """Raise a `ChatError` where the user may not read the room any more, whatever was allowed when it joined."""
+        await self.engine.authorize(self.user_id, room_id, "subscribe")
+        if not self.identity.may_join(room_id):
+            raise Unauthorized
 
     @property
     def pages(self) -> asyncio.Lock:
@@ -405,16 +390,6 @@ class Session:
             extra={"user": self.user_id, "code": CLOSE_INTERNAL},
         )
         self.cut(CLOSE_INTERNAL, "internal error")
-
-
-def _within(messages: list[Message], most: int) -> list[Message]:
-    """Return the newest of the messages whose contents have at most so many bytes together; one at the least."""
-    size = 0
-    for number, message in enumerate(reversed(messages)):
-        size += size_of(message)
-        if size > most and number:
-            return messages[-number:]
-    return messages
 
 
 _HANDLERS: Final[dict[str, Callable[[Session, Push], None]]] = {

@@ -81,12 +81,24 @@ class Resume(Struct, frozen=True, gc=False):
 
 
 class History(Struct, frozen=True, gc=False):
-    """The payload of `history`: how many messages, and before which place."""
+    """The payload of `history`: how many messages, and before or after which place.
+
+    Both places are refused: one of them would be left out without a word.
+    """
 
     limit: Annotated[int, Meta(description="Messages, 1 to 200.", ge=1, le=200)] = 50
     before: Annotated[
-        StreamPosition | None, Meta(description="The messages before this place, or null for the newest.")
+        StreamPosition | None,
+        Meta(description="The newest messages before this place; null, without `after` too, for the newest of all."),
     ] = None
+    after: Annotated[
+        StreamPosition | None,
+        Meta(description="The oldest messages after this place, or null. Not together with `before`."),
+    ] = None
+
+    def __post_init__(self) -> None:
+        if self.before is not None and self.after is not None:
+            raise ValueError("Expected `before` or `after`, not both")
 
 
 class AccessToken(Struct, frozen=True, gc=False):
@@ -147,7 +159,7 @@ class HistoryPage(Struct, frozen=True, gc=False):
     """The response to `history`."""
 
     messages: Annotated[list[Published], Meta(description="Oldest first.")]
-    more: Annotated[bool, Meta(description="Whether there are older ones.")]
+    more: Annotated[bool, Meta(description="Whether there are older ones, or, where `after` was given, newer ones.")]
 
 
 class Renewed(Struct, frozen=True, gc=False):
