@@ -1,6 +1,7 @@
 """What `stored` promises: nobody sees what could still fail, and an acknowledgement says that the log has it."""
 
 import asyncio
+import gc
 from collections.abc import Sequence
 from typing import Any
 
@@ -341,3 +342,24 @@ async def test_data_is_kept_by_the_log_and_seen_by_a_moderation_that_asks_for_th
         assert (await chat.send_message("a", "ann", "none")).data is None
     async with Chat(persistence=log, history_size=1) as again:
         assert [each.data for each in await again.history("a")] == [{"n": [1, {"x": None}]}, {"added": [1]}, None]
+
+
+@virtual
+async def test_a_refusal_by_the_log_leaves_nothing() -> None:
+    log = Log()
+    async with chat_on(log, durability="stored") as chat:
+        await chat.send_message("a", "ann", "first")
+        gc.collect()
+        gc.disable()
+        try:
+            log.plan = ["unavailable"] * 3
+            before = sum(type(each) is RoomUnavailable for each in gc.get_objects())
+            for _ in range(3):
+                try:
+                    await chat.send_message("a", "ann", "hi")
+                except RoomUnavailable as error:
+                    del error
+                await asyncio.sleep(10)
+            assert sum(type(each) is RoomUnavailable for each in gc.get_objects()) == before
+        finally:
+            gc.enable()

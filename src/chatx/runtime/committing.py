@@ -24,7 +24,7 @@ import contextlib
 import logging
 import random
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from chatx.adapters.boundary import AdapterFailure, Boundary, adapter_name
 from chatx.adapters.room_log import (
@@ -61,6 +61,9 @@ REFUSED_S = 1.0
 
 SETTLING = 16
 """Rooms that are being settled at a time, at most."""
+
+
+_Sender: TypeAlias = "asyncio.Future[Message | ChatError]"
 
 
 class Publisher(Protocol):
@@ -214,7 +217,7 @@ class Committing:
         Raises:
             RoomUnavailable: The log did not take it in time, or at all; its text says whether it may be there.
         """
-        sender: asyncio.Future[Message] = waiting.sender
+        sender: _Sender = waiting.sender
         try:
             await asyncio.wait((sender,), timeout=self._timeout_s)
         except asyncio.CancelledError:
@@ -233,7 +236,11 @@ class Committing:
                 "published; send it again with the same idempotency key.",
                 retry_after=self.retry_after,
             )
-        return sender.result()
+        told = sender.result()
+        if isinstance(told, ChatError):
+            # A copy that no future holds: with its traceback it would hold this frame, and that the future.
+            raise told.again()
+        return told
 
     def left(self, scope: bytes) -> tuple[RoomProcess, Waiting] | None:
         """Return the draft that was sent with this key, whose sender waits no more, and which may be published yet."""
@@ -273,15 +280,18 @@ class Committing:
                 if self._store.rounds:
                     await self._wait_for_the_log()
                 await self._transactions.acquire()
-                group = self._group()
-                if group:
-                    self._spawn(self._write(group), "chatx log, one transaction")
-                else:
-                    self._transactions.release()
+                self._begin()
             except Exception:
                 # Ours, not the log's, which is contained. The worker goes on, and what was not in flight waits.
                 logger.exception("The log's worker failed; it goes on.", extra={"adapter": self._name})
                 await asyncio.sleep(self._tick_s)
+
+    def _begin(self) -> None:
+        group = self._group()
+        if group:
+            self._spawn(self._write(group), "chatx log, one transaction")
+        else:
+            self._transactions.release()
 
     async def _wait_for_company(self) -> None:
         if not self._soon.is_set():
@@ -632,7 +642,6 @@ def _lost() -> RoomUnavailable:
     return RoomUnavailable("The room is somebody else's now: another chat writes to the same store. Send again later.")
 
 
-def _tell(sender: asyncio.Future[Message], error: ChatError) -> None:
+def _tell(sender: _Sender, error: ChatError) -> None:
     if not sender.done():
-        sender.set_exception(error.again())
-        sender.exception()  # who waited may be gone by now; then nobody is to be told
+        sender.set_result(error)
