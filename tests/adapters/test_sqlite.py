@@ -200,9 +200,9 @@ def test_a_path_that_cannot_be_opened_is_refused_with_the_reason(tmp_path: Path)
 def test_tables_of_another_version_are_refused_and_left_alone(opened: Open, tmp_path: Path) -> None:
     opened().save_messages([message(1)])
     with contextlib.closing(sqlite3.connect(tmp_path / "chat.db")) as db, db:
-        db.execute("UPDATE chatx_schema SET version = 4")
+        db.execute("UPDATE chatx_schema SET version = 5")
     with pytest.raises(
-        ConfigError, match=r"have version 4, and this version of chatx reads up to 3; use the chatx that"
+        ConfigError, match=r"have version 5, and this version of chatx reads up to 4; use the chatx that"
     ):
         opened()
     with contextlib.closing(sqlite3.connect(tmp_path / "chat.db")) as db:

@@ -12,6 +12,7 @@ PACKAGES = ("chatx", "chatx.gateway", "chatx.testing")
 
 MODULES = (
     "chatx.adapters.memory_log",
+    "chatx.adapters.outbox",
     "chatx.adapters.protocols",
     "chatx.adapters.room_log",
     "chatx.adapters.sqlite",
@@ -33,6 +34,10 @@ INTERNAL = {
     "chatx.Message.target",
     "chatx.Subscription.cut",
     "chatx.Subscription.end",
+    "chatx.adapters.outbox.NOTIFICATION_STATES",
+    "chatx.adapters.outbox.check_outbox",
+    "chatx.adapters.outbox.has_outbox",
+    "chatx.adapters.outbox.keeps_some",
     "chatx.adapters.room_log.check_log",
     "chatx.adapters.room_log.is_log",
     "chatx.adapters.room_log.misplaced",

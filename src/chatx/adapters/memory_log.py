@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import chain
 
+from chatx.adapters.memory_outbox import MemoryOutbox
 from chatx.adapters.room_log import FENCED, KEYS_AT_ONCE, Answer, Append, Found, Keyed, Opened, Record, misplaced
 from chatx.core.message import Entry, Position
 
@@ -39,10 +40,11 @@ class _Room:
         return len(again)
 
 
-class MemoryLog:
-    """A `RoomLog` in memory, whose methods are async and await nothing."""
+class MemoryLog(MemoryOutbox):
+    """A `RoomLog` in memory with an outbox, whose methods are async and await nothing."""
 
     def __init__(self) -> None:
+        super().__init__(self._at)
         self._rooms: dict[str, _Room] = {}
 
     async def take_over(self, room_id: str, /) -> Opened:
@@ -79,6 +81,7 @@ class MemoryLog:
             room.head = Position(entry.epoch, entry.offset)
             if record.key is not None:
                 room.keys.setdefault((entry.user_id, record.key), Keyed(record.key, entry))
+            self._keep(record)
         return None
 
     async def read(
@@ -116,6 +119,10 @@ class MemoryLog:
         room = self._rooms.get(room_id)
         keyed = room.keys.get((user_id, key)) if room is not None else None
         return keyed.entry if keyed is not None else None
+
+    def _at(self, room_id: str, epoch: str, offset: int) -> Entry | None:
+        record = self._rooms[room_id].epochs.get(epoch, {}).get(offset)
+        return None if record is None else record.entry
 
     def forget(self, room_id: str, before: Position) -> None:
         """Let go of what is ahead of a place of the room, as retention does; the head stays where it is."""

@@ -25,6 +25,7 @@ from typing import Any, Protocol, TypeAlias
 from msgspec import Struct
 
 from chatx.adapters.boundary import check_method
+from chatx.adapters.outbox import check_outbox, keeps_some
 from chatx.core.message import Entry, Position
 
 APPENDED_AT_ONCE = 64
@@ -49,9 +50,11 @@ class Recipients(Struct, frozen=True, gc=False):
 
     Attributes:
         users: The members of the moment, the sender left out; None where the notifier's `recipients` says whom.
+        due_at: Since when they are to be told, in ms since the Unix epoch.
     """
 
     users: tuple[str, ...] | None
+    due_at: int = 0
 
 
 class Record(Struct, frozen=True, gc=False):
@@ -60,7 +63,7 @@ class Record(Struct, frozen=True, gc=False):
     Attributes:
         entry: With its place.
         key: The idempotency key that it was sent with, or None.
-        notify: What goes into the outbox in the same transaction, or None.
+        notify: What goes into the outbox in the same transaction, or None. A log without an outbox gets none.
     """
 
     entry: Entry
@@ -208,7 +211,7 @@ def is_log(store: Any) -> bool:
 
 
 def check_log(store: object) -> None:
-    """Check that a log has its methods, and that they can be called as the engine calls them.
+    """Check that a log has its methods, all or none of an outbox, and that the engine can call them.
 
     Raises:
         ConfigError: They cannot.
@@ -222,6 +225,8 @@ def check_log(store: object) -> None:
     if hasattr(store, "hold") or hasattr(store, "let_go"):
         check_method("persistence", store, "hold", "wait_ms")
         check_method("persistence", store, "let_go")
+    if keeps_some(store):
+        check_outbox(store)
 
 
 def misplaced(append: Append) -> str | None:

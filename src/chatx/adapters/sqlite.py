@@ -19,14 +19,15 @@ from contextlib import suppress
 from itertools import groupby
 from sqlite3 import Connection
 
-from chatx.adapters import sqlite_log
+from chatx.adapters import sqlite_log, sqlite_outbox
+from chatx.adapters.outbox import Claimed, Notification, NotificationState, Outcome
 from chatx.adapters.room_log import Answer, Append, Found, LogUnavailable, Opened
 from chatx.adapters.sqlite_file import SQLiteFile
 from chatx.core.message import Entry, Message, Position
 
 
 class SQLitePersistence(SQLiteFile):
-    """A persistence adapter over one file, and a log. Its methods block; the engine calls them in threads.
+    """A persistence adapter over one file: a log with an outbox. Its methods block; the engine calls them in threads.
 
     It keeps every message for ever. The tables have names of their own, so the file may be one of the application's. A
     file of an earlier version is taken up to this one's tables when it is opened, in one transaction.
@@ -131,6 +132,53 @@ class SQLitePersistence(SQLiteFile):
             LogUnavailable: The file cannot be read.
         """
         return self._read(lambda db: sqlite_log.find(db, room_id, user_id, key))
+
+    # As an outbox
+
+    def claim_notifications(self, claimer: str, limit: int, now_ms: int, until_ms: int, /) -> list[Claimed]:
+        """Claim what is due until `until_ms`, at most `limit` rows, those first that have been due longest.
+
+        Raises:
+            LogUnavailable: The file cannot be written.
+        """
+        # Whoever looks in vain keeps nobody from writing.
+        if not self._read(lambda db: sqlite_outbox.is_due(db, now_ms)):
+            return []
+        return self._written(lambda db: sqlite_outbox.claim(db, claimer, limit, now_ms, until_ms))
+
+    def settle_notifications(self, claimer: str, outcomes: Sequence[Outcome], /) -> None:
+        """Write down what became of rows; those that are not this claimer's any more stay as they are.
+
+        Raises:
+            LogUnavailable: The file cannot be written.
+        """
+        self._written(lambda db: sqlite_outbox.settle(db, claimer, outcomes))
+
+    def list_notifications(
+        self, state: NotificationState | None, after: str | None, limit: int, /
+    ) -> list[Notification]:
+        """Return rows of one state, or of all, in the order of their ids and behind one, at most `limit`.
+
+        Raises:
+            LogUnavailable: The file cannot be read.
+        """
+        return self._read(lambda db: sqlite_outbox.listed(db, state, after, limit))
+
+    def retry_notifications(self, ids: Sequence[str], /) -> int:
+        """Let dead rows be tried again, as if for the first time; return how many of these were dead.
+
+        Raises:
+            LogUnavailable: The file cannot be written.
+        """
+        return self._written(lambda db: sqlite_outbox.retry(db, ids))
+
+    def drop_notifications(self, ids: Sequence[str], /) -> int:
+        """Take rows out, whatever their state; return how many there were.
+
+        Raises:
+            LogUnavailable: The file cannot be written.
+        """
+        return self._written(lambda db: sqlite_outbox.drop(db, ids))
 
     # As persistence that saves
 

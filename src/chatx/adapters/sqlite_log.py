@@ -16,6 +16,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 
+from chatx.adapters import sqlite_outbox
 from chatx.adapters.entry_rows import entry_of, row_of
 from chatx.adapters.room_log import (
     FENCED,
@@ -223,6 +224,7 @@ def _appended(db: sqlite3.Connection, wanted: Append) -> Answer:
     if new:
         insert(db, room_id, rank, [each.entry for each in new])
         _keep_keys(db, room_id, rank, new)
+        sqlite_outbox.keep(db, rank, new)
         head = new[-1].entry.offset
     db.execute("UPDATE chatx_rooms SET head = ?, writes = writes + 1 WHERE room_id = ?", (head, room_id))
     return None

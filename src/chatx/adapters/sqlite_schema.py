@@ -7,6 +7,7 @@
 | `chatx_terms` | the newest term of all rooms, in one row |
 | `chatx_streams` | an epoch of a room with its rank: epochs have no order of their own |
 | `chatx_entries` | an entry, at (room, rank, offset) |
+| `chatx_outbox` | whom the notifier is still to tell of an entry |
 | `chatx_keys` | an idempotency key, and the place of the first entry that came with it |
 
 Rules:
@@ -99,7 +100,26 @@ _TERMS = (
     """UPDATE chatx_schema SET version = 3""",
 )
 
-STEPS: tuple[tuple[str, ...], ...] = (_FIRST, _LOG, _TERMS)
+# A number keeps the order of those that are due at one time; nothing looks for it.
+_OUTBOX = (
+    """CREATE TABLE chatx_outbox (
+        number INTEGER PRIMARY KEY,
+        id TEXT NOT NULL UNIQUE,
+        room_id TEXT NOT NULL,
+        rank INTEGER NOT NULL,
+        "offset" INTEGER NOT NULL,
+        users TEXT,
+        attempts INTEGER NOT NULL DEFAULT 0,
+        due_at INTEGER NOT NULL,
+        claimer TEXT,
+        reason TEXT
+    )""",
+    """CREATE INDEX chatx_outbox_due ON chatx_outbox (due_at) WHERE reason IS NULL""",
+    """CREATE INDEX chatx_outbox_dead ON chatx_outbox (id) WHERE reason IS NOT NULL""",
+    """UPDATE chatx_schema SET version = 4""",
+)
+
+STEPS: tuple[tuple[str, ...], ...] = (_FIRST, _LOG, _TERMS, _OUTBOX)
 """The statements that lead to each version, from the one before it; the first from a file without tables."""
 
 SCHEMA_VERSION = len(STEPS)
