@@ -44,9 +44,6 @@ class DataList(list[Any]):
 
     __slots__ = ()
 
-    append = extend = insert = remove = pop = clear = sort = reverse = _immutable
-    __setitem__ = __delitem__ = __iadd__ = __imul__ = _immutable
-
     def __hash__(self) -> int:  # type: ignore[override]  # it cannot change
         return hash(tuple(self))
 
@@ -72,9 +69,6 @@ class Data(dict[str, Any]):
 
     text: str
     weight: int
-
-    __setitem__ = __delitem__ = __ior__ = _immutable
-    clear = pop = popitem = setdefault = update = _immutable
 
     def __init__(self, pairs: Mapping[str, Any], text: str = "", weight: int = 0) -> None:
         super().__init__(pairs)
@@ -111,6 +105,14 @@ class Data(dict[str, Any]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Data, (dict(self), self.text, self.weight)
+
+
+for _name in ("append", "extend", "insert", "remove", "pop", "clear", "sort", "reverse"):
+    setattr(DataList, _name, _immutable)
+for _name in ("__setitem__", "__delitem__", "__iadd__", "__imul__"):
+    setattr(DataList, _name, _immutable)
+for _name in ("__setitem__", "__delitem__", "__ior__", "clear", "pop", "popitem", "setdefault", "update"):
+    setattr(Data, _name, _immutable)
 
 
 def valid_data(value: object, limit: int) -> Data | None:

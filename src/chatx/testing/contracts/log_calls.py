@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from msgspec.structs import replace
@@ -19,8 +19,8 @@ class LogCalls:
     """Calls a log as the engine does, and checks the form of its answers."""
 
     def __init__(self, calls: Calls) -> None:
-        self.calls = calls
-        self.expect = calls.expect
+        self.calls: Calls = calls
+        self.expect: Callable[[bool, str], None] = calls.expect
 
     async def take_over(self, room_id: str) -> Opened:
         """Take a room over."""
@@ -117,11 +117,11 @@ class Owner:
     """
 
     def __init__(self, log: LogCalls) -> None:
-        self.log = log
-        self.stream = Stream()
-        self.room_id = self.stream.room_id
-        self.term = 0
-        self.head = Position(self.stream.epoch, 0)
+        self.log: LogCalls = log
+        self.stream: Stream = Stream()
+        self.room_id: str = self.stream.room_id
+        self.term: int = 0
+        self.head: Position = Position(self.stream.epoch, 0)
         self.entries: list[Entry] = []
 
     @classmethod
