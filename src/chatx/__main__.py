@@ -3,7 +3,7 @@
 try:
     from chatx.cli import main
 
-    status = main()
+    status: int = main()
 except KeyboardInterrupt:  # while the line above was being loaded
     status = 130
 raise SystemExit(status)
