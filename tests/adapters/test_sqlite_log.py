@@ -201,6 +201,31 @@ def test_what_must_survive_a_power_cut_is_written_with_synchronous_full_and_noth
     assert level(log) == normal
 
 
+def test_many_rooms_are_few_statements_also_where_some_of_them_are_refused(opened: Open) -> None:
+    log = opened()
+    terms = {f"room-{number}": log.take_over(f"room-{number}").term for number in range(100)}
+
+    def of_all(offset: int, **contents: str) -> list[Append]:
+        entries = [message(offset, room_id=room_id, content=contents.get(room_id, "hello")) for room_id in terms]
+        return [append(terms[each.room_id], each, key=f"key-{offset}") for each in entries]
+
+    assert log.append(of_all(1)) == [None] * 100
+    seen = traced(log)
+    assert log.append(of_all(2)) == [None] * 100
+    assert len(seen) < 30
+    seen.clear()
+
+    terms["room-7"] = 0
+    answers = log.append(of_all(3, **{"room-50": "\ud800"}))
+    assert answers[7] == FENCED
+    assert "cannot be stored" in str(answers[50])
+    assert [each for each in answers if each is not None] == [answers[7], answers[50]]
+    for number, room_id in enumerate(terms):
+        last = 2 if number in (7, 50) else 3
+        assert [each.offset for each in log.read(room_id, limit=9).entries] == list(range(1, last + 1))
+        assert log.find(room_id, "alice", "key-2") == log.read(room_id, limit=9).entries[1]
+
+
 def test_many_rooms_are_one_transaction(opened: Open) -> None:
     log = opened()
     rooms = [f"room {number}" for number in range(64)]

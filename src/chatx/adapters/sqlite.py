@@ -102,7 +102,7 @@ class SQLitePersistence(SQLiteFile):
             sqlite3.Error: Perhaps it was.
         """
         durable = any(each.durable for each in appends)
-        return self._written(lambda db: [sqlite_log.append(db, each) for each in appends], durable=durable)
+        return self._written(lambda db: sqlite_log.append_all(db, appends), durable=durable)
 
     def read(
         self, room_id: str, /, *, after: Position | None = None, before: Position | None = None, limit: int

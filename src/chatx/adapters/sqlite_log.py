@@ -9,12 +9,17 @@ Rules:
    a transaction that changes nothing does not wait until what is there is on the disk.
 5. A room that was taken over and in which nothing was said leaves a row, until somebody becomes the one who writes.
 6. Keys are let go of a day after their entries were placed, twice as many at a time as come in.
+7. However many rooms and entries are appended at once, the statements are few: around each the other threads of the
+   process may run, and where the event loop is busy it takes long until this one may again.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import cache
+from itertools import chain
+from typing import Any
 
 from chatx.adapters import sqlite_outbox
 from chatx.adapters.entry_rows import entry_of, row_of
@@ -34,8 +39,19 @@ from chatx.core.message import Entry, Position
 
 _ENTRY = 'e.id, e.user_id, e.content, e.inserted_at, e.kind, e.target, e.data, e.stored, s.epoch, e."offset"'
 
-_INSERT = """INTO chatx_entries (id, user_id, content, inserted_at, kind, target, data, stored, room_id, rank, "offset")
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+_ENTRIES = 'INTO chatx_entries (id, user_id, content, inserted_at, kind, target, data, stored, room_id, rank, "offset")'
+
+_KEYS = 'INSERT OR IGNORE INTO chatx_keys (room_id, user_id, key, rank, "offset", inserted_at)'
+
+# Of rooms that are there; their other columns stay as they are.
+_HEADS = "INSERT INTO chatx_rooms (room_id, term, head, proven)"
+_MOVES = "ON CONFLICT (room_id) DO UPDATE SET head = excluded.head, writes = writes + 1"
+
+# Values of one row times these are less than the 999 that older libraries of SQLite allow in one statement.
+_ROWS_AT_ONCE = 64
+
+# What a value of an entry is refused with; anything else is of the whole transaction.
+_OF_AN_ENTRY = (ValueError, OverflowError, sqlite3.InterfaceError, sqlite3.ProgrammingError, sqlite3.DataError)
 
 
 def take_over(db: sqlite3.Connection, room_id: str) -> Opened:
@@ -89,6 +105,30 @@ def prove(db: sqlite3.Connection, room_id: str, term: int, head: Position) -> bo
     return changed.rowcount == 1
 
 
+def append_all(db: sqlite3.Connection, appends: Sequence[Append]) -> list[Answer]:
+    """Append to many rooms, each all or nothing, and answer for each in their order.
+
+    Rooms that are where their owners think are written together; each other one is looked at alone.
+    """
+    together: dict[str, tuple[int, Append]] = {}
+    db.execute("SAVEPOINT chatx_appends")
+    try:
+        if len({each.room_id for each in appends}) == len(appends):
+            rows = _rooms(db, [each.room_id for each in appends])
+            for each in appends:
+                term, rank, epoch, head = rows.get(each.room_id, (None, None, None, None))
+                if (term, epoch, head) == (each.term, *each.after) and misplaced(each) is None:
+                    together[each.room_id] = rank, each
+        if together:
+            _write(db, [(room_id, rank, each.records) for room_id, (rank, each) in together.items()])
+    except (*_OF_AN_ENTRY, sqlite3.IntegrityError):
+        # It is one room's, and that one's answer has the reason.
+        db.execute("ROLLBACK TO chatx_appends")
+        together.clear()
+    db.execute("RELEASE chatx_appends")
+    return [None if each.room_id in together else append(db, each) for each in appends]
+
+
 def append(db: sqlite3.Connection, wanted: Append) -> Answer:
     """Append to one room all or nothing, and answer what became of it; what cannot be stored harms nobody else."""
     wrong = misplaced(wanted)
@@ -97,8 +137,7 @@ def append(db: sqlite3.Connection, wanted: Append) -> Answer:
     db.execute("SAVEPOINT chatx_append")
     try:
         answer = _appended(db, wanted)
-    # What a value of an entry is refused with; anything else is of the whole transaction.
-    except (ValueError, OverflowError, sqlite3.InterfaceError, sqlite3.ProgrammingError, sqlite3.DataError) as error:
+    except _OF_AN_ENTRY as error:
         answer = f"An entry cannot be stored: {error}"
     except sqlite3.IntegrityError as error:
         answer = f"An entry cannot be stored, for the file has another one where the room's head says nothing: {error}"
@@ -173,7 +212,7 @@ def load(
 def insert(db: sqlite3.Connection, room_id: str, rank: int, entries: Sequence[Entry], *, again: bool = False) -> None:
     """Write entries at their places; where some may be there already (`again`) those stay as they are."""
     rows = [(*row_of(each), room_id, rank, each.offset) for each in entries]
-    db.executemany(f"INSERT {'OR IGNORE ' if again else ''}{_INSERT}", rows)
+    _insert(db, f"INSERT {'OR IGNORE ' if again else ''}{_ENTRIES}", rows)
 
 
 def rank_of(db: sqlite3.Connection, room_id: str, epoch: str) -> int | None:
@@ -222,11 +261,9 @@ def _appended(db: sqlite3.Connection, wanted: Append) -> Answer:
     if again and not _are_there(db, room_id, rank, again):
         return FENCED
     if new:
-        insert(db, room_id, rank, [each.entry for each in new])
-        _keep_keys(db, room_id, rank, new)
-        sqlite_outbox.keep(db, rank, new)
-        head = new[-1].entry.offset
-    db.execute("UPDATE chatx_rooms SET head = ?, writes = writes + 1 WHERE room_id = ?", (head, room_id))
+        _write(db, [(room_id, rank, new)])
+    else:
+        db.execute("UPDATE chatx_rooms SET writes = writes + 1 WHERE room_id = ?", (room_id,))
     return None
 
 
@@ -240,24 +277,61 @@ def _are_there(db: sqlite3.Connection, room_id: str, rank: int, records: Sequenc
     return [each for (each,) in there] == [each.entry.id for each in records]
 
 
-def _keep_keys(db: sqlite3.Connection, room_id: str, rank: int, records: Sequence[Record]) -> None:
+def _rooms(db: sqlite3.Connection, room_ids: Sequence[str]) -> dict[str, tuple[Any, ...]]:
+    """Return (term, rank, epoch, head) of those rooms that have a row."""
+    found: dict[str, tuple[Any, ...]] = {}
+    for some in _split(room_ids):
+        marks = ", ".join(["?"] * len(some))
+        rows = db.execute(
+            f"SELECT room_id, term, rank, epoch, head FROM chatx_rooms WHERE room_id IN ({marks})",  # noqa: S608  # ditto
+            some,
+        )
+        found.update((row[0], row[1:]) for row in rows)
+    return found
+
+
+def _write(db: sqlite3.Connection, rooms: Sequence[tuple[str, int, Sequence[Record]]]) -> None:
+    """Write the records of rooms, each with its rank, behind their heads, and move the heads."""
+    placed = [(room_id, rank, each) for room_id, rank, records in rooms for each in records]
+    _insert(
+        db,
+        f"INSERT {_ENTRIES}",
+        [(*row_of(each.entry), room_id, rank, each.entry.offset) for room_id, rank, each in placed],
+    )
     keyed = [
         (room_id, each.entry.user_id, each.key, rank, each.entry.offset, each.entry.inserted_at)
-        for each in records
+        for room_id, rank, each in placed
         if each.key is not None
     ]
-    if not keyed:
-        return
-    db.executemany(
-        """INSERT OR IGNORE INTO chatx_keys (room_id, user_id, key, rank, "offset", inserted_at)
-        VALUES (?, ?, ?, ?, ?, ?)""",
-        keyed,
-    )
-    db.execute(
-        """DELETE FROM chatx_keys WHERE number IN
-        (SELECT number FROM chatx_keys WHERE inserted_at < ? ORDER BY inserted_at LIMIT ?)""",
-        (keyed[-1][-1] - KEYS_KEPT_MS, 2 * len(keyed)),
-    )
+    if keyed:
+        _insert(db, _KEYS, keyed)
+        db.execute(
+            """DELETE FROM chatx_keys WHERE number IN
+            (SELECT number FROM chatx_keys WHERE inserted_at < ? ORDER BY inserted_at LIMIT ?)""",
+            (keyed[-1][-1] - KEYS_KEPT_MS, 2 * len(keyed)),
+        )
+    sqlite_outbox.keep(db, [(rank, each) for _, rank, each in placed])
+    _insert(db, _HEADS, [(room_id, 0, records[-1].entry.offset, 0) for room_id, _, records in rooms], _MOVES)
+
+
+def _insert(db: sqlite3.Connection, into: str, rows: Sequence[tuple[Any, ...]], otherwise: str = "") -> None:
+    for some in _split(rows):
+        db.execute(_insertion(into, len(some), len(some[0]), otherwise), list(chain.from_iterable(some)))
+
+
+@cache
+def _insertion(into: str, rows: int, columns: int, otherwise: str) -> str:
+    row = f"({', '.join(['?'] * columns)})"
+    return f"{into} VALUES {', '.join([row] * rows)} {otherwise}"
+
+
+def _split(rows: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    """Split rows into parts of 1, 2, 4, ... of them, the largest first: of few sizes, so that statements are kept."""
+    first = 0
+    while first < len(rows):
+        count = min(_ROWS_AT_ONCE, 1 << ((len(rows) - first).bit_length() - 1))
+        yield rows[first : first + count]
+        first += count
 
 
 def _oldest(db: sqlite3.Connection, room_id: str, rank: int) -> tuple[int | None]:

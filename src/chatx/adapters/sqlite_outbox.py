@@ -26,11 +26,11 @@ _STATES = {
 }
 
 
-def keep(db: sqlite3.Connection, rank: int, records: Sequence[Record]) -> None:
-    """Write a row for each entry of which somebody is to be told."""
+def keep(db: sqlite3.Connection, placed: Sequence[tuple[int, Record]]) -> None:
+    """Write a row for each entry, given with its rank, of which somebody is to be told."""
     rows = [
         (each.entry.id, each.entry.room_id, rank, each.entry.offset, text_of(each.notify.users), each.notify.due_at)
-        for each in records
+        for rank, each in placed
         if each.notify is not None
     ]
     if rows:
