@@ -131,6 +131,9 @@ class Committing:
         self._owing: dict[RoomProcess, None] = {}
         # By key, what may be published without its sender; a repeat waits for that. At most a batch of each room.
         self._left: dict[bytes, tuple[RoomProcess, Waiting]] = {}
+        # Who waits for the log, and until when, in the order of that; a room admits so many, so these are bounded.
+        self._waits: dict[_Sender, tuple[RoomProcess, Waiting, float]] = {}
+        self._expiry: asyncio.TimerHandle | None = None
         self._resting: set[RoomProcess] = set()  # the log refused their batch just now
         self._wanted = asyncio.Event()  # something is to be written
         self._soon = asyncio.Event()  # it is not to wait for company
@@ -218,39 +221,67 @@ class Committing:
             RoomUnavailable: The log did not take it in time, or at all; its text says whether it may be there.
         """
         sender: _Sender = waiting.sender
+        if not sender.done():
+            # One timer for all who wait: one each, and a future beside this one, cost a fifth of a stored send.
+            self._waits[sender] = process, waiting, self._loop.time() + self._timeout_s
+            if self._expiry is None:
+                self._expiry = self._loop.call_later(self._timeout_s, self._expire)
         try:
-            await asyncio.wait((sender,), timeout=self._timeout_s)
+            told = await sender
         except asyncio.CancelledError:
-            if not self._withdraw(process, waiting):
+            if sender.cancelled() and not self._withdraw(process, waiting):
                 self._leave(process, waiting)
             raise
-        if not sender.done():
-            if self._withdraw(process, waiting):
-                raise RoomUnavailable(
-                    f"The store took nothing for {self._timeout_s:g} s, so nothing was sent; send again later.",
-                    retry_after=self.retry_after,
-                )
-            self._leave(process, waiting)
-            raise RoomUnavailable(
-                f"The store has not answered for {self._timeout_s:g} s, so it is not known whether the message was "
-                "published; send it again with the same idempotency key.",
-                retry_after=self.retry_after,
-            )
-        told = sender.result()
+        finally:
+            self._waits.pop(sender, None)
         if isinstance(told, ChatError):
             # A copy that no future holds: with its traceback it would hold this frame, and that the future.
             raise told.again()
         return told
+
+    def _expire(self) -> None:
+        """Refuse those who have waited for as long as a call may take."""
+        self._expiry = None
+        now = self._loop.time()
+        due: list[tuple[RoomProcess, Waiting]] = []
+        for process, waiting, until in self._waits.values():
+            if until > now:
+                self._expiry = self._loop.call_at(until, self._expire)
+                break
+            due.append((process, waiting))
+        for process, waiting in due:
+            sender: _Sender = waiting.sender
+            del self._waits[sender]
+            if sender.done():
+                continue
+            if self._withdraw(process, waiting):
+                text = f"The store took nothing for {self._timeout_s:g} s, so nothing was sent; send again later."
+            else:
+                self._leave(process, waiting)
+                text = (
+                    f"The store has not answered for {self._timeout_s:g} s, so it is not known whether the message was "
+                    "published; send it again with the same idempotency key."
+                )
+            sender.set_result(RoomUnavailable(text, retry_after=self.retry_after))
 
     def left(self, scope: bytes) -> tuple[RoomProcess, Waiting] | None:
         """Return the draft that was sent with this key, whose sender waits no more, and which may be published yet."""
         return self._left.get(scope)
 
     def _leave(self, process: RoomProcess, waiting: Waiting) -> None:
-        scope, sender = waiting.scope, waiting.sender
-        if scope is not None and not sender.done() and scope not in self._left:
-            self._left[scope] = process, waiting
-            sender.add_done_callback(lambda _: self._left.pop(scope, None))
+        """Go on without the sender, who waits no more: a repeat of its key waits for the outcome in its place."""
+        sender: _Sender = self._loop.create_future()
+        waiting.sender = sender
+        scope = waiting.scope
+        if scope is None or self._left.get(scope, (process, waiting))[1] is not waiting:
+            return
+        self._left[scope] = process, waiting
+
+        def told(_: _Sender) -> None:
+            if waiting.sender is sender:
+                self._left.pop(scope, None)
+
+        sender.add_done_callback(told)
 
     def hurry(self) -> None:
         """Wait for no further entry, and try a log that is away at once: the chat stops."""
@@ -269,6 +300,9 @@ class Committing:
         for processes in list(self._busy.values()):
             for process in list(processes):
                 self._give_up(process, "stopped", error)
+        if self._expiry is not None:
+            self._expiry.cancel()
+            self._expiry = None
 
     # The worker
 

@@ -206,7 +206,9 @@ class Sending:
             )
 
     async def _send_awaiting(self, draft: Draft, scope: bytes | None, trusted: bool, stored: bool) -> Message:
-        process = await self._opened(draft.room_id)
+        process = self._rooms.at_once(draft.room_id)
+        if process is None:
+            process = await self._opened(draft.room_id)
         if process.admitted >= self._queue_limit or self._delivery.full:
             raise self._overloaded(process)
         began = self._now()
@@ -214,7 +216,14 @@ class Sending:
         self._watch_queue(process)
         self._delivery.reserve()
         try:
-            way = await self._through_the_chain(process, draft, scope, trusted, stored)
+            if stored and (trusted or not self._chain.awaits) and draft.user_id not in process.lanes:
+                self._check_open()
+                # Nothing is awaited before the log, so this one is behind the user's earlier sends without a lane.
+                way: Message | Waiting = self._commits.submit(
+                    process, draft if trusted else self._chain.run(draft), scope, stored
+                )
+            else:
+                way = await self._through_the_chain(process, draft, scope, trusted, stored)
             # What waits for the log has its turn there; this user's next send need not wait for it.
             return way if isinstance(way, Message) else await self._commits.outcome(process, way)
         finally:
