@@ -273,6 +273,17 @@ class OldestIsTheHead(MemoryLog):
         return replace(opened, oldest=opened.head.offset if opened.head is not None else 1)
 
 
+class LooksByTakingOver(MemoryLog):
+    async def look(self, room_id: str, /) -> Opened:
+        return await self.take_over(room_id)
+
+
+class LooksAtTheTermAlone(MemoryLog):
+    async def look(self, room_id: str, /) -> Opened:
+        opened = await super().look(room_id)
+        return replace(opened, head=None)
+
+
 class HeadBehindTheEnd(MemoryLog):
     async def take_over(self, room_id: str, /) -> Opened:
         opened = await super().take_over(room_id)
@@ -753,7 +764,9 @@ BROKEN: list[tuple[type[MemoryLog], str]] = [
     (EpochsBeginUnproven, "is not proven"),
     (TakesTheAppendsProof, "proved the head again|proved it"),
     (LosesHeads, "take_over answered the head None"),
-    (OldestIsTheHead, "and the oldest 3 of a room that holds 1 to 3"),
+    (OldestIsTheHead, "and the oldest 4 of a room that holds 1 to 4"),
+    (LooksByTakingOver, "look answered the term"),
+    (LooksAtTheTermAlone, "look answered the term [0-9]+, the head None"),
     (HeadBehindTheEnd, "take_over answered the head"),
     (AppendsAgain, "changed the room|answered None; it must be refused"),
     (FencesWhatComesAgain, "the same append again answered 'fenced'; it must be None"),
@@ -833,7 +846,7 @@ async def test_a_log_that_hangs_is_found() -> None:
 @pytest.mark.parametrize(
     "log,what",
     [
-        (type("Empty", (), {}), r"has no method take_over\(\)"),
+        (type("Empty", (), {}), r"has no method look\(\)"),
         (type("Half", (MemoryLog,), {"find": None}), r"has no method find\(\)"),
         (type("Few", (MemoryLog,), {"append": lambda self: []}), r"must take \(<appends>\)"),
         (type("Named", (MemoryLog,), {"read": lambda self, room_id, limit: None}), "after="),

@@ -47,12 +47,18 @@ class MemoryLog(MemoryOutbox):
         super().__init__(self._at)
         self._rooms: dict[str, _Room] = {}
 
+    async def look(self, room_id: str, /) -> Opened:
+        """Return what is known of a room; its term stands."""
+        return self._opened(self._rooms.get(room_id) or _Room())
+
     async def take_over(self, room_id: str, /) -> Opened:
         """Take a room over: from here on an append under an earlier term is fenced."""
         room = self._rooms.setdefault(room_id, _Room())
         room.term += 1
-        keyed = tuple(room.keys.values())[-KEYS_AT_ONCE:]
-        return Opened(room.term, room.head, room.oldest, room.proven, keyed)
+        return self._opened(room)
+
+    def _opened(self, room: _Room) -> Opened:
+        return Opened(room.term, room.head, room.oldest, room.proven, tuple(room.keys.values())[-KEYS_AT_ONCE:])
 
     async def unproven(self, room_id: str, term: int, head: Position, /) -> bool:
         """Withdraw the proof of the room's head; False: fenced."""

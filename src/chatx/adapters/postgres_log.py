@@ -102,15 +102,23 @@ class PostgresLog:
         self._timeout_s = timeout_ms / 1000
         self._opened: _Opened | None = None
 
+    async def look(self, room_id: str, /) -> Opened:
+        """Return what is known of a room, and write nothing."""
+        return await self._known(sql.LOOK, room_id, writes=False)
+
     async def take_over(self, room_id: str, /) -> Opened:
         """Take a room over: from here on an append under an earlier term is fenced."""
+        return await self._known(sql.TAKE_OVER, room_id, writes=True)
 
+    async def _known(self, statement: str, room_id: str, *, writes: bool) -> Opened:
         async def ask(db: Connection) -> tuple[Any, Sequence[Any]]:
-            row = await db.fetchrow(sql.TAKE_OVER, room_id)
-            # The rows of whoever had it are there by now, or never will be: both lock the room's row.
+            row = await db.fetchrow(statement, room_id)
+            # To take over locks the row as an append does: what the one before wrote is there, or never will be.
             return row, await db.fetch(sql.KEYED, room_id)
 
-        row, keyed = await self._asked(ask, writes=True)
+        row, keyed = await self._asked(ask, writes=writes)
+        if row is None:
+            return Opened(0, None, 1, True)
         head = None if row["epoch"] is None else Position(row["epoch"], row["head"])
         since = _keys_since()
         keys = tuple(Keyed(each[-1], _entry(room_id, each)) for each in reversed(keyed))

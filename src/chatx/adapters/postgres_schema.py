@@ -108,6 +108,8 @@ INSERT INTO chatx_rooms AS r (room_id, term) VALUES ($1, 1) ON CONFLICT (room_id
 RETURNING term, epoch, head, oldest, proven
 """
 
+LOOK = "SELECT term, epoch, head, oldest, proven FROM chatx_rooms WHERE room_id = $1"
+
 KEYED = f"""
 SELECT {ENTRY}, e.key FROM chatx_entries AS e JOIN chatx_streams AS s USING (room_id, rank)
 WHERE e.room_id = $1 AND e.key IS NOT NULL ORDER BY e.rank DESC, e."offset" DESC LIMIT {KEYS_AT_ONCE}

@@ -100,10 +100,10 @@ class Keyed(Struct, frozen=True, gc=False):
 
 
 class Opened(Struct, frozen=True, gc=False):
-    """What a log knows of a room that was just taken over.
+    """What a log knows of a room that was just taken over, or looked at.
 
     Attributes:
-        term: The new term; every earlier one is fenced.
+        term: The term of whoever has it; every earlier one is fenced. 0 where nobody ever took it over.
         head: The newest place, or None where nothing was ever appended.
         oldest: The offset of the oldest entry kept in the head's epoch; one past the head where there is none.
         proven: Whether nobody can have seen a place behind the head.
@@ -141,6 +141,13 @@ FENCED = "fenced"
 
 class RoomLog(Protocol):
     """A store that is a log. `chatx.testing.contracts` has a suite that holds for every one."""
+
+    def look(self, room_id: str, /) -> Opened | Awaitable[Opened]:
+        """Return what is known of a room as `take_over` does, with the term that stands, and write nothing.
+
+        A room is looked at when it is opened, and taken over ahead of its first entry: to be read leaves no trace.
+        """
+        ...
 
     def take_over(self, room_id: str, /) -> Opened | Awaitable[Opened]:
         """Take a room over: from here on an append under an earlier term is fenced."""
@@ -207,7 +214,9 @@ class LockedLog(RoomLog, Protocol):
 
 def is_log(store: Any) -> bool:
     """Return whether a persistence adapter is a log."""
-    return all(hasattr(store, each) for each in ("take_over", "unproven", "append", "read", "close_rooms", "find"))
+    return all(
+        hasattr(store, each) for each in ("look", "take_over", "unproven", "append", "read", "close_rooms", "find")
+    )
 
 
 def check_log(store: object) -> None:
@@ -216,6 +225,7 @@ def check_log(store: object) -> None:
     Raises:
         ConfigError: They cannot.
     """
+    check_method("persistence", store, "look", "room_id")
     check_method("persistence", store, "take_over", "room_id")
     check_method("persistence", store, "unproven", "room_id", "term", "head")
     check_method("persistence", store, "append", "appends")

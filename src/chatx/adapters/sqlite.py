@@ -77,6 +77,15 @@ class SQLitePersistence(SQLiteFile):
                 self._written(sqlite_log.forget_silent)
         return holds
 
+    def look(self, room_id: str, /) -> Opened:
+        """Return what is known of a room, and write nothing.
+
+        Raises:
+            sqlite3.Error: The file cannot be read.
+        """
+        with self._snapshot() as db:
+            return sqlite_log.look(db, room_id)
+
     def take_over(self, room_id: str, /) -> Opened:
         """Take a room over: from here on an append under an earlier term is fenced.
 

@@ -62,9 +62,15 @@ def take_over(db: sqlite3.Connection, room_id: str) -> Opened:
         ON CONFLICT (room_id) DO UPDATE SET term = excluded.term""",
         (room_id,),
     )
-    term, rank, epoch, head, proven = db.execute(
-        "SELECT term, rank, epoch, head, proven FROM chatx_rooms WHERE room_id = ?", (room_id,)
-    ).fetchone()
+    return look(db, room_id)
+
+
+def look(db: sqlite3.Connection, room_id: str) -> Opened:
+    """Return what is known of a room."""
+    row = db.execute("SELECT term, rank, epoch, head, proven FROM chatx_rooms WHERE room_id = ?", (room_id,)).fetchone()
+    if row is None:
+        return Opened(0, None, 1, True)
+    term, rank, epoch, head, proven = row
     if rank is None:
         return Opened(term, None, 1, True)
     (oldest,) = _oldest(db, room_id, rank)

@@ -403,18 +403,26 @@ class Committing:
             self._transactions.release()
 
     async def _with_terms(self, group: list[tuple[RoomProcess, Flight]]) -> list[tuple[RoomProcess, Flight]]:
-        """Take those rooms over that were opened while the log was away; return what can be written."""
-        able: list[tuple[RoomProcess, Flight]] = []
-        for process, flight in group:
-            if self._storage.term(process.room_id) is None:
-                try:
-                    await self._storage.take_over(process.room_id)
-                except AdapterError:
-                    self._went_wrong("raised")
-                    self._failed(process)
-                    continue
-            able.append((process, flight))
-        return able
+        """Take those rooms over of which this is the first that is written; return what can be."""
+        new = [each for each in group if self._storage.term(each[0].room_id) is None]
+        if not new:
+            return group
+        owned = await asyncio.gather(
+            *(self._storage.owns(process.room_id, flight.after) for process, flight in new), return_exceptions=True
+        )
+        unable: set[RoomProcess] = set()
+        for (process, _), answer in zip(new, owned, strict=True):
+            if answer is True:
+                continue
+            unable.add(process)
+            if answer is False:
+                self._fenced(process)
+            elif isinstance(answer, AdapterError):
+                self._went_wrong("raised")
+                self._failed(process)
+            else:
+                raise answer
+        return [each for each in group if each[0] not in unable]
 
     def _append(self, process: RoomProcess, flight: Flight) -> Append:
         records = tuple(Record(entry, None if scope is None else key_of(scope)) for entry, scope in flight.entries)
@@ -540,6 +548,7 @@ class Committing:
         )
         if self._telemetry.watched("room_fenced"):
             self._telemetry.emit("room_fenced", {}, {"room_id": process.room_id})
+        self._storage.forget(process.room_id)
         self._give_up(process, "fenced", _lost())
         if self.on_fenced is not None:
             self.on_fenced(process)

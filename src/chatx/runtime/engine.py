@@ -181,7 +181,7 @@ class Engine:
             return
         committing.publisher = self.sending
         committing.on_fenced = self.rooms.fenced
-        storage.before_taking_over = committing.written
+        storage.before_opening = committing.written
         storage.on_keyed = self.sending.remember
 
     def stored(self, durability: object) -> bool:

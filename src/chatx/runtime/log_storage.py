@@ -1,13 +1,15 @@
-"""A log as the engine reads it: rooms taken over under a term, read, and closed with a proof of where they stand.
+"""A log as the engine reads it: rooms looked at, taken over under a term, and closed with a proof of where they stand.
 
 Rules:
-1. A room's term is kept from its opening until its end is recorded; who appends asks for it here.
+1. A room is taken over ahead of its first entry, and its term is kept until its end is recorded; who appends asks for
+   it here.
 2. A stream goes on under its epoch only where the log says that its head is proven.
 3. What cannot be read is an `AdapterError`, never a shorter answer; so it is with any other persistence.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -23,7 +25,7 @@ class LogStorage(Storage):
 
     Attributes:
         on_keyed: Called with a room's id and its keyed entries when it is opened.
-        before_taking_over: Awaited with a room's id before it is opened: an earlier life may still be writing.
+        before_opening: Awaited with a room's id before it is opened: an earlier life may still be writing.
     """
 
     def __init__(self, log: Any, boundary: Boundary) -> None:
@@ -32,9 +34,10 @@ class LogStorage(Storage):
         self.marks = True
         self.is_log = True
         self._terms: dict[str, int] = {}
-        self._partly_keyed: set[str] = set()
+        self._all_keys: set[str] = set()  # rooms whose opening told all their keys
+        self._taking: dict[str, asyncio.Task[bool]] = {}
         self.on_keyed: Callable[[str, Sequence[Keyed]], object] | None = None
-        self.before_taking_over: Callable[[str], Any] | None = None
+        self.before_opening: Callable[[str], Any] | None = None
 
     def term(self, room_id: str) -> int | None:
         """Return the term under which the room was taken over, or None where it was not."""
@@ -42,17 +45,21 @@ class LogStorage(Storage):
 
     def knows_all_keys(self, room_id: str) -> bool:
         """Return whether the room's opening told all its keys, so that another one is a new one."""
-        return room_id in self._terms and room_id not in self._partly_keyed
+        return room_id in self._all_keys
 
     async def last_position(self, room_id: str) -> Position | None:
-        """Take the room over; return the place from which its stream goes on, or None where a new one begins.
+        """Return the place from which the room's stream goes on, or None where a new one begins.
+
+        It is looked at and not taken over, so that a room in which nothing is said leaves no trace.
 
         Raises:
             AdapterError: The log failed, hung or gave a wrong answer.
         """
-        if self.before_taking_over is not None:
-            await self.before_taking_over(room_id)
-        opened = await self.take_over(room_id)
+        if self.before_opening is not None:
+            await self.before_opening(room_id)
+        opened = await self._opened("look", room_id)
+        if len(opened.keyed) < KEYS_AT_ONCE:
+            self._all_keys.add(room_id)
         if self.on_keyed is not None and opened.keyed:
             self.on_keyed(room_id, opened.keyed)
         return opened.head if opened.proven else None
@@ -63,13 +70,41 @@ class LogStorage(Storage):
         Raises:
             AdapterError: As `last_position`.
         """
-        opened = await self._read("take_over", room_id)
-        if not isinstance(opened, Opened):
-            raise self._wrong("take_over", f"{type(opened).__name__}, not an Opened")
+        opened = await self._opened("take_over", room_id)
         self._terms[room_id] = opened.term
-        if len(opened.keyed) >= KEYS_AT_ONCE:
-            self._partly_keyed.add(room_id)
         return opened
+
+    async def _opened(self, method: str, room_id: str) -> Opened:
+        opened = await self._read(method, room_id)
+        if not isinstance(opened, Opened):
+            raise self._wrong(method, f"{type(opened).__name__}, not an Opened")
+        return opened
+
+    async def owns(self, room_id: str, head: Position) -> bool:
+        """Take the room over unless it was, ahead of its first entry; return False where it stands elsewhere.
+
+        Args:
+            room_id: The room.
+            head: Where its owner thinks it stands; offset 0 where a new epoch is about to begin.
+
+        Raises:
+            AdapterError: As `last_position`.
+        """
+        if room_id in self._terms:
+            return True
+        taking = self._taking.get(room_id)
+        if taking is None:
+            # One for all who come meanwhile: a second one would fence what is appended under the first.
+            taking = self._taking[room_id] = asyncio.get_running_loop().create_task(self._take_at(room_id, head))
+            taking.add_done_callback(lambda _: self._taking.pop(room_id, None))
+        return await asyncio.shield(taking)
+
+    async def _take_at(self, room_id: str, head: Position) -> bool:
+        opened = await self.take_over(room_id)
+        if not head.offset or opened.head == head:
+            return True
+        self._terms.pop(room_id, None)
+        return False
 
     async def load(
         self, room_id: str, *, after: Position | None = None, before: Position | None = None, limit: int
@@ -96,11 +131,10 @@ class LogStorage(Storage):
 
     async def mark_open(self, room_id: str, head: Position) -> bool:
         """Withdraw the proof of the room's head; return whether that was done."""
-        term = self._terms.get(room_id)
-        if term is None:
-            return False
         try:
-            answer = await self._read("unproven", room_id, term, head)
+            if not await self.owns(room_id, head):
+                return False
+            answer = await self._read("unproven", room_id, self._terms[room_id], head)
         except AdapterError:
             return False
         return answer is True
@@ -125,4 +159,4 @@ class LogStorage(Storage):
     def forget(self, room_id: str) -> None:
         """Let go of a room's term: its life is over."""
         self._terms.pop(room_id, None)
-        self._partly_keyed.discard(room_id)
+        self._all_keys.discard(room_id)

@@ -92,6 +92,11 @@ class FaultyLog:
         if late:
             await asyncio.wait(late)
 
+    async def look(self, room_id: str, /) -> Opened:
+        """Return what is known of a room."""
+        answer: Opened = await self._called("look", [room_id], room_id)
+        return answer
+
     async def take_over(self, room_id: str, /) -> Opened:
         """Take a room over."""
         answer: Opened = await self._called("take_over", [room_id], room_id)

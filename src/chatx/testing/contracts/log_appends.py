@@ -24,10 +24,18 @@ async def _rooms_are_taken_over_under_rising_terms(log: LogCalls) -> None:
     await other.take()
     await owner.take()
     await owner.say(3)
+    seen = await log.look(owner.room_id)
+    log.expect(
+        (seen.term, seen.head, seen.oldest) == (owner.term, owner.head, 1),
+        f"look answered the term {seen.term}, the head {seen.head} and the oldest {seen.oldest} of a room that holds 1 "
+        f"to 3 under the term {owner.term}",
+    )
+    # Who has it is not fenced by that.
+    await owner.say(1)
     opened = await owner.take()
     log.expect(
         (opened.head, opened.oldest) == (owner.head, 1),
-        f"take_over answered the head {opened.head} and the oldest {opened.oldest} of a room that holds 1 to 3; they "
+        f"take_over answered the head {opened.head} and the oldest {opened.oldest} of a room that holds 1 to 4; they "
         f"must be {tuple(owner.head)} and 1",
     )
     # The other room's term is its own.

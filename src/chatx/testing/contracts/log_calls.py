@@ -22,13 +22,20 @@ class LogCalls:
         self.calls: Calls = calls
         self.expect: Callable[[bool, str], None] = calls.expect
 
+    async def look(self, room_id: str) -> Opened:
+        """Look at a room."""
+        return await self._opened("look", room_id)
+
     async def take_over(self, room_id: str) -> Opened:
         """Take a room over."""
-        opened = await self.calls.call("take_over", room_id)
+        return await self._opened("take_over", room_id)
+
+    async def _opened(self, method: str, room_id: str) -> Opened:
+        opened = await self.calls.call(method, room_id)
         well = isinstance(opened, Opened) and type(opened.term) is int and type(opened.oldest) is int
         well = well and type(opened.proven) is bool and all(isinstance(each, Keyed) for each in opened.keyed)
         well = well and (opened.head is None or isinstance(opened.head, Position))
-        self.expect(well, f"take_over(room) answered {brief(repr(opened))}; it must answer a well-formed Opened")
+        self.expect(well, f"{method}(room) answered {brief(repr(opened))}; it must answer a well-formed Opened")
         answer: Opened = opened
         return answer
 
