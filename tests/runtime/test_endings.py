@@ -191,5 +191,6 @@ async def test_joins_and_readers_leave_nothing_in_sqlite(tmp_path: Any) -> None:
                 pass
             await chat.history(f"asked {number}")
         await chat.send_message("said", "alice", "hello")
-    assert store._opened().execute("SELECT room_id FROM chatx_streams").fetchall() == [("said",)]
+    for table in ("chatx_streams", "chatx_rooms"):
+        assert store._opened().execute(f"SELECT room_id FROM {table}").fetchall() == [("said",)]
     store.close()
