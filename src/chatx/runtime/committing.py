@@ -35,11 +35,12 @@ from chatx.adapters.room_log import (
     Found,
     LogUnavailable,
     Opened,
+    Recipients,
     Record,
 )
 from chatx.config import ChatConfig
 from chatx.core.idempotency import key_of
-from chatx.core.message import Draft, Message, Position
+from chatx.core.message import Draft, Entry, Message, Position
 from chatx.core.sequencer import Flight, Owed, Sequencer, Waiting
 from chatx.errors import AdapterError, ChatError, Closed, RoomUnavailable
 from chatx.runtime.dead_letters import DeadLetter, DeadLetters
@@ -92,6 +93,7 @@ class Committing:
         retried: Batches that failed and were tried again, so far.
         drained: Set when the log has everything.
         publisher: See `Publisher`.
+        recipients: Says whom the notifier is to tell of a message, by the log's outbox; None where there is none.
         on_fenced: Called with a room that somebody else has taken over.
     """
 
@@ -122,6 +124,7 @@ class Committing:
         self.drained: asyncio.Event = asyncio.Event()
         self.drained.set()
         self.publisher: Publisher | None = None
+        self.recipients: Callable[[RoomProcess, Message], Recipients | None] | None = None
         self.on_fenced: Callable[[RoomProcess], object] | None = None
         self._store = StoreState(self._name, loop, telemetry, config.delivery_retry_base_ms)
         self._jitter = random.Random()
@@ -425,10 +428,18 @@ class Committing:
         return [each for each in group if each[0] not in unable]
 
     def _append(self, process: RoomProcess, flight: Flight) -> Append:
-        records = tuple(Record(entry, None if scope is None else key_of(scope)) for entry, scope in flight.entries)
+        records = tuple(
+            Record(entry, None if scope is None else key_of(scope), self._notify(process, entry))
+            for entry, scope in flight.entries
+        )
         durable = any(each.stored for each in flight.drafts)
         term = self._storage.term(process.room_id)
         return Append(process.room_id, term or 0, flight.after, records, durable, not process.unstored_seen)
+
+    def _notify(self, process: RoomProcess, entry: Entry) -> Recipients | None:
+        if self.recipients is None or not isinstance(entry, Message) or not entry.stored:
+            return None
+        return self.recipients(process, entry)
 
     # How it ended
 

@@ -54,7 +54,8 @@ class DeadLetter(Struct, frozen=True):
             for: they could not be found, or the notifier's queue was full.
         attempts: How often the delivery was tried. A try that failed because the store was away does not count.
         reason: How the last attempt failed: `raised`, `timeout`, `wrong_answer` or `busy`. Without one: `stopped` (the
-            chat was) or `queue_full` (the notifier's was).
+            chat was), `queue_full` (the notifier's was) or `too_many_members` (a room's, for a notifier that does not
+            say whom to notify).
     """
 
     message: Message

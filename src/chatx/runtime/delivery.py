@@ -2,7 +2,8 @@
 
 Rules:
 1. At most `limit` messages, and `SAVING_BYTES`, wait to be saved; beyond that sends are refused. Nothing is dropped.
-2. The notifier has bounds of its own, and no send is refused for it.
+2. The notifier has bounds of its own, and no send is refused for it. Of what is stored it is told from the log's
+   outbox, where the log has one.
 3. Stopping delivers what is left until the deadline; what is left then is a dead letter.
 """
 
@@ -13,12 +14,14 @@ import contextlib
 from collections import deque
 
 from chatx.adapters.boundary import Boundary
+from chatx.adapters.outbox import has_outbox
 from chatx.config import ChatConfig
 from chatx.core.message import Message
 from chatx.runtime.committing import Committing
 from chatx.runtime.dead_letters import DeadLetter, DeadLetters
 from chatx.runtime.log_storage import LogStorage
 from chatx.runtime.notifying import Notifying
+from chatx.runtime.outbox import Outbox
 from chatx.runtime.process import RoomProcess
 from chatx.runtime.saving import Saving
 from chatx.runtime.storage import Storage
@@ -61,6 +64,7 @@ class Delivery:
         self._saving: Saving | None = None
         self.committing: Committing | None = None
         self._notifying: Notifying | None = None
+        self._outbox: Outbox | None = None
         if isinstance(storage, LogStorage):
             self.committing = Committing(
                 config=config,
@@ -79,10 +83,15 @@ class Delivery:
             self._notifying = Notifying(
                 config=config, boundary=boundary, telemetry=telemetry, loop=loop, letters=self.letters
             )
+            if self.committing is not None and has_outbox(config.persistence):
+                self._outbox = Outbox(
+                    config=config, boundary=boundary, telemetry=telemetry, loop=loop, letters=self.letters
+                )
+                self.committing.recipients = self._outbox.recipients
 
     def start(self) -> None:
         """Begin to deliver."""
-        for queue in (self._store, self._notifying):
+        for queue in (self._store, self._notifying, self._outbox):
             if queue is not None:
                 queue.start()
 
@@ -94,7 +103,7 @@ class Delivery:
     @property
     def notifications(self) -> int:
         """Messages that wait for the notifier, or are with it."""
-        return 0 if self._notifying is None else self._notifying.size
+        return sum(queue.size for queue in (self._notifying, self._outbox) if queue is not None)
 
     @property
     def delivered(self) -> int:
@@ -103,13 +112,14 @@ class Delivery:
             (
                 0 if self._store is None else self._store.saved,
                 0 if self._notifying is None else self._notifying.delivered,
+                0 if self._outbox is None else self._outbox.delivered,
             )
         )
 
     @property
     def retried(self) -> int:
         """Failed attempts that were followed by another, so far."""
-        return sum(queue.retried for queue in (self._store, self._notifying) if queue is not None)
+        return sum(queue.retried for queue in (self._store, self._notifying, self._outbox) if queue is not None)
 
     @property
     def full(self) -> bool:
@@ -138,7 +148,9 @@ class Delivery:
             self._saving.unsaved.add(message)
         elif self.committing is not None and not message.stored:
             self.committing.owe(process, message, scope)
-        if self._notifying is not None:
+        if self._outbox is not None and message.stored:
+            self._outbox.look()
+        elif self._notifying is not None:
             self._notifying.offer(message, process.members)
 
     def saved(self, room_id: str) -> bool:
@@ -170,10 +182,14 @@ class Delivery:
                     await self._store.drained.wait()
                 if self._notifying is not None:
                     await self._notifying.drained.wait()
+                if self._outbox is not None:
+                    await self._outbox.drain()
 
     async def close(self, deadline: float) -> None:
         """End; what was not delivered is a dead letter. Handlers have until the deadline. Twice is harmless."""
         for queue in (self._store, self._notifying):
             if queue is not None:
                 await queue.close()
+        if self._outbox is not None:
+            await self._outbox.close(deadline)
         await self.letters.close(deadline)

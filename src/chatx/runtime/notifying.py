@@ -203,7 +203,7 @@ class Notifying:
         try:
             answer = await self._call(self._name, self._notifier.recipients, parcel.message)
             # The answer may be a generator of the adapter's, which runs only now.
-            users = self._boundary.plain(self._name, _users, answer)
+            users = self._boundary.plain(self._name, users_of, answer)
             if users is None:
                 wrong = f"recipients() answered {type(answer).__name__}, not at most {RECIPIENTS} ids"
                 self._boundary.failed(self._name, "wrong_answer", wrong)
@@ -263,7 +263,7 @@ class Notifying:
         task.add_done_callback(self._tasks.discard)
 
 
-def _users(answer: Any) -> tuple[str, ...] | None:
+def users_of(answer: Any) -> tuple[str, ...] | None:
     """Return the users that `recipients` names, or None where it does not name users, or too many."""
     if isinstance(answer, str):
         return (answer,)

@@ -1,0 +1,398 @@
+"""The notifications of what is stored: told at least once, whatever dies or fails meanwhile, or given up and kept."""
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from chatx import Chat, DeadLetter, Message
+from chatx.adapters.memory_log import MemoryLog
+from chatx.adapters.outbox import OUTBOX_USERS, Claimed, Notification, NotificationState, Outcome
+from chatx.adapters.room_log import LogUnavailable
+from chatx.runtime import outbox
+from chatx.runtime.outbox import CALLS, CLAIMED_AT_ONCE, LEASE_MS
+from tests.faults import AsyncFaultyNotifier, Hang, HangDeaf, awaited, raises
+from tests.virtual import virtual
+
+
+class Told:
+    """A notifier that works, and counts."""
+
+    def __init__(self) -> None:
+        self.told: Counter[tuple[str, str]] = Counter()
+
+    async def notify(self, user_id: str, message: Message) -> None:
+        await asyncio.sleep(0.01)
+        self.told[user_id, message.content] += 1
+
+
+class Names(Told):
+    """One that says whom to notify."""
+
+    def __init__(self, *users: str) -> None:
+        super().__init__()
+        self.users: Any = users
+        self.asked = 0
+
+    async def recipients(self, message: Message) -> Any:
+        self.asked += 1
+        if isinstance(self.users, Exception):
+            raise self.users
+        return self.users
+
+
+class Log(MemoryLog):
+    """A log in memory whose outbox fails where it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.away: set[str] = set()
+        self.calls: Counter[str] = Counter()
+
+    async def claim_notifications(self, claimer: str, limit: int, now_ms: int, until_ms: int, /) -> list[Claimed]:
+        self._called("claim")
+        return await super().claim_notifications(claimer, limit, now_ms, until_ms)
+
+    async def settle_notifications(self, claimer: str, outcomes: Sequence[Outcome], /) -> None:
+        self._called("settle")
+        await super().settle_notifications(claimer, outcomes)
+
+    def _called(self, what: str) -> None:
+        self.calls[what] += 1
+        if what in self.away:
+            raise LogUnavailable("no outbox now")
+
+    async def rows(self, state: NotificationState | None = None) -> list[Notification]:
+        return await self.list_notifications(state, None, 10_000)
+
+
+def chat_on(log: Any, notifier: Any, **options: Any) -> Chat:
+    return Chat(**{"persistence": log, "notifier": notifier, "middlewares": (), "durability": "stored"} | options)
+
+
+async def join(chat: Chat, *users: str) -> None:
+    for user in users:
+        await chat.join("room", user)
+
+
+@virtual
+async def test_the_members_of_the_moment_are_told_once_of_what_is_stored_and_nothing_is_left() -> None:
+    log, notifier = Log(), Told()
+    async with chat_on(log, notifier) as chat:
+        await join(chat, "alice", "bob", "carol")
+        await chat.send_message("room", "alice", "one")
+        await chat.leave("room", "carol")
+        await join(chat, "dave")
+        await asyncio.sleep(1)
+        await chat.send_message("room", "bob", "two")
+        await asyncio.sleep(1)
+        assert notifier.told == {
+            ("bob", "one"): 1,
+            ("carol", "one"): 1,
+            ("alice", "two"): 1,
+            ("dave", "two"): 1,
+        }
+        assert await log.rows() == []
+        assert chat.statistics().delivered == 2 + 4, "two messages saved, four users told"
+
+
+@virtual
+async def test_what_is_only_sequenced_does_not_go_through_the_outbox() -> None:
+    log, notifier = Log(), Told()
+    async with chat_on(log, notifier, durability="sequenced") as chat:
+        await join(chat, "bob")
+        await chat.send_message("room", "alice", "sequenced")
+        stored = asyncio.create_task(chat.send_message("room", "alice", "stored", durability="stored"))
+        await asyncio.sleep(0)
+        await chat.send_message("room", "alice", "behind it", durability="sequenced")
+        await stored
+        records = log.records("room")
+    assert [each.notify is not None for each in records] == [False, True, False]
+    assert notifier.told == {("bob", "sequenced"): 1, ("bob", "stored"): 1, ("bob", "behind it"): 1}
+
+
+@virtual
+async def test_nothing_is_kept_where_nobody_is_to_be_told() -> None:
+    log = Log()
+    async with chat_on(log, Told()) as chat:
+        await join(chat, "alice")
+        await chat.send_message("room", "alice", "to nobody")
+    async with chat_on(log, None) as chat:
+        await join(chat, "bob")
+        await chat.send_message("room", "alice", "no notifier")
+    assert [each.notify for each in log.records("room")] == [None, None]
+
+
+@virtual
+async def test_stopping_tells_what_was_just_stored() -> None:
+    log, notifier = Log(), Told()
+    async with chat_on(log, notifier) as chat:
+        await join(chat, "bob")
+        for number in range(3 * CLAIMED_AT_ONCE):
+            await chat.send_message("room", "alice", str(number))
+    assert notifier.told == {("bob", str(number)): 1 for number in range(3 * CLAIMED_AT_ONCE)}
+    assert await log.rows() == []
+
+
+@virtual
+async def test_who_fails_is_told_again_alone_and_is_dead_in_the_end_and_can_be_tried_again() -> None:
+    log, letters = Log(), []
+
+    async def on_dead_letter(letter: DeadLetter) -> None:
+        letters.append(letter)
+
+    notifier = AsyncFaultyNotifier(awaited(raises), victim="bob")
+    options = {"delivery_max_retries": 2, "on_dead_letter": on_dead_letter}
+    async with chat_on(log, notifier, **options) as chat:
+        await join(chat, "bob", "carol")
+        message = await chat.send_message("room", "alice", "hello")
+        await asyncio.sleep(10)
+        assert Counter(notifier.attempts) == {("bob", "hello"): 3, ("carol", "hello"): 1}
+        (row,) = await log.rows()
+        assert (row.id, row.state, row.users, row.attempts, row.reason) == (message.id, "dead", ("bob",), 3, "raised")
+        assert letters == list(chat.dead_letters) == [DeadLetter(message, "notifier", "bob", 3, "raised")]
+        assert chat.statistics().delivery_retries == 2
+    notifier = AsyncFaultyNotifier(awaited(raises), victim="nobody")
+    async with chat_on(log, notifier) as chat:
+        await asyncio.sleep(60)
+        assert notifier.attempts == [], "what is dead stays so"
+        assert await log.retry_notifications([message.id]) == 1
+        await asyncio.sleep(10)
+        assert notifier.notified == [("bob", "hello")]
+        assert await log.rows() == []
+
+
+@virtual
+async def test_what_a_dead_process_had_claimed_is_told_when_its_lease_is_over() -> None:
+    log, notifier = Log(), Told()
+    async with chat_on(log, AsyncFaultyNotifier(awaited(raises), victim="bob")) as chat:
+        await join(chat, "bob")
+        await chat.send_message("room", "alice", "hello")
+        await asyncio.sleep(0.05)
+    now = time.time_ns() // 1_000_000
+    assert len(await log.claim_notifications("of a process that dies now", 10, now + 60_000, now + LEASE_MS)) == 1
+    async with chat_on(log, notifier):
+        await asyncio.sleep(LEASE_MS / 1000 - 1)
+        assert not notifier.told
+        await asyncio.sleep(1 + outbox.LOOKED_EVERY_S + 1)
+        assert notifier.told == {("bob", "hello"): 1}
+    assert await log.rows() == []
+
+
+@virtual
+async def test_a_lease_is_made_longer_while_a_round_goes_on_and_a_stop_puts_back_who_was_not_told() -> None:
+    log = Log()
+    notifier = AsyncFaultyNotifier(Hang(), victim="bob")
+    async with chat_on(log, notifier, adapter_timeout_ms=100_000, drain_timeout_ms=1000) as chat:
+        await join(chat, "bob", "carol")
+        await chat.send_message("room", "alice", "hello")
+        for _ in range(60):
+            await asyncio.sleep(1)
+            others = await log.claim_notifications("another", 10, outbox_now(chat), outbox_now(chat) + 1)
+            assert others == []
+        (row,) = await log.rows()
+        assert (row.state, row.users) == ("claimed", ("bob",)), "and with it, who was told is written down"
+        now = outbox_now(chat)
+    (row,) = await log.rows()
+    assert (row.state, row.users, row.attempts) == ("waiting", ("bob",), 0)
+    assert now < row.due_at <= now + 2000
+    assert chat.dead_letters == ()
+
+
+def outbox_now(chat: Chat) -> int:
+    worker = chat.engine.delivery._outbox
+    assert worker is not None
+    return worker._now_ms()
+
+
+@virtual
+async def test_a_notifier_that_hangs_holds_no_send_and_nobody_is_called_again_before_a_call_has_ended() -> None:
+    log, deaf = Log(), HangDeaf()
+    notifier = AsyncFaultyNotifier(deaf, victim="bob")
+    options = {"adapter_timeout_ms": 1000, "delivery_retry_base_ms": 1, "drain_timeout_ms": 1000}
+    async with chat_on(log, notifier, **options) as chat:
+        await join(chat, "bob")
+        for number in range(2 * CLAIMED_AT_ONCE):
+            await chat.send_message("room", "alice", str(number))
+        await asyncio.sleep(100)
+        assert deaf.begun == CALLS
+        assert all(count == 1 for count in Counter(notifier.attempts).values())
+        assert chat.statistics().notifications_waiting <= CLAIMED_AT_ONCE
+        assert len(await log.rows()) == 2 * CLAIMED_AT_ONCE
+        await chat.send_message("room", "alice", "what is only sequenced is told beside it", durability="sequenced")
+        await asyncio.sleep(1)
+        assert deaf.begun == CALLS + 1
+        deaf.release()
+        await asyncio.sleep(100)
+        assert await log.rows() == []
+        assert set(Counter(notifier.attempts)) >= {("bob", str(number)) for number in range(2 * CLAIMED_AT_ONCE)}
+
+
+@virtual
+async def test_one_user_whose_calls_hang_keeps_no_others_waiting_for_long() -> None:
+    log, notifier = Log(), AsyncFaultyNotifier(Hang(), victim="bob")
+    async with chat_on(log, notifier, adapter_timeout_ms=100, delivery_max_retries=1) as chat:
+        await join(chat, "bob", "carol")
+        for number in range(20):
+            await chat.send_message("room", "alice", str(number))
+        await asyncio.sleep(5)
+        assert sorted(content for _, content in notifier.notified) == sorted(map(str, range(20)))
+        assert {(each.users, each.state) for each in await log.rows()} == {(("bob",), "dead")}
+
+
+@virtual
+async def test_a_notifier_says_whom_to_tell_and_is_asked_again_where_that_fails() -> None:
+    log, notifier = Log(), Names("x", "y", "x")
+    async with chat_on(log, notifier, delivery_max_retries=1) as chat:
+        await join(chat, "bob")
+        await chat.send_message("room", "alice", "one")
+        await asyncio.sleep(1)
+        assert notifier.told == {("x", "one"): 1, ("y", "one"): 1}
+        notifier.users = ()
+        await chat.send_message("room", "alice", "to nobody")
+        await asyncio.sleep(1)
+        assert await log.rows() == []
+        notifier.asked, notifier.users = 0, RuntimeError("no")
+        message = await chat.send_message("room", "alice", "two")
+        await asyncio.sleep(5)
+        assert notifier.asked == 2
+        (row,) = await log.rows()
+        assert (row.state, row.users, row.attempts) == ("dead", None, 2)
+        assert chat.dead_letters == (DeadLetter(message, "notifier", None, 2, "raised"),)
+
+
+@virtual
+async def test_users_that_fail_are_kept_up_to_a_rows_bound_and_else_all_are_asked_for_again() -> None:
+    log = Log()
+    notifier = Names(*(f"u{number}" for number in range(OUTBOX_USERS + 1)))
+
+    async def fails(user_id: str, message: Message) -> None:
+        notifier.told[user_id, message.content] += 1
+        if notifier.asked == 1:
+            raise RuntimeError("all of them")
+
+    notifier.notify = fails  # type: ignore[method-assign]
+    async with chat_on(log, notifier) as chat:
+        await chat.send_message("room", "alice", "hello")
+        await asyncio.sleep(10)
+        assert notifier.asked == 2
+        assert set(notifier.told.values()) == {2}
+        assert await log.rows() == []
+
+
+@virtual
+async def test_in_a_room_of_too_many_members_the_notifier_has_to_say_whom(caplog: pytest.LogCaptureFixture) -> None:
+    log, notifier = Log(), Told()
+    async with chat_on(log, notifier) as chat:
+        await join(chat, "alice", *(f"u{number}" for number in range(OUTBOX_USERS)))
+        await chat.send_message("room", "alice", "as many as fit")
+        await asyncio.sleep(10)
+        assert len(notifier.told) == OUTBOX_USERS
+        caplog.clear()
+        first = await chat.send_message("room", "bob", "too many")
+        await join(chat, "one more")
+        second = await chat.send_message("room", "alice", "too many")
+        await asyncio.sleep(10)
+        assert len(notifier.told) == OUTBOX_USERS
+        rows = await log.rows()
+        assert [(each.state, each.users, each.reason) for each in rows] == [("dead", None, "too_many_members")] * 2
+        assert chat.dead_letters == tuple(
+            DeadLetter(each, "notifier", None, 0, "too_many_members") for each in (first, second)
+        )
+    (said,) = (each for each in caplog.records if "recipients(message)" in each.getMessage())
+    assert said.levelno == logging.ERROR
+    assert "Room 'room' has more than 1000 members" in said.getMessage()
+    names = Names("carol")
+    async with chat_on(log, names):
+        await log.retry_notifications([each.id for each in rows])
+        await asyncio.sleep(10)
+        assert names.told == {("carol", "too many"): 2}
+
+
+@virtual
+async def test_while_the_outbox_is_away_sends_go_on_and_what_was_told_is_not_told_again() -> None:
+    log, notifier = Log(), Told()
+    async with chat_on(log, notifier) as chat:
+        await join(chat, "bob")
+        log.away = {"settle"}
+        await chat.send_message("room", "alice", "one")
+        await asyncio.sleep(5)
+        assert notifier.told == {("bob", "one"): 1}
+        log.away = {"settle", "claim"}
+        await chat.send_message("room", "alice", "two")
+        await asyncio.sleep(40)
+        assert log.calls["claim"] + log.calls["settle"] < 50
+        log.away.clear()
+        await asyncio.sleep(31)
+        assert notifier.told == {("bob", "one"): 1, ("bob", "two"): 1}
+        assert await log.rows() == []
+        assert chat.statistics().dead_letters == 0
+
+
+@virtual
+async def test_a_stop_does_not_wait_for_an_outbox_that_is_away() -> None:
+    log, notifier = Log(), Told()
+    chat = chat_on(log, notifier, drain_timeout_ms=100_000)
+    async with chat:
+        await join(chat, "bob")
+        log.away = {"settle", "claim"}
+        await chat.send_message("room", "alice", "one")
+        began = asyncio.get_running_loop().time()
+    assert asyncio.get_running_loop().time() - began < 50
+    assert [each.state for each in await log.rows()] == ["waiting"]
+
+
+@virtual
+async def test_a_wrong_answer_of_the_outbox_is_contained(caplog: pytest.LogCaptureFixture) -> None:
+    class Wrong(Log):
+        async def claim_notifications(self, *args: Any) -> Any:
+            return None
+
+    async with chat_on(Wrong(), Told()) as chat:
+        await join(chat, "bob")
+        await chat.send_message("room", "alice", "one")
+        await asyncio.sleep(5)
+        assert chat.statistics().adapter_failures
+    assert "claim_notifications() answered NoneType, not a list of Claimed" in caplog.text
+
+
+@virtual
+async def test_a_row_whose_message_is_gone_is_dead_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    log, notifier = Log(), Told()
+    log.away = {"claim"}
+    async with chat_on(log, notifier, drain_timeout_ms=100) as chat:
+        await join(chat, "bob")
+        message = await chat.send_message("room", "alice", "one")
+    log.forget("room", (await log.take_over("room")).head._replace(offset=2))  # type: ignore[union-attr]
+    log.away.clear()
+    async with chat_on(log, notifier):
+        await asyncio.sleep(5)
+    assert [(each.id, each.state, each.reason) for each in await log.rows()] == [(message.id, "dead", "entry_gone")]
+    assert not notifier.told
+    assert "the log does not keep the message any more" in caplog.text
+
+
+@virtual
+async def test_two_chats_on_one_outbox_tell_everything_once() -> None:
+    log, one, other = Log(), Told(), Told()
+    async with chat_on(log, one) as chat, chat_on(log, other):
+        await join(chat, "bob")
+        await asyncio.gather(*(chat.send_message("room", f"u{number}", str(number)) for number in range(300)))
+        await asyncio.sleep(60)
+    assert one.told + other.told == {("bob", str(number)): 1 for number in range(300)}
+
+
+@virtual
+async def test_many_rows_are_claimed_and_settled_together() -> None:
+    log, notifier = Log(), Told()
+    async with chat_on(log, notifier, room_queue_limit=2000) as chat:
+        await join(chat, "bob")
+        await asyncio.gather(*(chat.send_message("room", f"u{number}", str(number)) for number in range(1000)))
+        await asyncio.sleep(60)
+        assert len(notifier.told) == 1000
+        assert log.calls["claim"] < 100
+        assert log.calls["settle"] < 100
