@@ -311,7 +311,9 @@ def test_places_that_are_no_longer_kept_are_not_given_out_again(opened: Open) ->
         db.execute("DELETE FROM chatx_entries")
     opening = log.take_over("room")
     assert (opening.head, opening.oldest) == (("e2", 2), 3)
-    assert log.read("room", after=Position("e2", 0), limit=9).oldest is None
+    assert log.read("room", after=Position("e2", 0), limit=9).oldest == ("e2", 3)
+    assert log.read("room", limit=9).oldest == ("e2", 3)
+    assert log.read("room", after=Position("epoch", 0), limit=9).oldest is None
     # Neither in the epoch that is over, nor in this one, where nothing is left to compare with.
     assert log.append([append(3, message(1))]) == [FENCED]
     assert log.append([append(3, message(1, "e2"), message(2, "e2"))]) == [FENCED]

@@ -96,8 +96,11 @@ class MemoryLog(MemoryOutbox):
         """Read entries, oldest first, at most `limit`."""
         epochs = {} if (room := self._rooms.get(room_id)) is None else room.epochs
         asked = after or before
-        records = epochs.get(asked.epoch if asked else next(reversed(epochs), ""), {})
+        epoch = asked.epoch if asked else next(reversed(epochs), "")
+        records = epochs.get(epoch, {})
         oldest = Position(entry.epoch, entry.offset) if (entry := _first(records)) else None
+        if room is not None and room.head is not None and room.head.epoch == epoch:
+            oldest = Position(epoch, room.oldest)
         if after is not None:
             behind = [each.entry for offset, each in records.items() if offset > after.offset]
             return Found(tuple(behind[:limit]), oldest)

@@ -123,8 +123,9 @@ class Found(Struct, frozen=True, gc=False):
 
     Attributes:
         entries: Oldest first.
-        oldest: The oldest place that is kept in the epoch that was asked for, or in the newest one; None where there is
-            none. What is below it is gone by retention: it is too old, not missing.
+        oldest: The oldest place that is kept in the epoch that was asked for, or in the newest one; one past the head
+            where the newest has nothing left, and None where there is no such epoch, or nothing left of an older one.
+            What is below it is gone by retention: it is too old, not missing.
     """
 
     entries: tuple[Entry, ...]

@@ -73,7 +73,7 @@ def look(db: sqlite3.Connection, room_id: str) -> Opened:
     term, rank, epoch, head, proven = row
     if rank is None:
         return Opened(term, None, 1, True)
-    (oldest,) = _oldest(db, room_id, rank)
+    oldest = _oldest(db, room_id, rank)
     keyed = db.execute(
         f"""SELECT {_ENTRY}, k.key FROM chatx_keys AS k
         JOIN chatx_entries AS e USING (room_id, rank, "offset") JOIN chatx_streams AS s USING (room_id, rank)
@@ -172,7 +172,7 @@ def read(db: sqlite3.Connection, room_id: str, after: Position | None, before: P
     else:
         epoch = (after or before or ("", 0))[0]
         rank = rank_of(db, room_id, epoch)
-    (oldest,) = (None,) if rank is None else _oldest(db, room_id, rank)
+    oldest = None if rank is None else _oldest(db, room_id, rank)
     entries = load(db, room_id, after, before, limit)
     return Found(tuple(entries), None if oldest is None else Position(epoch, oldest))
 
@@ -340,11 +340,14 @@ def _split(rows: Sequence[Any]) -> Iterator[Sequence[Any]]:
         first += count
 
 
-def _oldest(db: sqlite3.Connection, room_id: str, rank: int) -> tuple[int | None]:
-    found: tuple[int | None] = db.execute(
-        'SELECT min("offset") FROM chatx_entries WHERE room_id = ? AND rank = ?', (room_id, rank)
+def _oldest(db: sqlite3.Connection, room_id: str, rank: int) -> int | None:
+    """Return the oldest offset kept of an epoch; of the newest one past its head where nothing is, of others None."""
+    (oldest,) = db.execute(
+        """SELECT coalesce((SELECT min("offset") FROM chatx_entries WHERE room_id = ?1 AND rank = ?2),
+        (SELECT head + 1 FROM chatx_rooms WHERE room_id = ?1 AND rank = ?2))""",
+        (room_id, rank),
     ).fetchone()
-    return found
+    return None if oldest is None else int(oldest)
 
 
 def _entry(room_id: str, row: tuple[object, ...]) -> Entry:

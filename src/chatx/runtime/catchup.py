@@ -4,12 +4,13 @@ Rules:
 1. A catch-up is read page by page, behind what the reader takes. So it costs one page, however much was missed.
 2. The last page ends at the head of the stream as it is when the page is returned. The caller subscribes before it
    awaits anything, so that nothing is missed and nothing is doubled.
-3. Nothing is skipped silently: a hole in what is stored is a `Gap` in its place.
+3. Nothing is skipped silently: a hole in what is stored is a `Gap` in its place, and so is what a log no longer keeps.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from msgspec import Struct
 
@@ -124,21 +125,25 @@ async def missed(process: RoomProcess, storage: Storage, after: Position | None,
         page = missed_in_memory(process, storage, after, most, limit)
         if page is not None or after is None:
             return page or Missed([], process.head, last=True)
-        stored = await storage.load(process.room_id, after=after, limit=most)
+        found = await storage.read(process.room_id, after=after, limit=most)
         # What memory has comes from memory: the newest may not be stored yet.
         start = process.oldest
         events: list[Event] = []
         reached = after
-        for message in stored:
-            if message.offset >= start:
+        kept = start if found.oldest is None else min(start, found.oldest.offset)
+        if found.oldest is not None and kept > reached.offset + 1:
+            events.append(_gap(process.room_id, "too_old", reached, kept - 1))
+            reached = Position(reached.epoch, kept - 1)
+        for entry in found.entries:
+            if entry.offset >= start:
                 break
-            if message.offset > reached.offset + 1:
-                events.append(_missing(process.room_id, reached, message.offset - 1))
-            events.append(message)
-            reached = Position(message.epoch, message.offset)
+            if entry.offset > reached.offset + 1:
+                events.append(_gap(process.room_id, "missing", reached, entry.offset - 1))
+            events.append(entry)
+            reached = Position(entry.epoch, entry.offset)
         if not events and start - 1 > reached.offset:
             # The store has been asked and answered: what is missing here is neither there nor in memory any more.
-            events.append(_missing(process.room_id, reached, start - 1))
+            events.append(_gap(process.room_id, "missing", reached, start - 1))
             reached = Position(reached.epoch, start - 1)
         if events:
             return Missed(events, reached, last=False)
@@ -183,10 +188,12 @@ async def next_page(process: RoomProcess, storage: Storage, after: Position, mos
         if page is not None:
             return page
         stored = await storage.load(process.room_id, after=after, limit=most)
-        whole = [each for place, each in enumerate(stored, after.offset + 1) if each.offset == place]
+        # What memory has comes from memory: what a log has behind the head was told to nobody yet.
+        start = process.oldest
+        whole = [each for place, each in enumerate(stored, after.offset + 1) if each.offset == place < start]
         if whole:
             return Page(whole, last=False)
-        if stored or process.oldest - 1 > after.offset:
+        if start - 1 > after.offset:
             return "too_old"  # what follows is neither stored nor in memory any more
 
 
@@ -196,5 +203,5 @@ def _refused(process: RoomProcess, after: Position, reason: Unrecovered) -> Miss
     return Missed([Gap(process.room_id, reason, head.epoch, head.offset, count)], head, last=True)
 
 
-def _missing(room_id: str, reached: Position, last: int) -> Gap:
-    return Gap(room_id, "missing", reached.epoch, last, last - reached.offset)
+def _gap(room_id: str, reason: Literal["missing", "too_old"], reached: Position, last: int) -> Gap:
+    return Gap(room_id, reason, reached.epoch, last, last - reached.offset)

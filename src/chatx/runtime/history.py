@@ -30,8 +30,12 @@ async def messages_before(
         AdapterError: The store cannot be read now.
     """
     messages: deque[Message] = deque()
+    process = find()
+    if place is None and process is not None and storage.is_log:
+        # Where nothing is in memory, what the log has behind the head was told to nobody yet.
+        place = Position(process.head.epoch, process.head.offset + 1)
     while (wanted := limit - len(messages)) > 0:
-        found = _ahead_in_memory(find(), place, wanted)
+        found = _ahead_in_memory(process, place, wanted)
         stored = not found
         if stored and storage.serves_history:
             found = await storage.load(room_id, before=place, limit=wanted)
@@ -96,8 +100,13 @@ def _ahead_in_memory(process: RoomProcess | None, place: Position | None, limit:
 async def _stored_behind(storage: Storage, room_id: str, place: Position, limit: int) -> list[Entry]:
     """Return what the store has behind a place, oldest first; errors as `messages_after`."""
     found = await storage.read(room_id, after=place, limit=limit)
-    if found.oldest is not None and found.oldest.offset > place.offset + 1:
-        raise _too_old(place, found.oldest)
+    oldest = found.oldest
+    if not storage.is_log and found.entries and found.entries[0].offset > place.offset + 1:
+        # Either its beginning is gone, or this is a hole.
+        first = await storage.load(room_id, after=Position(place.epoch, 0), limit=1)
+        oldest = _place_of(first[0]) if first else None
+    if oldest is not None and oldest.offset > place.offset + 1:
+        raise _too_old(place, oldest)
     return list(found.entries)
 
 

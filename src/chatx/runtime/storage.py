@@ -76,16 +76,11 @@ class Storage:
     async def read(
         self, room_id: str, *, after: Position | None = None, before: Position | None = None, limit: int
     ) -> Found:
-        """Return entries in order, at most `limit`; errors as `load`.
+        """Return entries in order, at most `limit`, and the oldest place that is kept; errors as `load`.
 
-        The oldest place that is kept is only asked for where something is missing behind `after`.
+        What is no log does not say which place that is: None.
         """
-        entries = await self.load(room_id, after=after, before=before, limit=limit)
-        oldest = None
-        if after is not None and entries and entries[0].offset > after.offset + 1:
-            first = await self.load(room_id, after=Position(after.epoch, 0), limit=1)
-            oldest = Position(after.epoch, first[0].offset) if first else None
-        return Found(tuple(entries), oldest)
+        return Found(tuple(await self.load(room_id, after=after, before=before, limit=limit)), None)
 
     def _check_order(
         self, method: str, entries: Sequence[Entry], room_id: str, after: Position | None, before: Position | None
