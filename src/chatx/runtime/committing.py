@@ -141,7 +141,9 @@ class Committing:
         self._wanted = asyncio.Event()  # something is to be written
         self._soon = asyncio.Event()  # it is not to wait for company
         self._hurried = False
-        self._transactions = asyncio.Semaphore(getattr(config.persistence, "transactions", 1))
+        transactions = getattr(config.persistence, "transactions", 1)
+        self._transactions = asyncio.Semaphore(transactions)
+        self._one_at_a_time = transactions == 1
         self._settling = asyncio.Semaphore(SETTLING)
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
@@ -208,13 +210,15 @@ class Committing:
         Raises:
             RoomUnavailable: Somebody else has the room.
         """
-        sequencer = self._sequencer(process, process.head)
+        sequencer = process.sequencer or self._sequencer(process, process.head)
         if sequencer.fenced:
             raise _lost()
+        noted = sequencer.blocked  # since one that is ahead of this one came, or its batch was formed
         weight = len(draft.content.encode()) + (0 if draft.data is None else draft.data.weight) + _WEIGHT
         waiting = Waiting(draft, scope, stored, self._loop.create_future(), weight)
         sequencer.submit(waiting)
-        self._note(process, sequencer)
+        if not noted:
+            self._note(process, sequencer)
         return waiting
 
     async def outcome(self, process: RoomProcess, waiting: Waiting) -> Message:
@@ -317,18 +321,20 @@ class Committing:
                 if self._store.rounds:
                     await self._wait_for_the_log()
                 await self._transactions.acquire()
-                self._begin()
+                await self._begin()
             except Exception:
                 # Ours, not the log's, which is contained. The worker goes on, and what was not in flight waits.
                 logger.exception("The log's worker failed; it goes on.", extra={"adapter": self._name})
                 await asyncio.sleep(self._tick_s)
 
-    def _begin(self) -> None:
+    async def _begin(self) -> None:
         group = self._group()
-        if group:
-            self._spawn(self._write(group), "chatx log, one transaction")
-        else:
+        if not group:
             self._transactions.release()
+        elif self._one_at_a_time:
+            await self._write(group)  # a task of its own would be two turns of the loop more for who waits
+        else:
+            self._spawn(self._write(group), "chatx log, one transaction")
 
     async def _wait_for_company(self) -> None:
         if not self._soon.is_set():
