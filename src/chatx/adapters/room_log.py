@@ -28,7 +28,7 @@ from chatx.adapters.boundary import check_method
 from chatx.adapters.outbox import check_outbox, keeps_some
 from chatx.core.message import Entry, Position
 
-APPENDED_AT_ONCE = 64
+APPENDED_AT_ONCE = 256
 """Entries of one room in one append, at most."""
 
 APPENDED_BYTES = 256 * 1024
