@@ -48,6 +48,7 @@ NUMBERS = {
 
 OBJECTS = {
     "persistence": None,
+    "store": None,
     "notifier": None,
     "moderation": None,
     "auth": None,
@@ -484,7 +485,8 @@ def test_every_option_can_be_a_variable() -> None:
         "CHATX_ON_DEAD_LETTER": "builtins:print",
         "CHATX_MIDDLEWARES": f"moderation, {ADAPTERS}:shout",
     }
-    assert {name.removeprefix("CHATX_").lower() for name in env} == set(NUMBERS | OBJECTS)
+    # A store takes the place of persistence.
+    assert {name.removeprefix("CHATX_").lower() for name in env} == set(NUMBERS | OBJECTS) - {"store"}
     config = ChatConfig.load(env=env)
     assert {getattr(config, name) for name in NUMBERS} == {3}
     assert config.rate_limit == RateLimit(2.5, 4)
@@ -550,6 +552,34 @@ def test_a_module_that_raises_or_exits_when_it_is_imported_is_an_error(
     for name in ("exits_at_import", "raises_at_import"):
         with pytest.raises(ConfigError, match="cannot be imported"):
             ChatConfig.load(env={"CHATX_AUTH": f"{name}:auth"})
+
+
+@pytest.mark.parametrize(
+    "env",
+    [
+        {"CHATX_STORE": "postgresql://me:hunter2@db/chat"},
+        {"CHATX_STROE": "postgresql://me:hunter2@db/chat"},
+        {"CHATX_STORE": "postgresql://me:hunter2@db/chat", "CHATX_HISTORY_SIZE": "0"},
+        {"CHATX_PERSISTENCE": "postgresql://me:hunter2@db/chat"},
+        {"CHATX_HISTORY_SIZE": "postgresql://me:hunter2@db/chat"},
+        {"CHATX_STORE": "mysql://me:hunter2@db/chat"},
+        {"CHATX_STORE": "me:hunter2@db/chat"},
+    ],
+)
+def test_no_password_of_a_store_is_shown_wherever_it_stands(env: dict[str, str]) -> None:
+    try:
+        config = ChatConfig.load(env=env)
+    except ConfigError as error:
+        shown = repr(error) + "".join(error.problems)
+    else:
+        shown = repr(config) + repr(config.effective())
+    assert "hunter2" not in shown
+
+
+def test_a_store_is_read_from_a_file_and_from_the_environment_which_goes_first(write: Any) -> None:
+    file = write('[chatx]\nstore = "sqlite:///a.db"\ndurability = "stored"\n')
+    assert ChatConfig.load(file, env={}).store == "sqlite:///a.db"
+    assert ChatConfig.load(file, env={"CHATX_STORE": "b.db"}).store == "b.db"
 
 
 def test_the_effective_configuration_is_what_json_can_hold_and_loads_again(write: Any) -> None:

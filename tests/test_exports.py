@@ -50,6 +50,7 @@ NAMES = [
     "ServesHistory",
     "SlowConsumer",
     "Statistics",
+    "StoreInUse",
     "SubscriberFailed",
     "Subscription",
     "SubscriptionEnded",
@@ -236,6 +237,7 @@ CODES = {
     "too_many_joins": True,
     "closed": False,
     "already_started": False,
+    "store_in_use": True,
     "wrong_loop": False,
 }
 """Code to whether it is worth trying again."""

@@ -16,6 +16,7 @@ from chatx.core.message import Event, Message, Presences
 from chatx.core.validation import valid_id
 from chatx.errors import AlreadyStarted, ChatError, Closed, ConfigError
 from chatx.extras import needs
+from chatx.runtime.chat_store import ChatStore
 from chatx.runtime.connection import Connection
 from chatx.runtime.dead_letters import DeadLetter
 from chatx.runtime.engine import Engine
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
     from chatx.gateway.asgi.app import ChatApp
     from chatx.gateway.entry.handshake import Authenticate
     from chatx.integrations.starlette import LiveResponse
+
+
+_STORE_ENDS_S = 0.25
+"""How long the end of the store is waited for where the time of the drain is over, in s."""
 
 
 class Chat:
@@ -67,23 +72,51 @@ class Chat:
         self.telemetry: Telemetry = Telemetry()
         self._dead_letters: deque[DeadLetter] = deque(maxlen=self.config.dead_letter_limit)
         self._engine: Engine | None = None
+        self._starting: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
         self._siblings: Siblings | None = None
+        self._store: ChatStore | None = None
 
     async def start(self) -> None:
         """Start on the running loop.
 
         Where it can be known that another process serves the same clients, with a chat of its own, the log says so.
+        A store has one writer: while another chat writes to it, this one waits for up to `drain_timeout_ms`. A stop
+        meanwhile, or a cancellation, ends the wait.
 
         Raises:
-            AlreadyStarted: It is running, or being stopped, already.
-            WrongLoop: It is so in another thread or loop, as from all that follow.
+            AlreadyStarted: It is running, or being started or stopped, already.
+            StoreInUse: Another chat writes to its store still.
+            ConfigError: The store cannot be used.
+            AdapterError: The store is away.
+            Closed: It was stopped while it started.
+            WrongLoop: It runs in another thread or loop, as from all that follow.
         """
         if self._engine is not None:
             self._engine.check_here()
+        if self._engine is not None or self._starting is not None:
             raise AlreadyStarted("The chat is started already; stop it first, or start it in one place only.")
-        self._engine = Engine(self.config, self.telemetry, self._dead_letters)
-        self._siblings = Siblings(self.config)
+        siblings, store = Siblings(self.config), ChatStore(self.config)
+        try:
+            if store.is_to_begin:
+                await self._begin(store)
+            self._engine = Engine(store.config, self.telemetry, self._dead_letters)
+        except BaseException:
+            siblings.release()
+            raise
+        self._siblings, self._store = siblings, store
+
+    async def _begin(self, store: ChatStore) -> None:
+        self._starting = starting = asyncio.get_running_loop().create_task(store.begin(), name="chatx start")
+        try:
+            await starting
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            raise Closed("The chat was stopped while it started.") from None
+        finally:
+            self._starting = None
 
     async def stop(self, *, drain_timeout_ms: int | None = None) -> None:
         """Drain and end; no task, timer or thread is left.
@@ -105,6 +138,9 @@ class Chat:
             raise ConfigError(f"drain_timeout_ms is {given!r}; give a whole number of milliseconds, at least 1.")
         engine = self._engine
         if engine is None:
+            if self._starting is not None:
+                self._starting.cancel()
+                await asyncio.wait((self._starting,))
             return
         engine.check_here()
         if self._stopping is None or self._stopping.done():
@@ -112,13 +148,19 @@ class Chat:
         await asyncio.shield(self._stopping)
 
     async def _stop(self, engine: Engine, drain_timeout_ms: int | None) -> None:
+        timeout_ms = self.config.drain_timeout_ms if drain_timeout_ms is None else drain_timeout_ms
+        deadline = engine.loop.time() + timeout_ms / 1000
         try:
-            await engine.stop(drain_timeout_ms)
+            await engine.stop(timeout_ms)
         finally:
-            self._engine = None
-            self._stopping = None
-            if self._siblings is not None:
-                self._siblings.release()
+            try:
+                if self._store is not None:
+                    await self._store.end(max(_STORE_ENDS_S, deadline - engine.loop.time()))
+            finally:
+                self._engine = self._store = None
+                self._stopping = None
+                if self._siblings is not None:
+                    self._siblings.release()
 
     async def __aenter__(self) -> Self:
         """Start."""

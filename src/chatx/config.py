@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import os
+import re
 import sys
 import tomllib
 from collections.abc import Callable, Mapping
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self
 from chatx.adapters.boundary import check_arguments, check_method
 from chatx.adapters.protocols import Auth, Moderation, Notifier, Persistence
 from chatx.adapters.room_log import RoomLog, is_log
+from chatx.adapters.stores import check_store, shown
 from chatx.core.middleware import Middleware
 from chatx.core.rate_limit import RateLimit
 from chatx.errors import ConfigError, Problems
@@ -29,6 +31,9 @@ STRATEGIES = ("local", "pg", "horde")
 
 # A whole number beyond this is a mistake, and is no longer exact in JSON or TOML elsewhere.
 _MOST = 2**53 - 1
+
+# The user and the password of a URL, which may stand where it does not belong: in an option's name that is misspelt.
+_PASSWORD = re.compile(r"(\w:/*)[^\s'\"]*@")
 
 # Secrets are read elsewhere from the same environment; they are not options.
 _SECRETS = frozenset({"CHATX_SECRET", "CHATX_ADMIN_TOKEN"})
@@ -42,8 +47,8 @@ DURABILITIES: Final = ("sequenced", "stored")
 """What an acknowledgement can say: the message has its place and is on its way to all, or the log has it too."""
 
 
-def _object(default: Any, doc: str) -> Any:
-    return field(default=default, metadata={"doc": doc})
+def _object(default: Any, doc: str, *, repr: bool = True) -> Any:  # noqa: A002 # as of a dataclass's field
+    return field(default=default, metadata={"doc": doc}, repr=repr)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,6 +61,11 @@ class ChatConfig:
     """
 
     persistence: Persistence | RoomLog | None = _object(None, "where messages are saved; nowhere by default")
+    store: str | None = _object(
+        None,
+        "where messages are saved, as a URL, which the chat opens and closes itself; in place of persistence",
+        repr=False,
+    )
     notifier: Notifier | None = _object(None, "who tells users of messages; nobody by default")
     moderation: Moderation | None = _object(None, "who refuses content; nobody by default")
     auth: Auth | None = _object(None, "who refuses users; nobody by default")
@@ -123,7 +133,9 @@ class ChatConfig:
             _check_strategy(self.cluster_strategy)
         _check_adapters(self, problems)
         with problems.gathered():
-            _check_durability(self.durability, self.persistence)
+            _check_store(self.store, self.persistence)
+        with problems.gathered():
+            _check_durability(self.durability, self.persistence, self.store)
         object.__setattr__(self, "middlewares", _checked_middlewares(self.middlewares, problems))
         if self.on_dead_letter is not None:
             with problems.gathered():
@@ -164,7 +176,7 @@ class ChatConfig:
         return config
 
     def effective(self) -> dict[str, Any]:
-        """Return every option by name, as values that JSON can hold."""
+        """Return every option by name, as values that JSON can hold; no password is among them."""
         values: dict[str, Any] = {}
         for option in fields(self):
             value = getattr(self, option.name)
@@ -172,6 +184,8 @@ class ChatConfig:
                 value = {"messages_per_sec": value.messages_per_sec, "burst": value.burst}
             elif option.name == "middlewares":
                 value = [each if isinstance(each, str) else _import_name(each) for each in value]
+            elif option.name == "store" and value is not None:
+                value = shown(value)
             elif value is not None and not isinstance(value, (int, str)):
                 value = _import_name(value)
             values[option.name] = value
@@ -187,6 +201,7 @@ def _shown(value: object) -> str:
         text = repr(value)
     except Exception:
         return f"a value of type {type(value).__name__}"
+    text = _PASSWORD.sub(r"\1...@", text)
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 
@@ -265,13 +280,21 @@ def _check_notifier(notifier: object) -> None:
         check_method("notifier", notifier, "recipients", "message")
 
 
-def _check_durability(durability: object, persistence: object) -> None:
+def _check_store(store: object, persistence: object) -> None:
+    if store is None:
+        return
+    if persistence is not None:
+        raise ConfigError("store and persistence are both given; give one of them.")
+    check_store(store)
+
+
+def _check_durability(durability: object, persistence: object, store: object) -> None:
     if durability not in DURABILITIES:
         raise ConfigError(f"durability is {_shown(durability)}; it must be one of {', '.join(DURABILITIES)}.")
-    if durability == "stored" and not is_log(persistence):
+    if durability == "stored" and store is None and not is_log(persistence):
         raise ConfigError(
             "durability is 'stored', and persistence is no log that could say so; give one, such as "
-            "SQLitePersistence('chat.db'), or leave durability at 'sequenced'."
+            "store='sqlite:///chat.db', or leave durability at 'sequenced'."
         )
 
 
@@ -371,7 +394,7 @@ def _from_env(env: Mapping[str, str], problems: Problems) -> dict[str, Any]:
 def _env_value(variable: str, name: str, text: str) -> Any:
     if name == "middlewares" and not text.lstrip().startswith("["):
         return [part.strip() for part in text.split(",") if part.strip()]
-    if name in (*_ADAPTERS, "on_dead_letter", "cluster_strategy", "durability"):
+    if name in (*_ADAPTERS, "on_dead_letter", "cluster_strategy", "durability", "store"):
         return text
     try:
         read = tomllib.loads(f"value = {text}")

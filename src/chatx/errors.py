@@ -234,6 +234,14 @@ class AlreadyStarted(ChatError):
     summary = "The chat is running already."
 
 
+class StoreInUse(ChatError):
+    """Another chat writes to the store still, so this one did not start: a store has one writer at a time."""
+
+    code = "store_in_use"
+    retryable = True
+    summary = "Another chat writes to the same store, so this one did not start."
+
+
 class WrongLoop(ChatError):
     """The call came from another thread or another event loop than the chat was started on."""
 
@@ -262,6 +270,7 @@ ERRORS: dict[str, type[ChatError]] = {
         TooManyJoins,
         Closed,
         AlreadyStarted,
+        StoreInUse,
         WrongLoop,
     )
 }

@@ -15,11 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from chatx import __version__
+from chatx import Chat, __version__
 from chatx.cli import main
-from chatx.cli.store import file_of, store_of
 from chatx.config import ChatConfig
-from tests.process import ENVIRONMENT, demo, run
+from tests.process import ENVIRONMENT, demo, free_port, run
 
 COMMANDS = ("demo", "serve", "token", "check")
 WITHOUT_OPTIONS = ("asyncapi",)
@@ -195,30 +194,59 @@ def test_check_tells_all_that_is_wrong_a_line_for_each(
 # store
 
 
-@pytest.mark.parametrize("form", ["a.db", "sqlite:///a.db", "SQLITE:a.db", "sqlite:///{here}/a.db", "{here}/a.db"])
-def test_the_demo_and_the_server_take_the_same_forms_of_a_store(
-    form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("store", ["a.db", "sqlite:///a.db", "sqlite://", "postgresql://me@db/chat"])
+def test_the_demo_the_server_and_check_take_the_same_forms_of_a_store(
+    store: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    quiet_logging: None,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert Path(file_of(form.format(here=tmp_path))).resolve() == tmp_path / "a.db"
-    served: list[object] = []
-    monkeypatch.setattr("chatx.cli.demo.store_of", lambda url: served.append(store_of(url)) or served[-1])  # type: ignore[func-returns-value]
-    monkeypatch.setattr("chatx.cli.demo._serve", lambda *_: 0)
-    assert main(["demo", "--port", "4997", "--store", form.format(here=tmp_path)]) == 0
-    assert (tmp_path / "a.db").exists()
-    served[0].close()  # type: ignore[attr-defined]
+    served: list[str | None] = []
+    monkeypatch.setattr("chatx.cli.demo._serve", lambda _, app, *rest: served.append(app.state.chat.config.store) or 0)  # type: ignore[func-returns-value]
+
+    async def serve(chat: Chat, *rest: object) -> int:
+        served.append(chat.config.store)
+        return 0
+
+    monkeypatch.setattr("chatx.cli.serve._serve", serve)
+    port = str(free_port())
+    assert main(["demo", "--port", port, "--store", store]) == 0
+    assert main(["serve", "--insecure-user-param", "--port", port, "--store", store]) == 0
+    assert served == [store] * 2
+    capsys.readouterr()
+    # What is given goes before the environment, and that before a file.
+    monkeypatch.setenv("CHATX_STORE", "other.db")
+    assert main(["check", "--json", "--store", store]) == 0
+    assert json.loads(capsys.readouterr().out)["store"] == store.replace("me@", "")
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_a_drive_of_windows_is_no_kind_of_store() -> None:
-    assert file_of("C:\\chat.db") == "C:\\chat.db"
+@pytest.mark.parametrize("command", [["check"], ["serve", "--insecure-user-param", "--port", "4997"]])
+def test_a_store_may_come_from_the_environment_or_a_file(
+    command: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    quiet_logging: None,
+) -> None:
+    file = tmp_path / "chatx.toml"
+    file.write_text('[chatx]\nstore = "mongodb://me:hunter2@db/x"\n')
+    config = [str(file)] if command[0] == "check" else ["--config", str(file)]
+    assert main([*command, *config]) == 2
+    assert "There is no store mongodb://db/x" in capsys.readouterr().err
+    monkeypatch.setenv("CHATX_STORE", "mysql://me:hunter2@db/x")
+    assert main([*command, *config]) == 2
+    assert "There is no store mysql://db/x" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("url", ["pg://me:hunter2@db/x", "sqlite://me:hunter2@db/x", ""])
 def test_the_demo_refuses_a_store_as_the_server_does(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["demo", "--port", "4997", "--store", url]) == 2
     said = capsys.readouterr().err
-    assert said.startswith("chatx: --store ")
-    assert "write sqlite:///" in said or "as sqlite:///" in said
+    assert said.startswith("chatx: ")
+    assert "sqlite:///chat.db" in said
     assert "hunter2" not in said
 
 
@@ -281,7 +309,7 @@ def test_a_store_that_cannot_be_used_is_a_clear_error(tmp_path: Path, capsys: py
     assert main(["demo", "--port", "4999", "--store", str(store)]) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert f"--store {store}" in printed.err
+    assert printed.err.startswith(f"chatx: The store {store}: ")
     assert store.read_text().startswith("not a database")
 
 

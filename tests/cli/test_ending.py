@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from chatx.cli import main, serve
+from chatx.cli import main
 from chatx.cli.ending import Ending, close_loop
 from tests import process
 from tests.gateway.real_client import real_client
@@ -228,18 +228,6 @@ def test_threads_begun_since_that_python_would_wait_for_are_counted() -> None:
     assert ending.threads_left(10) == 0
     for each in (own, *threads):
         each.join()
-
-
-def test_a_store_that_is_busy_does_not_hold_up_the_end(caplog: pytest.LogCaptureFixture) -> None:
-    go = threading.Event()
-
-    class Busy:
-        def close(self) -> None:
-            go.wait()
-
-    serve._close(Busy(), Ending())  # type: ignore[arg-type]
-    assert "still busy" in caplog.text
-    go.set()
 
 
 def test_a_process_that_hangs_is_ended_with_the_status_that_was_set() -> None:

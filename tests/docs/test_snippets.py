@@ -16,10 +16,8 @@ from pathlib import Path
 from types import CodeType
 
 import pytest
-from starlette.applications import Starlette
 
 from chatx import ChatConfig, ConfigError, cli
-from chatx.adapters.sqlite import SQLitePersistence
 from tests.docs.markdown import PAGES, ROOT, Block, all_blocks, blocks
 
 PYTHON = all_blocks("python")
@@ -128,8 +126,7 @@ def test_shell_snippets_say_what_exists(monkeypatch: pytest.MonkeyPatch, tmp_pat
     """`make` targets are there, `chatx` commands work, extras and modules exist."""
     toml = blocks(ROOT / "docs" / "configuration.md", "toml")
     (tmp_path / "chatx.toml").write_text(toml[0].code, encoding="utf-8")
-    # The demo gets as far as it does before it serves a port; the application that would close its store is not there.
-    monkeypatch.setattr("chatx.demo.app.demo_app", _closing)
+    # The demo gets as far as it does before it serves a port.
     monkeypatch.setattr("chatx.cli.demo.listening", lambda host, port: nullcontext([]))
     monkeypatch.setattr("chatx.cli.serve.listening", lambda host, port: nullcontext([]))
     monkeypatch.setattr("chatx.cli.serve._serve", _served)
@@ -164,11 +161,6 @@ def test_shell_snippets_say_what_exists(monkeypatch: pytest.MonkeyPatch, tmp_pat
                 case _:
                     pytest.fail(f"{block.name}: nothing here knows how to check {line!r}")
     assert {"make", "chatx"} <= seen
-
-
-def _closing(store: SQLitePersistence) -> Starlette:
-    store.close()
-    return Starlette()
 
 
 async def _served(*arguments: object) -> int:

@@ -152,6 +152,7 @@ def test_the_error_codes_are_those_of_the_table_that_a_client_can_meet() -> None
         "slow_consumer",
         "subscriber_failed",
         "already_started",
+        "store_in_use",
         "wrong_loop",
     }
     assert set(REFUSALS) < set(codes)

@@ -60,6 +60,7 @@ def test_every_error_has_a_status_that_says_whose_turn_it_is() -> None:
         "too_many_joins": 503,
         "closed": 503,
         "already_started": 500,
+        "store_in_use": 503,
         "wrong_loop": 500,
     }
     assert http_status(OutOfCredit()) == 422

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import logging
 import socket
 import subprocess
 import sys
@@ -24,7 +23,7 @@ UVICORN = ("uvicorn", "workers_app:app", "--port", "{port}")
 HYPERCORN = ("hypercorn", "workers_app:app", "--bind", "localhost:{port}")
 GRANIAN = ("granian", "--interface", "asgi", "--port", "{port}", "workers_app:app")
 SEVERAL = "one of several workers of"
-SHARED = "keeps its messages in the same file"
+REFUSED = "Another chat writes to"
 
 
 def until_they_run(server: Served, many: int) -> str:
@@ -50,13 +49,12 @@ def until_they_run(server: Served, many: int) -> str:
     ],
     ids=["uvicorn", "uvicorn uvloop", "hypercorn", "hypercorn uvloop", "granian"],
 )
-def test_of_several_workers_one_says_so(command: tuple[str, ...], tmp_path: Path) -> None:
-    with module(*command, cwd=APP.parent, STORE=str(tmp_path / "chat.db")) as server:
+def test_of_several_workers_one_says_so(command: tuple[str, ...]) -> None:
+    with module(*command, cwd=APP.parent) as server:
         printed = until_they_run(server, 2)
 
     assert printed.count(f"{SEVERAL} {command[0]}, and each has a chat of its own") == 1
     assert "Run one worker." in printed
-    assert SHARED not in printed
 
 
 @pytest.mark.process
@@ -84,60 +82,7 @@ def test_one_worker_says_nothing(command: tuple[str, ...], environment: dict[str
         printed = until_they_run(server, 1)
 
     assert SEVERAL not in printed
-    assert SHARED not in printed
-
-
-@pytest.mark.process
-def test_two_servers_on_one_file_are_noticed_and_the_next_one_alone_is_not(tmp_path: Path) -> None:
-    # By another path, it is the same file.
-    (tmp_path / "link").symlink_to(tmp_path)
-    paths = [str(tmp_path / "chat.db"), str(tmp_path / "link" / "chat.db")]
-    with module(*UVICORN, cwd=APP.parent, STORE=paths[0]) as first:
-        assert SHARED not in until_they_run(first, 1)
-        with module(*UVICORN, cwd=APP.parent, STORE=paths[1]) as second:
-            printed = until_they_run(second, 1)
-        # However its process ended.
-        first.process.kill()
-        first.process.wait()
-    with module(*UVICORN, cwd=APP.parent, STORE=paths[0]) as third:
-        assert SHARED not in until_they_run(third, 1)
-
-    assert printed.count(f"{SHARED}, {paths[1]}") == 1
-    assert "in one process" in printed
-
-
-async def test_two_chats_of_one_process_on_one_file_are_noticed_until_one_stops(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    stores = [SQLitePersistence(tmp_path / "chat.db") for _ in range(2)]
-    first, second = (Chat(persistence=store) for store in stores)
-    async with first:
-        async with second:
-            (record,) = caplog.records
-            assert (record.levelno, SHARED in record.getMessage()) == (logging.WARNING, True)
-            assert vars(record)["store"] == str(tmp_path / "chat.db")
-        caplog.clear()
-    async with second:
-        pass
-    async with first:
-        pass
-    assert caplog.records == []
-    for store in stores:
-        store.close()
-
-
-async def test_stores_in_memory_and_files_of_their_own_are_not_shared(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    stores = [SQLitePersistence(path) for path in (":memory:", ":memory:", tmp_path / "a.db", tmp_path / "b.db")]
-    chats = [Chat(persistence=store) for store in stores]
-    for chat in chats:
-        await chat.start()
-    for chat in chats:
-        await chat.stop()
-    for store in stores:
-        store.close()
-    assert caplog.records == []
+    assert REFUSED not in printed
 
 
 @pytest.mark.process

@@ -7,9 +7,8 @@ from contextlib import asynccontextmanager
 from starlette.applications import Starlette
 
 from chatx import Chat
-from chatx.adapters.sqlite import SQLitePersistence
 
-chat = Chat(persistence=SQLitePersistence(os.environ["STORE"]) if "STORE" in os.environ else None)
+chat = Chat(store=os.environ.get("STORE"))
 
 
 @asynccontextmanager

@@ -96,10 +96,12 @@ async def test_a_life_in_which_nothing_was_said_does_not_break_the_stream(store:
 
 
 async def test_after_a_crash_a_new_stream_begins_and_a_reader_is_told(store: Open) -> None:
-    async with running(store()) as chat:
+    crashing = store()
+    async with running(crashing) as chat:
         seen = await send(chat, 3)
         await saved(chat)
         # What another process finds in the file now is what a crash now would leave.
+        crashing.let_go()
         async with running(store()) as after_the_crash:
             (message,) = await send(after_the_crash, 1)
             assert message.epoch != seen[0].epoch
@@ -241,9 +243,11 @@ async def test_a_hole_in_the_file_is_a_gap_in_its_place(store: Open) -> None:
 
 
 async def test_history_reaches_across_restarts_and_streams(store: Open) -> None:
-    async with running(store(), history_size=3) as chat:
+    crashing = store()
+    async with running(crashing, history_size=3) as chat:
         everything = await send(chat, 10)
         await saved(chat)
+        crashing.let_go()
         async with running(store(), history_size=3) as after_a_crash:
             everything += await send(after_a_crash, 5)
     async with running(store(), history_size=3) as chat:

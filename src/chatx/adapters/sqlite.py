@@ -32,13 +32,12 @@ class SQLitePersistence(SQLiteFile):
     It keeps every message for ever. The tables have names of their own, so the file may be one of the application's. A
     file of an earlier version is taken up to this one's tables when it is opened, in one transaction.
 
-    One chat at a time writes, and holds a lock for that; others may read beside it.
+    One chat at a time writes: a start takes the lock for that, or waits; others may read beside it.
 
     Whoever built it closes it, after the chat has stopped.
 
     Attributes:
         path: The file, as it was given.
-        identity: Which file that is, by whatever path: its device and its number there; None in memory.
     """
 
     def __init__(self, path: str | os.PathLike[str] = ":memory:") -> None:

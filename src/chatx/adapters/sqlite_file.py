@@ -18,8 +18,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import contextmanager
 from typing import TypeVar
 
 from chatx.adapters.room_log import LogUnavailable
@@ -43,7 +42,6 @@ class SQLiteFile:
 
     Attributes:
         path: The file, as it was given.
-        identity: Which file that is, by whatever path: its device and its number there; None in memory.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -58,7 +56,6 @@ class SQLiteFile:
         if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
             raise ConfigError(f"The path of SQLitePersistence is {path!r}; give the name of a file, or ':memory:'.")
         self.path: str = os.fsdecode(path)
-        self.identity: tuple[int, int] | None = None
         self._writer = None if self.path == ":memory:" else WriterLock(f"{os.path.realpath(self.path)}.lock")
         self._lock = threading.Lock()
         self._reading_lock = self._lock
@@ -81,9 +78,6 @@ class SQLiteFile:
                 f"SQLitePersistence cannot use {self.path!r}: {error}; "
                 "give a SQLite database, or a new file in a folder that exists and can be written."
             ) from error
-        with suppress(OSError):  # a name such as ":memory:" is no file
-            found = Path(self.path).stat()
-            self.identity = (found.st_dev, found.st_ino)
 
     def hold(self, wait_ms: int, /) -> bool:
         """Take the lock of the file beside the database; return whether it is held."""

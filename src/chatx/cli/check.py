@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
-from chatx.cli.command import command, configuration, fail
+from chatx.cli.command import add_store_to, command, configuration, fail
 from chatx.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ examples:
   chatx check chatx.toml          a file with a table [chatx]
   chatx check pyproject.toml      or one with [tool.chatx]
   CHATX_ROOM_QUEUE_LIMIT=100 chatx check --json chatx.toml
+  chatx check --store postgresql://chatx@db.example/chat      whether it can be a store; nothing is opened
 
 exit status: 0 valid, 2 not valid
 """
@@ -34,13 +35,14 @@ def add_to(commands: Commands) -> None:
         run=run,
     )
     parser.add_argument("config", nargs="?", metavar="CONFIG", help="TOML file (default: none, only CHATX_* variables)")
+    add_store_to(parser, otherwise="what the configuration says")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(options: argparse.Namespace) -> int:
     """Print the configuration in effect, or what is wrong with it, and return the exit status."""
     try:
-        config = configuration(options.config)
+        config = configuration(options.config, options.store)
     except ConfigError as error:
         if options.json:
             print(json.dumps({"error": {"code": error.code, "reason": error.reason, "problems": error.problems}}))

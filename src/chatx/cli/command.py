@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -37,15 +38,31 @@ def port(text: str) -> int:
     return int(text)
 
 
-def configuration(path: str | None) -> ChatConfig:
+def add_store_to(
+    parser: argparse.ArgumentParser, *, default: str | None = None, otherwise: str = "%(default)s"
+) -> None:
+    """Add the option `--store`; `otherwise` says what is so without it."""
+    parser.add_argument(
+        "--store",
+        default=default,
+        metavar="URL",
+        help=f"where messages are kept, as sqlite:///chat.db or postgresql://user@host/database (default: {otherwise})",
+    )
+
+
+def configuration(path: str | None, store: str | None = None) -> ChatConfig:
     """Return the options in effect; errors as `ChatConfig.load`.
 
     What import strings name is looked for in the current folder as well, as `python -m chatx` does and servers do.
+
+    Args:
+        path: A TOML file, or None.
+        store: What `--store` gave, which goes before all else.
     """
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.append(here)  # last: a file here is not to take the place of a module that is installed
-    return ChatConfig.load(path)
+    return ChatConfig.load(path, os.environ if store is None else {**os.environ, "CHATX_STORE": store})
 
 
 def fail(reason: str | ChatError, status: int = 2) -> int:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import signal
 import socket
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from chatx.cli.command import command, fail, port
+from chatx.cli.command import add_store_to, command, fail, port
 from chatx.cli.listening import CannotListen, listening
-from chatx.cli.store import store_of
 from chatx.errors import ChatError, ConfigError
 from chatx.extras import needs
 
@@ -42,12 +42,7 @@ def add_to(commands: Commands) -> None:
     )
     parser.add_argument("--host", default="localhost", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=port, default=4000, help="port to listen on (default: %(default)s)")
-    parser.add_argument(
-        "--store",
-        default="chatx-demo.db",
-        metavar="URL",
-        help="where messages are kept, as sqlite:///chat.db (default: %(default)s)",
-    )
+    add_store_to(parser, default="chatx-demo.db")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -61,18 +56,19 @@ def run(options: argparse.Namespace) -> int:
         return fail(error, 1)
     try:
         with listening(options.host, options.port) as sockets:
-            return _serve(uvicorn, demo_app(store_of(options.store)), sockets, options)
+            return _serve(uvicorn, demo_app(options.store), sockets, options)
     except CannotListen as error:
         return fail(str(error), 1)
-    except ChatError as error:
+    except ConfigError as error:
         return fail(error)
+    except ChatError as error:
+        return fail(error, 1)
 
 
 def _serve(uvicorn: ModuleType, app: Starlette, sockets: list[socket.socket], options: argparse.Namespace) -> int:
-    shown = "localhost" if options.host in ("0.0.0.0", "127.0.0.1", "::", "::1") else options.host
-    print(f"chatx demo: open http://{shown}:{options.port} in two tabs; stop it with Ctrl+C", flush=True)
     config = uvicorn.Config(
         app,
+        lifespan="off",  # a chat that does not start would be a traceback
         log_level="warning",
         # The protocol's own bound, with room for the frame around it.
         ws_max_size=65_536 + 1,
@@ -80,14 +76,27 @@ def _serve(uvicorn: ModuleType, app: Starlette, sockets: list[socket.socket], op
         timeout_graceful_shutdown=5,
     )
     server = uvicorn.Server(config)
-    shut_down = server.shutdown
+    start_up, shut_down, chat = server.startup, server.shutdown, app.state.chat
+
+    async def start_first(sockets: list[socket.socket] | None = None) -> None:
+        starting = asyncio.ensure_future(chat.start())
+        while not starting.done():
+            await asyncio.wait((starting,), timeout=0.1)
+            if server.should_exit:  # by a signal: the chat may wait for its store
+                await chat.stop()
+                await asyncio.gather(starting, return_exceptions=True)
+                return
+        starting.result()
+        shown = "localhost" if options.host in ("0.0.0.0", "127.0.0.1", "::", "::1") else options.host
+        print(f"chatx demo: open http://{shown}:{options.port} in two tabs; stop it with Ctrl+C", flush=True)
+        await start_up(sockets)
 
     async def stop_first(sockets: list[socket.socket] | None = None) -> None:
         # uvicorn waits for every response to end, and a live page's does when the chat stops.
-        await app.state.chat.stop()
+        await chat.stop()
         await shut_down(sockets)
 
-    server.shutdown = stop_first
+    server.startup, server.shutdown = start_first, stop_first
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         # So a shell begins what it runs in the background; uvicorn would heed Ctrl+C all the same.
         heed = server.handle_exit

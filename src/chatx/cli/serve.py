@@ -8,24 +8,20 @@ import logging
 import os
 import signal
 import socket
-import threading
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import replace
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
-from chatx.cli.command import command, configuration, fail, port
+from chatx.cli.command import add_store_to, command, configuration, fail, port
 from chatx.cli.ending import LEAST_S, LEFT_S, Ending, close_loop
 from chatx.cli.listening import CannotListen, listening
 from chatx.cli.logs import FORMATS, LEVELS, log_to
-from chatx.cli.store import store_of
 from chatx.cli.tls import Certificate, certificate
-from chatx.errors import ChatError, ConfigError, Problems
+from chatx.errors import ChatError, Closed, ConfigError, Problems
 from chatx.extras import needs
 
 if TYPE_CHECKING:
-    from chatx.adapters.sqlite import SQLitePersistence
     from chatx.chat import Chat
     from chatx.cli.command import Commands
     from chatx.gateway.native.server import NativeServer
@@ -47,10 +43,12 @@ environment:
   CHATX_ADMIN_TOKEN   opens /rooms
   CHATX_...           any option of the configuration, as CHATX_MAX_CONNECTIONS_PER_USER=0
 
+A store has one writer: where another chat writes to it still, this one waits for up to drain_timeout_ms.
+
 SIGTERM and Ctrl+C drain: clients are sent away to come back, messages are saved, within drain_timeout_ms. A second one
 ends it at once. SIGHUP reads the certificate anew, for whoever connects then; without one it drains too.
 
-exit status: 0 drained after a signal, 1 could not run or was cut short, 2 wrong options, 130 stopped before it served
+exit status: 0 drained after a signal, 1 could not run or was cut short, 2 wrong options, 130 stopped before it listened
 """
 
 _RESERVED_MS = 1000
@@ -72,9 +70,7 @@ def add_to(commands: Commands) -> None:
     parser.add_argument("--host", default="localhost", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=port, default=4000, help="port to listen on (default: %(default)s)")
     parser.add_argument("--config", metavar="FILE", help="TOML file with a table [chatx]; CHATX_* variables go first")
-    parser.add_argument(
-        "--store", metavar="URL", help="where messages are kept, as sqlite:///chat.db (default: memory)"
-    )
+    add_store_to(parser, otherwise="memory")
     parser.add_argument(
         "--origin",
         nargs="+",
@@ -133,17 +129,11 @@ def run(options: argparse.Namespace) -> int:
             with problems.gathered():
                 tls = certificate(options.tls_cert, options.tls_key)
             with problems.gathered():
-                config = configuration(options.config)
-                if options.store is not None and config.persistence is not None:
-                    raise ConfigError("--store and the option persistence are both given; give one of them.")
+                config = configuration(options.config, options.store)
             problems.tell()
             sockets = stack.enter_context(listening(options.host, options.port))
             if options.insecure_user_param:
                 _check_loopback(sockets)
-            if options.store is not None:
-                store = store_of(options.store)
-                stack.callback(_close, store, ending)
-                config = replace(config, persistence=store)
             chat = Chat(config=config)
             server = NativeServer(
                 chat,
@@ -193,10 +183,19 @@ async def _serve(
     for listens in sockets:
         scheme, address = "http" if tls is None else "https", _shown(listens)
         logger.info("Listening on %s://%s", scheme, address, extra={"scheme": scheme, "address": address})
-    await chat.start()
+    told = loop.create_task(_told_to_go(signals, tls), name="chatx signal")
+    starting = loop.create_task(chat.start(), name="chatx start")
+    await asyncio.wait((starting, told), return_when=asyncio.FIRST_COMPLETED)
+    if not starting.done():
+        logger.info("Stopping after %s, before the chat has started.", told.result().name)
+        await chat.stop()
+        await asyncio.wait((starting,))
+    if (error := starting.exception()) is not None:
+        told.cancel()
+        return _not_started(error, told)
     await server.start(sockets)
     logger.info("Ready. Clients connect to %s/websocket.", server.path, extra={"path": server.path})
-    given = await _told_to_go(signals, tls)
+    given = await told
     logger.info("Draining after %s.", given.name, extra={"signal": given.name})
     draining = loop.create_task(_drain(chat, server, ending), name="chatx drain")
     again = loop.create_task(_told_again(signals), name="chatx second signal")
@@ -218,6 +217,19 @@ async def _serve(
         ending.status = 0
         logger.info("Stopped.")
     return int(cut_short)
+
+
+def _not_started(error: BaseException, told: asyncio.Task[signal.Signals]) -> int:
+    """Say why the chat has not started, and return the exit status."""
+    if isinstance(error, Closed) and told.done():
+        logger.info("Stopped.")
+        return 0
+    if isinstance(error, ConfigError):
+        return fail(error)
+    if isinstance(error, ChatError):
+        logger.error("The chat was not started: %s", error.reason, extra={"code": error.code})
+        return 1
+    raise error
 
 
 async def _told_to_go(signals: asyncio.Queue[signal.Signals], tls: Certificate | None) -> signal.Signals:
@@ -251,15 +263,6 @@ async def _drain(chat: Chat, server: NativeServer, ending: Ending) -> None:
     await server.drain((deadline - loop.time()) / 2)
     await chat.stop(drain_timeout_ms=max(1, int((deadline - loop.time()) * 1000)))
     await server.close()
-
-
-def _close(store: SQLitePersistence, ending: Ending) -> None:
-    """Close the store in time: it waits for threads that the chat left behind, and those may wait for a locked file."""
-    closing = threading.Thread(target=store.close, name="chatx store", daemon=True)
-    closing.start()
-    closing.join(max(LEFT_S / 2, ending.left - LEFT_S))
-    if closing.is_alive():
-        logger.error("The store is still busy and is left to close itself with the process; what it has saved is kept.")
 
 
 def _check_loopback(sockets: list[socket.socket]) -> None:

@@ -10,8 +10,7 @@ from __future__ import annotations
 import re
 import unicodedata
 import uuid
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, closing
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from string import Template
@@ -23,7 +22,6 @@ from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from chatx.adapters.sqlite import SQLitePersistence
 from chatx.chat import Chat
 from chatx.core.message import Event
 from chatx.core.validation import valid_id
@@ -71,26 +69,18 @@ class NoShouting:
         return True
 
 
-def demo_app(store: str | SQLitePersistence, **options: Any) -> FastAPI:
-    """Return the demo as an application that can run once. Its chat is `app.state.chat`.
+def demo_app(store: str, **options: Any) -> FastAPI:
+    """Return the demo as an application. Its chat is `app.state.chat`.
 
     Args:
-        store: A file of SQLite, or what keeps messages in one; it is closed when the demo ends.
+        store: Where messages are kept, as the option of this name.
         options: Further options of the chat.
 
     Raises:
-        ConfigError: The file cannot be used.
+        ConfigError: There is no such store.
     """
-    persistence = SQLitePersistence(store) if isinstance(store, str) else store
-    chat = Chat(persistence=persistence, moderation=NoShouting(), **options)
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        with closing(persistence):
-            async with chat:
-                yield
-
-    app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    chat = Chat(store=store, moderation=NoShouting(), **options)
+    app = FastAPI(lifespan=chat.lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     app.state.chat = chat
     app.add_middleware(_Headers)
     app.mount("/socket", chat.asgi(authenticate=_name_in_socket))

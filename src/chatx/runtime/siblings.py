@@ -6,9 +6,9 @@ where it can be known, in one line.
 Rules:
 1. A worker is known by the server's own frames at the foot of the main thread's stack, which say how many there are. A
    server that is not known, or has changed, is not asked.
-2. Of the workers of one parent one tells. Who shares a file is told of only where no worker was.
+2. Of the workers of one parent one tells.
 3. What a process holds to be found by (`Claim`) goes with the process, however that ends, and leaves nothing behind.
-   Only Linux has such a thing; elsewhere each worker tells, and a file that is shared is not noticed.
+   Only Linux has such a thing; elsewhere each worker tells.
 """
 
 from __future__ import annotations
@@ -22,12 +22,9 @@ import threading
 import weakref
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from chatx.config import ChatConfig
-
-if TYPE_CHECKING:
-    from chatx.adapters.sqlite import SQLitePersistence
 
 logger: logging.Logger = logging.getLogger("chatx")
 
@@ -57,56 +54,32 @@ class Claim:
 
 
 class Siblings:
-    """The claims of one running chat, by which other chats find it; it warns when it finds another."""
+    """The claim of one running chat, by which other workers find it; it warns when it is one of several."""
 
     def __init__(self, config: ChatConfig) -> None:
-        self._claims: list[Claim] = []
+        self._claim: Claim | None = None
         if config.cluster_strategy != "local":
             return
         server = _server_of_several()
-        if server is not None:
-            if self._claim(f"workers of {os.getppid()}").held is not False:
-                logger.warning(
-                    "This is one of several workers of %s, and each has a chat of its own: people on two of them do "
-                    "not see each other, though they are in the same room. Run one worker.",
-                    server,
-                    extra={"server": server},
-                )
+        if server is None:
             return
-        store = _sqlite_of(config)
-        if store is None or store.identity is None:
-            return
-        if self._claim("store {}:{}".format(*store.identity)).held is False:
+        self._claim = Claim(f"workers of {os.getppid()}")
+        if self._claim.held is not False:
             logger.warning(
-                "Another chat that is running keeps its messages in the same file, %s: what is sent in one is not seen "
-                "in the other, and in the file the messages of both follow one another. Serve all clients with one "
-                "chat, in one process; or give each a file of its own.",
-                store.path,
-                extra={"store": store.path},
+                "This is one of several workers of %s, and each has a chat of its own: people on two of them do "
+                "not see each other, though they are in the same room. Run one worker.",
+                server,
+                extra={"server": server},
             )
 
     def release(self) -> None:
-        """Let go of the claims."""
-        for claim in self._claims:
-            claim.release()
-
-    def _claim(self, name: str) -> Claim:
-        claim = Claim(name)
-        self._claims.append(claim)
-        return claim
+        """Let go of the claim."""
+        if self._claim is not None:
+            self._claim.release()
 
 
 def _nothing_held() -> None:
     """Do nothing."""
-
-
-def _sqlite_of(config: ChatConfig) -> SQLitePersistence | None:
-    # Whoever has such a store has imported it; others need no SQLite.
-    if "chatx.adapters.sqlite" not in sys.modules:
-        return None
-    from chatx.adapters.sqlite import SQLitePersistence
-
-    return config.persistence if isinstance(config.persistence, SQLitePersistence) else None
 
 
 def _server_of_several() -> str | None:

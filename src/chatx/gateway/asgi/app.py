@@ -27,7 +27,7 @@ from contextlib import AbstractContextManager
 from typing import Any, TypeAlias
 
 from chatx.chat import Chat
-from chatx.errors import AlreadyStarted, ConfigError, WrongLoop
+from chatx.errors import AlreadyStarted, ChatError, ConfigError, WrongLoop
 from chatx.gateway.asgi.uvicorn import Uvicorn, uvicorn_of
 from chatx.gateway.entry.handshake import Authenticate, chosen_subprotocol, handshake_of
 from chatx.gateway.entry.refusal import Refused
@@ -82,6 +82,7 @@ class ChatApp:
     ) -> None:
         self._chat = chat
         self._autostart = autostart
+        self._starting: asyncio.Task[None] | None = None
         self._entrance = Entrance(chat, authenticate, origins, idle_timeout_s)
         self._longpoll = LongPoll(self._entrance)
 
@@ -99,11 +100,23 @@ class ChatApp:
             raise ConfigError("Mount this application; run the chat with chat.lifespan in the outer application.")
 
     async def _start(self) -> None:
-        if self._autostart:
-            # Where it runs in another loop, the entrance refuses, and the log says why.
-            with contextlib.suppress(AlreadyStarted, WrongLoop):
-                await self._chat.start()
+        if not self._autostart:
+            return
+        if self._starting is None:
+            # A client that goes away while the store is waited for takes nothing of the others' with it.
+            self._starting = asyncio.create_task(self._chat.start(), name="chatx autostart")
+        starting = self._starting
+        await asyncio.wait((starting,))
+        if self._starting is not starting:
+            return
+        self._starting = None
+        error = None if starting.cancelled() else starting.exception()
+        # Where it runs in another loop, the entrance refuses, and the log says why.
+        if error is None or isinstance(error, (AlreadyStarted, WrongLoop)):
             self._autostart = False  # once: a chat that was stopped stays so
+        else:
+            code = error.code if isinstance(error, ChatError) else ChatError.code
+            logger.error("The chat is not started, and is tried with the next client: %s", error, extra={"code": code})
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()  # websocket.connect

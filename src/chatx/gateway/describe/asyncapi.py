@@ -16,7 +16,16 @@ from msgspec import json
 from chatx import __version__
 from chatx.config import ChatConfig
 from chatx.core.validation import ID_LIMIT
-from chatx.errors import ERRORS, AlreadyStarted, ConfigError, Revoked, SlowConsumer, SubscriberFailed, WrongLoop
+from chatx.errors import (
+    ERRORS,
+    AlreadyStarted,
+    ConfigError,
+    Revoked,
+    SlowConsumer,
+    StoreInUse,
+    SubscriberFailed,
+    WrongLoop,
+)
 from chatx.gateway.describe.catalogue import (
     ANSWERS,
     BROADCASTS,
@@ -50,7 +59,8 @@ from chatx.gateway.wire.transitions import TRANSITIONS
 _KINDS: Final = {**FROM_CLIENTS, **REPLIES, **BROADCASTS, **ENDS}
 
 _NOT_ON_THE_WIRE: Final = {
-    error.code for error in (AlreadyStarted, ConfigError, Revoked, SlowConsumer, SubscriberFailed, WrongLoop)
+    error.code
+    for error in (AlreadyStarted, ConfigError, Revoked, SlowConsumer, StoreInUse, SubscriberFailed, WrongLoop)
 }
 """Errors of the Python interface alone; a socket has close codes instead."""
 
