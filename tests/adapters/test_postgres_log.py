@@ -11,6 +11,7 @@ import asyncpg
 import pytest
 
 from chatx import ConfigError, Message, Position
+from chatx.adapters import postgres_schema
 from chatx.adapters.postgres_connections import ConnectionBroke
 from chatx.adapters.postgres_log import PostgresLog
 from chatx.adapters.room_log import FENCED, Append, LogUnavailable, Opened, Record
@@ -177,8 +178,22 @@ async def test_tables_of_another_version_are_refused(log: PostgresLog, url: str)
     await admin.execute("INSERT INTO chatx_schema VALUES (99)")
     await admin.close()
     newcomer = PostgresLog(url)
-    with pytest.raises(ConfigError, match="version 99"):
+    with pytest.raises(ConfigError, match=r"version 99, and this version of chatx reads up to \d"):
         await newcomer.take_over("room")
+    await newcomer.close()
+
+
+async def test_tables_of_an_earlier_version_are_taken_up_with_all_that_is_in_them(log: PostgresLog, url: str) -> None:
+    admin = await asyncpg.connect(url)
+    await admin.execute(postgres_schema.STEPS[0])
+    await admin.execute("INSERT INTO chatx_rooms (room_id, term, rank, epoch, head) VALUES ('room', 7, 1, 'a', 3)")
+    newcomer = PostgresLog(url, timeout_ms=20_000)
+    opened = await asyncio.gather(log.take_over("room"), newcomer.take_over("room"))
+    assert sorted(each.term for each in opened) == [8, 9]
+    assert opened[0].head == ("a", 3)
+    assert await admin.fetch("SELECT version FROM chatx_schema") == [(postgres_schema.SCHEMA_VERSION,)]
+    assert await log.list_notifications(None, None, 1) == []
+    await admin.close()
     await newcomer.close()
 
 

@@ -30,6 +30,7 @@ from chatx.adapters.postgres_connections import (
     connected,
     is_about_what_was_given,
 )
+from chatx.adapters.postgres_outbox import PostgresOutbox, columns_of
 from chatx.adapters.room_log import (
     FENCED,
     KEYS_KEPT_MS,
@@ -54,8 +55,8 @@ _EVERY = 2**63 - 1
 _MAKING = 0x63686174786C6F67
 
 
-class PostgresLog:
-    """A `RoomLog` in a PostgreSQL database, which must keep UTF-8; version 13 or newer.
+class PostgresLog(PostgresOutbox):
+    """A `RoomLog` with an outbox in a PostgreSQL database, which must keep UTF-8; version 13 or newer.
 
     The tables are made where they are not there. Their names begin with `chatx_`, so the database may be the
     application's. It has `transactions` + `readers` + 1 connections at most, and they must be its own: behind a pooler
@@ -282,13 +283,16 @@ class _Opened:
 async def _make_tables(db: Connection) -> None:
     async with db.transaction():
         await db.execute(f"SELECT pg_advisory_xact_lock({_MAKING})")
-        if not await db.fetchval(sql.IS_MADE):
-            await db.execute(sql.TABLES)
-            await db.execute("INSERT INTO chatx_schema VALUES ($1)", sql.SCHEMA_VERSION)
-    version = await db.fetchval("SELECT max(version) FROM chatx_schema")
-    if version != sql.SCHEMA_VERSION:
+        version = 0
+        if await db.fetchval(sql.IS_MADE):
+            version = await db.fetchval("SELECT max(version) FROM chatx_schema")
+        for step in sql.STEPS[version:]:
+            await db.execute(step)
+        if version < sql.SCHEMA_VERSION:
+            await db.execute("UPDATE chatx_schema SET version = $1", sql.SCHEMA_VERSION)
+    if version > sql.SCHEMA_VERSION:
         raise ConfigError(
-            f"The tables in the database of PostgresLog have version {version}, and this version of chatx reads "
+            f"The tables in the database of PostgresLog have version {version}, and this version of chatx reads up to "
             f"{sql.SCHEMA_VERSION}; use the chatx that made them, or another database."
         )
 
@@ -372,6 +376,7 @@ def _columns(appends: Sequence[Append]) -> tuple[Any, ...]:
         [each.proven for each in appends],
         *(list(column) for column in zip(*rows, strict=True)),
         _keys_since(),
+        *columns_of([(n, record) for n, records, _ in numbered for record in records]),
     )
 
 

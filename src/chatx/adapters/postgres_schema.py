@@ -7,15 +7,15 @@ Rules:
    not say what its owner thinks is left out of it; the others are written.
 3. Every text that is compared is collated as "C": its order is that of its bytes, whatever the database was made with.
 4. Epochs of a room have ranks, in the order in which they began, since their names have no order.
+5. Tables of an earlier version are taken up step by step, all in one transaction.
 """
 
 from __future__ import annotations
 
+from chatx.adapters import postgres_outbox
 from chatx.adapters.room_log import KEYS_AT_ONCE
 
-SCHEMA_VERSION = 1
-
-TABLES = """
+_LOG = """
 CREATE TABLE chatx_rooms (
     room_id text COLLATE "C" PRIMARY KEY,
     term bigint NOT NULL,
@@ -50,7 +50,14 @@ CREATE TABLE chatx_entries (
 CREATE INDEX chatx_entries_by_key ON chatx_entries (room_id, user_id, key) WHERE key IS NOT NULL;
 CREATE INDEX chatx_entries_with_key ON chatx_entries (room_id, rank, "offset") WHERE key IS NOT NULL;
 CREATE TABLE chatx_schema (version integer NOT NULL);
+INSERT INTO chatx_schema VALUES (1);
 """
+
+STEPS: tuple[str, ...] = (_LOG, postgres_outbox.TABLE)
+"""The statements that lead to each version, from the one before it; the first from a database without tables."""
+
+SCHEMA_VERSION = len(STEPS)
+"""The version that this code reads and writes."""
 
 # Not by to_regclass(), which remembers for a while that there was none.
 IS_MADE = "SELECT EXISTS (SELECT FROM pg_class WHERE relname = 'chatx_schema' AND pg_table_is_visible(oid))"
@@ -92,6 +99,12 @@ WITH wanted AS MATERIALIZED (
             $14::text[], $15::text[], $16::text[], $17::boolean[])
         AS e (n, "offset", key, id, user_id, content, inserted_at, kind, target, data, stored)
     JOIN able AS a ON a.n = e.n
+), told AS (
+    INSERT INTO chatx_outbox (id, room_id, rank, "offset", users, due_at)
+    SELECT t.id, a.room_id, a.rank, t."offset", t.users, t.due_at
+    FROM unnest($19::bigint[], $20::bigint[], $21::text[], $22::text[], $23::bigint[])
+        AS t (n, "offset", id, users, due_at)
+    JOIN able AS a ON a.n = t.n
 )
 SELECT n FROM able
 """
