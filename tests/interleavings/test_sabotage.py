@@ -162,7 +162,7 @@ class SilentMailbox(Mailbox):
 
     def _drop_oldest(self, at_most: int) -> None:
         super()._drop_oldest(at_most)
-        self._first.clear()
+        self.first.clear()
 
 
 class ForgetfulWindow(IdempotencyWindow):

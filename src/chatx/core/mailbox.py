@@ -64,19 +64,20 @@ class Mailbox:
         wake: Called once, and forgotten, when there is something to read or the mailbox is closed.
         error: Why the mailbox is closed, or None while it is open.
         lost_presence: Rooms whose presence events were dropped; they are owed a fresh `PresenceState`.
+        first: What is read before the unread events: a gap by its room, and what may not be dropped.
         unread: How many events wait.
         size: Bytes of the unread events, counted by whole batches.
     """
 
     __slots__ = (
         "_batches",
-        "_first",
         "_limit_bytes",
         "_limit_events",
         "_next",
         "_policy",
         "_turn",
         "error",
+        "first",
         "lost_presence",
         "size",
         "unread",
@@ -89,7 +90,7 @@ class Mailbox:
         self._policy = policy
         self._batches: deque[Batch] = deque()
         self._next = 0  # the place of the next unread event in the first batch
-        self._first: dict[str | Event, Event] = {}  # read before the batches: a gap by its room, and what may not go
+        self.first: dict[str | Event, Event] = {}
         self._turn = -1
         self.wake: Callable[[], None] | None = None
         self.error: ChatError | None = None
@@ -126,8 +127,8 @@ class Mailbox:
         While a room's reader is owed a `PresenceState`, each `PresenceDiff` of that room is left out: it changes a
         state that the reader does not have.
         """
-        if self._first:
-            first, self._first = self._first, {}
+        if self.first:
+            first, self.first = self.first, {}
             return tuple(first.values())
         while self.unread:
             batch = self._batches.popleft()
@@ -143,7 +144,7 @@ class Mailbox:
 
     def purge(self, room_id: str) -> None:
         """Drop the unread events of a room that the reader has left."""
-        self._first = {key: event for key, event in self._first.items() if event.room_id != room_id}
+        self.first = {key: event for key, event in self.first.items() if event.room_id != room_id}
         self.lost_presence.discard(room_id)
         self._keep(lambda event: event.room_id != room_id)
 
@@ -199,7 +200,7 @@ class Mailbox:
 
     def _drop_oldest(self, at_most: int) -> None:
         """Drop unread events, oldest first, until the rest is within the bounds or `at_most` are gone."""
-        first = self._first
+        first = self.first
         while at_most and self._over:
             event = self._drop()
             at_most -= 1

@@ -84,8 +84,8 @@ class Consumer:
                 raise Closed("This is not open: use it as `async with ...`.")
             if self._backlog:
                 return self._backlog.popleft()
-            taken = mailbox.take()
-            if taken:
+            # Where nothing is there, which is so each time before a reader waits, the call is left out.
+            if (mailbox.unread or mailbox.first) and (taken := mailbox.take()):
                 self._taken = iter(taken)
                 return next(self._taken)
             if mailbox.error is not None:
@@ -93,8 +93,8 @@ class Consumer:
                 raise mailbox.error.again()
             if mailbox.lost_presence:
                 self._check_here()
-            if mailbox.lost_presence and self._recover_presence(mailbox):
-                continue
+                if self._recover_presence(mailbox):
+                    continue
             if self._behind and self._read_on():
                 continue
             mailbox.wake = self._wake
