@@ -36,6 +36,7 @@ NAMES = [
     "Message",
     "MessageTooLarge",
     "Moderation",
+    "Notification",
     "Notifier",
     "Persistence",
     "Position",
@@ -119,6 +120,7 @@ SIGNATURES = {
     "connect": (Chat.connect, "(self, user_id, *, overflow='disconnect')"),
     "presence": (Chat.presence, "(self, room_id)"),
     "history": (Chat.history, "(self, room_id, *, before=None, after=None, limit=50)"),
+    "outbox": (Chat.outbox, "(self, *, state=None, after=None, limit=100)"),
     "revoke": (Chat.revoke, "(self, user_id)"),
     "statistics": (Chat.statistics, "(self)"),
     "asgi": (Chat.asgi, "(self, *, authenticate, **options)"),
@@ -160,7 +162,16 @@ def test_persistence_is_saved_by_one_method_or_the_other() -> None:
 
 
 def test_coroutines_are_those_that_may_wait() -> None:
-    for function in (Chat.join, Chat.leave, Chat.send_message, Chat.presence, Chat.history, Chat.start, Chat.stop):
+    for function in (
+        Chat.join,
+        Chat.leave,
+        Chat.send_message,
+        Chat.presence,
+        Chat.history,
+        Chat.outbox,
+        Chat.start,
+        Chat.stop,
+    ):
         assert inspect.iscoroutinefunction(function)
     for method in ("join", "leave", "subscribe", "unsubscribe", "send_message"):
         assert inspect.iscoroutinefunction(getattr(Connection, method))
@@ -173,7 +184,7 @@ def test_a_chat_has_no_other_public_names_than_these() -> None:
     assert public == {
         *("config", "telemetry", "engine", "dead_letters"),
         *("start", "stop", "lifespan", "join", "leave", "send_message", "subscribe", "subscribe_callback", "connect"),
-        *("presence", "history", "revoke", "statistics", "asgi", "live"),
+        *("presence", "history", "outbox", "revoke", "statistics", "asgi", "live"),
     }
 
 
@@ -192,6 +203,7 @@ FIELDS = {
         "data",
     ),
     "Gap": ("room_id", "reason", "epoch", "offset", "missed"),
+    "Notification": ("id", "room_id", "users", "attempts", "state", "due_at", "reason"),
     "PresenceMeta": ("ref", "online_at"),
     "PresenceState": ("room_id", "presences"),
     "PresenceDiff": ("room_id", "joins", "leaves"),

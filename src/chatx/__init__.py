@@ -17,6 +17,7 @@ interrupted, before most of it is loaded.
 
 TYPE_CHECKING = False  # as type checkers know it: to load typing takes as long as what is left to load here
 if TYPE_CHECKING:
+    from chatx.adapters.outbox import Notification
     from chatx.adapters.protocols import Auth, MarksStreams, Moderation, Notifier, Persistence, ServesHistory
     from chatx.chat import Chat
     from chatx.config import ChatConfig
@@ -87,6 +88,7 @@ __all__ = [
     "Message",
     "MessageTooLarge",
     "Moderation",
+    "Notification",
     "Notifier",
     "Persistence",
     "Position",
@@ -115,6 +117,7 @@ __all__ = [
 __version__ = "0.1.0"
 
 _HOMES = {
+    "adapters.outbox": ("Notification",),
     "adapters.protocols": ("Auth", "MarksStreams", "Moderation", "Notifier", "Persistence", "ServesHistory"),
     "chat": ("Chat",),
     "config": ("ChatConfig",),

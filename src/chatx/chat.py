@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+from chatx.adapters.outbox import Notification, NotificationState
 from chatx.config import ChatConfig
 from chatx.core.mailbox import OverflowPolicy
 from chatx.core.message import Event, Message, Presences
@@ -20,6 +21,7 @@ from chatx.runtime.chat_store import ChatStore
 from chatx.runtime.connection import Connection
 from chatx.runtime.dead_letters import DeadLetter
 from chatx.runtime.engine import Engine
+from chatx.runtime.outbox_page import outbox_page
 from chatx.runtime.siblings import Siblings
 from chatx.runtime.statistics import Statistics, statistics_of
 from chatx.runtime.subscription import CallbackSubscription, Subscription
@@ -364,6 +366,31 @@ class Chat:
             Closed: The chat is not running.
         """
         return await self.engine.history(room_id, before, after, limit)
+
+    async def outbox(
+        self,
+        *,
+        state: NotificationState | None = None,
+        after: Notification | str | None = None,
+        limit: int = 100,
+    ) -> tuple[Notification, ...]:
+        """Return what the log keeps for the notifier, oldest first: what was stored and is not told, or was given up.
+
+        `chatx outbox` lets dead ones be tried again, and drops them.
+
+        Args:
+            state: `waiting`, `claimed` or `dead`; None is all of them.
+            after: The last one of the page before, or its id.
+            limit: How many at most, 1 to 1,000.
+
+        Raises:
+            ConfigError: Persistence keeps no outbox.
+            InvalidMessage: An argument is none of these.
+            AdapterError: The log cannot be read now.
+            Closed: The chat is not running.
+        """
+        engine = self.engine
+        return await outbox_page(self.config.persistence, engine.boundary, state, after, limit)
 
     @property
     def dead_letters(self) -> tuple[DeadLetter, ...]:

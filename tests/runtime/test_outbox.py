@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from chatx import Chat, DeadLetter, Message
+from chatx import AdapterError, Chat, Closed, ConfigError, DeadLetter, InvalidMessage, Message
 from chatx.adapters.memory_log import MemoryLog
 from chatx.adapters.outbox import OUTBOX_USERS, Claimed, Notification, NotificationState, Outcome
 from chatx.adapters.room_log import LogUnavailable
@@ -396,3 +396,46 @@ async def test_many_rows_are_claimed_and_settled_together() -> None:
         assert len(notifier.told) == 1000
         assert log.calls["claim"] < 100
         assert log.calls["settle"] < 100
+
+
+@virtual
+async def test_the_outbox_is_looked_at_page_by_page() -> None:
+    log = Log()
+    log.away = {"claim"}
+    async with chat_on(log, Told(), drain_timeout_ms=1) as chat:
+        await join(chat, "bob")
+        sent = [await chat.send_message("room", "alice", str(number)) for number in range(5)]
+        first = await chat.outbox(limit=3)
+        assert [each.id for each in first] == [each.id for each in sent[:3]]
+        assert {(each.room_id, each.users, each.attempts, each.state) for each in first} == {
+            ("room", ("bob",), 0, "waiting")
+        }
+        assert await chat.outbox(after=first[-1]) == await chat.outbox(after=first[-1].id) != ()
+        assert [each.id for each in await chat.outbox(after=first[-1])] == [each.id for each in sent[3:]]
+        assert await chat.outbox(state="dead") == ()
+        for wrong, said in (
+            ({"state": "gone"}, "state is 'gone'; give one of waiting, claimed, dead"),
+            ({"after": 3}, "after is 3; give the Notification"),
+            ({"limit": 0}, "limit is 0; give a whole number from 1 to 1000"),
+            ({"limit": 1001}, "limit is 1001"),
+            ({"limit": True}, "limit is True"),
+        ):
+            with pytest.raises(InvalidMessage, match=said):
+                await chat.outbox(**wrong)
+
+
+@virtual
+async def test_an_outbox_that_is_not_there_or_cannot_be_read_is_said() -> None:
+    class Unreadable(Log):
+        async def list_notifications(self, *args: Any) -> Any:
+            return 7
+
+    chat = Chat()
+    with pytest.raises(Closed):
+        await chat.outbox()
+    async with chat:
+        with pytest.raises(ConfigError, match="persistence keeps no outbox; give a log"):
+            await chat.outbox()
+    async with chat_on(Unreadable(), None) as chat:
+        with pytest.raises(AdapterError, match="Unreadable could not list its outbox"):
+            await chat.outbox()
