@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,34 @@ async def test_a_chat_that_starts_with_its_first_socket_does_so_once() -> None:
     await chat.stop()
     assert await handshake(app) == ["websocket.close"]
     assert chat.statistics().running is False
+    assert chatx_tasks() == []
+
+
+async def test_a_chat_that_cannot_start_refuses_and_is_tried_again_with_the_next_socket(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = str(tmp_path / "chat.db")
+    chat = Chat(store=store, drain_timeout_ms=1)
+    app = chat.asgi(authenticate=named, autostart=True)
+    async with Chat(store=store):
+        assert await handshake(app) == ["websocket.close"]
+        assert "The chat is not started, and is tried with the next client: Another chat writes" in caplog.text
+    assert (await handshake(app))[0] == "websocket.accept"
+    await chat.stop()
+    assert chatx_tasks() == []
+
+
+async def test_a_first_socket_that_goes_away_does_not_end_the_start_that_others_wait_for(tmp_path: Path) -> None:
+    store = str(tmp_path / "chat.db")
+    chat = Chat(store=store)
+    app = chat.asgi(authenticate=named, autostart=True)
+    async with Chat(store=store):
+        sockets = [asyncio.create_task(handshake(app)) for _ in range(3)]
+        await asyncio.sleep(0)
+        sockets.pop(0).cancel()
+        await asyncio.sleep(0)
+    assert [(await each)[0] for each in sockets] == ["websocket.accept"] * 2
+    await chat.stop()
     assert chatx_tasks() == []
 
 
