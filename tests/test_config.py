@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatx import Chat, ChatConfig, ConfigError, RateLimit
+from chatx.adapters.memory_log import MemoryLog
 from tests.faults import FaultyAuth, FaultyModeration, FaultyNotifier, FaultyPersistence, Stored, raises
 
 build: Any = ChatConfig
@@ -31,6 +32,8 @@ NUMBERS = {
     "mailbox_size": 1024,
     "mailbox_bytes": 1048576,
     "history_size": 256,
+    "retention_days": 0,
+    "retention_messages": 0,
     "delivery_queue_limit": 10000,
     "adapter_timeout_ms": 5000,
     "drain_timeout_ms": 10000,
@@ -64,6 +67,8 @@ MOST = 2**53 - 1
 
 
 FROM_ZERO = {
+    "retention_days",
+    "retention_messages",
     "delivery_max_retries",
     "max_connections_per_user",
     "max_connections_per_address",
@@ -85,7 +90,7 @@ def test_these_are_the_options_and_their_defaults() -> None:
 @pytest.mark.parametrize("name", NUMBERS)
 def test_a_number_is_allowed_from_its_bound_on(name: str) -> None:
     for value in (least(name), 7, MOST):
-        assert getattr(build(**{name: value}), name) == value
+        assert getattr(build(**{name: value, "persistence": MemoryLog()}), name) == value
 
 
 @pytest.mark.parametrize(
@@ -102,6 +107,22 @@ def test_any_other_value_is_refused_with_the_options_name_the_value_and_the_boun
     assert f"at least {least(name)}" in text
     if not isinstance(value, int) or value <= MOST + 1:
         assert repr(value) in text
+
+
+@pytest.mark.parametrize("name", ["retention_days", "retention_messages"])
+@pytest.mark.parametrize("persistence", [None, FaultyPersistence(raises)], ids=["nothing", "saves"])
+def test_retention_without_a_log_that_knows_it_is_refused(name: str, persistence: Any) -> None:
+    with pytest.raises(ConfigError, match=f"^{name} is 30, .* or leave {name} at 0"):
+        build(**{name: 30, "persistence": persistence})
+    assert getattr(build(**{name: 0, "persistence": persistence}), name) == 0
+
+
+def test_a_log_with_half_of_retention_is_refused() -> None:
+    class Half(MemoryLog):
+        trim = None  # type: ignore[assignment]  # as good as none
+
+    with pytest.raises(ConfigError, match=r"no method trim\(\)"):
+        build(persistence=Half())
 
 
 @pytest.mark.parametrize("name", [name for name in NUMBERS if name not in FROM_ZERO])
@@ -480,7 +501,7 @@ def test_every_option_can_be_a_variable() -> None:
         "CHATX_DURABILITY": "sequenced",
         "CHATX_AUTH": f"{ADAPTERS}:allows",
         "CHATX_MODERATION": f"{ADAPTERS}:Allows.Nested",
-        "CHATX_PERSISTENCE": "tests.faults:Batches",
+        "CHATX_PERSISTENCE": "chatx.adapters.memory_log:MemoryLog",
         "CHATX_NOTIFIER": f"{ADAPTERS}:quiet",
         "CHATX_ON_DEAD_LETTER": "builtins:print",
         "CHATX_MIDDLEWARES": f"moderation, {ADAPTERS}:shout",

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from chatx.adapters.boundary import check_arguments, check_method
 from chatx.adapters.protocols import Auth, Moderation, Notifier, Persistence
-from chatx.adapters.room_log import RoomLog, is_log
+from chatx.adapters.retention import trims
+from chatx.adapters.room_log import RoomLog, check_log, is_log
 from chatx.adapters.stores import check_store, shown
 from chatx.core.middleware import Middleware
 from chatx.core.rate_limit import RateLimit
@@ -87,6 +88,8 @@ class ChatConfig:
     mailbox_size: int = _number(1024, "events", "unread by one subscriber")
     mailbox_bytes: int = _number(1048576, "bytes", "unread by one subscriber")
     history_size: int = _number(256, "messages", "kept in memory per room, for resume")
+    retention_days: int = _number(0, "days", "for which a log keeps an entry; 0 keeps it for ever", least=0)
+    retention_messages: int = _number(0, "messages", "of a room that a log keeps, the newest; 0 keeps all", least=0)
     delivery_queue_limit: int = _number(10000, "messages", "waiting for persistence and notifier")
     adapter_timeout_ms: int = _number(5000, "ms", "bound of each adapter call that awaits or runs in a thread")
     drain_timeout_ms: int = _number(10000, "ms", "bound of the drain when the chat stops")
@@ -136,6 +139,9 @@ class ChatConfig:
             _check_store(self.store, self.persistence)
         with problems.gathered():
             _check_durability(self.durability, self.persistence, self.store)
+        for name in ("retention_days", "retention_messages"):
+            with problems.gathered():
+                _check_retention(name, getattr(self, name), self.persistence, self.store)
         object.__setattr__(self, "middlewares", _checked_middlewares(self.middlewares, problems))
         if self.on_dead_letter is not None:
             with problems.gathered():
@@ -298,18 +304,19 @@ def _check_durability(durability: object, persistence: object, store: object) ->
         )
 
 
-def _check_log(log: object) -> None:
-    check_method("persistence", log, "take_over", "room_id")
-    check_method("persistence", log, "unproven", "room_id", 1, "head")
-    check_method("persistence", log, "append", "appends")
-    check_method("persistence", log, "read", "room_id", after=None, before=None, limit=1)
-    check_method("persistence", log, "close_rooms", "ends")
-    check_method("persistence", log, "find", "room_id", "user_id", "key")
+def _check_retention(name: str, value: object, persistence: object, store: object) -> None:
+    if type(value) is not int or not 0 < value <= _MOST or store is not None:
+        return
+    if not (is_log(persistence) and trims(persistence)):
+        raise ConfigError(
+            f"{name} is {_shown(value)}, and persistence is no log that lets go of old entries; give one, such as "
+            f"store='sqlite:///chat.db', or leave {name} at 0 and delete what is old yourself."
+        )
 
 
 def _check_persistence(persistence: object) -> None:
     if is_log(persistence):
-        _check_log(persistence)
+        check_log(persistence)
         return
     batches = hasattr(persistence, "save_messages")
     if batches:

@@ -9,6 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from chatx.adapters.memory_log import MemoryLog, _Room
+from chatx.adapters.retention import Retention
 from chatx.adapters.room_log import FENCED, Answer, Append, Found, Keyed, Opened, misplaced
 from chatx.core.data import Data
 from chatx.core.message import Entry, Message, Position, UnknownEntry
@@ -727,7 +728,66 @@ class OnlyRecords(MemoryLog):
         return (opened.term, opened.head)
 
 
+class TrimsNothing(MemoryLog):
+    async def trim(self, room_ids: Sequence[str], retention: Retention, limit: int, /) -> int:
+        return 0
+
+
+class TrimsBeyondTheLimit(MemoryLog):
+    async def trim(self, room_ids: Sequence[str], retention: Retention, limit: int, /) -> int:
+        return await super().trim(room_ids, retention, limit + 1)
+
+
+class SparesNoKeys(MemoryLog):
+    async def trim(self, room_ids: Sequence[str], retention: Retention, limit: int, /) -> int:
+        return await super().trim(room_ids, replace(retention, keys_spared_ms=retention.spared_ms), limit)
+
+
+class SparesNothing(MemoryLog):
+    async def trim(self, room_ids: Sequence[str], retention: Retention, limit: int, /) -> int:
+        return await super().trim(room_ids, replace(retention, spared_ms=2**62), limit)
+
+
+class TrimsEveryRoom(MemoryLog):
+    async def trim(self, room_ids: Sequence[str], retention: Retention, limit: int, /) -> int:
+        gone = await super().trim(room_ids, retention, limit)
+        await super().trim([each for each in self._rooms if each not in room_ids], replace(retention, keep=1), limit)
+        return gone
+
+
+class TrimsTheHead(MemoryLog):
+    async def trim(self, room_ids: Sequence[str], retention: Retention, limit: int, /) -> int:
+        gone = await super().trim(room_ids, retention, limit)
+        for room_id in room_ids:
+            room = self._rooms[room_id]
+            if not self.records(room_id) and room.head is not None:
+                room.head = Position(room.head.epoch, 0)
+        return gone
+
+
+class ForgetsItsEpochs(MemoryLog):
+    async def trim(self, room_ids: Sequence[str], retention: Retention, limit: int, /) -> int:
+        gone = await super().trim(room_ids, retention, limit)
+        for room_id in room_ids:
+            room = self._rooms[room_id]
+            room.epochs = {epoch: each for epoch, each in room.epochs.items() if each}
+        return gone
+
+
+class ListsRoomsFromTheFirst(MemoryLog):
+    async def list_rooms(self, after: str, limit: int, /) -> list[str]:
+        return await super().list_rooms("", limit)
+
+
 BROKEN: list[tuple[type[MemoryLog], str]] = [
+    (TrimsNothing, "answered 0; 4 entries of the room go"),
+    (TrimsBeyondTheLimit, "answered 5; 4 entries of the room go"),
+    (SparesNoKeys, "answered 11; 3 entries"),
+    (SparesNothing, "answered 3; 0 entries"),
+    (TrimsEveryRoom, "trim of another room changed the room"),
+    (TrimsTheHead, "after trim; it must be|after trim; they must be"),
+    (ForgetsItsEpochs, "of which nothing is left"),
+    (ListsRoomsFromTheFirst, "the next room behind that"),
     (with_content(str.strip), "has the content ' spaces around '|has the content 'spaces around' where"),
     (with_content(lambda content: unicodedata.normalize("NFC", content)), "has the content"),
     (with_content(lambda content: content.replace("\r\n", "\n")), "has the content"),

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from itertools import chain
 
 from chatx.adapters.memory_outbox import MemoryOutbox
+from chatx.adapters.retention import Retention
 from chatx.adapters.room_log import FENCED, KEYS_AT_ONCE, Answer, Append, Found, Keyed, Opened, Record, misplaced
 from chatx.core.message import Entry, Position
 
@@ -133,6 +134,26 @@ class MemoryLog(MemoryOutbox):
         record = self._rooms[room_id].epochs.get(epoch, {}).get(offset)
         return None if record is None else record.entry
 
+    async def list_rooms(self, after: str, limit: int, /) -> list[str]:
+        """Return the ids of rooms that have entries, or had, in order and behind one, at most `limit`."""
+        return sorted(each for each, room in self._rooms.items() if each > after and room.head is not None)[:limit]
+
+    async def trim(self, room_ids: Sequence[str], retention: Retention, limit: int, /) -> int:
+        """Let go of the oldest entries of rooms, at most `limit` over all of them, and return how many went."""
+        gone = 0
+        for room_id in room_ids:
+            records = self.records(room_id)
+            for record, newer in zip(records, _newer([each.entry for each in records]), strict=True):
+                entry = record.entry
+                keyed = record.key is not None
+                if gone >= limit or self._waits(entry.id):
+                    break
+                if not retention.lets_go(entry.inserted_at, newer, keyed=keyed):
+                    break
+                self.forget(room_id, Position(entry.epoch, entry.offset + 1))
+                gone += 1
+        return gone
+
     def forget(self, room_id: str, before: Position) -> None:
         """Let go of what is ahead of a place of the room, as retention does; the head stays where it is."""
         room = self._rooms[room_id]
@@ -149,6 +170,17 @@ class MemoryLog(MemoryOutbox):
         """Return all that is kept of a room, as it was appended, in order."""
         room = self._rooms.get(room_id)
         return [] if room is None else list(chain.from_iterable(each.values() for each in room.epochs.values()))
+
+
+def _newer(entries: Sequence[Entry]) -> list[int]:
+    """Return for each of a room's entries, oldest first, how many places are newer; a hole counts as a place."""
+    newer: list[int] = []
+    behind: Entry | None = None
+    for entry in reversed(entries):
+        step = 1 if behind is None or behind.epoch != entry.epoch else behind.offset - entry.offset
+        newer.append(0 if behind is None else newer[-1] + step)
+        behind = entry
+    return newer[::-1]
 
 
 def _first(records: Mapping[int, Record]) -> Entry | None:

@@ -27,6 +27,11 @@ class MemoryOutbox:
             self._rows[entry.id] = Notification(entry.id, entry.room_id, notify.users, 0, "waiting", notify.due_at)
             self._places[entry.id] = entry.room_id, entry.epoch, entry.offset
 
+    def _waits(self, entry_id: str) -> bool:
+        """Return whether somebody is still to be told of an entry."""
+        row = self._rows.get(entry_id)
+        return row is not None and row.state != "dead"
+
     async def claim_notifications(self, claimer: str, limit: int, now_ms: int, until_ms: int, /) -> list[Claimed]:
         """Claim what is due until `until_ms`, at most `limit` rows, those first that have been due longest."""
         due = [each for each in self._rows.values() if each.state != "dead" and _is_due(each, now_ms)]

@@ -26,6 +26,7 @@ from msgspec import Struct
 
 from chatx.adapters.boundary import check_method
 from chatx.adapters.outbox import check_outbox, keeps_some
+from chatx.adapters.retention import check_retention
 from chatx.core.message import Entry, Position
 
 APPENDED_AT_ONCE = 256
@@ -236,6 +237,7 @@ def check_log(store: object) -> None:
     if hasattr(store, "hold") or hasattr(store, "let_go"):
         check_method("persistence", store, "hold", "wait_ms")
         check_method("persistence", store, "let_go")
+    check_retention(store)
     if keeps_some(store):
         check_outbox(store)
 

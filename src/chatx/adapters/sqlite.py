@@ -19,8 +19,9 @@ from contextlib import suppress
 from itertools import groupby
 from sqlite3 import Connection
 
-from chatx.adapters import sqlite_log, sqlite_outbox
+from chatx.adapters import sqlite_log, sqlite_outbox, sqlite_retention
 from chatx.adapters.outbox import Claimed, Notification, NotificationState, Outcome
+from chatx.adapters.retention import Retention
 from chatx.adapters.room_log import Answer, Append, Found, LogUnavailable, Opened
 from chatx.adapters.sqlite_file import SQLiteFile
 from chatx.core.message import Entry, Message, Position
@@ -29,8 +30,9 @@ from chatx.core.message import Entry, Message, Position
 class SQLitePersistence(SQLiteFile):
     """A persistence adapter over one file: a log with an outbox. Its methods block; the engine calls them in threads.
 
-    It keeps every message for ever. The tables have names of their own, so the file may be one of the application's. A
-    file of an earlier version is taken up to this one's tables when it is opened, in one transaction.
+    It keeps every message for ever, or as `retention_days` and `retention_messages` have it. The tables have names of
+    their own, so the file may be one of the application's. A file of an earlier version is taken up to this one's
+    tables when it is opened, in one transaction.
 
     One chat at a time writes: a start takes the lock for that, or waits; others may read beside it.
 
@@ -187,6 +189,33 @@ class SQLitePersistence(SQLiteFile):
             LogUnavailable: The file cannot be written.
         """
         return self._written(lambda db: sqlite_outbox.drop(db, ids))
+
+    def list_rooms(self, after: str, limit: int, /) -> list[str]:
+        """Return the ids of rooms that have entries, or had, in order and behind one, at most `limit`.
+
+        Raises:
+            LogUnavailable: The file cannot be read.
+        """
+        return self._read(lambda db: sqlite_retention.list_rooms(db, after, limit))
+
+    def trim(self, room_ids: Sequence[str], retention: Retention, limit: int, /) -> int:
+        """Let go of the oldest entries of rooms, at most `limit` over all of them, and return how many went.
+
+        The file does not become smaller: SQLite writes new entries where the old ones were.
+
+        Raises:
+            LogUnavailable: The file cannot be read or written, and surely was not written.
+            sqlite3.Error: Perhaps it was.
+        """
+        cuts, more = self._read(
+            lambda db: (
+                sqlite_retention.find_cuts(db, room_ids, retention, limit),
+                sqlite_retention.has_old_keys(db, retention),
+            )
+        )
+        if not (cuts or more):
+            return 0
+        return self._written(lambda db: sqlite_retention.cut(db, cuts, retention, limit))
 
     # As persistence that saves
 

@@ -37,6 +37,7 @@ from chatx.runtime.rooms import Rooms
 from chatx.runtime.sending import Sending
 from chatx.runtime.steps import guard_of
 from chatx.runtime.storage import Storage
+from chatx.runtime.trimming import Trimming
 from chatx.runtime.turn import BURST, Turn
 from chatx.telemetry import Telemetry
 
@@ -66,6 +67,7 @@ class Engine:
         consumers: The readers of mailboxes and sockets; told when the chat stops.
         callbacks: Subscriptions of users that have no mailbox.
         page_messages: Messages in one page of what a reader missed: in content, at most what its mailbox holds.
+        trimming: The worker that keeps the log within its retention.
         revocations: How often a user was revoked; see `check_not_revoked`.
     """
 
@@ -116,6 +118,7 @@ class Engine:
         )
         self._by_default_stored = config.durability == "stored"
         self._connect_log()
+        self.trimming: Trimming = Trimming(config, self.boundary, self.loop, lambda: self.store == "away")
         self._auth = guard_of(config, self.boundary, "auth")
         self.consumers: Readers = Readers()
         self.callbacks: dict[Revocable, None] = {}
@@ -128,6 +131,7 @@ class Engine:
         self._sweep_s = min(1.0, max(0.01, config.room_idle_ms / 4000))
         self._sweeper = self.loop.call_later(self._sweep_s, self._sweep)
         self.delivery.start()
+        self.trimming.start()
 
     @property
     def store(self) -> Literal["ok", "away"] | None:
@@ -425,6 +429,7 @@ class Engine:
             self.sending.close()
             await self.delivery.close(max(deadline, self.loop.time() + grace_s))
             self._end()
+            await self.trimming.close()
             await self.rooms.close()
             await self.boundary.close(max(grace_s, min(1.0, deadline - self.loop.time())))
 
