@@ -34,6 +34,9 @@ Connection = Any
 LATER_S = 0.5
 """How much longer a call is waited for than the server may take for it, in seconds."""
 
+REPLANNED_S = 30
+"""How long a connection keeps how a statement is best done, in seconds."""
+
 ENDING_S = 1.0
 """How long the end of a connection is waited for, in seconds."""
 
@@ -73,7 +76,12 @@ async def connected(url: str, timeout_s: float) -> Connection:
     settings = _SETTINGS | bounds
     try:
         connection = await asyncpg.connect(
-            url, timeout=timeout_s, command_timeout=timeout_s + LATER_S, server_settings=settings
+            url,
+            timeout=timeout_s,
+            command_timeout=timeout_s + LATER_S,
+            server_settings=settings,
+            # Plans are made anew now and then: the first ones are made while the tables are small.
+            max_cached_statement_lifetime=REPLANNED_S,
         )
         try:
             # A server may be set to acknowledge before it has written; here an acknowledgement means that it has.

@@ -48,7 +48,7 @@ CREATE TABLE chatx_entries (
     PRIMARY KEY (room_id, rank, "offset")
 );
 CREATE INDEX chatx_entries_by_key ON chatx_entries (room_id, user_id, key) WHERE key IS NOT NULL;
-CREATE INDEX chatx_entries_with_key ON chatx_entries (room_id, rank, "offset") WHERE key IS NOT NULL;
+CREATE INDEX chatx_entries_with_key ON chatx_entries (room_id, rank, "offset") WHERE key <> '';
 CREATE TABLE chatx_schema (version integer NOT NULL);
 INSERT INTO chatx_schema VALUES (1);
 """
@@ -125,7 +125,7 @@ LOOK = "SELECT term, epoch, head, oldest, proven FROM chatx_rooms WHERE room_id 
 
 KEYED = f"""
 SELECT {ENTRY}, e.key FROM chatx_entries AS e JOIN chatx_streams AS s USING (room_id, rank)
-WHERE e.room_id = $1 AND e.key IS NOT NULL ORDER BY e.rank DESC, e."offset" DESC LIMIT {KEYS_AT_ONCE}
+WHERE e.room_id = $1 AND e.key <> '' ORDER BY e.rank DESC, e."offset" DESC LIMIT {KEYS_AT_ONCE}
 """
 
 FIND = f"""
@@ -146,14 +146,16 @@ UPDATE chatx_rooms AS r SET proven = true FROM ends JOIN locked USING (room_id, 
 WHERE r.room_id = ends.room_id RETURNING r.room_id
 """
 
+# The epoch that is asked for, with the oldest place in it: once, not for each entry, which LIMIT sees to.
 _ASKED = """
-SELECT asked.epoch AS asked,
-    (SELECT min("offset") FROM chatx_entries AS o WHERE o.room_id = $1 AND o.rank = asked.rank) AS oldest, found.*
-FROM (SELECT) AS always
+SELECT asked.epoch AS asked, asked.oldest, found.* FROM (SELECT) AS always LEFT JOIN (
+    SELECT s.rank, s.epoch,
+        (SELECT min(o."offset") FROM chatx_entries AS o WHERE o.room_id = s.room_id AND o.rank = s.rank) AS oldest
+    FROM chatx_streams AS s WHERE s.room_id = $1
 """
 
 READ_AFTER = f"""
-{_ASKED} LEFT JOIN (SELECT rank, epoch FROM chatx_streams WHERE room_id = $1 AND epoch = $2) AS asked ON true
+{_ASKED} AND s.epoch = $2 LIMIT 1) AS asked ON true
 LEFT JOIN LATERAL (
     SELECT {ENTRY} FROM chatx_entries AS e JOIN chatx_streams AS s USING (room_id, rank)
     WHERE e.room_id = $1 AND e.rank = asked.rank AND e."offset" > $3 ORDER BY e."offset" LIMIT $4
@@ -170,14 +172,6 @@ LEFT JOIN LATERAL (
 ORDER BY found.rank, found."offset"
 """
 
-READ_BEFORE = f"""
-{_ASKED} LEFT JOIN (SELECT rank, epoch FROM chatx_streams WHERE room_id = $1 AND epoch = $4) AS asked ON true
-{_BEFORE}
-"""
+READ_BEFORE = f"{_ASKED} AND s.epoch = $4 LIMIT 1) AS asked ON true {_BEFORE}"
 
-READ_NEWEST = f"""
-{_ASKED} LEFT JOIN (
-    SELECT rank, epoch FROM chatx_streams WHERE room_id = $1 ORDER BY rank DESC LIMIT 1
-) AS asked ON true
-{_BEFORE}
-"""
+READ_NEWEST = f"{_ASKED} ORDER BY s.rank DESC LIMIT 1) AS asked ON true {_BEFORE}"
