@@ -83,6 +83,25 @@ async def test_two_that_make_the_tables_at_once_have_the_same_ones(url: str) -> 
         await each.close()
 
 
+async def test_what_retention_took_is_below_the_oldest_and_the_head_stays(log: PostgresLog, url: str) -> None:
+    await log.take_over("room")
+    assert await log.append([append(1, message(1), message(2), message(3))]) == [None]
+    admin = await asyncpg.connect(url)
+    await admin.execute('DELETE FROM chatx_entries WHERE "offset" < 3')
+    for opened in (await log.look("room"), await log.take_over("room")):
+        assert (opened.head, opened.oldest) == (("a", 3), 3)
+    found = await log.read("room", after=Position("a", 0), limit=9)
+    assert (found.entries, found.oldest) == ((message(3),), ("a", 3))
+    await admin.execute("DELETE FROM chatx_entries")
+    opened = await log.take_over("room")
+    assert (opened.head, opened.oldest) == (("a", 3), 4)
+    assert await log.read("room", limit=9) == await log.read("nowhere", limit=9)
+    # What was taken cannot be compared any more: it is not taken for the same.
+    assert await log.append([append(3, message(3), message(4))]) == [FENCED]
+    assert await log.append([append(3, message(4))]) == [None]
+    await admin.close()
+
+
 async def test_what_postgresql_cannot_keep_is_answered_and_takes_no_other_room_along(log: PostgresLog) -> None:
     good, other = message(1), message(1, room_id="other")
     for room_id in ("room", "other"):
@@ -364,6 +383,8 @@ async def test_a_server_that_is_frozen_says_nothing_of_what_it_was_given_and_a_n
 ) -> None:
     term = await hasty_term(hasty)
     assert await eventually(lambda: hasty.append([append(term, message(1))])) == [None]
+    # Two connections idle now: where one of them says nothing the other is not asked.
+    await asyncio.gather(*(hasty.append([append(0, message(1))]) for _ in range(2)))
     given = append(term, message(2))
     with postgres.frozen():
         with pytest.raises(TimeoutError):
@@ -421,6 +442,31 @@ async def test_an_error_of_the_moment_says_that_nothing_was_written(log: Postgre
     # Fenced rooms are looked at one by one: so is what is behind them.
     with pytest.raises(LogUnavailable, match="as if the disk were full"):
         await log.append([append(7, message(1)), *appends[1:], append(1, message(2, room_id="other"))])
+    await admin.execute("DROP TRIGGER fail ON chatx_entries")
+    await admin.close()
+    assert await log.append(appends) == [None, None]
+
+
+async def test_a_failure_behind_what_was_written_does_not_say_that_nothing_was(log: PostgresLog, url: str) -> None:
+    for room_id in ("room", "other"):
+        await log.take_over(room_id)
+    others = [message(1, room_id="other"), message(2, room_id="other")]
+    assert await log.append([append(1, others[0])]) == [None]
+    admin = await asyncpg.connect(url)
+    await admin.execute(
+        """CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN RAISE EXCEPTION 'as if the disk were full' USING ERRCODE = '53100'; END $$"""
+    )
+    await admin.execute(
+        "CREATE TRIGGER fail BEFORE INSERT ON chatx_entries FOR EACH ROW WHEN (NEW.room_id = 'other') "
+        "EXECUTE FUNCTION fail()"
+    )
+    # One of the rooms has a part of its append already, so it is looked at when the other one is written.
+    appends = [append(1, message(1)), append(1, *others)]
+    with pytest.raises(Exception, match="took a part") as told:
+        await log.append(appends)
+    assert not isinstance(told.value, LogUnavailable)
+    assert (await log.read("room", limit=9)).entries == (message(1),)
     await admin.execute("DROP TRIGGER fail ON chatx_entries")
     await admin.close()
     assert await log.append(appends) == [None, None]

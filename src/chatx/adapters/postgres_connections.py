@@ -222,11 +222,7 @@ class Connections:
     @staticmethod
     def _goes_on(connection: Connection, error: BaseException) -> bool:
         """Return whether a connection can be used again after an error: the server told it, and is ready for more."""
-        if isinstance(error, asyncpg.PostgresError):
-            # What ends the connection says nothing about what was done; it may be open for a moment still.
-            told = error.severity not in {"FATAL", "PANIC"} and not str(error.sqlstate).startswith("08")
-        else:
-            told = isinstance(error, ValueError)
+        told = isinstance(error, (asyncpg.PostgresError, ValueError))
         return told and not connection.is_closed() and not connection.is_in_transaction()
 
 

@@ -112,21 +112,24 @@ class PostgresLog(PostgresOutbox):
         return await self._known(sql.TAKE_OVER, room_id, writes=True)
 
     async def _known(self, statement: str, room_id: str, *, writes: bool) -> Opened:
-        async def ask(db: Connection) -> tuple[Any, Sequence[Any]]:
+        async def ask(db: Connection) -> tuple[Any, int | None, Sequence[Any]]:
             row = await db.fetchrow(statement, room_id)
+            if row is None or row["epoch"] is None:
+                return row, None, ()
             # To take over locks the row as an append does: what the one before wrote is there, or never will be.
-            return row, await db.fetch(sql.KEYED, room_id)
+            return row, await db.fetchval(sql.OLDEST, room_id, row["rank"]), await db.fetch(sql.KEYED, room_id)
 
-        row, keyed = await self._asked(ask, writes=writes)
+        row, oldest, keyed = await self._asked(ask, writes=writes)
         if row is None:
             return Opened(0, None, 1, True)
-        head = None if row["epoch"] is None else Position(row["epoch"], row["head"])
+        if row["epoch"] is None:
+            return Opened(row["term"], None, 1, row["proven"])
         since = _keys_since()
         keys = tuple(Keyed(each[-1], _entry(room_id, each)) for each in reversed(keyed))
         return Opened(
             row["term"],
-            head,
-            row["oldest"],
+            Position(row["epoch"], row["head"]),
+            row["head"] + 1 if oldest is None else oldest,
             row["proven"],
             tuple(each for each in keys if each.entry.inserted_at >= since),
         )
