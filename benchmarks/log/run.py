@@ -1,4 +1,5 @@
-"""The log: what a stored send costs beside its rows written by hand.
+"""The log: what stored sends cost beside their rows written by hand, and sequenced ones beside those without a store;
+and what a restart and a long history cost.
 
 python -m benchmarks log --help
 
@@ -22,9 +23,14 @@ from typing import Any
 
 from benchmarks import page
 from benchmarks.goals import Figures, table
-from benchmarks.log.goals import CELLS, GOALS, sends
+from benchmarks.log.goals import CELLS, GOALS, STORES, others, sends
 from benchmarks.page import progress
+from benchmarks.wire.servers import Bench
 from tests.postgres import Postgres, cluster
+
+CLIENTS, PACE = "1000", 50
+CROWD, ROOMS, MISSED = "10000", "100", 100
+OPENED, SHORT, PAGES = 10_000, 10_000, 3_000
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -35,11 +41,17 @@ class Rounds:
     Args:
         folder: On the disk that is measured.
         postgres: Where the databases are made.
+        bench: The load on the wire.
         seconds: How long a cell takes.
+        long: Messages of the long room.
     """
 
-    def __init__(self, folder: Path, postgres: Callable[[], Postgres], seconds: float) -> None:
+    def __init__(
+        self, folder: Path, postgres: Callable[[], Postgres], bench: Bench, *, seconds: float, long: int
+    ) -> None:
         self._folder = folder
+        self._bench = bench
+        self._long = long
         self._postgres = postgres
         self._seconds = seconds
         self._files = 0
@@ -52,6 +64,37 @@ class Rounds:
     def postgres(self) -> None:
         """Take stored sends on PostgreSQL, through the engine and by hand."""
         self._sends("postgres")
+
+    def sequenced(self) -> None:
+        """Take what a store beside sequenced messages costs: over the wire some a second, and in process."""
+        for store in ("without", *STORES):
+            url = "none" if store == "without" else self._new(store)
+            self._take(f"sequenced {store} send_us", _python("benchmarks.log.beside", url, self._seconds)["send_us"])
+            options = () if store == "without" else ("--store", self._new(store))
+            with self._bench.server("native", *options) as server:
+                phases = ("warm:1:1", f"pace:{PACE}:{2 * self._seconds}")
+                *_, seen = self._bench.load(server, "--clients", CLIENTS, *phases)
+            if seen["incomplete"] or seen["lost"] or seen["disordered"]:
+                sys.exit(f"benchmarks: with the store {store} not everybody saw everything in order: {seen}")
+            self._take(f"sequenced {store} cpu_us", seen["cpu_us"])
+
+    def restart(self) -> None:
+        """Take how long a crowd takes to catch up from the log when the server has crashed, and rooms to be opened."""
+        for store in STORES:
+            seen = self._bench.across_a_restart(MISSED, "--clients", CROWD, "--rooms", ROOMS, store=self._new(store))
+            if seen["unrecovered"] or seen["incomplete"] or seen["disordered"]:
+                sys.exit(f"benchmarks: across the restart not everybody saw everything in order: {seen}")
+            self._take(f"restart {store} seconds", seen["seconds"])
+            self._take(f"restart {store} cpu_s", seen["cpu_s"])
+            opened = _python("benchmarks.log.opening", self._new(store), OPENED)
+            self._take(f"opening {store} seconds", opened["seconds"])
+
+    def history(self) -> None:
+        """Take pages of a short and of a long room."""
+        for store in STORES:
+            found = _python("benchmarks.log.pages", self._new(store), SHORT, self._long, PAGES)
+            for name, value in found.items():
+                self._take(f"history {store} {name}", value)
 
     def _sends(self, store: str) -> None:
         for rooms, senders in CELLS:
@@ -85,20 +128,21 @@ def _python(module: str, *arguments: object) -> Figures:
     return found
 
 
-PARTS = ("sqlite", "postgres")
+PARTS = ("sqlite", "postgres", "sequenced", "restart", "history")
 
 
 def main(arguments: list[str]) -> int:
     """Measure, print the tables, and write them into docs/benchmarks.md where asked to."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks log",
-        description="Measure stored sends beside the same rows written by hand.",
+        description="Measure what a log under the rooms costs.",
         epilog="examples:\n  make bench ARGS=log\n  make bench ARGS='log --rounds 1 --only sqlite'\n"
         "  make bench ARGS='log --write'",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--rounds", type=int, default=3, help="rounds, of which the median counts (default: 3)")
     parser.add_argument("--seconds", type=float, default=3.0, help="seconds a cell of sends takes (default: 3)")
+    parser.add_argument("--long", type=int, default=5_000_000, help="messages of the long room (default: 5,000,000)")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="measure these parts only")
     parser.add_argument(
         "--folder", help="where the stores are made, on the disk to be measured (default: as TMPDIR says)"
@@ -115,7 +159,8 @@ def main(arguments: list[str]) -> int:
                 made.append(stack.enter_context(cluster(options.folder)))
             return made[0]
 
-        rounds = Rounds(folder, postgres, options.seconds)
+        compiled = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        rounds = Rounds(folder, postgres, Bench(compiled), seconds=options.seconds, long=options.long)
         for turn in range(1, options.rounds + 1):
             for part in options.only:
                 progress(turn, options.rounds, part)
@@ -124,7 +169,9 @@ def main(arguments: list[str]) -> int:
     if options.json:
         print(json.dumps(figures, indent=2))
         return 0
-    written = page.machine(options.rounds) + "\n\n" + sends(figures) + "\n" + table(GOALS, figures)
+    written = (
+        page.machine(options.rounds) + "\n\n" + "\n".join((sends(figures), table(GOALS, figures), others(figures)))
+    )
     print("\n" + written)
     if options.write:
         page.write("log", written)

@@ -8,12 +8,11 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from contextlib import suppress
 
 from benchmarks.fanout import CONTENT, UNLIMITED
 from benchmarks.log import by_hand
 from benchmarks.log.senders import Figures, run
-from benchmarks.log.stores import log_at
+from benchmarks.log.stores import closed, log_at
 from chatx import Chat
 
 
@@ -24,10 +23,7 @@ async def through_the_engine(url: str, senders: int, rooms: int, seconds: float)
         found = await run(
             lambda room_id, user_id: chat.send_message(room_id, user_id, CONTENT), senders, rooms, seconds
         )
-    with suppress(AttributeError):
-        closing = log.close()
-        if closing is not None:
-            await closing
+    await closed(log)
     return found
 
 

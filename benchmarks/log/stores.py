@@ -17,3 +17,10 @@ def log_at(url: str) -> Any:
 
         return PostgresLog(url)
     return SQLitePersistence(url)
+
+
+async def closed(log: Any) -> None:
+    """Close a log that is to be closed."""
+    closing = log.close() if hasattr(log, "close") else None
+    if closing is not None:
+        await closing

@@ -12,6 +12,8 @@
  *     idle:SECONDS         nothing
  *     resume:MISSED        all but one client of each room are cut off; those publish MISSED messages in each room; the
  *                          others come back and resume
+ *     restart:MISSED       the same, but before they come back the server is restarted: the load prints a line, and waits
+ *                          for one with the id of the new process, on the same port
  *
  * Latency is counted from when a message was due, not from when it was sent. Each delivery is checked: nobody may miss
  * one, and everybody of a room must see the same order. */
@@ -413,7 +415,19 @@ static void all_see(int first, int last, uint64_t messages)
     }
 }
 
-static void resume(int missed)
+/* Say that the server is to be restarted, and wait until it is. */
+static void await_restart(void)
+{
+    printf("{\"phase\": \"restart\", \"lost\": %d}\n", lost);
+    fflush(stdout);
+    if (scanf("%d", &server) != 1)
+        give_up("nobody has said which process the server is now");
+    for (int i = 0; i < rooms; i++)
+        lose(&clients[i]);
+    lost = 0;
+}
+
+static void resume(int missed, bool restart)
 {
     noting = true;
     begin_counting();
@@ -430,6 +444,11 @@ static void resume(int missed)
         for (int i = 0; i < rooms; i++)
             publish(&clients[i], now_ns());
     all_see(0, rooms, missed);
+    if (restart) {
+        await_restart();
+        before = cpu_of(server);
+        start = now_ns();
+    }
     resuming = true;
     open_all(rooms);
     all_see(rooms, number, missed);
@@ -455,7 +474,9 @@ static void run(const char *phase)
     else if (!strcmp(name, "idle"))
         idle(first);
     else if (!strcmp(name, "resume"))
-        resume(first);
+        resume(first, false);
+    else if (!strcmp(name, "restart"))
+        resume(first, true);
     else
         give_up("there is no such phase");
     fflush(stdout);

@@ -1,6 +1,6 @@
 """One server under load, in a process of its own, on one core, with uvloop.
 
-python -m benchmarks.wire.server native|asgi|fastapi --cpu CPU [--send-buffer BYTES]
+python -m benchmarks.wire.server native|asgi|fastapi --cpu CPU [--send-buffer BYTES] [--store STORE [--stored]]
 
 Prints one line of JSON with its port when it serves, and one with what it holds at each SIGUSR1; ends at SIGTERM.
 `native` and `asgi` are chatx with everything on that a message goes through; `fastapi` is the loop that one would write
@@ -17,6 +17,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable
+from typing import Literal
 
 import uvicorn
 import uvloop
@@ -24,6 +25,7 @@ from fastapi import FastAPI, WebSocket, WebSocketDisconnect
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
+from benchmarks.log.stores import closed, log_at
 from benchmarks.memory import resident
 from benchmarks.pipeline import Allow
 from chatx import Chat, RateLimit
@@ -32,9 +34,10 @@ from chatx.gateway import Handshake, NativeServer
 UNLIMITED = RateLimit(messages_per_sec=1e9, burst=10**9)
 
 
-def chat() -> Chat:
-    """Return a chat with auth and moderation, and a rate limit that nobody reaches."""
-    return Chat(auth=Allow(), moderation=Allow(), rate_limit=UNLIMITED)
+def chat(log: object | None = None, *, stored: bool = False) -> Chat:
+    """Return a chat with auth and moderation, and a rate limit that nobody reaches; on a log where one is given."""
+    durability: Literal["sequenced", "stored"] = "stored" if stored else "sequenced"
+    return Chat(auth=Allow(), moderation=Allow(), rate_limit=UNLIMITED, persistence=log, durability=durability)
 
 
 def named(handshake: Handshake) -> str | None:
@@ -42,15 +45,18 @@ def named(handshake: Handshake) -> str | None:
     return handshake.params.get("user_id")
 
 
-async def native(listening: socket.socket, stop: asyncio.Event) -> None:
+async def native(listening: socket.socket, stop: asyncio.Event, options: argparse.Namespace) -> None:
     """Serve with the native server."""
-    async with chat() as running:
+    log = None if options.store is None else log_at(options.store)
+    async with chat(log, stored=options.stored) as running:
         server = NativeServer(running, authenticate=named)
         await server.start([listening])
         _tell_at_signal(lambda: _holds(running))
         _tell({"port": listening.getsockname()[1]})
         await stop.wait()
         await server.close()
+    if log is not None:
+        await closed(log)
 
 
 def _holds(running: Chat) -> dict[str, float]:
@@ -59,14 +65,14 @@ def _holds(running: Chat) -> dict[str, float]:
     return {"members": statistics.members, "objects": len(gc.get_objects()), "resident": used}
 
 
-async def asgi(listening: socket.socket, stop: asyncio.Event) -> None:
+async def asgi(listening: socket.socket, stop: asyncio.Event, _: argparse.Namespace) -> None:
     """Serve the ASGI application on uvicorn."""
     running = chat()
     socket_app = Mount("/socket", running.asgi(authenticate=named))
     await _uvicorn(Starlette(routes=[socket_app], lifespan=running.lifespan), listening, stop)
 
 
-async def fastapi(listening: socket.socket, stop: asyncio.Event) -> None:
+async def fastapi(listening: socket.socket, stop: asyncio.Event, _: argparse.Namespace) -> None:
     """Serve the broadcast loop that FastAPI's own guide teaches, on uvicorn."""
     app = FastAPI()
     sockets: list[WebSocket] = []
@@ -114,16 +120,19 @@ def main() -> None:
     parser.add_argument("kind", choices=SERVERS)
     parser.add_argument("--cpu", type=int, required=True, help="the core it runs on")
     parser.add_argument("--send-buffer", type=int, default=0, help="bytes the kernel holds for a socket")
+    parser.add_argument("--store", help="the log that it writes to: a path of SQLite, a URL of PostgreSQL")
+    parser.add_argument("--stored", action="store_true", help="let nobody see what the log has not")
+    parser.add_argument("--port", type=int, default=0, help="where it listens (default: any)")
     options = parser.parse_args()
     os.sched_setaffinity(0, {options.cpu})
-    listening = socket.create_server(("127.0.0.1", 0), backlog=4096)
+    listening = socket.create_server(("127.0.0.1", options.port), backlog=4096)
     if options.send_buffer:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, options.send_buffer)
 
     async def serve() -> None:
         stop = asyncio.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-        await SERVERS[options.kind](listening, stop)
+        await SERVERS[options.kind](listening, stop, options)
 
     uvloop.run(serve())
 

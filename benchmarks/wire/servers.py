@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,11 @@ class Server:
     def pid(self) -> int:
         """The id of its process."""
         return self._process.pid
+
+    def kill(self) -> None:
+        """End it as a crash would."""
+        self._process.kill()
+        self._process.wait()
 
     def holds(self) -> Seen:
         """Ask it what it holds; only `native` answers."""
@@ -87,14 +92,37 @@ class Bench:
 
     def load(self, server: Server, *arguments: str) -> list[Seen]:
         """Run the load against a server; return what its phases saw, `connect` first."""
-        command = [str(self._folder / "load"), "--cpu", self._load_core]
-        command += ["--port", str(server.port), "--pid", str(server.pid)]
-        if server.kind not in ("native", "asgi"):
-            command.append("--plain")
+        command = self._load(server)
         done = subprocess.run([*command, *arguments], stdout=subprocess.PIPE, text=True, timeout=TIMEOUT_S, check=False)
         if done.returncode:
             sys.exit(f"benchmarks: the load on {server.kind} failed; what it said is above.")
         return [json.loads(line) for line in done.stdout.splitlines()]
+
+    def _load(self, server: Server) -> list[str]:
+        command = [str(self._folder / "load"), "--cpu", self._load_core]
+        command += ["--port", str(server.port), "--pid", str(server.pid)]
+        return command if server.kind in ("native", "asgi") else [*command, "--plain"]
+
+    def across_a_restart(self, missed: int, *arguments: str, store: str) -> Seen:
+        """Run the load against a server that is killed while its clients are away; return what their resume saw."""
+        options = ("--store", store, "--stored")
+        with ExitStack() as stack:
+            server = stack.enter_context(self.server("native", *options))
+            command = [*self._load(server), *arguments, f"restart:{missed}"]
+            load = stack.enter_context(
+                subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            )
+            assert load.stdin is not None
+            assert load.stdout is not None
+            told = [load.stdout.readline() for _ in ("connect", "restart")]
+            if all(told):
+                server.kill()
+                server = stack.enter_context(self.server("native", *options, "--port", str(server.port)))
+                told.append(load.communicate(f"{server.pid}\n", timeout=TIMEOUT_S)[0])
+            if load.wait(TIMEOUT_S):
+                sys.exit("benchmarks: the load on a server that is restarted failed; what it said is above.")
+        seen: Seen = json.loads(told[-1])
+        return seen
 
     def run(self, kind: str, *arguments: str) -> list[Seen]:
         """Run the load against a fresh server."""
