@@ -390,7 +390,7 @@ class Chat:
             Closed: The chat is not running.
         """
         engine = self.engine
-        return await outbox_page(self.config.persistence, engine.boundary, state, after, limit)
+        return await outbox_page(engine.config.persistence, engine.boundary, state, after, limit)
 
     @property
     def dead_letters(self) -> tuple[DeadLetter, ...]:
