@@ -134,8 +134,10 @@ def _source_linked_back(app: Any, doctree: nodes.document) -> None:
             name = signature["fullname"].partition(".")[0]
             if name == "Identity":
                 signature["ids"].append(f"chatx.gateway.{signature['fullname']}")
-            elif getattr(getattr(chatx, name), "__module__", None) == "chatx.core.message":
-                signature["ids"].append(f"chatx.core.message.{signature['fullname']}")
+                continue
+            home = getattr(getattr(chatx, name), "__module__", None)
+            if home in ("chatx.adapters.outbox", "chatx.core.message"):
+                signature["ids"].append(f"{home}.{signature['fullname']}")
 
 
 def _sources_known(app: Any, env: Any) -> None:

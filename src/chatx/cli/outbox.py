@@ -28,8 +28,8 @@ examples:
   chatx outbox retry --all      every dead one
   chatx outbox drop --all --store postgresql://chatx@db.example/chat
 
-What is stored is told to the notifier from here, which a running chat does by itself. It may run meanwhile: within 5 s it
-takes up what is to be tried again. A dead notification has failed too often; it stays until it is tried again or dropped.
+The notifier is told of what is stored from here, by the running chat. It may run meanwhile: within 5 s it takes up what
+is to be tried again. A dead notification has failed too often; it stays until it is tried again or dropped.
 
 exit status: 0 done, 1 the store cannot be used, or one of the ids is none that this can be done with, 2 wrong options
 """
