@@ -232,6 +232,9 @@ class WriterLock:
     # Of what is in one schema there is one lock.
     _KEY = "hashtextextended('chatx ' || current_schema(), 0)"
 
+    FREE = f"SELECT pg_try_advisory_xact_lock({_KEY})"
+    """A statement that asks whether nobody has it, and takes it until the transaction ends."""
+
     def __init__(self, connect: Callable[[], Awaitable[Connection]]) -> None:
         self._connect = connect
         self._connection: Connection | None = None

@@ -189,6 +189,15 @@ class PostgresLog(PostgresOutbox):
         if self._opened is not None:
             await self._opened.lock.let_go()
 
+    async def make_tables(self) -> None:
+        """Make the tables, or take them up to this version; every other call does that first.
+
+        Raises:
+            ConfigError: They were made by a later version.
+            LogUnavailable: The database cannot be used now, or a chat of an earlier version writes to it.
+        """
+        await self._open()
+
     async def close(self) -> None:
         """Close all connections, those in use when their calls have ended; twice is harmless.
 
@@ -289,6 +298,11 @@ async def _make_tables(db: Connection) -> None:
         version = 0
         if await db.fetchval(sql.IS_MADE):
             version = await db.fetchval("SELECT max(version) FROM chatx_schema")
+        if 0 < version < sql.SCHEMA_VERSION and not await db.fetchval(WriterLock.FREE):
+            raise LogUnavailable(
+                "Another chat writes to this database, in tables of an earlier version, which are not taken up under "
+                "its hands; end it first."
+            )
         for step in sql.STEPS[version:]:
             await db.execute(step)
         if version < sql.SCHEMA_VERSION:

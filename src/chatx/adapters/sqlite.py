@@ -45,7 +45,8 @@ class SQLitePersistence(SQLiteFile):
     def __init__(self, path: str | os.PathLike[str] = ":memory:") -> None:
         """Open the file, and make the tables where they are not there yet.
 
-        Whoever opens a file that others are opening waits for them, for 10 s.
+        Whoever opens a file that others are opening waits for them, for 10 s; and so does whoever finds tables of an
+        earlier version to which a chat writes.
 
         Args:
             path: The file, made if it is not there; its folder must be. `:memory:` keeps everything in memory, for as
@@ -54,6 +55,7 @@ class SQLitePersistence(SQLiteFile):
         Raises:
             ConfigError: The path is not one, cannot be opened or written, is no SQLite database, was made by a later
                 version, or stays locked.
+            StoreInUse: That chat does not end.
         """
         super().__init__(path)
 

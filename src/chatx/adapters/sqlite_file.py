@@ -9,10 +9,12 @@ Rules:
 3. Until COMMIT has begun nothing was written, surely. What fails later may have been, but where the file was locked or
    the disk full: there the transaction is rolled back.
 4. One writer at a time holds the lock of the file beside it, for as long as it lives.
+5. Tables of an earlier version are taken up under that lock: never under the hands of a chat that writes to them.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
 import threading
@@ -22,11 +24,13 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from chatx.adapters.room_log import LogUnavailable
-from chatx.adapters.sqlite_schema import SCHEMA_VERSION, take_up
+from chatx.adapters.sqlite_schema import SCHEMA_VERSION, take_up, version_of
 from chatx.adapters.writer_lock import WriterLock
-from chatx.errors import ConfigError
+from chatx.errors import ConfigError, StoreInUse
 
 T = TypeVar("T")
+
+logger: logging.Logger = logging.getLogger("chatx")
 
 # Shorter than the default `adapter_timeout_ms`, so that a locked file is a failure and not a thread that hangs.
 BUSY_S = 2.0
@@ -47,11 +51,13 @@ class SQLiteFile:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Open the file, and make the tables, or take them up to the newest version, where that is to be done.
 
-        Whoever opens a file that others are opening waits for them, for 10 s.
+        Whoever opens a file that others are opening waits for them, for 10 s; and so does whoever finds tables of an
+        earlier version to which a chat writes.
 
         Raises:
             ConfigError: The path is not one, cannot be opened or written, is no SQLite database, was made by a later
                 version, or stays locked.
+            StoreInUse: That chat does not end.
         """
         if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
             raise ConfigError(f"The path of SQLitePersistence is {path!r}; give the name of a file, or ':memory:'.")
@@ -60,6 +66,7 @@ class SQLiteFile:
         self._lock = threading.Lock()
         self._reading_lock = self._lock
         self._closing = False
+        self._in_use = False  # while it was opened, by a chat of an earlier version
         self._durable: bool | None = None  # as the connection is set now
         self._db: sqlite3.Connection | None = None
         self._reader: sqlite3.Connection | None = None  # the same as `_db` where there is no write-ahead log
@@ -67,6 +74,11 @@ class SQLiteFile:
         try:
             while not self._open():
                 if time.monotonic() > until:
+                    if self._in_use:
+                        raise StoreInUse(
+                            f"Another chat writes to {self.path!r}, in tables of an earlier version, which are not "
+                            "taken up under its hands; end it first."
+                        )
                     raise ConfigError(
                         f"SQLitePersistence cannot use {self.path!r}: another process has had it locked for "
                         f"{OPENING_S:g} s; end that process or its transaction, or give another file."
@@ -176,7 +188,9 @@ class SQLiteFile:
             (mode,) = self._db.execute("PRAGMA journal_mode=WAL").fetchone()
             # Where a write to the disk waits in the disk's own memory otherwise, as on macOS; elsewhere nothing.
             self._db.execute("PRAGMA fullfsync=1")
-            self._make_tables()
+            if not self._make_tables():
+                self._close_all()
+                return False
             self._reader = self._db
             if mode == "wal":
                 self._reader = sqlite3.connect(self.path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
@@ -184,22 +198,42 @@ class SQLiteFile:
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode & 0xFF not in _BUSY:
                 raise
-            for db in (self._db, self._reader):
-                if db is not None:
-                    db.close()
-            self._db = self._reader = self._durable = None
+            self._close_all()
             return False
         return True
 
-    def _make_tables(self) -> None:
-        with self._transaction() as db:
-            version = take_up(db)
+    def _close_all(self) -> None:
+        for db in (self._db, self._reader):
+            if db is not None:
+                db.close()
+        self._db = self._reader = self._durable = None
+
+    def _make_tables(self) -> bool:
+        """Make the tables, or take them up; return False where another chat writes to them as they were."""
+        older = 0 < version_of(self._opened()) < SCHEMA_VERSION
+        if older and self._writer is not None and not self._writer.hold(0):
+            if not self._in_use:
+                self._in_use = True
+                logger.warning(
+                    "Another chat writes to %s, in tables of an earlier version; waiting up to %g s for it to end.",
+                    self.path,
+                    OPENING_S,
+                    extra={"store": self.path, "code": StoreInUse.code},
+                )
+            return False
+        try:
+            with self._transaction() as db:
+                version = take_up(db)
+        finally:
+            if older:
+                self.let_go()
         if version > SCHEMA_VERSION:
             self.close()
             raise ConfigError(
                 f"The tables in {self.path!r} have version {version}, and this version of chatx reads up to "
                 f"{SCHEMA_VERSION}; use the chatx that made them, or another file."
             )
+        return True
 
     def _to_write(self, *, durable: bool) -> sqlite3.Connection:
         db = self._opened()

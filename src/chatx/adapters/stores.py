@@ -33,8 +33,8 @@ IN_MEMORY = ":memory:"
 # One letter before the colon is a drive of Windows.
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):", re.IGNORECASE)
 
-# How long a call to PostgreSQL waits for a connection, and may take then, where that is not set.
-_POSTGRES_MS = 3000
+POSTGRES_MS = 3000
+"""How long a call to PostgreSQL waits for a connection, and may take then, at most, in ms."""
 
 
 def kind_of(url: object) -> Literal["sqlite", "postgres"]:
@@ -116,7 +116,7 @@ def check_store(url: object) -> None:
             import chatx.adapters.postgres_log  # noqa: F401  # whether it can be
 
 
-def open_store(url: str, *, adapter_timeout_ms: int = 2 * _POSTGRES_MS + 1) -> Store:
+def open_store(url: str, *, adapter_timeout_ms: int = 2 * POSTGRES_MS + 1) -> Store:
     """Return the store that a URL names; whoever called this closes it.
 
     A file of SQLite is opened, and made with its tables where it is not there, which may block for seconds. PostgreSQL
@@ -129,6 +129,7 @@ def open_store(url: str, *, adapter_timeout_ms: int = 2 * _POSTGRES_MS + 1) -> S
 
     Raises:
         ConfigError: As `check_store`; or the file cannot be used.
+        StoreInUse: A chat of an earlier version writes to the file.
     """
     if kind_of(url) == "sqlite":
         from chatx.adapters.sqlite import SQLitePersistence
@@ -139,4 +140,4 @@ def open_store(url: str, *, adapter_timeout_ms: int = 2 * _POSTGRES_MS + 1) -> S
             raise ConfigError(f"The store {shown(url)}: {error.reason}") from error
     with needs("postgres", "A store in PostgreSQL"):
         from chatx.adapters.postgres_log import PostgresLog
-    return PostgresLog(url, timeout_ms=max(1, min(_POSTGRES_MS, (adapter_timeout_ms - 1) // 2)))
+    return PostgresLog(url, timeout_ms=max(1, min(POSTGRES_MS, (adapter_timeout_ms - 1) // 2)))

@@ -72,11 +72,16 @@ class ChatStore:
             AdapterError: It cannot be asked.
         """
         loop = asyncio.get_running_loop()
+        until = loop.time() + self._config.drain_timeout_ms / 1000
         try:
-            if self._config.store is not None:
-                await self._call(None, self._open)
+            while self._config.store is not None and self._store is None:
+                try:
+                    await self._call(None, self._open)
+                except StoreInUse:  # it has waited for a while itself, and said so
+                    if loop.time() > until:
+                        raise
             if self._has_one_writer:
-                await self._hold(loop.time() + self._config.drain_timeout_ms / 1000)
+                await self._hold(until)
         except BaseException as error:
             await self.end(GIVEN_UP_S)
             if isinstance(error, Exception) and not isinstance(error, ChatError):
