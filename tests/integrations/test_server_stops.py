@@ -20,9 +20,12 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
 
 from chatx import Chat, RateLimit
 from chatx.gateway.entry.stopping import GRACE_S, TICK_S, told_when_stopping
+from chatx.gateway.wire.closes import CLOSE_RESTART
 from chatx.integrations.html import render
 from tests.integrations.live_reader import Reader, settle
 from tests.integrations.uvicorn_like import UvicornLike, task_of
@@ -112,12 +115,17 @@ def test_a_server_that_stops_ends_what_is_held_open_and_says_nothing_of_it(
         held = [stream(running.port) for _ in range(4)]
         if server != "workers":
             held.append(poll(running.port, session(running.port)))
-        _, output = running.stop(sent)
+        with connect(f"ws://localhost:{running.port}/socket/websocket?vsn=2.0.0&user_id=eve") as open_socket:
+            _, output = running.stop(sent)
+            with pytest.raises(ConnectionClosed) as closed:
+                open_socket.recv()
 
         for each in held[:4]:
             assert each.to_the_end().endswith(b"\r\n0\r\n\r\n")
         for each in held[4:]:
             assert b'"status":204' in each.to_the_end()
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == CLOSE_RESTART
     assert "Traceback" not in output
     assert "ERROR" not in output
 

@@ -24,6 +24,7 @@ import math
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any, TypeAlias
 
 from chatx.chat import Chat
@@ -31,6 +32,7 @@ from chatx.errors import AlreadyStarted, ChatError, ConfigError, WrongLoop
 from chatx.gateway.asgi.uvicorn import Uvicorn, uvicorn_of
 from chatx.gateway.entry.handshake import Authenticate, chosen_subprotocol, handshake_of
 from chatx.gateway.entry.refusal import Refused
+from chatx.gateway.entry.stopping import told_when_stopping
 from chatx.gateway.longpoll.app import PATH, LongPoll
 from chatx.gateway.session.entrance import Client, Entrance
 from chatx.gateway.session.pace import Pace
@@ -38,7 +40,7 @@ from chatx.gateway.session.progress import LOOKS, Progress, StallClock, transpor
 from chatx.gateway.session.session import Session
 from chatx.gateway.session.socket import Bundle
 from chatx.gateway.wire.bounds import CLOSING_S, IDLE_TIMEOUT_S
-from chatx.gateway.wire.closes import CLOSE_GOING_AWAY, CLOSE_POLICY, CLOSE_TRY_LATER
+from chatx.gateway.wire.closes import CLOSE_GOING_AWAY, CLOSE_POLICY, CLOSE_RESTART, CLOSE_TRY_LATER
 
 logger: logging.Logger = logging.getLogger("chatx")
 
@@ -133,7 +135,8 @@ class ChatApp:
                 client = self._entrance.open(gateway, version, identity, handshake, socket)
                 place.occupy(client.session)
                 accept = {"type": "websocket.accept", "subprotocol": chosen_subprotocol(handshake)}
-                await self._serve(client, socket, accept, receive, send)
+                with _restart_of(scope, client, socket):
+                    await self._serve(client, socket, accept, receive, send)
             finally:
                 place.end()
         except Refused as refused:
@@ -242,6 +245,11 @@ class AsgiSocket:
     def write_rest(self, data: bytes) -> None:
         """Never called: nothing goes past `write`."""
         raise NotImplementedError
+
+    @property
+    def closed_by_server(self) -> bool:
+        """Whether the server closes the socket by itself when it begins to stop, as uvicorn does."""
+        return self._uvicorn is not None
 
     @property
     def unread(self) -> int:
@@ -383,6 +391,16 @@ class AsgiSocket:
         progress = Progress(transport)
         progress.look()
         StallClock(progress, give_up, WRITE_STALL_S, self._ends - self._loop.time())
+
+
+def _restart_of(scope: Scope, client: Client, socket: AsgiSocket) -> AbstractContextManager[None]:
+    """Return a block in which the client is sent away when the server begins to stop, where that can be known.
+
+    uvicorn does so by itself; others wait for the client, and then break off whatever is amid it.
+    """
+    if socket.closed_by_server:
+        return contextlib.nullcontext()
+    return told_when_stopping(scope, partial(client.session.cut, CLOSE_RESTART, "restarting"))
 
 
 def _bytes(frame: str) -> int:
