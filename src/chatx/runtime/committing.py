@@ -141,6 +141,7 @@ class Committing:
         self._wanted = asyncio.Event()  # something is to be written
         self._soon = asyncio.Event()  # it is not to wait for company
         self._hurried = False
+        self._at_once = asyncio.Event()  # a log that is away is to be tried now, once
         transactions = getattr(config.persistence, "transactions", 1)
         self._transactions = asyncio.Semaphore(transactions)
         self._one_at_a_time = transactions == 1
@@ -294,6 +295,7 @@ class Committing:
         """Wait for no further entry, and try a log that is away at once: the chat stops."""
         self._hurried = True
         self._soon.set()
+        self._at_once.set()
 
     async def close(self) -> None:
         """End; what the log never got is a dead letter. Twice is harmless."""
@@ -344,8 +346,11 @@ class Committing:
 
     async def _wait_for_the_log(self) -> None:
         wait = self._store.next_try - self._loop.time()
-        if wait > 0 and not self._hurried:
-            await asyncio.sleep(wait)
+        if wait > 0:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait):
+                    await self._at_once.wait()
+        self._at_once.clear()
 
     def _group(self) -> list[tuple[RoomProcess, Flight]]:
         """Form the batches of the next transaction: of those rooms first for which somebody waits."""
@@ -398,7 +403,7 @@ class Committing:
                 if answer is None:
                     self._committed(process)
                 elif answer == FENCED:
-                    self._fenced(process)
+                    self.fenced(process)
                 else:
                     logger.error(
                         "The log refuses what room %r has for it, and is asked again: %s",
@@ -425,7 +430,7 @@ class Committing:
                 continue
             unable.add(process)
             if answer is False:
-                self._fenced(process)
+                self.fenced(process)
             elif isinstance(answer, AdapterError):
                 self._went_wrong("raised")
                 self._failed(process)
@@ -539,12 +544,19 @@ class Committing:
             return
         mine = [entry.id for entry, _ in flight.entries]
         theirs = [entry.id for entry in found.entries]
-        if theirs == mine:
+        # Somebody had the room meanwhile: they wrote more, or withdrew its proof, and then what comes behind the head
+        # may have been seen there.
+        elsewhere = len(theirs) > len(mine) or (process.proven and not opened.proven)
+        if theirs[: len(mine)] == mine:
             self._committed(process)
+            if elsewhere:
+                self.fenced(process)
+        elif elsewhere:
+            self.fenced(process)
         elif not theirs and (opened.head is None or opened.head == flight.after or flight.after.offset == 0):
             self._failed(process)
         else:
-            self._fenced(process)
+            self.fenced(process)
 
     async def _tail(self, room_id: str, flight: Flight) -> tuple[Opened, Found] | None:
         """Fence whatever is under way for a room, and read what is behind its batch's place; None where that fails."""
@@ -557,7 +569,8 @@ class Committing:
             return None
         return opened, found
 
-    def _fenced(self, process: RoomProcess) -> None:
+    def fenced(self, process: RoomProcess) -> None:
+        """Close a room that somebody else has taken over."""
         logger.error(
             "Room %r was taken over by somebody else and is closed here; two chats write to one store.",
             process.room_id,

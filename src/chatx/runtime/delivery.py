@@ -146,8 +146,12 @@ class Delivery:
         """Take a message that was published in a room."""
         if self._saving is not None:
             self._saving.unsaved.add(message)
-        elif self.committing is not None and not message.stored:
+        elif self.committing is not None:
             self.committing.owe(process, message, scope)
+        self.notify(process, message)
+
+    def notify(self, process: RoomProcess, message: Message) -> None:
+        """Take a message that was published in a room, and that persistence has already."""
         if self._outbox is not None and message.stored:
             self._outbox.look()
         elif self._notifying is not None:

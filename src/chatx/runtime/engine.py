@@ -333,7 +333,11 @@ class Engine:
 
         Errors and `at_a_place` are those of `Rooms.opened`.
         """
-        process = self.rooms.at_once(room_id) or await self.rooms.opened(room_id, at_a_place=at_a_place)
+        process = self.rooms.at_once(room_id) or await self.rooms.opened(
+            # Where everything is to be stored, a new stream begun for a log that is away would be a gap for everybody.
+            room_id,
+            at_a_place=at_a_place or self._by_default_stored,
+        )
         self.check_open()
         return process
 

@@ -17,14 +17,14 @@ from chatx.adapters.boundary import Boundary
 from chatx.adapters.room_log import KEYS_AT_ONCE, Found, Keyed, Opened
 from chatx.core.message import Entry, Position
 from chatx.errors import AdapterError
-from chatx.runtime.storage import CLOSED_AT_ONCE, Storage
+from chatx.runtime.storage import CLOSED_AT_ONCE, Lost, Storage
 
 
 class LogStorage(Storage):
     """The reading side of a log, and who owns which room.
 
     Attributes:
-        on_keyed: Called with a room's id and its keyed entries when it is opened.
+        on_keyed: Called with a room's id and its keyed entries when it is looked at or taken over.
         before_opening: Awaited with a room's id before it is opened: an earlier life may still be writing.
     """
 
@@ -35,6 +35,7 @@ class LogStorage(Storage):
         self.is_log = True
         self._terms: dict[str, int] = {}
         self._all_keys: set[str] = set()  # rooms whose opening told all their keys
+        self._looked_at: dict[str, Position | None] = {}  # where the log's head was when the room was opened
         self._taking: dict[str, asyncio.Task[bool]] = {}
         self.on_keyed: Callable[[str, Sequence[Keyed]], object] | None = None
         self.before_opening: Callable[[str], Any] | None = None
@@ -44,8 +45,11 @@ class LogStorage(Storage):
         return self._terms.get(room_id)
 
     def knows_all_keys(self, room_id: str) -> bool:
-        """Return whether the room's opening told all its keys, so that another one is a new one."""
-        return room_id in self._all_keys
+        """Return whether all keys of the room were told, so that another one is a new one.
+
+        So it is only once the room is taken over: until then whoever had it may write under any key.
+        """
+        return room_id in self._terms and room_id in self._all_keys
 
     async def last_position(self, room_id: str) -> Position | None:
         """Return the place from which the room's stream goes on, or None where a new one begins.
@@ -57,11 +61,9 @@ class LogStorage(Storage):
         """
         if self.before_opening is not None:
             await self.before_opening(room_id)
+        self._looked_at.pop(room_id, None)
         opened = await self._opened("look", room_id)
-        if len(opened.keyed) < KEYS_AT_ONCE:
-            self._all_keys.add(room_id)
-        if self.on_keyed is not None and opened.keyed:
-            self.on_keyed(room_id, opened.keyed)
+        self._looked_at[room_id] = opened.head
         return opened.head if opened.proven else None
 
     async def take_over(self, room_id: str) -> Opened:
@@ -78,10 +80,14 @@ class LogStorage(Storage):
         opened = await self._read(method, room_id)
         if not isinstance(opened, Opened):
             raise self._wrong(method, f"{type(opened).__name__}, not an Opened")
+        if len(opened.keyed) < KEYS_AT_ONCE:
+            self._all_keys.add(room_id)
+        if self.on_keyed is not None and opened.keyed:
+            self.on_keyed(room_id, opened.keyed)
         return opened
 
     async def owns(self, room_id: str, head: Position) -> bool:
-        """Take the room over unless it was, ahead of its first entry; return False where it stands elsewhere.
+        """Take the room over unless it was, ahead of its first entry; return False where it stands elsewhere by now.
 
         Args:
             room_id: The room.
@@ -101,7 +107,13 @@ class LogStorage(Storage):
 
     async def _take_at(self, room_id: str, head: Position) -> bool:
         opened = await self.take_over(room_id)
-        if not head.offset or opened.head == head:
+        if head.offset:
+            # Where the proof was withdrawn since it was looked at, somebody may have seen what comes behind the head.
+            stands = opened.proven and opened.head == head
+        else:
+            # A stream that somebody has begun since then is the one to go on in.
+            stands = not opened.proven or opened.head == self._looked_at.get(room_id, opened.head)
+        if stands:
             return True
         self._terms.pop(room_id, None)
         return False
@@ -130,13 +142,19 @@ class LogStorage(Storage):
         raise self._wrong("find", f"{type(entry).__name__}, not an entry or None")
 
     async def mark_open(self, room_id: str, head: Position) -> bool:
-        """Withdraw the proof of the room's head; return whether that was done."""
+        """Withdraw the proof of the room's head; return whether that was done.
+
+        Raises:
+            Lost: Somebody else has the room.
+        """
         try:
             if not await self.owns(room_id, head):
-                return False
+                raise Lost
             answer = await self._read("unproven", room_id, self._terms[room_id], head)
         except AdapterError:
             return False
+        if answer is False:
+            raise Lost
         return answer is True
 
     async def mark_closed(self, ends: Sequence[tuple[str, Position]]) -> None:
@@ -159,4 +177,5 @@ class LogStorage(Storage):
     def forget(self, room_id: str) -> None:
         """Let go of a room's term: its life is over."""
         self._terms.pop(room_id, None)
+        self._looked_at.pop(room_id, None)
         self._all_keys.discard(room_id)

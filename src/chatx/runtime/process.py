@@ -70,6 +70,7 @@ class RoomProcess:
         crashes: How often the room has crashed.
         lanes: The sends under way that await something, and those that wait for them.
         goes_on: Whether the stream began in an earlier life.
+        doubted: Whether the store did not say if it withdrew the proof, so that the end has to be recorded anyway.
         sequencer: What the room has for its log; None where it has none, or nothing yet.
         detour: Whether a message has to await something before it can be published here.
         chain_s: About how long a message spends in the middlewares, in seconds; an estimate for `retry_after`.
@@ -94,6 +95,7 @@ class RoomProcess:
         self.detour: bool = proven
         self.sequencer: Sequencer | None = None
         self.goes_on: bool = False
+        self.doubted: bool = False
         self._began: Position = room.history.position
         self.chain_s: float = 0.05
         self._loop = loop
@@ -112,6 +114,11 @@ class RoomProcess:
     def head(self) -> Position:
         """The place of the newest message in the stream."""
         return self.room.history.position
+
+    @property
+    def stored_to(self) -> Position:
+        """The place up to which the log has the stream, where the room has a log."""
+        return self.head if self.sequencer is None else self.sequencer.stored_to
 
     @property
     def proven(self) -> bool:

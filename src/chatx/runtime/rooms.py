@@ -36,7 +36,7 @@ from chatx.runtime.endings import Endings
 from chatx.runtime.ids import new_epoch
 from chatx.runtime.passage import Passage
 from chatx.runtime.process import RoomProcess
-from chatx.runtime.storage import Storage
+from chatx.runtime.storage import Lost, Storage
 from chatx.runtime.totals import Totals
 from chatx.runtime.turn import Turn
 from chatx.telemetry import Telemetry
@@ -164,6 +164,9 @@ class Rooms:
         """Have the store withdraw the proof of the room's head, ahead of the first message of this life.
 
         Sends that come meanwhile wait for the same call. Return why nothing may be published, or None.
+
+        Raises:
+            RoomUnavailable: Somebody else has the room, which is closed now.
         """
         while process.proven:
             task = self._withdrawals.get(process)
@@ -173,6 +176,7 @@ class Rooms:
                 )
             await asyncio.wait([task])
             if task.cancelled() or not task.result():
+                process.check()
                 return AdapterError(
                     "The persistence adapter could not be told that the room goes on; send again later."
                 )
@@ -312,7 +316,8 @@ class Rooms:
         saved = self._delivery.saved(process.room_id)
         self._delivery.forget(process.room_id)
         head = process.head
-        return head if saved and self._storage.marks and not process.proven and head.offset else None
+        unproven = not process.proven or process.doubted
+        return head if saved and self._storage.marks and unproven and head.offset else None
 
     def _ended(self, room_id: str, passage: Passage) -> None:
         if passage.wanted:
@@ -349,8 +354,16 @@ class Rooms:
     async def _withdraw(self, process: RoomProcess) -> bool:
         try:
             with process.held():
-                if not await self._storage.mark_open(process.room_id, process.head) and process.goes_on:
-                    # The proof stands although the stream would go on: only an epoch of its own is safe, and that
+                try:
+                    done = await self._storage.mark_open(process.room_id, process.head)
+                except Lost:
+                    if self._delivery.committing is not None:
+                        self._delivery.committing.fenced(process)
+                    return False
+                process.doubted = not done
+                if not done and (process.goes_on or self._storage.is_log):
+                    # The proof stands although the stream would go on; a log has one of what began here too, since that
+                    # was stored. Only an epoch of its own is safe, and that
                     # cannot begin under the eyes of those who read this one, or once something was said in it.
                     if process.subscribers or not process.blank or process.sequencer is not None:
                         return False

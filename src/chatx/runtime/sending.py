@@ -144,6 +144,8 @@ class Sending:
                         return draft
                     self.duplicates += 1
                     return answer
+                if self._only_the_log_may_know(draft.room_id, began):
+                    return draft
             if stored or (self._chain.awaits and not trusted):
                 return draft
             process = self._rooms.at_once(draft.room_id)
@@ -180,6 +182,13 @@ class Sending:
             self._count_sent(message, began)
         return message
 
+    def _only_the_log_may_know(self, room_id: str, now: float) -> bool:
+        """Return whether a key that memory does not have may be one that the room's log has."""
+        storage = self._storage
+        return isinstance(storage, LogStorage) and not (
+            storage.knows_all_keys(room_id) and now >= self.window.incomplete_until
+        )
+
     def remember(self, room_id: str, keyed: Sequence[Keyed]) -> None:
         """Remember the keys that a log has of a room, as of now: a clock that was set forward forgets none."""
         now = self._now()
@@ -208,7 +217,7 @@ class Sending:
     async def _send_awaiting(self, draft: Draft, scope: bytes | None, trusted: bool, stored: bool) -> Message:
         process = self._rooms.at_once(draft.room_id)
         if process is None:
-            process = await self._opened(draft.room_id)
+            process = await self._opened(draft.room_id, stored=stored)
         if process.admitted >= self._queue_limit or self._delivery.full:
             raise self._overloaded(process)
         began = self._now()
@@ -265,14 +274,17 @@ class Sending:
             if entered:
                 process.lanes.leave(draft.user_id)
 
-    async def _opened(self, room_id: str) -> RoomProcess:
-        """Return the room; the sends that wait for it count against its bound, like those it has admitted."""
+    async def _opened(self, room_id: str, *, stored: bool) -> RoomProcess:
+        """Return the room; the sends that wait for it count against its bound, like those it has admitted.
+
+        What is to be `stored`, or has a key that the log may have, begins no new stream for a log that is away.
+        """
         waiting = self._waiting.get(room_id, 0)
         if waiting >= self._queue_limit:
             raise self._too_many_wait(waiting, 1.0)
         self._waiting[room_id] = waiting + 1
         try:
-            return await self._rooms.opened(room_id)
+            return await self._rooms.opened(room_id, at_a_place=stored)
         finally:
             self._waiting[room_id] -= 1
             if not self._waiting[room_id]:
@@ -306,13 +318,18 @@ class Sending:
     async def _send_new(self, draft: Draft, scope: bytes, trusted: bool, stored: bool) -> Message:
         """Send a draft whose key memory does not have; one that only the log has is answered with what it made."""
         # Opening a room tells the keys that its log has.
-        await self._opened(draft.room_id)
+        process = await self._opened(draft.room_id, stored=True)
         if (left := self._commits.left(scope)) is not None:
             return replace(await self._commits.outcome(*left), duplicate=True)
-        place = self.window.find(scope, self._now())
         storage = self._storage
+        if isinstance(storage, LogStorage):
+            # Until whoever had the room is fenced, they may write under this key. That it stands elsewhere by now is
+            # found again when the message gets its place.
+            await storage.owns(draft.room_id, process.stored_to)
+            self._check_open()
+        place = self.window.find(scope, self._now())
         if place is None and isinstance(storage, LogStorage):
-            if storage.knows_all_keys(draft.room_id) and self._now() >= self.window.incomplete_until:
+            if not self._only_the_log_may_know(draft.room_id, self._now()):
                 return await self._send_awaiting(draft, scope, trusted, stored)
             found = await storage.find(draft.room_id, draft.user_id, key_of(scope))
             self._check_open()
@@ -353,7 +370,8 @@ class Sending:
             # Ahead of the room, which may crash: the log has it under its key.
             self.window.record(scope, message, self._now())
         process.commit(message)
-        self._published(process, message, None)
+        self._delivery.notify(process, message)
+        self._told(process, message)
 
     def publish(self, process: RoomProcess, draft: Draft, scope: bytes | None) -> Message:
         """Place a draft and let everybody have it; errors as `RoomProcess.publish`."""
@@ -376,6 +394,9 @@ class Sending:
             self.window.record(scope, message, self._now())
         if self._delivery.enabled:
             self._delivery.offer(process, message, scope)
+        self._told(process, message)
+
+    def _told(self, process: RoomProcess, message: Message) -> None:
         if self._telemetry.watched("broadcast"):
             self._telemetry.emit(
                 "broadcast",

@@ -27,6 +27,10 @@ CLOSING = 32
 """Calls of `mark_closed` under way at a time, where the adapter takes one end a call."""
 
 
+class Lost(Exception):
+    """Somebody else has taken the room over."""
+
+
 class Storage:
     """The reading side of the persistence adapter, and the marks.
 
@@ -99,7 +103,11 @@ class Storage:
                 raise self._wrong(method, f"{_place(entry)}, which is not before {before.offset}")
 
     async def mark_open(self, room_id: str, head: Position) -> bool:
-        """Withdraw the proof of where the room's stream ended; return False where the store failed to."""
+        """Withdraw the proof of where the room's stream ended; return False where the store failed to.
+
+        Raises:
+            Lost: Somebody else has the room, which only a log can tell.
+        """
         return await self._marked("mark_open", room_id, head.epoch)
 
     async def mark_closed(self, ends: Sequence[tuple[str, Position]]) -> None:

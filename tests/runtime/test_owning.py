@@ -1,0 +1,168 @@
+"""Who may place a room's entries over a log, what keys it knows, and what a log that fails leaves of both."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from chatx import AdapterError, Chat, ChatError, Gap, Message, RoomUnavailable
+from chatx.adapters.memory_log import MemoryLog
+from chatx.runtime.rooms import FENCED_S
+from chatx.testing.faulty_log import FaultyLog, Script
+from tests.virtual import turns, virtual
+
+
+def chat_on(log: Any, **options: Any) -> Chat:
+    return Chat(persistence=log, middlewares=(), **options)
+
+
+def contents(log: MemoryLog, room_id: str) -> list[str]:
+    return [each.entry.content for each in log.records(room_id)]
+
+
+@virtual
+async def test_what_waited_behind_a_stored_message_is_written_with_it_and_not_again() -> None:
+    log = MemoryLog()
+    slow = FaultyLog(log, Script(append=["slow"]), slow_s=0.1)
+    async with chat_on(slow) as chat:
+        sends = [chat.send_message("a", "ann", "0", durability="stored")]
+        sends += [chat.send_message("a", f"u{each}", str(each)) for each in range(1, 4)]
+        await asyncio.gather(*sends)
+        await asyncio.sleep(5)
+        assert chat.statistics().delivery_waiting == 0
+        await chat.send_message("a", "ann", "4")
+    assert contents(log, "a") == ["0", "1", "2", "3", "4"]
+    assert chat.dead_letters == ()
+
+
+@virtual
+async def test_a_proof_that_stands_is_withdrawn_before_anything_unstored_is_seen_in_an_epoch_begun_here_too() -> None:
+    log = MemoryLog()
+    chat = chat_on(FaultyLog(log, Script(unproven=["unavailable"])))
+    await chat.start()
+    first = await chat.send_message("a", "ann", "1", durability="stored")
+    with pytest.raises(AdapterError):
+        await chat.send_message("a", "ann", "refused")
+    second = await chat.send_message("a", "ann", "2")
+    assert second.offset == 2
+    # It is killed.
+    async with chat_on(log) as again:
+        assert (await again.send_message("a", "ann", "3")).epoch != first.epoch
+    await chat.stop(drain_timeout_ms=1)
+
+
+@pytest.mark.parametrize("durability", ["stored", "sequenced"])
+@virtual
+async def test_a_key_answers_across_a_crash_where_the_log_was_away_when_the_room_was_opened(durability: Any) -> None:
+    log = MemoryLog()
+    chat = chat_on(log, durability="stored")
+    await chat.start()
+    first = await chat.send_message("a", "ann", "hi", idempotency_key="k")
+    async with chat_on(FaultyLog(log, Script(look=["unavailable"]))) as again:
+        await again.join("a", "bob")  # begins a new stream, since nobody knows where the room stood
+        await again.send_message("a", "bob", "new", durability="stored")
+        repeat = await again.send_message("a", "ann", "hi", idempotency_key="k", durability=durability)
+        assert (repeat.id, repeat.duplicate) == (first.id, True)
+    assert contents(log, "a") == ["hi", "new"]
+    await chat.stop(drain_timeout_ms=1)
+
+
+@pytest.mark.parametrize("durability", ["stored", "sequenced"])
+@virtual
+async def test_what_is_to_be_stored_begins_no_new_stream_for_a_log_that_is_away(durability: Any) -> None:
+    log = MemoryLog()
+    async with chat_on(log, durability="stored") as chat:
+        first = await chat.send_message("a", "ann", "1")
+    async with chat_on(FaultyLog(log, Script(look=["unavailable", "unavailable"])), durability=durability) as chat:
+        with pytest.raises(AdapterError):
+            await chat.send_message("a", "ann", "2", durability="stored")
+        if durability == "stored":
+            with pytest.raises(AdapterError):
+                await chat.join("a", "bob")
+        else:
+            with pytest.raises(AdapterError):
+                await chat.send_message("a", "ann", "2", idempotency_key="k")
+        second = await chat.send_message("a", "ann", "2", durability="stored")
+    assert (second.epoch, second.offset) == (first.epoch, 2)
+
+
+@virtual
+async def test_a_room_that_somebody_else_has_is_closed_when_its_proof_is_to_be_withdrawn() -> None:
+    log = MemoryLog()
+    async with chat_on(log) as chat:
+        await chat.send_message("a", "ann", "1", durability="stored")
+        await log.take_over("a")
+        with pytest.raises(RoomUnavailable, match="somebody else's"):
+            await chat.send_message("a", "ann", "2")
+        await asyncio.sleep(FENCED_S)
+        assert (await chat.send_message("a", "ann", "2")).offset == 2
+
+
+@virtual
+async def test_a_stop_tries_a_log_that_is_away_at_once_and_then_in_its_time() -> None:
+    log = FaultyLog(MemoryLog(), lambda method: "unavailable" if method == "append" else "ok")
+    async with chat_on(log, drain_timeout_ms=20_000) as chat:
+        await chat.send_message("a", "ann", "1")
+        await asyncio.sleep(1)
+        tried = len(log.calls)
+    assert 1 <= len(log.calls) - tried <= 30
+    assert [each.reason for each in chat.dead_letters] == ["stopped"]
+
+
+@virtual
+async def test_a_withdrawal_of_which_nothing_is_known_is_made_good_by_a_clean_stop() -> None:
+    log = MemoryLog()
+    async with chat_on(FaultyLog(log, Script(unproven=["lost answer"]))) as chat:
+        first = await chat.send_message("a", "ann", "1", durability="stored")
+        with pytest.raises(AdapterError):
+            await chat.send_message("a", "ann", "refused")
+    async with chat_on(log) as again:
+        assert (await again.send_message("a", "ann", "2")).epoch == first.epoch
+
+
+@pytest.mark.parametrize("written", [False, True])
+@virtual
+async def test_a_batch_is_not_written_again_where_another_chat_may_have_shown_its_places(written: bool) -> None:
+    log = MemoryLog()
+    script = Script()
+    line = FaultyLog(log, script)
+    chat = chat_on(line)
+    await chat.start()
+    await chat.send_message("a", "ann", "1", durability="stored")
+    script.then("append", "lost answer" if written else "lost")
+    script.then("take_over", "unavailable", "unavailable", "unavailable")
+    sending = asyncio.ensure_future(chat.send_message("a", "ann", "2", durability="stored"))
+    await turns(30)
+    slow = FaultyLog(log, Script(append=["hang"]))
+    async with chat_on(slow) as other:
+        shown = await other.send_message("a", "bob", "3")
+        assert shown.offset == (3 if written else 2)
+        await asyncio.wait((sending,))
+        await slow.release()
+        await asyncio.sleep(FENCED_S)
+        if written:
+            assert (await sending).offset == 2
+        else:
+            assert isinstance(sending.exception(), RoomUnavailable)
+        places = [(each.entry.epoch, each.entry.offset) for each in log.records("a")]
+        assert (shown.epoch, shown.offset) not in places or shown.content in contents(log, "a")
+        later = await chat.send_message("a", "ann", "4")
+        assert (later.epoch, later.offset) != (shown.epoch, shown.offset)
+    await chat.stop()
+
+
+@virtual
+async def test_a_stream_that_another_chat_has_begun_since_a_room_was_opened_is_the_one_to_go_on_in() -> None:
+    log = MemoryLog()
+    async with chat_on(log, durability="stored") as one, chat_on(log, durability="stored") as other:
+        await other.join("a", "bob")
+        first = await one.send_message("a", "ann", "1")
+        closed: list[ChatError] = []
+        seen: list[Any] = []
+        async with one.subscribe_callback("a", seen.append, after=(first.epoch, 0), on_closed=closed.append):
+            with pytest.raises(RoomUnavailable):
+                await other.send_message("a", "bob", "2")
+            await asyncio.sleep(FENCED_S)
+            second = await other.send_message("a", "bob", "2")
+        assert (second.epoch, second.offset) == (first.epoch, 2)
+        assert [each for each in seen if isinstance(each, Message | Gap)] == [first]
