@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import Any, Literal, TypeAlias
 
@@ -143,7 +143,7 @@ class FaultyLog:
                 for room_id in dict.fromkeys(rooms):
                     await _awaited(self._log.take_over(room_id))
             case "hang":
-                late = asyncio.ensure_future(self._when_released(self._do(method, *args, **kwargs)))
+                late = asyncio.ensure_future(self._when_released(method, *args, **kwargs))
                 self._late.add(late)
                 # Whoever gives up is gone, and the statement is on its way nevertheless.
                 return await asyncio.shield(late)
@@ -155,9 +155,9 @@ class FaultyLog:
     async def _do(self, method: str, *args: Any, **kwargs: Any) -> Any:
         return await _awaited(getattr(self._log, method)(*args, **kwargs))
 
-    async def _when_released(self, done: Coroutine[Any, Any, Any]) -> Any:
+    async def _when_released(self, method: str, *args: Any, **kwargs: Any) -> Any:
         await self._released.wait()
-        return await done
+        return await self._do(method, *args, **kwargs)
 
 
 async def _awaited(answer: Any) -> Any:

@@ -1,0 +1,59 @@
+"""Chats that live, are killed and follow one another over one log that fails: 2,000 seeds, TEST_SEEDS=n for more.
+
+TEST_SEED=n runs one of them.
+"""
+
+import logging
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.nothing_lost.play import play
+from tests.nothing_lost.world import run
+
+SUITE = 2000
+SEEDS = int(os.environ.get("TEST_SEEDS") or SUITE)
+AT_A_TIME = 200
+ONE = os.environ.get("TEST_SEED")
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    """Keep the faults that are ordered here out of the log: formatting them costs more than the runs."""
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+def seeds() -> list[range]:
+    """Return the seeds to run, in chunks of a few seconds each at most."""
+    if ONE:
+        return [range(int(ONE), int(ONE) + 1)]
+    return [range(first, min(first + AT_A_TIME, SEEDS)) for first in range(0, SEEDS, AT_A_TIME)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("chunk", seeds(), ids=lambda chunk: f"{chunk.start}-{chunk.stop - 1}")
+def test_nothing_is_lost_in_any_schedule(chunk: range) -> None:
+    for seed in chunk:
+        run(seed, play)
+
+
+def test_a_seed_replays_the_same_run() -> None:
+    for seed in range(10):
+        assert run(seed, play).digest() == run(seed, play).digest()
+
+
+def test_the_runs_reach_what_they_are_for() -> None:
+    due = {"again", "is killed", "stops", "finds no log", "calm", "is somebody else's", "has not answered"}
+    due |= {"took nothing", "could not take this", "could not be told", "could not be read", "goes on in epoch"}
+    seen: set[str] = set()
+    faults: set[str] = set()
+    for seed in range(150):
+        world = run(seed, play)
+        trace = "\n".join(world.trace)
+        seen |= {what for what in due if what in trace}
+        faults |= {fault for life in world.lives for _, fault in life.line.calls}
+    assert seen == due
+    assert faults == {"ok", "unavailable", "lost", "lost answer", "slow", "hang", "fenced"}
