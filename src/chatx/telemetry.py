@@ -30,7 +30,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any, TypeAlias
 
 from chatx.core.interrupts import from_signal
@@ -94,6 +94,11 @@ class Telemetry:
         entry = (event, handler)
         self._handlers[name] = (*self._handlers.get(name, ()), entry)
         return lambda: self._detach(name, entry)
+
+    @property
+    def watching(self) -> Container[str]:
+        """The events of which anybody is told, always as they are now: for who asks with each message."""
+        return self._handlers
 
     def watched(self, event: str) -> bool:
         """Return whether anybody is told of this event, so that nothing is computed for nobody."""

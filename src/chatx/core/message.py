@@ -7,13 +7,14 @@ moves its place.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias, final
 
 from msgspec import Struct
 
 from chatx.core.data import Data
 
 
+@final
 class Draft(Struct, frozen=True, gc=False):
     """A validated message before it has a place in the room's stream; what a middleware is given.
 

@@ -90,6 +90,7 @@ class Sending:
         self._data_limit = config.message_data_limit
         self._queue_limit = config.room_queue_limit
         self._telemetry = telemetry
+        self._watching = telemetry.watching
         self._rooms = rooms
         self._delivery = delivery
         self._storage = storage
@@ -157,7 +158,9 @@ class Sending:
         except ChatError as error:
             self._count_refusal(error, room_id, user_id)
             raise
-        self._count_sent(message, began)
+        self.sent += 1
+        if "message_sent" in self._watching:
+            self._tell_sent(message, began)
         return message
 
     def _draft_with_data(self, room_id: str, user_id: str, content: str | bytes, data: object) -> Draft:
@@ -179,7 +182,9 @@ class Sending:
         if message.duplicate:
             self.duplicates += 1
         else:
-            self._count_sent(message, began)
+            self.sent += 1
+            if "message_sent" in self._watching:
+                self._tell_sent(message, began)
         return message
 
     def _only_the_log_may_know(self, room_id: str, now: float) -> bool:
@@ -200,19 +205,17 @@ class Sending:
         if self._closed:
             raise Closed("The chat was stopped before this was sent; send it again when the chat runs.")
 
-    def _count_sent(self, message: Message, began: float) -> None:
-        self.sent += 1
-        if self._telemetry.watched("message_sent"):
-            self._telemetry.emit(
-                "message_sent",
-                {"bytes": len(message.content.encode()), "duration_ms": (self._now() - began) * 1000},
-                {
-                    "room_id": message.room_id,
-                    "user_id": message.user_id,
-                    "message_id": message.id,
-                    "offset": message.offset,
-                },
-            )
+    def _tell_sent(self, message: Message, began: float) -> None:
+        self._telemetry.emit(
+            "message_sent",
+            {"bytes": len(message.content.encode()), "duration_ms": (self._now() - began) * 1000},
+            {
+                "room_id": message.room_id,
+                "user_id": message.user_id,
+                "message_id": message.id,
+                "offset": message.offset,
+            },
+        )
 
     async def _send_awaiting(self, draft: Draft, scope: bytes | None, trusted: bool, stored: bool) -> Message:
         process = self._rooms.at_once(draft.room_id)
@@ -371,7 +374,8 @@ class Sending:
             self.window.record(scope, message, self._now())
         process.commit(message)
         self._delivery.notify(process, message)
-        self._told(process, message)
+        if "broadcast" in self._watching:
+            self._tell_broadcast(process, message)
 
     def publish(self, process: RoomProcess, draft: Draft, scope: bytes | None) -> Message:
         """Place a draft and let everybody have it; errors as `RoomProcess.publish`."""
@@ -394,15 +398,15 @@ class Sending:
             self.window.record(scope, message, self._now())
         if self._delivery.enabled:
             self._delivery.offer(process, message, scope)
-        self._told(process, message)
+        if "broadcast" in self._watching:
+            self._tell_broadcast(process, message)
 
-    def _told(self, process: RoomProcess, message: Message) -> None:
-        if self._telemetry.watched("broadcast"):
-            self._telemetry.emit(
-                "broadcast",
-                {"recipients": process.subscribers},
-                {"room_id": message.room_id, "message_id": message.id, "offset": message.offset},
-            )
+    def _tell_broadcast(self, process: RoomProcess, message: Message) -> None:
+        self._telemetry.emit(
+            "broadcast",
+            {"recipients": process.subscribers},
+            {"room_id": message.room_id, "message_id": message.id, "offset": message.offset},
+        )
 
     def _take_token(self, draft: Draft) -> Draft:
         retry_after = self.buckets.acquire(draft.room_id, draft.user_id, self._now())
