@@ -293,7 +293,9 @@ def run(seed: int, play: Play, room_class: type[SeenRoom] = SeenRoom) -> World:
     try:
         run_seeded(seed, play(world))
     except BaseException as error:
-        error.add_note("The last that happened:\n" + "\n".join(world.trace[-200:]))
+        for task in (each for life in world.lives for each in life.actors if each.done() and not each.cancelled()):
+            task.exception()  # that it failed too is not to be reported later
+        error.add_note("The last that happened:\n" + "\n".join(world.trace[-SHOWN:]))
         error.add_note(f"Replay it: TEST_SEED={seed} python -m pytest tests/nothing_lost/test_schedules.py")
         raise
     return world
