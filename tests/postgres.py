@@ -49,10 +49,12 @@ class Postgres:
 
     Attributes:
         port: Where it listens, on 127.0.0.1; its socket is in its folder.
+        programs: The folder of its programs.
     """
 
     def __init__(self, folder: Path) -> None:
         self.port = free_port()
+        self.programs = Path(_program("psql")).parent
         self._folder = folder
         self._data = folder / "data"
         user = pwd.getpwnam(_unprivileged())

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import chatx.gateway
 from chatx import Chat, ConfigError
 from chatx.extras import needs
 
+ROOT = Path(__file__).parents[1]
 MODULE = re.compile(r"(?:current)?module:: (chatx[.a-z_]*)")
 
 BLOCKER = """
@@ -187,3 +189,12 @@ def test_what_is_installed_is_handed_on() -> None:
     with pytest.raises(AttributeError, match="nothing_like_it"):
         _ = chatx.gateway.nothing_like_it
     assert Chat().asgi(authenticate=lambda handshake: None) is not None
+
+
+def test_the_extra_all_holds_every_other_but_those_of_this_repository() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras: dict[str, list[str]] = project["optional-dependencies"]
+    (held,) = extras["all"]
+    named = re.fullmatch(rf"{project['name']}\[([\w,]+)\]", held)
+    assert named is not None
+    assert set(named[1].split(",")) == {name for name in extras if name != "all" and not name.startswith("dev")}
