@@ -37,6 +37,7 @@ CHAT: dict[str, Callable[[Chat], Coroutine[Any, Any, Any]]] = {
     "revoke": lambda chat: chat.revoke("bob"),
     "presence": lambda chat: chat.presence("room"),
     "history": lambda chat: chat.history("room"),
+    "outbox": lambda chat: chat.outbox(),
     "subscribe": lambda chat: chat.subscribe("room").__aenter__(),
     "subscribe_callback": lambda chat: chat.subscribe_callback("room", print).__aenter__(),
     "connect": lambda chat: chat.connect("alice").__aenter__(),
