@@ -14,7 +14,7 @@ from chatx import ConfigError, Message, Position
 from chatx.adapters import postgres_schema
 from chatx.adapters.postgres_connections import ConnectionBroke
 from chatx.adapters.postgres_log import PostgresLog
-from chatx.adapters.room_log import FENCED, Append, LogUnavailable, Opened, Record
+from chatx.adapters.room_log import FENCED, Append, Found, LogUnavailable, Opened, Record
 from chatx.testing import check_room_log
 from tests.postgres import Postgres
 
@@ -95,7 +95,8 @@ async def test_what_retention_took_is_below_the_oldest_and_the_head_stays(log: P
     await admin.execute("DELETE FROM chatx_entries")
     opened = await log.take_over("room")
     assert (opened.head, opened.oldest) == (("a", 3), 4)
-    assert await log.read("room", limit=9) == await log.read("nowhere", limit=9)
+    assert await log.read("room", limit=9) == Found((), Position("a", 4))
+    assert await log.read("nowhere", limit=9) == Found((), None)
     # What was taken cannot be compared any more: it is not taken for the same.
     assert await log.append([append(3, message(3), message(4))]) == [FENCED]
     assert await log.append([append(3, message(4))]) == [None]

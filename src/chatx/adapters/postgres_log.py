@@ -31,6 +31,7 @@ from chatx.adapters.postgres_connections import (
     is_about_what_was_given,
 )
 from chatx.adapters.postgres_outbox import PostgresOutbox, columns_of
+from chatx.adapters.postgres_retention import PostgresRetention
 from chatx.adapters.room_log import (
     FENCED,
     KEYS_KEPT_MS,
@@ -55,8 +56,8 @@ _EVERY = 2**63 - 1
 _MAKING = 0x63686174786C6F67
 
 
-class PostgresLog(PostgresOutbox):
-    """A `RoomLog` with an outbox in a PostgreSQL database, which must keep UTF-8; version 13 or newer.
+class PostgresLog(PostgresOutbox, PostgresRetention):
+    """A `RoomLog` with an outbox and retention in a PostgreSQL database, which must keep UTF-8; version 13 or newer.
 
     The tables are made where they are not there. Their names begin with `chatx_`, so the database may be the
     application's. It has `transactions` + `readers` + 1 connections at most, and they must be its own: behind a pooler

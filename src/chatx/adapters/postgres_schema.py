@@ -155,11 +155,13 @@ UPDATE chatx_rooms AS r SET proven = true FROM ends JOIN locked USING (room_id, 
 WHERE r.room_id = ends.room_id RETURNING r.room_id
 """
 
-# The epoch that is asked for, with the oldest place in it: once, not for each entry, which LIMIT sees to.
+# The epoch that is asked for, with the oldest place in it: once, not for each entry, which LIMIT sees to. It is one
+# past the head where nothing of the newest is left.
 _ASKED = """
 SELECT asked.epoch AS asked, asked.oldest, found.* FROM (SELECT) AS always LEFT JOIN (
-    SELECT s.rank, s.epoch,
-        (SELECT min(o."offset") FROM chatx_entries AS o WHERE o.room_id = s.room_id AND o.rank = s.rank) AS oldest
+    SELECT s.rank, s.epoch, coalesce(
+        (SELECT min(o."offset") FROM chatx_entries AS o WHERE o.room_id = s.room_id AND o.rank = s.rank),
+        (SELECT r.head + 1 FROM chatx_rooms AS r WHERE r.room_id = s.room_id AND r.rank = s.rank)) AS oldest
     FROM chatx_streams AS s WHERE s.room_id = $1
 """
 
