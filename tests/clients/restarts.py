@@ -18,8 +18,9 @@ ROOT = Path(__file__).parents[2]
 class Server:
     """The process, and the next ones of it."""
 
-    def __init__(self, shell: str, store: Path) -> None:
+    def __init__(self, shell: str, store: Path, durability: str) -> None:
         self._shell = shell
+        self._durability = durability
         self._store = store
         self.port = free_port()
         self._process: asyncio.subprocess.Process | None = None
@@ -27,7 +28,7 @@ class Server:
     async def start(self, *says: str) -> None:
         """Start it; it says these things as soon as it serves, whoever is back by then."""
         pipe = asyncio.subprocess.PIPE
-        module = ("-m", "tests.clients.server", self._shell, str(self.port), str(self._store))
+        module = ("-m", "tests.clients.server", self._shell, str(self.port), str(self._store), self._durability)
         self._process = await asyncio.create_subprocess_exec(
             sys.executable, *module, stdin=pipe, stdout=pipe, stderr=pipe, env=ENVIRONMENT, cwd=ROOT
         )
@@ -82,9 +83,9 @@ class Server:
 
 
 @asynccontextmanager
-async def server(shell: str, store: Path) -> AsyncIterator[Server]:
+async def server(shell: str, store: Path, durability: str = "sequenced") -> AsyncIterator[Server]:
     """Run a server."""
-    running = Server(shell, store)
+    running = Server(shell, store, durability)
     try:
         await running.start()
         yield running

@@ -86,6 +86,27 @@ async def test_a_server_that_is_killed_says_that_messages_may_be_missing_and_the
         assert len(set(places(ada))) == len(places(ada))
 
 
+async def test_a_server_that_is_killed_where_all_is_stored_misses_and_doubles_nothing(
+    shell: str, open_peer: OpenPeer, tmp_path: Path
+) -> None:
+    async with server(shell, tmp_path / "chat.sqlite3", "stored") as running:
+        ada = await come(open_peer, running.port, "ada")
+        said = await ada.say("before")
+        await running.kill()
+        await ada.expect("failed")
+        meanwhile = [f"meanwhile {number}" for number in range(70)]
+        await running.start(*meanwhile)
+        head = (await ada.expect("joined"))["head"]
+        assert (head["epoch"], head["recovered"]) == (said["epoch"], True)
+        await ada.has_seen(71)
+        assert ada.contents() == ["before", *meanwhile]
+        assert places(ada) == [(said["epoch"], number) for number in range(1, 72)]
+        place = {"epoch": said["epoch"], "offset": 1}
+        _, history = await ada.push("history", {"after": place, "limit": 60})
+        assert [each["content"] for each in history["messages"]] == meanwhile[:60]
+        assert history["more"] is True
+
+
 async def test_a_server_that_is_killed_while_everybody_talks_leaves_no_gap_unannounced(
     shell: str, open_peer: OpenPeer, tmp_path: Path
 ) -> None:

@@ -401,6 +401,27 @@ async def test_whoever_may_no_longer_read_a_room_gets_no_history_of_it() -> None
         client.session.end()
 
 
+@virtual
+async def test_whoever_is_refused_history_cannot_have_the_adapter_asked_without_end() -> None:
+    class Auth:
+        asked = 0
+        answer = True
+
+        async def authorize(self, user_id: str, room_id: str, action: str) -> bool:
+            self.asked += 1
+            return self.answer
+
+    auth = Auth()
+    async with Chat(auth=auth, middlewares=(), history_bytes_per_sec=1000) as chat:
+        client = Client(Gateway(chat.engine), "ada")
+        await client.join("room:a")
+        auth.asked, auth.answer = 0, False
+        codes = [(await client.call("room:a", "history", {}))[1]["code"] for _ in range(100)]
+        assert set(codes) == {"unauthorized", "rate_limited"}
+        assert auth.asked == codes.count("unauthorized") < 50
+        client.session.end()
+
+
 # Resuming
 
 

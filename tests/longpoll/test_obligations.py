@@ -14,7 +14,8 @@ from typing import Any
 import httpx2
 import pytest
 
-from chatx import Identity
+from chatx import Identity, Position
+from chatx.adapters.memory_log import MemoryLog
 from chatx.chat import Chat
 from chatx.core.rate_limit import RateLimit
 from chatx.gateway.entry.handshake import Authenticate, Handshake
@@ -339,6 +340,30 @@ async def test_whoever_does_not_poll_is_closed_as_slow_and_resumes(shell: str) -
         await slow.poll_for(lambda frame: frame.payload.get("offset") == 100)
         numbers = [frame.payload["offset"] for frame in slow.frames if frame.event == "new_message"]
         assert numbers == list(range(1, 101))
+
+
+async def test_what_was_stored_is_caught_up_with_and_is_the_history_in_the_next_life_of_the_chat(shell: str) -> None:
+    log = MemoryLog()
+    async with Chat(persistence=log, durability="stored", rate_limit=UNLIMITED) as crashes:
+        for number in range(100):
+            await crashes.send_message("a", "bob", f"{number}")
+        async with polled(shell, Chat(persistence=log, history_size=4)) as client:
+            ada = client()
+            await ada.open()
+            epoch = log.records("a")[0].entry.epoch
+            head = await ada.join("room:a", epoch=epoch, offset=10)
+            assert (head["epoch"], head["offset"], head["recovered"]) == (epoch, 100, True)
+            await ada.poll_for(lambda frame: frame.payload.get("offset") == 100)
+            offsets = [frame.payload["offset"] for frame in ada.frames if frame.event == "new_message"]
+            assert offsets == list(range(11, 101))
+            place = {"epoch": epoch, "offset": 94}
+            for name, expected, more in (("after", range(95, 98), True), ("before", range(91, 94), True)):
+                status, page = await ada.answer(await ada.push("room:a", "history", {"limit": 3, name: place}))
+                assert (status, page["more"]) == ("ok", more)
+                assert [each["offset"] for each in page["messages"]] == list(expected)
+            log.forget("a", Position(epoch, 97))
+            status, refused = await ada.answer(await ada.push("room:a", "history", {"after": place}))
+            assert (status, refused["code"]) == ("error", "too_old")
 
 
 async def test_a_place_is_held_until_the_session_ends_and_at_a_bound_nobody_is_let_in(shell: str) -> None:

@@ -50,9 +50,6 @@ def _now_ms() -> int:
 class Trimming:
     """The worker that has one chat's log let go of what need not be kept.
 
-    Attributes:
-        trimmed: Entries that went so far.
-
     Args:
         config: The options; without a bound there, there is nothing to do.
         boundary: Calls the log.
@@ -76,7 +73,6 @@ class Trimming:
         self._loop = loop
         self._away = away
         self._task: asyncio.Task[None] | None = None
-        self.trimmed: int = 0
 
     def start(self) -> None:
         """Begin, where there is a bound."""
@@ -105,7 +101,11 @@ class Trimming:
         answer = await self._asked("list_rooms", after, ROOMS_AT_ONCE)
         if answer is None:
             return None
-        if not isinstance(answer, Sequence) or not all(isinstance(each, str) and each > after for each in answer):
+        if (
+            not isinstance(answer, Sequence)
+            or isinstance(answer, str)
+            or not all(isinstance(each, str) and each > after for each in answer)
+        ):
             self._wrong("list_rooms", f"{answer!r:.200}, not ids behind {after!r}")
             return None
         return answer
@@ -119,7 +119,6 @@ class Trimming:
             if type(gone) is not int or gone < 0:
                 self._wrong("trim", f"{gone!r:.200}, not a number of entries")
                 return False
-            self.trimmed += gone
             if gone < TRIMMED_AT_ONCE:
                 return True
 

@@ -294,9 +294,14 @@ class Session:
 
     async def _authorize_to_read(self, room_id: str) -> None:
         """Raise a `ChatError` where the user may not read the room any more, whatever was allowed when it joined."""
-        await self.engine.authorize(self.user_id, room_id, "subscribe")
-        if not self.identity.may_join(room_id):
-            raise Unauthorized
+        try:
+            await self.engine.authorize(self.user_id, room_id, "subscribe")
+            if not self.identity.may_join(room_id):
+                raise Unauthorized
+        except ChatError:
+            # Or whoever is refused could have the adapter asked without end.
+            self.gateway.reading.charge(self.user_id, ())
+            raise
 
     @property
     def pages(self) -> asyncio.Lock:
