@@ -15,7 +15,7 @@ from chatx.config import ChatConfig
 from chatx.core.mailbox import OverflowPolicy
 from chatx.core.message import Event, Message, Presences
 from chatx.core.validation import valid_id
-from chatx.errors import AlreadyStarted, ChatError, Closed, ConfigError
+from chatx.errors import AlreadyStarted, ChatError, Closed, ConfigError, WrongLoop
 from chatx.extras import needs
 from chatx.runtime.chat_store import ChatStore
 from chatx.runtime.connection import Connection
@@ -140,9 +140,11 @@ class Chat:
             raise ConfigError(f"drain_timeout_ms is {given!r}; give a whole number of milliseconds, at least 1.")
         engine = self._engine
         if engine is None:
-            if self._starting is not None:
-                self._starting.cancel()
-                await asyncio.wait((self._starting,))
+            if (starting := self._starting) is not None:
+                if starting.get_loop() is not asyncio.get_running_loop():
+                    raise WrongLoop("The chat is being started on another event loop; stop it there.")
+                starting.cancel()
+                await asyncio.wait((starting,))
             return
         engine.check_here()
         if self._stopping is None or self._stopping.done():
@@ -154,6 +156,9 @@ class Chat:
         deadline = engine.loop.time() + timeout_ms / 1000
         try:
             await engine.stop(timeout_ms)
+        except asyncio.CancelledError:  # as when a loop is shut down: nothing is waited for any more
+            deadline = engine.loop.time()
+            raise
         finally:
             try:
                 if self._store is not None:

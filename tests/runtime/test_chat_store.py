@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 
-from chatx import AdapterError, AlreadyStarted, Chat, ChatConfig, ChatError, Closed, ConfigError, StoreInUse
+from chatx import AdapterError, AlreadyStarted, Chat, ChatConfig, ChatError, Closed, ConfigError, StoreInUse, WrongLoop
 from chatx.adapters.memory_log import MemoryLog
 from chatx.adapters.room_log import LogUnavailable
 from chatx.adapters.sqlite import SQLitePersistence
 from tests.faults import SECRET, Block, Hang, HangDeaf, raises, returns_none, returns_one
+from tests.gateway.real_client import until
 from tests.postgres import Postgres
 from tests.virtual import turns, virtual
 
@@ -36,10 +37,7 @@ def threads() -> list[str]:
 
 
 async def until_it_waits(caplog: pytest.LogCaptureFixture, many: int = 1) -> None:
-    async with asyncio.timeout(30):
-        while sum("Waiting up to" in each.getMessage() for each in caplog.records) < many:  # noqa: ASYNC110
-            # Nobody is told of a line of the log.
-            await asyncio.sleep(0.01)
+    await until(lambda: sum("Waiting up to" in each.getMessage() for each in caplog.records) >= many)
 
 
 # Opened and closed
@@ -109,9 +107,7 @@ async def test_a_store_that_is_locked_by_others_does_not_hold_up_the_end(url: st
         async with asyncio.timeout(10):
             await chat.stop()
         other.execute("ROLLBACK")
-    async with asyncio.timeout(30):
-        while threads():  # noqa: ASYNC110 # threads tell nobody
-            await asyncio.sleep(0.01)
+    await until(lambda: threads() == [])
 
 
 # One writer
@@ -143,6 +139,30 @@ async def test_the_same_file_by_another_path_is_the_same_store(tmp_path: Path) -
             await Chat(store=str(tmp_path / "link" / "chat.db"), drain_timeout_ms=1).start()
         async with Chat(store=str(tmp_path / "another.db")), Chat(store="sqlite://"), Chat(store="sqlite://"):
             pass
+
+
+async def test_one_object_that_two_chats_were_given_has_one_writer_too(tmp_path: Path) -> None:
+    with closing(SQLitePersistence(tmp_path / "chat.db")) as store:
+        first, second = Chat(persistence=store), Chat(persistence=store, drain_timeout_ms=1)
+        async with first:
+            with pytest.raises(StoreInUse):
+                await second.start()
+            await second.stop()
+            # Who was refused took nothing from who has it.
+            with closing(SQLitePersistence(tmp_path / "chat.db")) as beside:
+                assert not beside.hold(0)
+        async with second:
+            pass
+
+
+async def test_a_stop_elsewhere_while_it_starts_is_refused(url: str, caplog: pytest.LogCaptureFixture) -> None:
+    second = Chat(store=url, drain_timeout_ms=60_000)
+    async with Chat(store=url):
+        begins = asyncio.create_task(second.start())
+        await until_it_waits(caplog)
+        with pytest.raises(WrongLoop):
+            await asyncio.to_thread(asyncio.run, second.stop())
+        await stopped(second, begins)
 
 
 async def test_who_waits_begins_when_the_other_has_ended(url: str, caplog: pytest.LogCaptureFixture) -> None:
@@ -300,6 +320,42 @@ async def test_a_hold_that_hangs_in_a_thread_is_left_behind() -> None:
     with pytest.raises(AdapterError, match="did not answer"):
         await Chat(persistence=HeldInThread(act), drain_timeout_ms=1, adapter_timeout_ms=1).start()
     act.release()
+
+
+async def test_a_lock_that_a_thread_takes_when_nobody_waits_any_more_is_let_go_of() -> None:
+    act, events = Block(), list[str]()
+
+    class Late(HeldInThread):
+        def hold(self, wait_ms: int, /) -> Any:
+            answer = super().hold(wait_ms)
+            events.append("held")
+            return answer
+
+        def let_go(self) -> None:
+            events.append("let go")
+
+    begins = asyncio.create_task(Chat(persistence=Late(act)).start())
+    await until(lambda: act.begun == 1)
+    begins.cancel()
+    asyncio.get_running_loop().call_later(0.05, act.release)
+    with pytest.raises(asyncio.CancelledError):
+        await begins
+    assert events == ["held", "let go"]
+
+
+async def test_a_file_that_is_opened_when_nobody_waits_any_more_is_closed(url: str, tmp_path: Path) -> None:
+    async with Chat(store=url):
+        pass
+    with closing(sqlite3.connect(tmp_path / "chat.db", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        begins = asyncio.create_task(Chat(store=url).start())
+        await until(lambda: threads() != [])
+        begins.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await begins
+        other.execute("ROLLBACK")
+    await until(lambda: threads() == [])
+    assert files(tmp_path) == ["chat.db", "chat.db.lock"]
 
 
 async def test_a_let_go_that_fails_does_not_keep_the_chat_from_stopping(caplog: pytest.LogCaptureFixture) -> None:

@@ -206,7 +206,10 @@ class LockedLog(RoomLog, Protocol):
     """A log that has one writer at a time; optional. The lock dies with its holder."""
 
     def hold(self, wait_ms: int, /) -> bool | Awaitable[bool]:
-        """Become the one who writes, waiting for at most so long for another to end; return whether that is so."""
+        """Become the one who writes, waiting for at most so long for another to end; return whether that is so.
+
+        A start asks again and again for half a second at most, until `drain_timeout_ms` is over.
+        """
         ...
 
     def let_go(self) -> object:

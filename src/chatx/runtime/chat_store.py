@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final
@@ -31,6 +32,9 @@ LOOK_MS: Final = 500
 
 AWAY_S: Final = 0.2
 """How long a store that is away is left alone before it is asked again, in s."""
+
+# Which chat has a store that was given to several: to such an object its own lock says yes each time.
+_HOLDERS: weakref.WeakValueDictionary[int, ChatStore] = weakref.WeakValueDictionary()
 
 GIVEN_UP_S: Final = 1.0
 """How long what was begun for a chat that does not start is waited for, in s; more than `LOOK_MS`."""
@@ -95,7 +99,8 @@ class ChatStore:
         until = asyncio.get_running_loop().time() + timeout_s
         if self._asked is not None:  # it may take the lock yet
             await asyncio.wait((self._asked,), timeout=timeout_s)
-        if self._has_one_writer:
+        if self._has_one_writer and _HOLDERS.get(id(self._store)) in (None, self):
+            _HOLDERS.pop(id(self._store), None)
             await self._ending("let_go", until)
         if self._store is not None and self._config.store is not None:
             await self._ending("close", until)
@@ -114,7 +119,12 @@ class ChatStore:
         while True:
             away: BaseException | None = None
             try:
-                if await self._call(patience_s, self._store.hold, wait_ms) is True:
+                if id(self._store) in _HOLDERS:
+                    await asyncio.sleep(wait_ms / 1000)
+                elif (
+                    await self._call(patience_s, self._store.hold, wait_ms) is True
+                    and _HOLDERS.setdefault(id(self._store), self) is self
+                ):
                     return
             except (LogUnavailable, TimeoutError) as error:
                 away = error
