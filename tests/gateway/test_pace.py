@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from itertools import pairwise
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from chatx.chat import Chat
 from chatx.core.rate_limit import RateLimit
 from chatx.gateway.asgi.app import ChatApp
-from chatx.gateway.session.pace import MESSAGES_A_TURN, SIZE_A_TURN, Pace
+from chatx.gateway.session.pace import FLOOD_S, FLOODS_A_TURN, MESSAGES_A_TURN, SIZE_A_TURN, Pace, Rota
 from chatx.gateway.wire.posts import MAX_POST_MESSAGES
 from tests.gateway.fakes import FakeServer, settle
 from tests.gateway.phoenix_peer import raw_frame
@@ -91,9 +92,75 @@ async def test_a_post_of_many_messages_gives_way_as_a_socket_does() -> None:
         await settle()
 
 
-def test_a_turn_is_over_by_number_or_by_size() -> None:
-    pace = Pace()
-    counted = [pace.over(1) for _ in range(MESSAGES_A_TURN * 2)]
-    assert [number for number, over in enumerate(counted, 1) if over] == [MESSAGES_A_TURN, MESSAGES_A_TURN * 2]
-    assert [pace.over(SIZE_A_TURN // 2) for _ in range(4)] == [False, True, False, True]
-    assert pace.over(SIZE_A_TURN * 9)
+@virtual
+async def test_of_many_floods_a_few_go_on_in_each_turn_of_the_loop() -> None:
+    async with Chat(rate_limit=UNLIMITED) as chat:
+        app = app_of(chat)
+        flooding = [await connected(app, f"flood-{number}") for number in range(40)]
+        for server in flooding:
+            for number in range(200):
+                server.text(None, "room:a", "new_message", {"content": str(number)})
+        sent = [chat.statistics().sent]
+        for _ in range(500):
+            await asyncio.sleep(0)
+            sent.append(chat.statistics().sent)
+        assert sent[-1] == len(flooding) * 200
+        steps = [after - before for before, after in pairwise(sent)]
+        # All have their first turn in one, since none of them has had one.
+        assert max(steps[3:]) == FLOODS_A_TURN * MESSAGES_A_TURN < len(flooding) * MESSAGES_A_TURN
+        for server in flooding:
+            server.disconnect()
+        await settle()
+
+
+async def turns_for(pace: Pace, *sizes: int) -> list[int]:
+    """Return for each message of these sizes how many turns of the loop passed until the next one could be taken."""
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        for number in itertools.count():
+            turns = number
+            await asyncio.sleep(0)
+
+    counting = asyncio.create_task(count())
+    counted = []
+    for size in sizes:
+        before = turns
+        await pace.taken(size)
+        counted.append(turns - before)
+    counting.cancel()
+    return counted
+
+
+@virtual
+async def test_a_turn_is_over_by_number_or_by_size() -> None:
+    pace = Pace(Rota(asyncio.get_running_loop()))
+    waited = await turns_for(pace, *[1] * MESSAGES_A_TURN * 2)
+    assert [number for number, turns in enumerate(waited, 1) if turns] == [MESSAGES_A_TURN, MESSAGES_A_TURN * 2]
+    assert [turns > 0 for turns in await turns_for(pace, *[SIZE_A_TURN // 2] * 4)] == [False, True, False, True]
+    assert (await turns_for(pace, SIZE_A_TURN * 9))[0] > 0
+
+
+@virtual
+async def test_who_sends_now_and_then_does_not_wait_for_those_who_flood() -> None:
+    rota = Rota(asyncio.get_running_loop())
+    quiet = Pace(rota)
+    floods = [asyncio.create_task(rota.turn()) for _ in range(100)]
+    await asyncio.sleep(FLOOD_S)
+    floods += [asyncio.create_task(rota.turn()) for _ in range(100)]
+    await asyncio.sleep(0)
+    assert max(await turns_for(quiet, *[1] * MESSAGES_A_TURN)) <= 2
+    assert not all(flood.done() for flood in floods)
+    await asyncio.gather(*floods)
+
+
+@virtual
+async def test_a_client_that_goes_while_it_waits_for_its_turn_takes_no_other_ones() -> None:
+    rota = Rota(asyncio.get_running_loop())
+    waiting = [asyncio.create_task(rota.turn()) for _ in range(30)]
+    await asyncio.sleep(0)
+    for each in waiting[::2]:
+        each.cancel()
+    await asyncio.wait(waiting)
+    assert [each.cancelled() for each in waiting] == [True, False] * 15

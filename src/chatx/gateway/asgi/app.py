@@ -165,7 +165,7 @@ class ChatApp:
 
     async def _read(self, session: Session, socket: AsgiSocket, receive: Receive) -> None:
         """Read until the client goes, a little in each turn of the loop."""
-        pace = Pace()
+        pace = Pace(session.gateway.rota)
         while True:
             message = await receive()
             if message["type"] == "websocket.disconnect":
@@ -176,8 +176,7 @@ class ChatApp:
             if session.busy:
                 with socket.while_not_read():
                     await session.wait_idle()
-            if pace.over(len(data)):
-                await asyncio.sleep(0)
+            await pace.taken(len(data))
 
 
 class AsgiSocket:

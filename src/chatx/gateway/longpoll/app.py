@@ -233,15 +233,14 @@ class LongPoll:
         if poller.closed:
             return  # while its body came
         session = poller.client.session
-        pace = Pace()
+        pace = Pace(session.gateway.rota)
         for message in messages:
             if session.busy:
                 await session.wait_idle()
             if poller.closed:
                 return
             session.receive(message)
-            if pace.over(len(message)):
-                await asyncio.sleep(0)
+            await pace.taken(len(message))
 
     def _check_room(self, address: str | None) -> None:
         """Refuse one more session where there are too many, and no address has more than this one would have."""

@@ -11,6 +11,7 @@ from chatx.gateway.entry.newcomers import Newcomers
 from chatx.gateway.session.allowances import Allowances
 from chatx.gateway.session.expiry import Wheel
 from chatx.gateway.session.hub import Hub
+from chatx.gateway.session.pace import Rota
 from chatx.gateway.session.reading import Reading
 from chatx.gateway.session.socket import Flow
 from chatx.gateway.wire.bounds import JOIN_BURSTS, JOIN_SECONDS, MAX_JOINS
@@ -32,6 +33,7 @@ class Gateway:
         reading: The pages that are read for its users, and what each user may have read.
         wheel: The deadlines of its sessions.
         flow: Tells the hubs that a socket is to be written to in another way.
+        rota: Who has more input than one turn of the loop is for.
         closed: How many sockets were closed from this side, by close code.
         draining: Whether joins are refused, since the server goes away.
     """
@@ -51,6 +53,7 @@ class Gateway:
         )
         self.wheel: Wheel = Wheel(engine.loop)
         self.flow: Flow = Flow()
+        self.rota: Rota = Rota(engine.loop)
         self.closed: Counter[int] = Counter()
         self.draining: bool = False
         self._hubs: dict[RoomProcess, Hub] = {}
