@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -140,22 +141,64 @@ async def test_a_log_that_fails_is_asked_again_and_nobody_else_notices(
         assert len(log.records("room")) == 2
 
 
-@pytest.mark.parametrize("answer", [["same"], [5], None, 5, "room"], ids=repr)
+@pytest.mark.parametrize("answer", [["", "room"], [5], None, 5, "room"], ids=repr)
 @virtual
-async def test_rooms_that_do_not_come_in_order_end_no_round_and_are_not_asked_for_ever(answer: Any) -> None:
+async def test_what_is_no_list_of_rooms_behind_a_place_is_refused_and_asked_for_again_after_a_while(
+    answer: Any,
+) -> None:
     class Wrong(Log):
         asked = 0
 
         async def list_rooms(self, after: str, limit: int, /) -> Any:
             self.asked += 1
-            assert after <= "same"
-            return answer if after or not isinstance(answer, list) else [*answer, *answer]
+            assert after == ""
+            return answer
 
     log = Wrong()
     async with chat_on(log, retention_messages=2) as chat:
         await round_()
         assert 1 < log.asked <= 2 * ROUND_S
+        assert log.trims == []
         assert len(await sent(chat, 1)) == 1
+
+
+@virtual
+async def test_it_rests_longer_than_the_log_takes_and_asks_nothing_while_that_is_away(
+    later: Callable[[int], None],
+) -> None:
+    class Slow(Log):
+        def __init__(self) -> None:
+            super().__init__()
+            self.asked: list[tuple[float, float]] = []
+            self.away = False
+
+        async def list_rooms(self, after: str, limit: int, /) -> list[str]:
+            began = asyncio.get_running_loop().time()
+            await asyncio.sleep(2)
+            self.asked.append((began, asyncio.get_running_loop().time()))
+            return await super().list_rooms(after, limit)
+
+        async def append(self, appends: Sequence[Append], /) -> Any:
+            if self.away:
+                raise LogUnavailable("down")
+            return await super().append(appends)
+
+    log = Slow()
+    async with Chat(persistence=log, middlewares=(), retention_messages=1) as chat:
+        await chat.send_message("room", "ada", "hello")
+        await asyncio.sleep(10 * ROUND_S)
+        waits = [began - ended for (_, ended), (began, _) in pairwise(log.asked)]
+        assert waits
+        assert min(waits) >= 18
+        log.away = True
+        await chat.send_message("room", "ada", "hello")
+        await asyncio.sleep(ROUND_S)
+        log.asked.clear()
+        await asyncio.sleep(10 * ROUND_S)
+        assert log.asked == []
+        log.away = False
+        await asyncio.sleep(2 * ROUND_S)
+        assert log.asked
 
 
 @virtual
