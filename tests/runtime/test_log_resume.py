@@ -143,6 +143,7 @@ async def test_what_is_in_the_log_ahead_of_its_answer_is_given_to_nobody_early_o
         await turns(20)
         assert len(log.records("room")) == 11
         assert await chat.history("room") == messages
+        assert await chat.history("room", before=(messages[0].epoch, 99)) == messages
         assert await chat.history("room", after=messages[3]) == messages[4:]
         client = Client(Gateway(chat.engine), "bob")
         place = {"epoch": messages[0].epoch, "offset": 2}

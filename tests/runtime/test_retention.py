@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import sqlite3
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
@@ -18,6 +19,7 @@ from chatx.adapters.room_log import KEYS_KEPT_MS, Append, LogUnavailable, Recipi
 from chatx.adapters.sqlite import SQLitePersistence
 from chatx.runtime import trimming
 from chatx.runtime.trimming import DAY_MS, ROUND_S, SPARED_MS
+from tests.gateway.real_client import until
 from tests.virtual import virtual
 
 NEVER = 2**62
@@ -199,6 +201,19 @@ async def test_it_rests_longer_than_the_log_takes_and_asks_nothing_while_that_is
         log.away = False
         await asyncio.sleep(2 * ROUND_S)
         assert log.asked
+
+
+async def test_a_store_that_is_a_url_keeps_within_its_retention_too(
+    tmp_path: Any, later: Callable[[int], None]
+) -> None:
+    later(SPARED_MS + 60_000)
+    options: Any = {"store": f"sqlite:///{tmp_path}/chat.db", "durability": "stored", "middlewares": ()}
+    async with Chat(**options) as chat:
+        messages = await sent(chat, 5)
+    async with Chat(**options, retention_messages=2, history_size=1) as chat:
+        with contextlib.closing(sqlite3.connect(tmp_path / "chat.db")) as db:
+            await until(lambda: db.execute("SELECT count(*) FROM chatx_entries").fetchone() == (2,))
+        assert await chat.history("room") == messages[3:]
 
 
 @virtual

@@ -31,9 +31,11 @@ async def messages_before(
     """
     messages: deque[Message] = deque()
     process = find()
-    if place is None and process is not None and storage.is_log:
+    if process is not None and storage.is_log:
         # Where nothing is in memory, what the log has behind the head was told to nobody yet.
-        place = Position(process.head.epoch, process.head.offset + 1)
+        end = Position(process.head.epoch, process.head.offset + 1)
+        if place is None or (place.epoch == end.epoch and place.offset > end.offset):
+            place = end
     while (wanted := limit - len(messages)) > 0:
         found = _ahead_in_memory(process, place, wanted)
         stored = not found
