@@ -18,6 +18,7 @@ from typing import Final
 
 from msgspec import Struct
 
+from chatx.core.data import Data
 from chatx.core.message import Message
 
 WINDOW_S: Final = 300.0
@@ -34,7 +35,7 @@ SHARES: Final = 4
 _KEY_BYTES = 280
 _USER_BYTES = 400
 
-# When it expires, when it was published, the offset, the hash of the content, the length of the id in characters; id
+# When it expires, when it was published, the offset, the hash of what it says, the length of the id in characters; id
 # and epoch follow.
 _LAYOUT = Layout("<dqqqH")
 _pack = _LAYOUT.pack
@@ -54,7 +55,7 @@ class Place(Struct, frozen=True, gc=False):
         inserted_at: When it was published, in ms since the Unix epoch.
         epoch: The stream.
         offset: The place in that stream.
-        content_hash: `hash` of its content, which tells whether a repeat says the same.
+        content_hash: `said` of its content and data, which tells whether a repeat says the same.
         stored: Whether it was acknowledged as stored.
     """
 
@@ -145,7 +146,13 @@ class IdempotencyWindow:
         message_id = message.id
         id_length = len(message_id) + _STORED if message.stored else len(message_id)
         packed = (
-            _pack(now + self._window_s, message.inserted_at, message.offset, hash(message.content), id_length)
+            _pack(
+                now + self._window_s,
+                message.inserted_at,
+                message.offset,
+                said(message.content, message.data),
+                id_length,
+            )
             + (message_id + message.epoch).encode()
         )
         keys = self._kept
@@ -227,6 +234,11 @@ class IdempotencyWindow:
         while not self._ranks[self._heaviest]:
             self._heaviest -= 1
         return next(iter(self._ranks[self._heaviest]))
+
+
+def said(content: str, data: Data | None) -> int:
+    """Return a hash of what a message says, by which a repeat is compared with the first one of its key."""
+    return hash(content) if data is None else hash((content, data.text))
 
 
 def key_of(scope: bytes) -> str:

@@ -58,6 +58,7 @@ class Waiting(Struct, eq=False):
         sender: Who is told what became of it; for the caller.
         weight: The bytes that it counts for.
         message: The message that it is, once a batch has it.
+        over: Whether it is known what became of it.
     """
 
     draft: Draft
@@ -66,6 +67,7 @@ class Waiting(Struct, eq=False):
     sender: Any
     weight: int
     message: Message | None = None
+    over: bool = False
 
 
 class Flight(Struct, eq=False):
@@ -191,6 +193,8 @@ class Sequencer:
         """End the flight: the log has it. The caller applies the drafts' messages, in their order."""
         flight = self._landed()
         self.stored_to = flight.last
+        for waiting in flight.drafts:
+            waiting.over = True
         return flight
 
     def failed(self) -> Flight:
@@ -203,6 +207,7 @@ class Sequencer:
         self._owed.extendleft(reversed(flight.owed))
         for waiting in reversed(flight.drafts):
             waiting.message = None
+            waiting.over = waiting.stored
             if not waiting.stored:
                 self._waiting.appendleft(waiting)
         return flight
@@ -212,7 +217,9 @@ class Sequencer:
         if self.flight is not None and self.flight.drafts:
             return None
         if self._waiting and not self._waiting[0].stored and not self.fenced:
-            return self._waiting.popleft()
+            waiting = self._waiting.popleft()
+            waiting.over = True
+            return waiting
         return None
 
     def fence(self) -> tuple[list[Owed], list[Waiting]]:
@@ -226,6 +233,8 @@ class Sequencer:
         owed, waiting = list(self._owed), list(self._waiting)
         if flight is not None:
             owed, waiting = [*flight.owed, *owed], [*flight.drafts, *waiting]
+        for each in waiting:
+            each.over = True
         self._owed.clear()
         self._waiting.clear()
         return owed, waiting

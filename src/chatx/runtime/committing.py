@@ -278,6 +278,8 @@ class Committing:
 
     def _leave(self, process: RoomProcess, waiting: Waiting) -> None:
         """Go on without the sender, who waits no more: a repeat of its key waits for the outcome in its place."""
+        if waiting.over:
+            return  # it came to its end after the sender was cancelled, and before that was heard here
         sender: _Sender = self._loop.create_future()
         waiting.sender = sender
         scope = waiting.scope

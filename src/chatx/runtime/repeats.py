@@ -3,8 +3,8 @@
 Rules:
 1. While the first send of a key is under way its repeats wait for that one's outcome, which may be a refusal. If it is
    cancelled nobody knows an outcome, and the next in line becomes the first.
-2. An answer has the place of the first message. Its content is the repeat's own where the hashes say that the two are
-   equal, else what memory or persistence still has, else the repeat's own.
+2. An answer has the place of the first message. Its content and data are the repeat's own where the hashes say that the
+   two are equal, else what memory or persistence still has, else the repeat's own.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from chatx.core.idempotency import Place
-from chatx.core.message import Draft, Message, Position
+from chatx.core.idempotency import Place, said
+from chatx.core.message import Draft, Entry, Message, Position
 from chatx.errors import AdapterError, ChatError, RoomOverloaded
 from chatx.runtime.rooms import Rooms
 from chatx.runtime.storage import Storage
@@ -82,15 +82,14 @@ class Repeats:
 
     def from_memory(self, draft: Draft, place: Place) -> Message | None:
         """Return the answer to a repeat, or None where only persistence may still know what the first message said."""
-        content = draft.content
-        if hash(content) != place.content_hash:
+        if said(draft.content, draft.data) != place.content_hash:
             process = self._rooms.find(draft.room_id)
             first = None if process is None else process.at(Position(place.epoch, place.offset))
             if first is not None and first.id == place.id:
-                content = first.content
-            elif self._storage.serves_history:
+                return _answer(draft, place, first)
+            if self._storage.serves_history:
                 return None
-        return _answer(draft, place, content)
+        return _answer(draft, place, None)
 
     async def from_storage(self, draft: Draft, place: Place) -> Message:
         """Return the answer to a repeat whose text is not that of the first message, which memory has no more."""
@@ -99,7 +98,7 @@ class Repeats:
         except AdapterError:
             found = []
         first = next((each for each in found if each.id == place.id), None)
-        return _answer(draft, place, draft.content if first is None else first.content)
+        return _answer(draft, place, first)
 
 
 def _refuse(waiting: list[asyncio.Future[Message]], error: Exception) -> None:
@@ -114,15 +113,17 @@ class _FirstWasCancelled(Exception):
     """The send that repeats wait for was cancelled and has no outcome."""
 
 
-def _answer(draft: Draft, place: Place, content: str) -> Message:
+def _answer(draft: Draft, place: Place, first: Entry | None) -> Message:
+    says = first if isinstance(first, Message) else draft
     return Message(
         place.id,
         draft.room_id,
         draft.user_id,
-        content,
+        says.content,
         place.inserted_at,
         place.epoch,
         place.offset,
         duplicate=True,
         stored=place.stored,
+        data=says.data,
     )
