@@ -139,7 +139,6 @@ class Outbox:
         self._failures = 0
         self._more = False  # the last claim brought as much as was asked for
         self._wake = asyncio.Event()
-        self._wake.set()  # for what an earlier process has left
         self._hurried = False
         self._idle = asyncio.Event()
         self._jitter = random.Random()
