@@ -478,6 +478,18 @@ def test_what_is_wrong_is_said_and_nothing_is_served(
         assert each in said
 
 
+def test_all_that_is_wrong_is_said_at_once(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, quiet_logging: None
+) -> None:
+    monkeypatch.setenv("CHATX_NONSENSE", "0")
+    monkeypatch.setattr("chatx.cli.serve._serve", None)
+
+    arguments = ["--port", "4998", "--tls-cert", "x", "--origin", "a", "https://b/c", "--forwarded-allow-ips", "proxy"]
+    assert main(["serve", *arguments]) == 2
+    said = [line.split()[1] for line in capsys.readouterr().err.splitlines()]
+    assert said == ["CHATX_SECRET", "TLS", "CHATX_NONSENSE", "The", "The", "forwarded_allow_ips:"]
+
+
 @pytest.mark.process
 def test_an_encrypted_key_is_an_error_and_no_question(certificate: tuple[Path, Path]) -> None:
     chain, key = certificate

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chatx import Chat
 from chatx.errors import ConfigError
+from chatx.gateway import NativeServer
 from chatx.gateway.entry.origins import origins_of
 
 
@@ -82,6 +84,26 @@ def test_what_no_browser_sends_is_refused_and_told_what_one_does(listed: Any, wh
     with pytest.raises(ConfigError, match=why) as caught:
         origins_of(("https://fine.example", listed))
     assert "https://example.org" in str(caught.value)
+
+
+def test_all_that_is_wrong_with_origins_is_told_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        origins_of(("https://a.example/path", "https://b.example", "https://*.c.example"))
+    assert [problem.split("'")[1] for problem in caught.value.problems] == [
+        "https://a.example/path",
+        "https://*.c.example",
+    ]
+
+
+def test_all_that_is_wrong_with_a_socket_is_told_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        Chat().asgi(authenticate=lambda: None, origins="a.example", idle_timeout_s=0)  # type: ignore[arg-type, misc]  # what somebody gives
+    assert [problem.split()[0] for problem in caught.value.problems] == ["authenticate", "idle_timeout_s", "The"]
+    with pytest.raises(ConfigError) as caught:
+        NativeServer(
+            Chat(), authenticate=lambda _: None, path="socket", origins="a.example", forwarded_allow_ips=("b",)
+        )
+    assert [problem.split()[0] for problem in caught.value.problems] == ["path", "The", "forwarded_allow_ips:"]
 
 
 def test_origins_that_are_no_list_are_refused() -> None:

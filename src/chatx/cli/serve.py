@@ -111,6 +111,8 @@ def run(options: argparse.Namespace) -> int:
         with needs("gateway", "chatx serve"):
             from chatx.chat import Chat
             from chatx.cli.identity import admin_token, identity_source
+            from chatx.gateway.entry.forwarded import Proxies
+            from chatx.gateway.entry.origins import origins_of
             from chatx.gateway.native.server import NativeServer
             from chatx.gateway.operations.app import HEALTH, operations_app
             from chatx.gateway.operations.metrics import Metrics
@@ -130,6 +132,10 @@ def run(options: argparse.Namespace) -> int:
                 tls = certificate(options.tls_cert, options.tls_key)
             with problems.gathered():
                 config = configuration(options.config, options.store)
+            with problems.gathered():
+                origins = origins_of(options.origin)
+            with problems.gathered():
+                Proxies(options.forwarded_allow_ips)  # the server makes its own; here it is told with the others
             problems.tell()
             sockets = stack.enter_context(listening(options.host, options.port))
             if options.insecure_user_param:
@@ -138,7 +144,7 @@ def run(options: argparse.Namespace) -> int:
             server = NativeServer(
                 chat,
                 authenticate=authenticate,
-                origins=tuple(options.origin),
+                origins=origins,
                 health=HEALTH,
                 ssl=None if tls is None else tls.context,
                 forwarded_allow_ips=options.forwarded_allow_ips,

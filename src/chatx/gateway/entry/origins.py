@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from ipaddress import IPv6Address
 from urllib.parse import urlsplit
 
-from chatx.errors import ConfigError
+from chatx.errors import ConfigError, Problems
 
 ALL = "*"
 """Lists every origin."""
@@ -29,7 +29,7 @@ def origins_of(listed: Iterable[str]) -> frozenset[str]:
     """Return the origins as browsers send them; one text is one origin.
 
     Raises:
-        ConfigError: One of them is sent by no browser.
+        ConfigError: Some of them are sent by no browser; it has a problem for each.
     """
     if isinstance(listed, str):
         listed = (listed,)
@@ -37,7 +37,13 @@ def origins_of(listed: Iterable[str]) -> frozenset[str]:
         each = list(listed)
     except TypeError:
         raise ConfigError(f"origins is {listed!r}; give a tuple of texts, such as ('https://example.org',).") from None
-    return frozenset(map(_origin, each))
+    problems = Problems()
+    found = set()
+    for one in each:
+        with problems.gathered():
+            found.add(_origin(one))
+    problems.tell()
+    return frozenset(found)
 
 
 def _origin(listed: object) -> str:

@@ -24,7 +24,7 @@ from ssl import SSLContext
 from typing import Any
 
 from chatx.chat import Chat
-from chatx.errors import ConfigError
+from chatx.errors import ConfigError, Problems
 from chatx.gateway.entry.admission import PENDING_HANDSHAKES, Place
 from chatx.gateway.entry.forwarded import Proxies
 from chatx.gateway.entry.handshake import Authenticate, fields_of
@@ -84,9 +84,15 @@ class NativeServer:
         forwarded_allow_ips: tuple[str, ...] = (),
         idle_timeout_s: float = IDLE_TIMEOUT_S,
     ) -> None:
-        if not path.startswith("/") or path.endswith("/"):
-            raise ConfigError(f"path is {path!r}; it begins with a slash and does not end with one, as '/socket'.")
-        self.entrance: Entrance = Entrance(chat, authenticate, origins, idle_timeout_s)
+        problems = Problems()
+        with problems.gathered():
+            if not path.startswith("/") or path.endswith("/"):
+                raise ConfigError(f"path is {path!r}; it begins with a slash and does not end with one, as '/socket'.")
+        with problems.gathered():
+            self.entrance: Entrance = Entrance(chat, authenticate, origins, idle_timeout_s)
+        with problems.gathered():
+            self._proxies = Proxies(tuple(forwarded_allow_ips))
+        problems.tell()
         self.path: str = path
         self.http: AsgiApp = http if http is not None else _nothing_here
         self.draining: bool = False
@@ -99,7 +105,6 @@ class NativeServer:
         self.streams: dict[Stream, tuple[Client, Place]] = {}
         self._health = frozenset(health)
         self._ssl = ssl
-        self._proxies = Proxies(tuple(forwarded_allow_ips))
         self._listeners: list[TcpListener | TlsListener] = []
         self._empty = asyncio.Event()
 

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from chatx.adapters.boundary import check_arguments
 from chatx.chat import Chat
-from chatx.errors import ChatError, Closed, ConfigError, WrongLoop
+from chatx.errors import ChatError, Closed, ConfigError, Problems, WrongLoop
 from chatx.gateway.entry.admission import UNAVAILABLE, Full, Place
 from chatx.gateway.entry.handshake import (
     Authenticate,
@@ -56,15 +56,18 @@ class Entrance:
     """
 
     def __init__(self, chat: Chat, authenticate: Authenticate, origins: Iterable[str], idle_timeout_s: float) -> None:
-        if not callable(authenticate):
-            raise ConfigError(f"authenticate is {authenticate!r}; give a function of one handshake.")
-        check_arguments("authenticate", authenticate, "handshake")
-        # Not `<= 0`, which NaN is not either.
-        if isinstance(idle_timeout_s, bool) or not isinstance(idle_timeout_s, int | float) or not idle_timeout_s > 0:
-            raise ConfigError(f"idle_timeout_s is {idle_timeout_s!r}; give seconds over 0, as 60: a number.")
+        problems = Problems()
+        with problems.gathered():
+            if not callable(authenticate):
+                raise ConfigError(f"authenticate is {authenticate!r}; give a function of one handshake.")
+            check_arguments("authenticate", authenticate, "handshake")
+        with problems.gathered():
+            _check_idle_timeout(idle_timeout_s)
+        with problems.gathered():
+            self._origins = origins_of(origins)
+        problems.tell()
         self._chat = chat
         self._authenticate = authenticate
-        self._origins = origins_of(origins)
         self._refusals = RefusalLog()
         self._idle_timeout_s = idle_timeout_s
         self._gateway: Gateway | None = None
@@ -200,6 +203,12 @@ class Entrance:
             ask_again=ask_again,
         )
         return Client(session)
+
+
+def _check_idle_timeout(seconds: object) -> None:
+    # Not `<= 0`, which NaN is not either.
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0:
+        raise ConfigError(f"idle_timeout_s is {seconds!r}; give seconds over 0, as 60: a number.")
 
 
 class _Asking:
