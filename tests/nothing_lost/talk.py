@@ -63,7 +63,7 @@ class Got(msgspec.Struct, tag=True):
 
 
 class Now(msgspec.Struct, tag=True):
-    """Where the process is: `ready`, `full`, `free` or `done`."""
+    """Where the process is: `began`, `ready`, `full`, `free` or `done`."""
 
     state: str
 
@@ -242,6 +242,7 @@ async def main(orders: Orders) -> None:
         adapter_timeout_ms=300 if orders.slow else 5000,
         drain_timeout_ms=30_000,
     )
+    tell(Now("began"))
     async with chat:
         talk = Talk(chat, orders)
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, talk.ending.set)

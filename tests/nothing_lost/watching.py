@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -90,12 +91,12 @@ class Watch:
 
     def wait(self, state: str) -> None:
         """Wait until it is there."""
-        self._until(lambda: state in self._states)
+        self.wait_until(lambda: state in self._states)
 
     def wait_sent(self, more: int) -> None:
         """Wait for so many further answers."""
         enough = self.sent + more
-        self._until(lambda: self.sent >= enough)
+        self.wait_until(lambda: self.sent >= enough)
 
     def check(self) -> None:
         """Raise what was heard to be wrong."""
@@ -127,7 +128,8 @@ class Watch:
         finally:
             listener.join(WITHIN_S)
 
-    def _until(self, reached: Any) -> None:
+    def wait_until(self, reached: Callable[[], bool]) -> None:
+        """Wait until it is so, while the process runs."""
         deadline = time.monotonic() + WITHIN_S
         while not reached():
             self.check()
