@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import inspect
 import os
 import signal
 import subprocess
@@ -11,10 +13,12 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 
-from chatx.adapters.sqlite import SQLitePersistence
+from chatx.adapters.stores import open_store
+from tests.postgres import Postgres
 from tests.process import ENVIRONMENT
 
 pytestmark = pytest.mark.process
@@ -65,9 +69,9 @@ asyncio.run(main())
 
 
 @contextlib.contextmanager
-def chat(folder: Path, mode: str) -> Iterator[subprocess.Popen[str]]:
+def chat(url: str, folder: Path, mode: str) -> Iterator[subprocess.Popen[str]]:
     """Run a chat in a process of its own, and kill it in the end."""
-    arguments = (f"sqlite:///{folder}/chat.db", str(folder / "told"), mode, *USERS)
+    arguments = (url, str(folder / "told"), mode, *USERS)
     process = subprocess.Popen(
         [sys.executable, "-c", CHAT, *arguments], stdout=subprocess.PIPE, text=True, env=ENVIRONMENT
     )
@@ -80,30 +84,52 @@ def chat(folder: Path, mode: str) -> Iterator[subprocess.Popen[str]]:
         process.stdout.close()
 
 
-def test_a_process_that_is_killed_amid_its_notifications_loses_none(tmp_path: Path) -> None:
+def asked(url: str, method: str, *args: Any, **kwargs: Any) -> Any:
+    """Return what a store answers."""
+
+    async def ask() -> Any:
+        store: Any = open_store(url)
+        try:
+            answer = getattr(store, method)(*args, **kwargs)
+            return await answer if inspect.isawaitable(answer) else answer
+        finally:
+            closed = store.close()
+            if inspect.isawaitable(closed):
+                await closed
+
+    return asyncio.run(ask())
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/chat.db"
+    postgres: Postgres = request.getfixturevalue("postgres")
+    return postgres.new_database()
+
+
+def test_a_process_that_is_killed_amid_its_notifications_loses_none(url: str, tmp_path: Path) -> None:
     random = Random(12)
     acknowledged: list[str] = []
     claimed = 0
     for _ in range(KILLS):
-        with chat(tmp_path, "send") as process:
+        with chat(url, tmp_path, "send") as process:
             assert process.stdout is not None
             for _ in range(random.randint(1, 150)):
                 line = process.stdout.readline()
                 assert line.endswith("\n")
                 acknowledged.append(line.strip())
-        with contextlib.closing(SQLitePersistence(tmp_path / "chat.db")) as store:
-            claimed += len(store.list_notifications("claimed", None, 1000))
+        claimed += len(asked(url, "list_notifications", "claimed", None, 1000))
     assert claimed, "it was killed amid them"
-    with chat(tmp_path, "tell") as process:
+    with chat(url, tmp_path, "tell") as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "told\n"
 
     told = Counter(tuple(line.split()) for line in (tmp_path / "told").read_text().splitlines())
     missed = [(each, user) for each in acknowledged for user in USERS if not told[each, user]]
     assert missed == []
-    with contextlib.closing(SQLitePersistence(tmp_path / "chat.db")) as store:
-        stored = {each.id for room in ("one", "two") for each in store.read(room, limit=100_000).entries}
-        assert {id_ for id_, _ in told} == stored, "nobody is told of what is not there"
-        assert store.list_notifications(None, None, 1) == []
+    stored = {each.id for room in ("one", "two") for each in asked(url, "read", room, limit=100_000).entries}
+    assert {id_ for id_, _ in told} == stored, "nobody is told of what is not there"
+    assert asked(url, "list_notifications", None, None, 1) == []
     # What was claimed when the process died may be told again; nothing else.
     assert sum(count - 1 for count in told.values()) <= KILLS * 64 * len(USERS)

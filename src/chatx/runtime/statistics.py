@@ -28,7 +28,7 @@ class Statistics(Struct, frozen=True):
         rooms_closed_by_crashes: Rooms that crashed too often and were closed.
         adapter_failures: Failed adapter calls, by adapter name.
         delivery_waiting: Messages that wait to be saved.
-        notifications_waiting: Messages that wait for the notifier.
+        notifications_waiting: Messages that wait for the notifier in memory, or that it is told of from the outbox.
         delivered: Deliveries that succeeded.
         delivery_retries: Failed deliveries that were tried again.
         dead_letters: Deliveries given up.

@@ -28,7 +28,7 @@ GAUGES: Mapping[str, str] = {
     "token_buckets": "Pairs of room and user whose bucket is not full.",
     "idempotency_keys": "Keys remembered.",
     "delivery_waiting": "Messages that wait to be saved.",
-    "notifications_waiting": "Messages that wait for the notifier.",
+    "notifications_waiting": "Messages that wait for the notifier in memory, or that it is told of from the outbox.",
 }
 _COUNTERS: Mapping[str, tuple[str, str]] = {
     "sent": ("messages_sent", "Messages published."),
