@@ -97,7 +97,7 @@ class Telemetry:
 
     @property
     def watching(self) -> Container[str]:
-        """The events of which anybody is told, always as they are now: for who asks with each message."""
+        """The events of which anybody is told, always as they are now, for who asks with each message."""
         return self._handlers
 
     def watched(self, event: str) -> bool:
