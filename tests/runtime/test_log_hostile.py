@@ -6,9 +6,12 @@ from typing import Any
 
 import pytest
 
-from chatx import Chat
+from chatx import Chat, ChatError, Message, RoomUnavailable
 from chatx.adapters.memory_log import MemoryLog
-from chatx.adapters.room_log import Answer, Append, LogUnavailable
+from chatx.adapters.room_log import Answer, Append, Found, LogUnavailable, Opened
+from chatx.core.message import Position
+from chatx.testing.faulty_log import FaultyLog, Script
+from tests.faults import CrashingChat
 from tests.virtual import turns, virtual
 
 
@@ -79,3 +82,246 @@ async def test_a_repeat_is_answered_with_the_data_of_the_first() -> None:
     async with chat_on(None) as chat:
         await chat.send_message("a", "ann", "hi", idempotency_key="k")
         assert (await chat.send_message("a", "ann", "hi", data={"n": 1}, idempotency_key="k")).data is None
+
+
+@virtual
+async def test_what_a_room_owed_when_it_crashed_too_often_is_written_ahead_of_its_next_life() -> None:
+    log = Gated()
+    async with CrashingChat(persistence=log, middlewares=(), adapter_timeout_ms=500) as chat:
+        log.fails = True
+        sent = [await chat.send_message("a", "ann", str(each)) for each in range(5)]
+        await asyncio.sleep(1)
+        for _ in range(4):
+            chat.crash("publish: before", "a")
+            with pytest.raises(RoomUnavailable):
+                await chat.send_message("a", "ann", "crash")
+        later = await chat.send_message("a", "ann", "later")
+        assert later.epoch != sent[0].epoch
+        await asyncio.sleep(1)
+        log.fails = False
+        await asyncio.sleep(10)
+        assert chat.dead_letters == ()
+        contents = [each.entry.content for each in log.records("a")]
+        assert contents[:5] == [str(each) for each in range(5)]
+        assert contents[-1] == "later"
+
+
+@virtual
+async def test_a_stop_tries_a_log_that_is_away_now_and_then_and_once_more_at_once() -> None:
+    log = FaultyLog(MemoryLog(), lambda method: "unavailable" if method == "append" else "ok")
+    chat = chat_on(log, drain_timeout_ms=3000)
+    loop = asyncio.get_running_loop()
+    async with chat:
+        await chat.send_message("a", "ann", "hi")
+        await asyncio.sleep(60)
+        before = len(log.calls)
+        began = loop.time()
+    assert 2.5 < loop.time() - began < 4
+    assert 1 <= len(log.calls) - before < 40
+    assert [each.reason for each in chat.dead_letters] == ["stopped"]
+
+
+@virtual
+async def test_a_stop_writes_what_is_left_where_the_log_is_back() -> None:
+    log = FaultyLog(MemoryLog(), lambda method: "unavailable" if method == "append" else "ok")
+    chat = chat_on(log, drain_timeout_ms=1000)
+    async with chat:
+        await chat.send_message("a", "ann", "hi")
+        await asyncio.sleep(60)
+        log.choose = Script()
+    assert chat.dead_letters == ()
+
+
+class LateTakeOver(MemoryLog):
+    """A log whose first take-over is answered by nobody and done all the same, when it is let."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.late = asyncio.Event()
+        self.calls = 0
+
+    async def take_over(self, room_id: str, /) -> Opened:
+        self.calls += 1
+        if self.calls == 1:
+            raise ConnectionResetError("perhaps")
+        return await super().take_over(room_id)
+
+    async def lands(self, room_id: str) -> None:
+        await super().take_over(room_id)
+
+
+@pytest.mark.parametrize("durability", ["stored", "sequenced"])
+@virtual
+async def test_a_take_over_of_ours_that_comes_late_closes_no_room(durability: Any) -> None:
+    log = LateTakeOver()
+    async with chat_on(log) as chat:
+        if durability == "stored":
+            with pytest.raises(RoomUnavailable):
+                await chat.send_message("a", "ann", "0", durability=durability)
+            assert (await chat.send_message("a", "ann", "1", durability=durability)).offset == 1
+        else:
+            assert (await chat.send_message("a", "ann", "1")).offset == 1
+        await asyncio.sleep(10)
+        assert log.calls > 1
+        await log.lands("a")
+        if durability == "stored":
+            with pytest.raises(RoomUnavailable):
+                await chat.send_message("a", "ann", "2", durability=durability)
+        assert (await chat.send_message("a", "ann", "2", durability=durability)).offset == 2
+        await asyncio.sleep(10)
+        assert chat.dead_letters == ()
+        assert [each.entry.content for each in log.records("a")] == ["1", "2"]
+        # It is doubted once: whoever takes the room over then is somebody else.
+        await log.lands("a")
+        with pytest.raises(RoomUnavailable, match="somebody else"):
+            await chat.send_message("a", "ann", "3", durability="stored")
+
+
+@virtual
+async def test_a_room_that_somebody_has_taken_over_closes_before_anything_unstored_is_said() -> None:
+    log = MemoryLog()
+    async with chat_on(log, durability="stored") as chat:
+        await chat.send_message("a", "ann", "1")
+        closed: list[ChatError] = []
+        async with chat.subscribe_callback("a", print, on_closed=closed.append):
+            await log.take_over("a")
+            with pytest.raises(ChatError):
+                await chat.send_message("a", "ann", "2", durability="sequenced")
+            assert [each.code for each in closed] == ["room_unavailable"]
+        await asyncio.sleep(6)
+        assert (await chat.send_message("a", "ann", "3", durability="sequenced")).offset == 2
+
+
+class WrongLog(MemoryLog):
+    """A log that answers one of its calls with what it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.method = ""
+        self.answer: Any = None
+
+    async def look(self, room_id: str, /) -> Opened:
+        right = await super().look(room_id)
+        return self.answer if self.method == "look" else right
+
+    async def take_over(self, room_id: str, /) -> Opened:
+        right = await super().take_over(room_id)
+        return self.answer if self.method == "take_over" else right
+
+    async def append(self, appends: Sequence[Append], /) -> Sequence[Answer]:
+        right = await super().append(appends)
+        return self.answer if self.method == "append" else right
+
+    async def read(
+        self, room_id: str, /, *, after: Position | None = None, before: Position | None = None, limit: int
+    ) -> Found:
+        right = await super().read(room_id, after=after, before=before, limit=limit)
+        return self.answer if self.method == "read" else right
+
+
+_AT = Position("e", 1)
+
+# Built as anybody may build one: nothing checks what is in it.
+_opened: Any = Opened
+_found: Any = Found
+
+WRONG: dict[str, list[Any]] = {
+    "look, take_over": [
+        None,
+        _opened("1", _AT, 1, True),
+        _opened(1, "e:1", 1, True),
+        _opened(1, _AT, None, True),
+        _opened(1, _AT, 1, 1),
+        _opened(1, _AT, 1, True, None),
+        _opened(1, _AT, 1, True, ("k",)),
+    ],
+    "append": [None, [], [True], [False], ["", ""], "x", [b"fenced"]],
+    "read": [None, [], _found(None, None), _found(("x",), None), _found((), 3)],
+}
+CASES = [(method, answer) for methods, wrong in WRONG.items() for method in methods.split(", ") for answer in wrong]
+
+
+@pytest.mark.parametrize("method, answer", CASES, ids=[f"{method}-{n}" for n, (method, _) in enumerate(CASES)])
+@virtual
+async def test_a_wrong_answer_of_a_log_is_contained_and_nothing_is_lost_by_it(method: str, answer: Any) -> None:
+    log = WrongLog()
+    chat = chat_on(log, adapter_timeout_ms=500, history_size=1)
+    async with chat:
+        log.method, log.answer = method, answer
+        answers: list[Any] = []
+        for number in range(3):
+            try:
+                answers.append(await chat.send_message("a", "ann", str(number), durability="stored"))
+            except ChatError as error:
+                answers.append(error)
+            try:
+                await chat.history("a", limit=5)
+            except ChatError:
+                pass
+            await asyncio.sleep(1)
+        log.method = ""
+        await asyncio.sleep(10)
+        last = await chat.send_message("a", "ann", "last", durability="stored")
+        assert last.stored
+        assert chat.dead_letters == ()
+        kept = [each.entry.content for each in log.records("a")]
+        assert kept == [each.content for each in await chat.history("a")]
+        assert [each.content for each in answers if isinstance(each, Message)] == [
+            each for each in kept if each in {each.content for each in answers if isinstance(each, Message)}
+        ]
+        assert len(set(kept)) == len(kept)
+
+
+@virtual
+async def test_a_repeat_after_a_crash_is_found_also_behind_a_thousand_other_keys() -> None:
+    log = MemoryLog()
+    before = chat_on(log)
+    await before.start()
+    first = await before.send_message("a", "ann", "hi", idempotency_key="mine", durability="stored")
+    for number in range(1100):
+        await before.send_message("a", "bob", "x", idempotency_key=str(number))
+    await asyncio.sleep(1)
+    async with chat_on(log) as chat:
+        await chat.join("a", "bob")
+        await chat.send_message("a", "bob", "x")
+        repeat = await chat.send_message("a", "ann", "hi", idempotency_key="mine")
+        assert (repeat.id, repeat.duplicate) == (first.id, True)
+        # Whatever was said before this life is past its window now: nothing needs to be asked any more.
+        await asyncio.sleep(301)
+        assert isinstance(chat.engine.send_at_once("a", "bob", "y", "new"), Message)
+    await before.stop(drain_timeout_ms=1)
+
+
+@virtual
+async def test_a_stream_of_which_all_was_stored_goes_on_although_the_log_was_away_at_the_first_send() -> None:
+    log = FaultyLog(MemoryLog())
+    async with chat_on(log, durability="stored") as chat:
+        first = await chat.send_message("a", "ann", "1")
+    async with chat_on(log, durability="stored", adapter_timeout_ms=1000) as chat:
+        for fault in ("unavailable", "hang"):
+            log.choose = lambda _, fault=fault: fault  # type: ignore[misc]
+            began = asyncio.get_running_loop().time()
+            with pytest.raises(RoomUnavailable) as caught:
+                await chat.send_message("a", "ann", "away")
+            assert caught.value.retryable
+            assert asyncio.get_running_loop().time() - began <= 1.1
+        log.choose = Script()
+        await log.release()
+        second = await chat.send_message("a", "ann", "2")
+        assert (second.epoch, second.offset) == (first.epoch, 2)
+
+
+@pytest.mark.parametrize("fault", ["lost", "unavailable"])
+@virtual
+async def test_a_log_that_reads_and_does_not_write_is_tried_ever_less_often(fault: Any) -> None:
+    log = FaultyLog(MemoryLog(), lambda method: fault if method == "append" else "ok")
+    async with chat_on(log) as chat:
+        await chat.send_message("a", "ann", "hi")
+        await asyncio.sleep(60)
+        assert 10 < len(log.calls) < 120
+        stores = [chat.engine.store]
+        log.choose = Script()
+        await asyncio.sleep(6)
+        stores.append(chat.engine.store)
+        assert stores == ["away", "ok"]
+        assert chat.dead_letters == ()

@@ -74,13 +74,13 @@ async def test_what_is_to_be_stored_begins_no_new_stream_for_a_log_that_is_away(
     async with chat_on(log, durability="stored") as chat:
         first = await chat.send_message("a", "ann", "1")
     async with chat_on(FaultyLog(log, Script(look=["unavailable", "unavailable"])), durability=durability) as chat:
-        with pytest.raises(AdapterError):
+        with pytest.raises(RoomUnavailable, match="nothing was sent"):
             await chat.send_message("a", "ann", "2", durability="stored")
         if durability == "stored":
             with pytest.raises(AdapterError):
                 await chat.join("a", "bob")
         else:
-            with pytest.raises(AdapterError):
+            with pytest.raises(RoomUnavailable, match="nothing was sent"):
                 await chat.send_message("a", "ann", "2", idempotency_key="k")
         second = await chat.send_message("a", "ann", "2", durability="stored")
     assert (second.epoch, second.offset) == (first.epoch, 2)

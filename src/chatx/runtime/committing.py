@@ -393,17 +393,22 @@ class Committing:
                     else:
                         self._leave_open(process, flight, getattr(error, "running", None))
                 return
-            if not isinstance(answers, Sequence) or len(answers) != len(group):
-                with contextlib.suppress(AdapterFailure):
-                    self._boundary_wrong(answers, len(group))
+            if isinstance(answers, str) or not isinstance(answers, Sequence) or len(answers) != len(group):
+                self._boundary_wrong(answers, len(group))
+                self._went_wrong("wrong_answer")
                 for process, flight in group:
                     self._leave_open(process, flight, None)
                 return
             self._came_back()
             self._tell(group, answers, began)
-            for (process, _), answer in zip(group, answers, strict=True):
+            for (process, flight), answer in zip(group, answers, strict=True):
                 if answer is None:
                     self._committed(process)
+                elif not isinstance(answer, str) or (answer == FENCED and self._storage.doubts(process.room_id)):
+                    # It may be there, or a take-over of ours came late and fenced this: the log is asked.
+                    if answer != FENCED:
+                        self._went_wrong("wrong_answer")
+                    self._leave_open(process, flight, None)
                 elif answer == FENCED:
                     self.fenced(process)
                 else:
@@ -540,7 +545,7 @@ class Committing:
             if tail is None:
                 await asyncio.sleep(max(0.01, self._store.next_try - self._loop.time()))
         opened, found = tail
-        self._came_back()
+        # That it can be read says nothing of writing: where nothing was written the next append waits for its backoff.
         sequencer = process.sequencer
         if sequencer is None or sequencer.flight is not flight:
             return
@@ -550,6 +555,7 @@ class Committing:
         # may have been seen there.
         elsewhere = len(theirs) > len(mine) or (process.proven and not opened.proven)
         if theirs[: len(mine)] == mine:
+            self._came_back()
             self._committed(process)
             if elsewhere:
                 self.fenced(process)
@@ -618,8 +624,8 @@ class Committing:
         lives = self._busy.setdefault(process.room_id, [])
         if process not in lives:
             lives.append(process)
-        if process in self._resting:
-            return
+        if process in self._resting or lives[0] is not process:
+            return  # an earlier life's entries come first: once the next epoch has begun no log takes them
         if sequencer.urgent:
             self._owing.pop(process, None)
             self._urgent[process] = None
@@ -633,6 +639,8 @@ class Committing:
             return
         lives.remove(process)
         if lives:
+            if lives[0].sequencer is not None:
+                self._note(lives[0], lives[0].sequencer)
             return
         del self._busy[process.room_id]
         event = self._written.pop(process.room_id, None)

@@ -10,11 +10,13 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from chatx.adapters.boundary import Boundary
-from chatx.adapters.room_log import KEYS_AT_ONCE, Found, Keyed, Opened
+from chatx.adapters.room_log import KEYS_AT_ONCE, Found, Keyed, LogUnavailable, Opened
+from chatx.core.idempotency import WINDOW_S
 from chatx.core.message import Entry, Position
 from chatx.errors import AdapterError
 from chatx.runtime.storage import CLOSED_AT_ONCE, Lost, Storage
@@ -34,7 +36,8 @@ class LogStorage(Storage):
         self.marks = True
         self.is_log = True
         self._terms: dict[str, int] = {}
-        self._all_keys: set[str] = set()  # rooms whose opening told all their keys
+        self._all_keys: dict[str, float] = {}  # room id -> since when (loop time) no key of before needs asking for
+        self._doubted: dict[str, int] = {}  # room id -> take-overs of ours that may come late
         self._looked_at: dict[str, Position | None] = {}  # where the log's head was when the room was opened
         self._taking: dict[str, asyncio.Task[bool]] = {}
         self.on_keyed: Callable[[str, Sequence[Keyed]], object] | None = None
@@ -44,12 +47,19 @@ class LogStorage(Storage):
         """Return the term under which the room was taken over, or None where it was not."""
         return self._terms.get(room_id)
 
-    def knows_all_keys(self, room_id: str) -> bool:
-        """Return whether all keys of the room were told, so that another one is a new one.
+    def knows_all_keys(self, room_id: str, now: float) -> bool:
+        """Return whether all keys of the room were told that are to be answered still, so that another one is new.
 
         So it is only once the room is taken over: until then whoever had it may write under any key.
         """
-        return room_id in self._terms and room_id in self._all_keys
+        return room_id in self._terms and now >= self._all_keys.get(room_id, math.inf)
+
+    def doubts(self, room_id: str) -> bool:
+        """Return whether it may have been a late take-over of ours that has just fenced us; each is doubted once."""
+        count = self._doubted.pop(room_id, 0)
+        if count > 1:
+            self._doubted[room_id] = count - 1
+        return count > 0
 
     async def last_position(self, room_id: str) -> Position | None:
         """Return the place from which the room's stream goes on, or None where a new one begins.
@@ -72,7 +82,12 @@ class LogStorage(Storage):
         Raises:
             AdapterError: As `last_position`.
         """
-        opened = await self._opened("take_over", room_id)
+        try:
+            opened = await self._opened("take_over", room_id)
+        except AdapterError as error:
+            if not isinstance(getattr(error.__context__, "__cause__", None), LogUnavailable):
+                self._doubted[room_id] = self._doubted.get(room_id, 0) + 1
+            raise
         self._terms[room_id] = opened.term
         return opened
 
@@ -80,8 +95,13 @@ class LogStorage(Storage):
         opened = await self._read(method, room_id)
         if not isinstance(opened, Opened):
             raise self._wrong(method, f"{type(opened).__name__}, not an Opened")
+        if not _is_sound(opened, room_id):
+            raise self._wrong(method, f"an Opened whose fields are not of the types that they must be: {opened!r:.200}")
         if len(opened.keyed) < KEYS_AT_ONCE:
-            self._all_keys.add(room_id)
+            self._all_keys[room_id] = 0.0
+        elif room_id not in self._terms:
+            # Those that were not told are older than this moment.
+            self._all_keys[room_id] = asyncio.get_running_loop().time() + WINDOW_S
         if self.on_keyed is not None and opened.keyed:
             self.on_keyed(room_id, opened.keyed)
         return opened
@@ -131,13 +151,21 @@ class LogStorage(Storage):
         found = await self._read("read", room_id, after=after, before=before, limit=limit)
         if not isinstance(found, Found):
             raise self._wrong("read", f"{type(found).__name__}, not a Found")
+        if not isinstance(found.entries, Sequence) or not all(isinstance(each, Entry) for each in found.entries):
+            raise self._wrong("read", "a Found whose entries are no sequence of entries")
+        if found.oldest is not None and not isinstance(found.oldest, Position):
+            raise self._wrong("read", f"a Found whose oldest is {found.oldest!r:.100}, not a Position or None")
         self._check_order("read", found.entries[:limit], room_id, after, before)
         return found
 
     async def find(self, room_id: str, user_id: str, key: str) -> Entry | None:
         """Return the entry that was stored under a key, or None; errors as `last_position`."""
         entry = await self._read("find", room_id, user_id, key)
-        if entry is None or isinstance(entry, Entry):
+        if entry is None:
+            return None
+        if isinstance(entry, Entry):
+            if (entry.room_id, entry.user_id) != (room_id, user_id):
+                raise self._wrong("find", f"an entry of {entry.user_id!r} in room {entry.room_id!r}")
             return entry
         raise self._wrong("find", f"{type(entry).__name__}, not an entry or None")
 
@@ -151,6 +179,11 @@ class LogStorage(Storage):
             if not await self.owns(room_id, head):
                 raise Lost
             answer = await self._read("unproven", room_id, self._terms[room_id], head)
+            if answer is False and self.doubts(room_id):
+                self._terms.pop(room_id, None)
+                if not await self.owns(room_id, head):
+                    raise Lost
+                answer = await self._read("unproven", room_id, self._terms[room_id], head)
         except AdapterError:
             return False
         if answer is False:
@@ -178,4 +211,23 @@ class LogStorage(Storage):
         """Let go of a room's term: its life is over."""
         self._terms.pop(room_id, None)
         self._looked_at.pop(room_id, None)
-        self._all_keys.discard(room_id)
+        self._all_keys.pop(room_id, None)
+        self._doubted.pop(room_id, None)
+
+
+def _is_sound(opened: Opened, room_id: str) -> bool:
+    """Return whether what a log answered is of the types that it must be, and about this room."""
+    return (
+        type(opened.term) is int
+        and (opened.head is None or isinstance(opened.head, Position))
+        and type(opened.oldest) is int
+        and type(opened.proven) is bool
+        and isinstance(opened.keyed, Sequence)
+        and all(
+            isinstance(each, Keyed)
+            and isinstance(each.key, str)
+            and isinstance(each.entry, Entry)
+            and each.entry.room_id == room_id
+            for each in opened.keyed
+        )
+    )

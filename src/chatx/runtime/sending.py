@@ -28,6 +28,7 @@ from chatx.core.rate_limit import TokenBuckets, wait_in_words
 from chatx.core.sequencer import Waiting
 from chatx.core.validation import valid_content, valid_id
 from chatx.errors import (
+    AdapterError,
     ChatError,
     Closed,
     InvalidMessage,
@@ -191,7 +192,7 @@ class Sending:
         """Return whether a key that memory does not have may be one that the room's log has."""
         storage = self._storage
         return isinstance(storage, LogStorage) and not (
-            storage.knows_all_keys(room_id) and now >= self.window.incomplete_until
+            storage.knows_all_keys(room_id, now) and now >= self.window.incomplete_until
         )
 
     def remember(self, room_id: str, keyed: Sequence[Keyed]) -> None:
@@ -281,6 +282,9 @@ class Sending:
         """Return the room; the sends that wait for it count against its bound, like those it has admitted.
 
         What is to be `stored`, or has a key that the log may have, begins no new stream for a log that is away.
+
+        Raises:
+            RoomUnavailable: That is so.
         """
         waiting = self._waiting.get(room_id, 0)
         if waiting >= self._queue_limit:
@@ -288,10 +292,20 @@ class Sending:
         self._waiting[room_id] = waiting + 1
         try:
             return await self._rooms.opened(room_id, at_a_place=stored)
+        except AdapterError:
+            self._check_open()
+            raise self._unreadable() from None
         finally:
             self._waiting[room_id] -= 1
             if not self._waiting[room_id]:
                 del self._waiting[room_id]
+
+    def _unreadable(self) -> RoomUnavailable:
+        committing = self._delivery.committing
+        return RoomUnavailable(
+            "The store cannot say where the room stands or which keys it has, so nothing was sent; send again later.",
+            retry_after=1.0 if committing is None else committing.retry_after,
+        )
 
     @property
     def _commits(self) -> Committing:
@@ -328,13 +342,19 @@ class Sending:
         if isinstance(storage, LogStorage):
             # Until whoever had the room is fenced, they may write under this key. That it stands elsewhere by now is
             # found again when the message gets its place.
-            await storage.owns(draft.room_id, process.stored_to)
+            try:
+                await storage.owns(draft.room_id, process.stored_to)
+            except AdapterError:
+                raise self._unreadable() from None
             self._check_open()
         place = self.window.find(scope, self._now())
         if place is None and isinstance(storage, LogStorage):
             if not self._only_the_log_may_know(draft.room_id, self._now()):
                 return await self._send_awaiting(draft, scope, trusted, stored)
-            found = await storage.find(draft.room_id, draft.user_id, key_of(scope))
+            try:
+                found = await storage.find(draft.room_id, draft.user_id, key_of(scope))
+            except AdapterError:
+                raise self._unreadable() from None
             self._check_open()
             if not isinstance(found, Message):
                 return await self._send_awaiting(draft, scope, trusted, stored)
