@@ -30,7 +30,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 from chatx.core.interrupts import from_signal
@@ -96,7 +96,7 @@ class Telemetry:
         return lambda: self._detach(name, entry)
 
     @property
-    def watching(self) -> Container[str]:
+    def watching(self) -> Mapping[str, object]:
         """The events of which anybody is told, always as they are now, for who asks with each message."""
         return self._handlers
 
