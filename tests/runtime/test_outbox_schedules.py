@@ -19,6 +19,7 @@ from chatx.adapters.outbox import Outcome
 from chatx.adapters.room_log import LogUnavailable
 from chatx.runtime import outbox
 from chatx.runtime.outbox import CALLS, CLAIMED_AT_ONCE
+from chatx.runtime.outbox_round import Round
 from chatx.testing.seeded import run_seeded
 
 SEEDS = int(os.environ.get("TEST_SEEDS") or 100)
@@ -196,7 +197,7 @@ def test_everybody_is_told_in_every_order(first: int) -> None:
 
 
 def test_a_process_that_forgets_what_it_had_claimed_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    def forgets(self: outbox.Outbox, round_: outbox._Round) -> None:
+    def forgets(self: outbox.Outbox, round_: Round) -> None:
         if not (round_.left or round_.under_way) and round_.row.id in self._rounds:
             self._worked -= 1
             self._ended(round_, Outcome(round_.row.id, "done"))

@@ -24,10 +24,8 @@ from collections import deque
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
-from msgspec import Struct
-
 from chatx.adapters.boundary import AdapterFailure, Boundary, adapter_name
-from chatx.adapters.outbox import OUTBOX_USERS, Claimed, Notification, Outcome
+from chatx.adapters.outbox import OUTBOX_USERS, Claimed, Outcome
 from chatx.adapters.room_log import Recipients
 from chatx.config import ChatConfig
 from chatx.core.backoff import CEILING_MS, backoff_ms
@@ -36,6 +34,7 @@ from chatx.core.message import Message
 from chatx.errors import ChatError
 from chatx.runtime.dead_letters import DeadLetter, DeadLetters
 from chatx.runtime.notifying import RECIPIENTS, users_of
+from chatx.runtime.outbox_round import Round
 from chatx.runtime.process import RoomProcess
 from chatx.telemetry import Telemetry
 
@@ -55,39 +54,6 @@ LOOKED_EVERY_S = 5.0
 
 # Times at which the log is looked into are so far apart, in ms, so that there are few of them.
 _STEP_MS = 100
-
-
-class _Round(Struct, eq=False):
-    """A claimed row that is worked at.
-
-    Attributes:
-        row: As it was claimed.
-        message: What its users are told of.
-        left: Users that were not told yet; None until `recipients` was asked.
-        under_way: Those who are being told.
-        failed: Those with whom that failed.
-        postponed: Those whose earlier calls have not ended.
-        unnamed: Whether `recipients` failed.
-        reason: How it failed last.
-    """
-
-    row: Notification
-    message: Message
-    left: deque[str] | None
-    under_way: set[str]
-    failed: list[str]
-    postponed: list[str]
-    unnamed: bool = False
-    reason: str = "raised"
-
-    @property
-    def users(self) -> tuple[str, ...] | None:
-        """Who is to be told still, as a row keeps it."""
-        if self.left is None or self.unnamed:
-            return self.row.users
-        users = (*self.failed, *self.postponed, *sorted(self.under_way), *self.left)
-        # Too many for a row came from `recipients`, which is asked again.
-        return users if len(users) <= OUTBOX_USERS else None
 
 
 class Outbox:
@@ -127,9 +93,9 @@ class Outbox:
         # The clock of rows goes on with the loop's, so that a step of the machine's delays nothing.
         self._began_ms = time.time_ns() // 1_000_000
         self._began = loop.time()
-        self._rounds: dict[str, _Round] = {}
-        self._waiting: deque[_Round] = deque()  # behind those that are worked at
-        self._turns: deque[_Round] = deque()  # those with somebody to tell, in turns
+        self._rounds: dict[str, Round] = {}
+        self._waiting: deque[Round] = deque()  # behind those that are worked at
+        self._turns: deque[Round] = deque()  # those with somebody to tell, in turns
         self._worked = 0
         self._free = CALLS
         self._late: dict[tuple[str, str], asyncio.Future[Any]] = {}  # (row, user) -> a call that outlived its time
@@ -174,6 +140,8 @@ class Outbox:
     async def drain(self) -> None:
         """Wait until nothing is due any more, or the log cannot be used."""
         self._hurried = True
+        if self._failures and not self._rounds:
+            return
         self._idle.clear()
         self._wake.set()
         await self._idle.wait()
@@ -191,7 +159,7 @@ class Outbox:
         for round_ in self._rounds.values():
             row = round_.row
             attempts = row.attempts + bool(round_.failed or round_.unnamed)
-            self._outcomes.setdefault(row.id, Outcome(row.id, "waiting", round_.users, attempts, self._now_ms()))
+            self._outcomes[row.id] = Outcome(row.id, "waiting", round_.users, attempts, self._now_ms())
         self._rounds.clear()
         left = deadline - self._loop.time()
         if self._outcomes and left > 0:
@@ -295,7 +263,7 @@ class Outbox:
             )
             self._wake.set()
             return
-        round_ = _Round(row, message, None if row.users is None else deque(row.users), set(), [], [])
+        round_ = Round(row, message, None if row.users is None else deque(row.users), set(), [], [])
         self._rounds[row.id] = round_
         if row.users is None and not self._names_recipients:
             if (left_out := self._too_large.due(self._loop.time())) is not None:
@@ -337,7 +305,7 @@ class Outbox:
                 round_.under_way.add(user_id)
                 self._spawn(self._notify(round_, user_id), "chatx delivery, one notification")
 
-    async def _notify(self, round_: _Round, user_id: str) -> None:
+    async def _notify(self, round_: Round, user_id: str) -> None:
         running = None
         try:
             await self._call(self._name, self._notifier.notify, user_id, round_.message)
@@ -351,7 +319,7 @@ class Outbox:
         self._end_if_over(round_)
         self._go_on()
 
-    async def _find_recipients(self, round_: _Round) -> None:
+    async def _find_recipients(self, round_: Round) -> None:
         running = None
         try:
             answer = await self._call(self._name, self._notifier.recipients, round_.message)
@@ -386,7 +354,7 @@ class Outbox:
 
         running.add_done_callback(ended)
 
-    def _end_if_over(self, round_: _Round) -> None:
+    def _end_if_over(self, round_: Round) -> None:
         if round_.left or round_.under_way or round_.row.id not in self._rounds:
             return
         self._worked -= 1
@@ -408,13 +376,13 @@ class Outbox:
         self._due.add((due_at // _STEP_MS + 1) * _STEP_MS)
         self._ended(round_, Outcome(row.id, "waiting", round_.users, attempts, due_at))
 
-    def _give_up(self, round_: _Round, attempts: int, reason: str) -> None:
+    def _give_up(self, round_: Round, attempts: int, reason: str) -> None:
         row, users = round_.row, round_.users
         self._ended(round_, Outcome(row.id, "dead", users, attempts, row.due_at, reason))
         for user_id in users if users is not None else (None,):
             self._letters.add(DeadLetter(round_.message, "notifier", user_id, attempts, reason))
 
-    def _ended(self, round_: _Round, outcome: Outcome) -> None:
+    def _ended(self, round_: Round, outcome: Outcome) -> None:
         del self._rounds[round_.row.id]
         self._outcomes[round_.row.id] = outcome
         # Where the log has more, the next are claimed when half of these are over: many together.
