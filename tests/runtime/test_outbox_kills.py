@@ -6,9 +6,9 @@ import asyncio
 import contextlib
 import inspect
 import os
-import signal
 import subprocess
 import sys
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +24,8 @@ from tests.process import ENVIRONMENT
 pytestmark = pytest.mark.process
 
 USERS = ("bob", "carol", "dave")
+
+PATIENCE_S = 120.0
 
 KILLS = int(os.environ.get("TEST_KILLS") or 5)
 
@@ -75,10 +77,14 @@ def chat(url: str, folder: Path, mode: str) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
         [sys.executable, "-c", CHAT, *arguments], stdout=subprocess.PIPE, text=True, env=ENVIRONMENT
     )
+    # One that hangs ends the test by what it did not say.
+    watchdog = threading.Timer(PATIENCE_S, process.kill)
+    watchdog.start()
     try:
         yield process
     finally:
-        process.send_signal(signal.SIGKILL)
+        watchdog.cancel()
+        process.kill()
         process.wait()
         assert process.stdout is not None
         process.stdout.close()
