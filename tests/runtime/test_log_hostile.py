@@ -1,6 +1,7 @@
 """A log that answers late, wrongly or at the worst moment, and senders that go: nothing is stuck, lost or doubled."""
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -325,3 +326,107 @@ async def test_a_log_that_reads_and_does_not_write_is_tried_ever_less_often(faul
         stores.append(chat.engine.store)
         assert stores == ["away", "ok"]
         assert chat.dead_letters == ()
+
+
+class Told:
+    """A notifier that notes what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, str]] = []
+
+    async def notify(self, user_id: str, message: Message) -> None:
+        self.told.append((user_id, message.content))
+
+
+@pytest.mark.parametrize("place", ["publish: before", "publish: recorded only", "publish: after"])
+@pytest.mark.parametrize("times", [1, 2, 4])
+@virtual
+async def test_the_notifier_is_told_once_of_what_is_stored_although_the_room_crashed_on_it(
+    place: str, times: int
+) -> None:
+    notifier = Told()
+    log = FaultyLog(MemoryLog())  # it has no outbox
+    async with CrashingChat(persistence=log, notifier=notifier, middlewares=(), durability="stored") as chat:
+        await chat.join("a", "bob")
+        await chat.send_message("a", "ann", "first")
+        chat.crash(place, "a", times=times)
+        with contextlib.suppress(RoomUnavailable):
+            await chat.send_message("a", "ann", "hi", idempotency_key="k")
+        await asyncio.sleep(5)
+        assert (await chat.send_message("a", "ann", "hi", idempotency_key="k")).duplicate
+        await asyncio.sleep(5)
+    assert notifier.told == [("bob", "first"), ("bob", "hi")]
+
+
+@virtual
+async def test_a_repeat_of_what_is_not_settled_waits_for_that_also_where_the_room_was_closed_by_crashes() -> None:
+    log = FaultyLog(MemoryLog())
+    async with CrashingChat(persistence=log, middlewares=(), adapter_timeout_ms=500) as chat:
+        await chat.send_message("a", "ann", "first", durability="stored")
+        log.choose = Script(append=["hang"], take_over=["unavailable"] * 4)
+        with pytest.raises(RoomUnavailable):
+            await chat.send_message("a", "ann", "once", durability="stored", idempotency_key="k")
+        chat.crash("join: before", "a", times=4)
+        for _ in range(4):
+            with pytest.raises(RoomUnavailable):
+                await chat.join("a", "bob")
+        await chat.join("a", "bob")
+        await chat.send_message("a", "bob", "in the next life")
+        with contextlib.suppress(RoomUnavailable):
+            await chat.send_message("a", "ann", "once", idempotency_key="k")
+        await log.release()
+        await asyncio.sleep(30)
+        with contextlib.suppress(RoomUnavailable):
+            await chat.send_message("a", "ann", "once", idempotency_key="k")
+        await asyncio.sleep(30)
+        assert chat.dead_letters == ()
+        kept = [each.entry.content for each in memory(log).records("a")]
+        assert sorted(kept) == ["first", "in the next life", "once"]
+
+
+def memory(log: FaultyLog) -> MemoryLog:
+    """Return the log in memory that is behind one that fails."""
+    assert isinstance(log._log, MemoryLog)
+    return log._log
+
+
+@virtual
+async def test_ten_thousand_rooms_that_another_chat_takes_are_closed_within_linear_work() -> None:
+    log = MemoryLog()
+    async with chat_on(log, durability="stored") as chat:
+        rooms = chat.engine.rooms
+        for each in range(10_000):
+            rooms._fenced[str(each)] = asyncio.get_running_loop().time() + 5
+        await chat.send_message("a", "ann", "1")
+        process = rooms.find("a")
+        assert process is not None
+
+        class Counted(dict[str, float]):
+            looked = 0
+
+            def items(self) -> Any:
+                for each in super().items():
+                    Counted.looked += 1
+                    yield each
+
+        rooms._fenced = Counted(rooms._fenced)
+        rooms.fenced(process)
+        assert Counted.looked <= 2
+        await asyncio.sleep(6)
+        await chat.send_message("b", "ann", "1")
+        other = rooms.find("b")
+        assert other is not None
+        rooms.fenced(other)
+        assert list(rooms._fenced) == ["b"]
+
+
+@virtual
+async def test_a_repeat_that_says_something_else_gets_what_is_owed_beyond_the_history_too() -> None:
+    log = Gated()
+    log.fails = True
+    async with chat_on(log, history_size=1) as chat:
+        first = await chat.send_message("a", "ann", "hi", data={"n": 1}, idempotency_key="k")
+        await chat.send_message("a", "ann", "next")
+        other = await chat.send_message("a", "ann", "other", idempotency_key="k")
+        assert (other.id, other.content, other.data) == (first.id, "hi", {"n": 1})
+        log.fails = False

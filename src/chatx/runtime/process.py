@@ -204,7 +204,11 @@ class RoomProcess:
 
     def at(self, place: Position) -> Entry | None:
         """Return the entry at a place, or None where memory does not have it."""
-        return self.room.history.at(place)
+        entry = self.room.history.at(place)
+        if entry is None and self.sequencer is not None and place.epoch == self.head.epoch:
+            # It may be owed to the log, beyond what the history keeps.
+            entry = next(iter(self.sequencer.owed_from(place.offset, 1)), None)
+        return entry if entry is not None and entry.offset == place.offset else None
 
     def before(self, place: Position, limit: int) -> list[Entry]:
         """Return the newest entries in memory ahead of a place, oldest first, at most `limit`."""

@@ -94,7 +94,8 @@ class Rooms:
         self._endings = Endings(storage, loop)
         self._tasks: set[asyncio.Task[None]] = set()
         self._withdrawals: dict[RoomProcess, asyncio.Task[bool]] = {}
-        self._fenced: dict[str, float] = {}  # room id -> until when it is not opened
+        # Room id -> until when it is not opened, soonest first; those that were taken over within `FENCED_S`.
+        self._fenced: dict[str, float] = {}
         self.closed_by_crashes: int = 0
         self.totals: Totals = Totals()
 
@@ -196,8 +197,9 @@ class Rooms:
     def fenced(self, process: RoomProcess) -> None:
         """Close a room that somebody else has taken over; it is not opened again for `FENCED_S`."""
         now = self._loop.time()
-        for room_id in [each for each, until in self._fenced.items() if until <= now]:
-            del self._fenced[room_id]
+        self._fenced.pop(process.room_id, None)
+        while self._fenced and self._fenced[oldest := next(iter(self._fenced))] <= now:
+            del self._fenced[oldest]
         self._fenced[process.room_id] = now + FENCED_S
         process.shut(self._refused_to_open(FENCED_S))
         self.closed_by_crashes -= 1

@@ -146,7 +146,7 @@ class Sending:
                         return draft
                     self.duplicates += 1
                     return answer
-                if self._only_the_log_may_know(draft.room_id, began):
+                if self._only_the_log_may_know(draft.room_id, scope, began):
                     return draft
             if stored or (self._chain.awaits and not trusted):
                 return draft
@@ -188,11 +188,13 @@ class Sending:
                 self._tell_sent(message, began)
         return message
 
-    def _only_the_log_may_know(self, room_id: str, now: float) -> bool:
-        """Return whether a key that memory does not have may be one that the room's log has."""
+    def _only_the_log_may_know(self, room_id: str, scope: bytes, now: float) -> bool:
+        """Return whether a key that memory does not have may be one that the room's log has, or gets yet."""
         storage = self._storage
-        return isinstance(storage, LogStorage) and not (
-            storage.knows_all_keys(room_id, now) and now >= self.window.incomplete_until
+        return isinstance(storage, LogStorage) and (
+            not storage.knows_all_keys(room_id, now)
+            or now < self.window.incomplete_until
+            or self._commits.left(scope) is not None  # of an earlier life of the room
         )
 
     def remember(self, room_id: str, keyed: Sequence[Keyed]) -> None:
@@ -349,7 +351,7 @@ class Sending:
             self._check_open()
         place = self.window.find(scope, self._now())
         if place is None and isinstance(storage, LogStorage):
-            if not self._only_the_log_may_know(draft.room_id, self._now()):
+            if not self._only_the_log_may_know(draft.room_id, scope, self._now()):
                 return await self._send_awaiting(draft, scope, trusted, stored)
             try:
                 found = await storage.find(draft.room_id, draft.user_id, key_of(scope))
@@ -392,10 +394,13 @@ class Sending:
         if scope is not None:
             # Ahead of the room, which may crash: the log has it under its key.
             self.window.record(scope, message, self._now())
-        process.commit(message)
-        self._delivery.notify(process, message)
-        if "broadcast" in self._watching:
-            self._tell_broadcast(process, message)
+        try:
+            process.commit(message)
+        finally:
+            # Everybody will have it, also where the room crashed on it.
+            self._delivery.notify(process, message)
+            if "broadcast" in self._watching:
+                self._tell_broadcast(process, message)
 
     def publish(self, process: RoomProcess, draft: Draft, scope: bytes | None) -> Message:
         """Place a draft and let everybody have it; errors as `RoomProcess.publish`."""
