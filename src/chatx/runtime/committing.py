@@ -337,6 +337,9 @@ class Committing:
             self._transactions.release()
         elif self._one_at_a_time:
             await self._write(group)  # a task of its own would be two turns of the loop more for who waits
+            # Who was told just now and sends again at once goes with those who wait already, or both halves of them
+            # would wait for two commits each, for as long as they go on.
+            await asyncio.sleep(0)
         else:
             self._spawn(self._write(group), "chatx log, one transaction")
 
