@@ -86,8 +86,8 @@ class Rounds:
                 sys.exit(f"benchmarks: across the restart not everybody saw everything in order: {seen}")
             self._take(f"restart {store} seconds", seen["seconds"])
             self._take(f"restart {store} cpu_s", seen["cpu_s"])
-            opened = _python("benchmarks.log.opening", self._new(store), OPENED)
-            self._take(f"opening {store} seconds", opened["seconds"])
+        opened = _python("benchmarks.log.opening", self._new("sqlite"), OPENED)
+        self._take("opening sqlite seconds", opened["seconds"])
 
     def history(self) -> None:
         """Take pages of a short and of a long room."""

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from chatx import Blocked, Chat, ChatError, ConfigError, Draft, InvalidMessage, Message, RoomUnavailable
 from chatx.adapters.memory_log import MemoryLog
 from chatx.adapters.room_log import FENCED, Answer, Append, LogUnavailable, Opened
+from chatx.core.message import Position
 from chatx.gateway.session.gateway import Gateway
 from tests.gateway.fakes import Client
 from tests.virtual import virtual
@@ -115,6 +116,70 @@ async def test_many_rooms_share_one_transaction() -> None:
         log.gate.set()
         await asyncio.gather(first, *sends)
         assert [len(each) for each in log.appends] == [1, 64]
+
+
+@virtual
+async def test_who_is_told_and_sends_again_at_once_goes_with_those_who_wait() -> None:
+    log = Log()
+    async with chat_on(log, durability="stored") as chat:
+        await asyncio.gather(*(chat.send_message(f"r{each}", "ann", "open") for each in range(9)))
+        log.appends.clear()
+        log.gate.clear()
+
+        async def twice(room_id: str) -> None:
+            for content in ("once", "twice"):
+                await chat.send_message(room_id, "ann", content)
+
+        sending = [asyncio.ensure_future(twice("r0"))]
+        await turns()
+        sending += [asyncio.ensure_future(twice(f"r{each}")) for each in range(1, 9)]
+        await turns()
+        log.gate.set()
+        await asyncio.gather(*sending)
+        # Those of the first transaction are in the second one too, not each half in every other one.
+        assert [len(each) for each in log.appends] == [1, 9, 8]
+
+
+@virtual
+async def test_each_sender_waits_for_the_log_as_long_as_a_call_may_take_and_no_longer() -> None:
+    log = Log()
+    async with chat_on(log, durability="stored", adapter_timeout_ms=5000) as chat:
+        await chat.send_message("a", "ann", "first")
+        log.gate.clear()
+        loop = asyncio.get_running_loop()
+
+        async def refused_after(room_id: str) -> float:
+            began = loop.time()
+            with pytest.raises(RoomUnavailable):
+                await chat.send_message(room_id, "ann", "hi")
+            return loop.time() - began
+
+        waits = []
+        for room_id in ("a", "b", "a"):
+            waits.append(asyncio.ensure_future(refused_after(room_id)))
+            await asyncio.sleep(1)
+        assert await asyncio.gather(*waits) == pytest.approx([5.0, 5.0, 5.0], abs=0.01)
+        log.gate.set()
+        assert (await chat.send_message("a", "ann", "again")).stored
+
+
+@virtual
+async def test_a_stored_message_is_behind_an_earlier_one_of_its_user_that_waits_for_the_proof() -> None:
+    class Slow(Log):
+        async def unproven(self, room_id: str, term: int, head: Position, /) -> bool:
+            await self.taking.wait()
+            return await super().unproven(room_id, term, head)
+
+    log = Slow()
+    async with chat_on(log) as chat:
+        await chat.send_message("a", "ann", "0", durability="stored")
+        log.taking.clear()
+        sends = [asyncio.ensure_future(chat.send_message("a", "ann", "1"))]
+        await turns()
+        sends.append(asyncio.ensure_future(chat.send_message("a", "ann", "2", durability="stored")))
+        await turns()
+        log.taking.set()
+        assert [each.offset for each in await asyncio.gather(*sends)] == [2, 3]
 
 
 @virtual
