@@ -49,11 +49,13 @@ async def test_a_sender_has_one_message_under_way_and_goes_through_all_rooms() -
 
 def test_the_table_has_the_cells_that_were_measured() -> None:
     figures = {
-        f"sqlite 64 16 {kind} {name}": 1.0 for kind in ("chat", "hand") for name in ("per_second", "p50_ms", "p99_ms")
+        f"sqlite 64 16 {kind} {name}": 1.0
+        for kind in ("chat", "hand")
+        for name in ("per_second", "cpu_us", "p50_ms", "p99_ms")
     }
     assert (64, 16) in CELLS
     assert sends(figures).splitlines()[2:] == [
-        f"| {STORES['sqlite']} | 64 | 16 | 1 | 1 | 1.00, 1.00 ms | 1.00, 1.00 ms |"
+        f"| {STORES['sqlite']} | 64 | 16 | 1 | 1 | 1.0 µs | 1.0 µs | 1.00, 1.00 ms | 1.00, 1.00 ms |"
     ]
 
 

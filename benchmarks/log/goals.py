@@ -9,10 +9,15 @@ STORES = {"sqlite": "SQLite", "postgres": "PostgreSQL"}
 CELLS = ((1, 1), (1, 16), (1, 256), (64, 1), (64, 16), (64, 256))
 """(rooms, senders)."""
 
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
 GOALS = (
     *(
         Goal(
-            f"{name}, senders and rooms {senders}, {rooms}: stored sends a second, beside the rows by hand",
+            f"{name}, {_counted(senders, 'sender')}, {_counted(rooms, 'room')}: stored sends a second, beside by hand",
             f"{store} {rooms} {senders} ratio", None, 0.7, "{:.2f}×", least=True,
         )
         for store, name in STORES.items() for rooms, senders in CELLS
@@ -45,8 +50,8 @@ GOALS = (
 def sends(figures: Figures) -> str:
     """Return the table of stored sends, of those stores that were measured."""
     lines = [
-        "| store | rooms | senders | stored sends/s | by hand | p50, p99 | by hand p50, p99 |",
-        "|---|---|---|---|---|---|---|",
+        "| store | rooms | senders | stored sends/s | by hand | CPU each | by hand | p50, p99 | by hand |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for store, name in STORES.items():
         for rooms, senders in CELLS:
@@ -55,6 +60,7 @@ def sends(figures: Figures) -> str:
             if f"{kinds[0]} per_second" not in figures:
                 continue
             row += [f"{figures[f'{kind} per_second']:,.0f}" for kind in kinds]
+            row += [f"{figures[f'{kind} cpu_us']:.1f} µs" for kind in kinds]
             row += [f"{figures[f'{kind} p50_ms']:.2f}, {figures[f'{kind} p99_ms']:.2f} ms" for kind in kinds]
             lines.append(f"| {' | '.join(row)} |")
     return "\n".join(lines) + "\n" if len(lines) > 2 else ""
