@@ -7,11 +7,13 @@ from typing import Any
 
 from chatx import ChatError, Event
 from chatx.runtime.rooms import FENCED_S
+from tests.faults import Crashes
 from tests.interleavings.world import Chance
 from tests.nothing_lost.evidence import Reading, promise
 from tests.nothing_lost.world import ROOMS, Life, World
 
 READERS = 5
+CRASHES = ("publish: before", "publish: recorded only", "publish: after", "flush: before", "flush: after")
 CALM_S = 12.0
 """Longer than any backoff, and than a room that somebody else had is kept closed, in virtual seconds."""
 
@@ -125,6 +127,10 @@ async def weather(world: World, life: Life) -> None:
     chance = world.chances(f"{life.name} weather")
     while True:
         await asyncio.sleep(chance.upto(200) / 1000)
+        if world.crashes and chance.once_in(2):
+            place, room_id, times = chance.pick(CRASHES), chance.pick(ROOMS), chance.pick((1, 1, 2, 5))
+            world.note(room_id, "is to crash", place, times)
+            Crashes.planned += [(place, room_id)] * times
         match chance.pick(("down", "late", "late")):
             case "down":
                 world.note(life.name, "finds no log")
@@ -172,6 +178,7 @@ async def calm(world: World, life: Life) -> None:
     await asyncio.wait([weather_task])
     life.line.choose = lambda method: "ok"
     life.line.down = False
+    Crashes.planned = []
     await life.line.release()
     await asyncio.sleep(1)
     world.check()

@@ -12,11 +12,11 @@ from chatx.adapters.memory_log import MemoryLog
 from chatx.adapters.room_log import RoomLog
 from chatx.core.fanout import Subscriber
 from chatx.core.message import Draft, Entry, Position
-from chatx.core.room import Room
 from chatx.runtime.engine import Engine
 from chatx.testing import run_seeded
 from chatx.testing.faulty_log import Chance as Faults
 from chatx.testing.faulty_log import Fault, FaultyLog
+from tests.faults import Crashes, CrashingRoom
 from tests.interleavings.world import Chance
 from tests.nothing_lost.evidence import Evidence, Kept, Reading, Violation, promise
 
@@ -72,16 +72,19 @@ class Line(FaultyLog):
                 await asyncio.sleep(self._chance.upto(4) / 1000)
 
 
-class SeenRoom(Room):
-    """A room that tells the evidence what it lets everybody have."""
+class SeenRoom(CrashingRoom):
+    """A room that tells the evidence what it lets everybody have, and that crashes where it is told to."""
 
     __slots__ = ()
     life: Life
 
     def apply(self, entry: Entry) -> Sequence[tuple[Subscriber, BaseException]]:
-        answer = super().apply(entry)
-        self.life.world.told(self.life.applied, entry)
-        return answer
+        before = self.history.offset
+        try:
+            return super().apply(entry)
+        finally:
+            if self.history.offset > before:
+                self.life.world.told(self.life.applied, entry)
 
 
 class LifeChat(Chat):
@@ -122,7 +125,7 @@ class Life:
         self.chat = LifeChat(
             persistence=self.line,
             middlewares=(self._step,) if chance.once_in(3) else (),
-            durability="stored",
+            durability=world.durability,
             history_size=chance.pick((2, 256)),
             room_idle_ms=chance.pick((80, 60_000)),
             adapter_timeout_ms=int(TIMEOUT_S * 1000),
@@ -197,7 +200,11 @@ class World:
         self.broken: Violation | None = None
         self.room_class = room_class
         self.log = MemoryLog()
-        self.evidence = Evidence(stored_only={"vault"})
+        chance = self.chances("world")
+        # Where not everything is to be stored, a room that is opened while the log is away begins a new stream.
+        self.durability = chance.pick(("stored", "stored", "sequenced"))
+        self.crashes = chance.once_in(4)
+        self.evidence = Evidence(stored_only={"vault"} if self.durability == "stored" else ())
         self.pending: list[tuple[str, str, str, str, bool]] = []
         self.idle: list[Reading] = []
         self.readings: list[Reading] = []
@@ -290,6 +297,7 @@ Play = Callable[[World], Coroutine[Any, Any, None]]
 def run(seed: int, play: Play, room_class: type[SeenRoom] = SeenRoom) -> World:
     """Run the play of this seed; what it raises tells how to replay it, and what happened last."""
     world = World(seed, room_class)
+    Crashes.planned = []
     try:
         run_seeded(seed, play(world))
     except BaseException as error:

@@ -143,12 +143,14 @@ class Delivery:
         self._reserved -= 1
 
     def offer(self, process: RoomProcess, message: Message, scope: bytes | None) -> None:
-        """Take a message that was published in a room."""
+        """Take a message that was published in a room, and that persistence does not have yet."""
         if self._saving is not None:
             self._saving.unsaved.add(message)
         elif self.committing is not None:
             self.committing.owe(process, message, scope)
-        self.notify(process, message)
+        # Not by `notify`: this is on every message's way, and only what is stored has an outbox.
+        if self._notifying is not None:
+            self._notifying.offer(message, process.members)
 
     def notify(self, process: RoomProcess, message: Message) -> None:
         """Take a message that was published in a room, and that persistence has already."""
