@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
@@ -94,6 +94,34 @@ async def test_a_peer_that_takes_nothing_is_cut_off(shell: str, monkeypatch: pyt
         assert got.count(b"x" * 4000) < PAGE * PAGES
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("steadily", [False, True])
+@pytest.mark.parametrize("shell", SHELLS)
+async def test_a_server_that_stops_waits_for_no_peer_that_reads_slowly(shell: str, steadily: bool) -> None:
+    chat = Chat(rate_limit=RateLimit(1e9, 10**9))
+    async with AsyncExitStack() as serving:
+        port = await serving.enter_async_context(served(shell, chat))
+        async with opened(port, receive_buffer=4096) as (reader, writer):
+            writer.write(pushed("room:a", "phx_join"))
+            await next_frame(reader)
+            for _ in range(4 * PAGE):
+                await chat.send_message("a", "bob", "x" * 4000)
+            await asyncio.sleep(0)  # what was published in a turn is written at its end
+
+            got = []
+
+            async def read() -> None:
+                while piece := await reader.read(4000):
+                    got.append(piece)
+                    await asyncio.sleep(0.5)
+
+            reading = asyncio.create_task(read() if steadily else asyncio.sleep(100))
+            # It would take 100 s to read it all, and for ever not to.
+            await asyncio.wait_for(serving.aclose(), 60)
+            reading.cancel()
+            assert len(b"".join(got)) < 4 * PAGE * 4000
+
+
 class Taking(asyncio.Transport):
     """A transport whose peer takes so many bytes a second."""
 
@@ -179,10 +207,12 @@ async def test_behind_its_close_frame_uvicorn_waits_for_nobody_who_takes_next_to
     socket = AsgiSocket(at_once, 10**6, past, Taking(size, rate))
     socket.close(1012, "restarting")
     await socket.run()
+    parting = asyncio.create_task(socket.taken({}))
     await asyncio.sleep((aborted_after or 1000) - 0.1)
     assert not past.aborted
     await asyncio.sleep(3)
     assert past.aborted is (aborted_after is not None)
+    assert parting.done()
 
 
 async def test_only_a_transport_is_taken_for_one() -> None:

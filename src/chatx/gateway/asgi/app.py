@@ -32,11 +32,11 @@ from chatx.errors import AlreadyStarted, ChatError, ConfigError, WrongLoop
 from chatx.gateway.asgi.uvicorn import Uvicorn, uvicorn_of
 from chatx.gateway.entry.handshake import Authenticate, chosen_subprotocol, handshake_of
 from chatx.gateway.entry.refusal import Refused
-from chatx.gateway.entry.stopping import told_when_stopping
+from chatx.gateway.entry.stopping import bounded_when_stopping, told_when_stopping
 from chatx.gateway.longpoll.app import PATH, LongPoll
 from chatx.gateway.session.entrance import Client, Entrance
 from chatx.gateway.session.pace import Pace
-from chatx.gateway.session.progress import LOOKS, Progress, StallClock, transport_of, untaken
+from chatx.gateway.session.progress import LOOKS, Progress, taken_within, transport_of, untaken
 from chatx.gateway.session.session import Session
 from chatx.gateway.session.socket import Bundle
 from chatx.gateway.wire.bounds import CLOSING_S, IDLE_TIMEOUT_S
@@ -51,6 +51,9 @@ Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 WRITE_STALL_S = 10.0
 """Seconds in which a peer must take `LEAST_TAKEN` bytes of what is written, where that can be seen; else all of one
 write."""
+
+TAKEN_LOOK_S = 0.1
+"""Seconds between two looks at what a peer has left, whose socket has ended."""
 
 _UNAVAILABLE = 503
 
@@ -139,6 +142,7 @@ class ChatApp:
                     await self._serve(client, socket, accept, receive, send)
             finally:
                 place.end()
+            await socket.taken(scope)
         except Refused as refused:
             self._entrance.tell(refused, scope)
             await _refuse(scope, receive, send, refused.status)
@@ -310,7 +314,6 @@ class AsgiSocket:
                     code, reason = self._close
                     self._began = now()
                     await _close(self._send, code, reason)
-                    self._part()
                     return
         except (OSError, RuntimeError):
             # The peer is gone; servers say so in different ways. The session ends.
@@ -377,19 +380,24 @@ class AsgiSocket:
             if self._uvicorn is not None:
                 self._uvicorn.abort()
 
-    def _part(self) -> None:
-        """Cut the peer off where it does not take what is left: uvicorn closes behind that, without a bound."""
+    async def taken(self, scope: Scope) -> None:
+        """Wait until the peer has taken what was written, or cut it off: uvicorn closes behind that, without a bound.
+
+        It has as long as it gets on, within `CLOSING_S`, and `GRACE_S` from when the server begins to stop.
+        """
         uvicorn, transport = self._uvicorn, self._transport
-        if uvicorn is None or transport is None or not untaken(transport):
+        if uvicorn is None or transport is None or not transport.get_write_buffer_size():
             return
-
-        def give_up() -> None:
-            if untaken(transport):
-                uvicorn.abort()
-
-        progress = Progress(transport)
-        progress.look()
-        StallClock(progress, give_up, WRITE_STALL_S, self._ends - self._loop.time())
+        try:
+            async with (
+                asyncio.timeout(CLOSING_S),
+                bounded_when_stopping(scope),
+                taken_within(WRITE_STALL_S, transport),
+            ):
+                while transport.get_write_buffer_size():  # noqa: ASYNC110  # there is no event for it
+                    await asyncio.sleep(TAKEN_LOOK_S)
+        except TimeoutError:
+            uvicorn.abort()
 
 
 def _restart_of(scope: Scope, client: Client, socket: AsgiSocket) -> AbstractContextManager[None]:
