@@ -166,3 +166,67 @@ async def test_a_stream_that_another_chat_has_begun_since_a_room_was_opened_is_t
             second = await other.send_message("a", "bob", "2")
         assert (second.epoch, second.offset) == (first.epoch, 2)
         assert [each for each in seen if isinstance(each, Message | Gap)] == [first]
+
+
+@virtual
+async def test_a_key_that_only_the_log_knows_is_asked_for_although_nothing_has_to_be_awaited() -> None:
+    log = MemoryLog()
+    chat = chat_on(log, durability="stored")
+    await chat.start()
+    first = await chat.send_message("a", "ann", "hi", idempotency_key="k")
+    async with chat_on(FaultyLog(log, Script(look=["unavailable"]))) as again:
+        await again.send_message("a", "bob", "new")  # in a new stream, at once
+        repeat = await again.send_message("a", "ann", "hi", idempotency_key="k")
+        assert (repeat.id, repeat.duplicate) == (first.id, True)
+    assert contents(log, "a") == ["hi", "new"]
+    await chat.stop(drain_timeout_ms=1)
+
+
+@virtual
+async def test_a_key_under_which_another_chat_has_written_since_the_room_was_opened_answers() -> None:
+    log = MemoryLog()
+    line = FaultyLog(log, Script(append=["hang"]))
+    chat = chat_on(line)
+    await chat.start()
+    first = await chat.send_message("a", "ann", "hi", idempotency_key="k")
+    await asyncio.sleep(1)  # it is on its way to the log
+    async with chat_on(log) as again:
+        await again.join("a", "bob")
+        await line.release()
+        repeat = await again.send_message("a", "ann", "hi", idempotency_key="k")
+        assert (repeat.id, repeat.duplicate) == (first.id, True)
+    assert contents(log, "a") == ["hi"]
+    await chat.stop(drain_timeout_ms=1)
+
+
+@virtual
+async def test_a_room_whose_proof_another_chat_has_withdrawn_since_it_was_opened_is_not_gone_on_in() -> None:
+    log = MemoryLog()
+    async with chat_on(log, durability="stored") as before:
+        await before.send_message("a", "ann", "1")
+    slow = FaultyLog(log, Script(append=["hang"]))
+    async with chat_on(log) as other, chat_on(slow) as one:
+        await other.join("a", "bob")
+        shown = await one.send_message("a", "ann", "2")  # seen, and not in the log yet
+        with pytest.raises(RoomUnavailable):
+            await other.send_message("a", "bob", "3", durability="stored")
+        await slow.release()
+        await asyncio.sleep(FENCED_S)
+        later = await other.send_message("a", "bob", "3", durability="stored")
+        assert (later.epoch, later.offset) != (shown.epoch, shown.offset)
+
+
+@virtual
+async def test_a_batch_that_another_chat_has_gone_on_behind_is_acknowledged_and_then_the_room_is_theirs() -> None:
+    log = MemoryLog()
+    script = Script(append=["ok", "lost answer"], take_over=["ok", "unavailable", "unavailable"])
+    async with chat_on(FaultyLog(log, script), durability="stored") as chat:
+        await chat.send_message("a", "ann", "1")
+        sending = asyncio.ensure_future(chat.send_message("a", "ann", "2"))
+        await turns(30)
+        async with chat_on(log, durability="stored") as other:
+            assert (await other.send_message("a", "bob", "3")).offset == 3
+        assert (await sending).offset == 2
+        with pytest.raises(RoomUnavailable, match="somebody else's"):
+            await chat.send_message("a", "ann", "4")
+    assert contents(log, "a") == ["1", "2", "3"]
