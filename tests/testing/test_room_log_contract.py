@@ -245,9 +245,14 @@ class AppendsWithdraw(MemoryLog):
         return answer
 
 
+class AppendsNeverProve(MemoryLog):
+    def _appended(self, append: Append) -> Answer:
+        return super()._appended(replace(append, proven=append.proven and not append.after.offset))
+
+
 class EpochsBeginProven(MemoryLog):
     def _appended(self, append: Append) -> Answer:
-        return super()._appended(replace(append, proven=True))
+        return super()._appended(replace(append, proven=append.proven or not append.after.offset))
 
 
 class EpochsBeginUnproven(MemoryLog):
@@ -818,11 +823,12 @@ BROKEN: list[tuple[type[MemoryLog], str]] = [
     (ClosesNothing, "close_rooms under an earlier term is True"),
     (ClosesAllOrNone, "of which the second is fenced and the last is not there, answered"),
     (AnswersForThoseItClosed, "it must answer for each room that it is given"),
-    (AppendsProve, "an append proved the head again"),
+    (AppendsProve, "an append of proven=False proved the head again"),
+    (AppendsNeverProve, "within an epoch did not prove its head"),
     (AppendsWithdraw, "the head is not proven|withdrew the proof"),
     (EpochsBeginProven, "begins with an append of proven=False is proven"),
     (EpochsBeginUnproven, "is not proven"),
-    (TakesTheAppendsProof, "proved the head again|proved it"),
+    (TakesTheAppendsProof, "withdrew its proof"),
     (LosesHeads, "take_over answered the head None"),
     (OldestIsTheHead, "and the oldest 4 of a room that holds 1 to 4"),
     (LooksByTakingOver, "look answered the term"),

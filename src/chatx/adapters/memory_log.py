@@ -81,7 +81,8 @@ class MemoryLog(MemoryOutbox):
             return FENCED
         if append.after.epoch not in room.epochs:
             room.epochs[append.after.epoch] = {}
-            room.oldest, room.proven = 1, append.proven
+            room.oldest, room.proven = 1, False
+        room.proven = room.proven or append.proven
         for record in append.records[written:]:
             entry = record.entry
             room.epochs[entry.epoch][entry.offset] = record

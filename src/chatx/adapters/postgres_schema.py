@@ -92,7 +92,7 @@ WITH wanted AS MATERIALIZED (
     INSERT INTO chatx_streams (room_id, rank, epoch) SELECT room_id, rank, epoch FROM able WHERE begins
 ), moved AS (
     UPDATE chatx_rooms AS r SET rank = a.rank, epoch = a.epoch, head = a.head,
-        proven = CASE WHEN a.begins THEN a.proven ELSE r.proven END
+        proven = a.proven OR (r.proven AND NOT a.begins)
     FROM able AS a WHERE r.room_id = a.room_id
 ), added AS (
     INSERT INTO chatx_entries

@@ -81,8 +81,8 @@ class Append(Struct, frozen=True, gc=False):
         after: The head as its owner knows it. Another epoch than the log's, with offset 0, begins that epoch.
         records: At the places behind `after`, in order; at least one.
         durable: Whether it must survive a power cut; else the end of the process is enough.
-        proven: Where it begins an epoch: whether that begins with its head proven, since nobody sees an entry of it
-            that is not stored. Within an epoch the proof stays as it is.
+        proven: Whether the head that it makes is proven with it: all that was seen is stored then. Otherwise an epoch
+            that it begins is not proven, and within an epoch the proof stays as it is.
     """
 
     room_id: str

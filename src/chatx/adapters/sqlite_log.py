@@ -45,7 +45,8 @@ _KEYS = 'INSERT OR IGNORE INTO chatx_keys (room_id, user_id, key, rank, "offset"
 
 # Of rooms that are there; their other columns stay as they are.
 _HEADS = "INSERT INTO chatx_rooms (room_id, term, head, proven)"
-_MOVES = "ON CONFLICT (room_id) DO UPDATE SET head = excluded.head, writes = writes + 1"
+_MOVES = """ON CONFLICT (room_id) DO UPDATE SET head = excluded.head, proven = max(proven, excluded.proven),
+    writes = writes + 1"""
 
 # Values of one row times these are less than the 999 that older libraries of SQLite allow in one statement.
 _ROWS_AT_ONCE = 64
@@ -126,7 +127,7 @@ def append_all(db: sqlite3.Connection, appends: Sequence[Append]) -> list[Answer
                 if (term, epoch, head) == (each.term, *each.after) and misplaced(each) is None:
                     together[each.room_id] = rank, each
         if together:
-            _write(db, [(room_id, rank, each.records) for room_id, (rank, each) in together.items()])
+            _write(db, [(room_id, rank, each.records, each.proven) for room_id, (rank, each) in together.items()])
     except (*_OF_AN_ENTRY, sqlite3.IntegrityError):
         # It is one room's, and that one's answer has the reason.
         db.execute("ROLLBACK TO chatx_appends")
@@ -267,7 +268,7 @@ def _appended(db: sqlite3.Connection, wanted: Append) -> Answer:
     if again and not _are_there(db, room_id, rank, again):
         return FENCED
     if new:
-        _write(db, [(room_id, rank, new)])
+        _write(db, [(room_id, rank, new, wanted.proven)])
     else:
         db.execute("UPDATE chatx_rooms SET writes = writes + 1 WHERE room_id = ?", (room_id,))
     return None
@@ -296,9 +297,9 @@ def _rooms(db: sqlite3.Connection, room_ids: Sequence[str]) -> dict[str, tuple[A
     return found
 
 
-def _write(db: sqlite3.Connection, rooms: Sequence[tuple[str, int, Sequence[Record]]]) -> None:
-    """Write the records of rooms, each with its rank, behind their heads, and move the heads."""
-    placed = [(room_id, rank, each) for room_id, rank, records in rooms for each in records]
+def _write(db: sqlite3.Connection, rooms: Sequence[tuple[str, int, Sequence[Record], bool]]) -> None:
+    """Write the records of rooms, each with its rank, behind their heads, and move the heads; prove some."""
+    placed = [(room_id, rank, each) for room_id, rank, records, _ in rooms for each in records]
     _insert(
         db,
         f"INSERT {_ENTRIES}",
@@ -317,7 +318,9 @@ def _write(db: sqlite3.Connection, rooms: Sequence[tuple[str, int, Sequence[Reco
             (keyed[-1][-1] - KEYS_KEPT_MS, 2 * len(keyed)),
         )
     sqlite_outbox.keep(db, [(rank, each) for _, rank, each in placed])
-    _insert(db, _HEADS, [(room_id, 0, records[-1].entry.offset, 0) for room_id, _, records in rooms], _MOVES)
+    _insert(
+        db, _HEADS, [(room_id, 0, records[-1].entry.offset, proven) for room_id, _, records, proven in rooms], _MOVES
+    )
 
 
 def _insert(db: sqlite3.Connection, into: str, rows: Sequence[tuple[Any, ...]], otherwise: str = "") -> None:

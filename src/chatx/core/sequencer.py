@@ -77,11 +77,13 @@ class Flight(Struct, eq=False):
         after: The place that it follows.
         owed: Entries that everybody has.
         drafts: What nobody has seen, each with its message.
+        proves: Whether the log proves its head with it; for the caller.
     """
 
     after: Position
     owed: list[Owed]
     drafts: list[Waiting]
+    proves: bool = False
 
     @property
     def entries(self) -> list[tuple[Entry, bytes | None]]:

@@ -15,6 +15,8 @@ Rules:
    kept, in order, until the log takes it; at most `delivery_queue_limit` entries are, and then sends are refused.
 4. A room that somebody else has taken over is closed: what the log never got of it is a dead letter (`fenced`).
 5. Stopping writes what is left until the deadline; what is left then is a dead letter.
+6. Where a batch has drafts, all that was seen is in the log once it is: its head is proven with it, if nothing unstored
+   was said for `PROVEN_AGAIN_S`. What is proven is durable.
 """
 
 from __future__ import annotations
@@ -59,6 +61,10 @@ GROUP_ENTRIES = 2048
 
 REFUSED_S = 1.0
 """How long a room waits whose batch the log has answered to be wrong, in seconds."""
+
+PROVEN_AGAIN_S = 10.0
+"""How long nothing unstored must have been said in a room until a stored message proves its head again, in seconds. The
+next unstored one awaits that the proof is withdrawn, so it is not to be so each time where both are said."""
 
 SETTLING = 16
 """Rooms that are being settled at a time, at most."""
@@ -200,6 +206,7 @@ class Committing:
         """Take a message that everybody has."""
         sequencer = self._sequencer(process, Position(message.epoch, message.offset - 1))
         owed = sequencer.owe(message, scope)
+        process.unstored_at = self._loop.time()
         self.size += 1
         self.bytes += owed.weight
         self.drained.clear()
@@ -453,9 +460,15 @@ class Committing:
             Record(entry, None if scope is None else key_of(scope), self._notify(process, entry))
             for entry, scope in flight.entries
         )
-        durable = any(each.stored for each in flight.drafts)
+        stored = any(each.stored for each in flight.drafts)
+        # Nothing unstored is seen while drafts are in flight, and what is owed is ahead of them.
+        flight.proves = bool(flight.drafts) and (
+            not process.unstored_seen or (stored and self._loop.time() >= process.unstored_at + PROVEN_AGAIN_S)
+        )
+        # A power cut that took back entries and left the proof of the head before them would have places used again.
+        durable = stored or process.proven or flight.proves
         term = self._storage.term(process.room_id)
-        return Append(process.room_id, term or 0, flight.after, records, durable, not process.unstored_seen)
+        return Append(process.room_id, term or 0, flight.after, records, durable, flight.proves)
 
     def _notify(self, process: RoomProcess, entry: Entry) -> Recipients | None:
         if self.recipients is None or not isinstance(entry, Message) or not entry.stored:
@@ -471,8 +484,9 @@ class Committing:
         flight = sequencer.committed()
         self.saved += len(flight.owed) + len(flight.drafts)
         self._landed(flight)
-        if not flight.after.offset and not process.unstored_seen:
-            process.proven = True  # the epoch has begun in the log with this
+        if flight.proves:
+            process.proofs += 1
+            process.proven = True
         for waiting in flight.drafts:
             message, sender = waiting.message, waiting.sender
             if message is None:

@@ -70,6 +70,8 @@ class RoomProcess:
         crashes: How often the room has crashed.
         lanes: The sends under way that await something, and those that wait for them.
         goes_on: Whether the stream began in an earlier life.
+        proofs: How often an append has proven the head, in this life.
+        unstored_at: When something was seen last before it was stored (loop time).
         doubted: Whether the store did not say if it withdrew the proof, so that the end has to be recorded anyway.
         sequencer: What the room has for its log; None where it has none, or nothing yet.
         detour: Whether a message has to await something before it can be published here.
@@ -96,6 +98,8 @@ class RoomProcess:
         self.sequencer: Sequencer | None = None
         self.goes_on: bool = False
         self.doubted: bool = False
+        self.proofs: int = 0
+        self.unstored_at: float = 0.0
         self._began: Position = room.history.position
         self.chain_s: float = 0.05
         self._loop = loop

@@ -356,6 +356,7 @@ class Rooms:
     async def _withdraw(self, process: RoomProcess) -> bool:
         try:
             with process.held():
+                proofs = process.proofs
                 try:
                     done = await self._storage.mark_open(process.room_id, process.head)
                 except Lost:
@@ -370,7 +371,8 @@ class Rooms:
                     if process.subscribers or not process.blank or process.sequencer is not None:
                         return False
                     process.begin_anew(Position(new_epoch(), 0))
-                process.proven = False
+                # An append that has proven the head meanwhile may have come to the log behind this: then once more.
+                process.proven = process.proofs != proofs
                 return True
         finally:
             del self._withdrawals[process]
