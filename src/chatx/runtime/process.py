@@ -1,4 +1,4 @@
-"""One room as a process: its state, contained. A crash is an exception that escapes the room's own code.
+"""One room as a process: what changes its state, contained. A crash is an exception that escapes the room's own code.
 
 Rules:
 1. Whatever the room's code raises, the caller gets `RoomUnavailable` and other rooms never notice.
@@ -18,23 +18,12 @@ from contextlib import AbstractContextManager
 from typing import ParamSpec, Protocol, TypeVar
 
 from chatx.core.fanout import Callback, Subscriber
-from chatx.core.history import History
 from chatx.core.interrupts import from_signal
-from chatx.core.message import (
-    Draft,
-    Entry,
-    Event,
-    Message,
-    Position,
-    PresenceMeta,
-    Presences,
-    PresenceState,
-    Unrecovered,
-)
+from chatx.core.message import Draft, Entry, Event, Message, Position, PresenceMeta
 from chatx.core.room import Effects, Room
-from chatx.core.sequencer import Sequencer
 from chatx.errors import ChatError, RoomUnavailable, SubscriberFailed
 from chatx.runtime.lanes import Lanes
+from chatx.runtime.room_state import RoomState
 from chatx.runtime.totals import Totals
 from chatx.runtime.turn import Turn
 from chatx.telemetry import Telemetry
@@ -62,18 +51,16 @@ class Keeper(Protocol):
         ...
 
 
-class RoomProcess:
+class RoomProcess(RoomState):
     """One room, its supervisor, and the queue of each sender in it.
 
     Attributes:
-        room: The state; another object after a crash.
         crashes: How often the room has crashed.
         lanes: The sends under way that await something, and those that wait for them.
         goes_on: Whether the stream began in an earlier life.
         proofs: How often an append has proven the head, in this life.
         unstored_at: When something was seen last before it was stored (loop time).
         doubted: Whether the store did not say if it withdrew the proof, so that the end has to be recorded anyway.
-        sequencer: What the room has for its log; None where it has none, or nothing yet.
         detour: Whether a message has to await something before it can be published here.
         chain_s: About how long a message spends in the middlewares, in seconds; an estimate for `retry_after`.
     """
@@ -89,18 +76,15 @@ class RoomProcess:
         totals: Totals,
         proven: bool = False,
     ) -> None:
-        self.room_id: str = room.room_id
-        self.room: Room = room
+        super().__init__(room)
         self.crashes: int = 0
         self.lanes: Lanes = Lanes()
         self._proven = proven
         self.detour: bool = proven
-        self.sequencer: Sequencer | None = None
         self.goes_on: bool = False
         self.doubted: bool = False
         self.proofs: int = 0
         self.unstored_at: float = 0.0
-        self._began: Position = room.history.position
         self.chain_s: float = 0.05
         self._loop = loop
         self._turn = turn
@@ -115,16 +99,6 @@ class RoomProcess:
         self._holders = 0  # who is about to use it, and must find it here
 
     @property
-    def head(self) -> Position:
-        """The place of the newest message in the stream."""
-        return self.room.history.position
-
-    @property
-    def stored_to(self) -> Position:
-        """The place up to which the log has the stream, where the room has a log."""
-        return self.head if self.sequencer is None else self.sequencer.stored_to
-
-    @property
     def proven(self) -> bool:
         """Whether the store may still prove the head of the stream; nothing unstored is seen before it does not."""
         return self._proven
@@ -133,47 +107,6 @@ class RoomProcess:
     def proven(self, proven: bool) -> None:
         self._proven = proven
         self.update_detour()
-
-    @property
-    def unstored_seen(self) -> bool:
-        """Whether anything was seen in this life before the log had it."""
-        return self.sequencer is not None and self.sequencer.unstored_seen
-
-    @property
-    def offset(self) -> int:
-        """The offset of the newest message in the stream; 0 where there is none."""
-        return self.room.history.offset
-
-    @property
-    def oldest(self) -> int:
-        """The offset of the oldest entry in memory, what is owed to the log included; one past the head for none."""
-        behind = 0 if self.sequencer is None else self.sequencer.behind
-        return min(self.room.history.start, self.offset + 1 - behind)
-
-    @property
-    def blank(self) -> bool:
-        """Whether nothing was published in this life of the room."""
-        return self.room.history.offset == self._began.offset
-
-    @property
-    def members(self) -> tuple[str, ...]:
-        """The users in the room, in the order of their coming."""
-        return self.room.presence.users()
-
-    @property
-    def members_count(self) -> int:
-        """How many users are in the room."""
-        return len(self.room.presence)
-
-    @property
-    def subscribers(self) -> int:
-        """How many subscribers the room has."""
-        return len(self.room.fanout.subscribers)
-
-    @property
-    def admitted(self) -> int:
-        """Messages admitted and not yet sequenced or refused."""
-        return self.room.admitted
 
     def admit(self) -> None:
         """Count a message as admitted; `release` follows, whatever becomes of it."""
@@ -189,61 +122,10 @@ class RoomProcess:
         if self.idle:
             self._keeper.fell_idle(self)
 
-    def presences(self) -> Presences:
-        """Return who is in the room, as a copy."""
-        return self.room.presence.snapshot()
-
-    def first_presences(self, limit: int) -> Presences:
-        """Return those who came first into the room, as a copy of at most so many memberships."""
-        return self.room.presence.first(limit)
-
-    def state(self) -> PresenceState:
-        """Return who is in the room, as the event that a reader of presence gets first. The caller settles first."""
-        return self.room.state()
-
-    def newest(self, limit: int) -> list[Entry]:
-        """Return the newest entries in memory, oldest first, at most `limit`."""
-        head = self.head
-        return self.before(Position(head.epoch, head.offset + 1), limit)
-
-    def at(self, place: Position) -> Entry | None:
-        """Return the entry at a place, or None where memory does not have it."""
-        entry = self.room.history.at(place)
-        if entry is None and self.sequencer is not None and place.epoch == self.head.epoch:
-            # It may be owed to the log, beyond what the history keeps.
-            entry = next(iter(self.sequencer.owed_from(place.offset, 1)), None)
-        return entry if entry is not None and entry.offset == place.offset else None
-
-    def before(self, place: Position, limit: int) -> list[Entry]:
-        """Return the newest entries in memory ahead of a place, oldest first, at most `limit`."""
-        if place.epoch != self.head.epoch:
-            return []
-        found = self.room.history.before(place.offset, limit)
-        if len(found) < limit and self.sequencer is not None:
-            # More may be owed to the log than the history keeps.
-            end = found[0].offset if found else min(place.offset, self.offset + 1)
-            first = max(self.oldest, end - limit + len(found))
-            if first < end:
-                return self.sequencer.owed_from(first, end - first) + found
-        return found
-
-    def after(self, place: Position, limit: int) -> list[Entry] | Unrecovered:
-        """Return every entry after a place, as `History.after`."""
-        return self.room.history.after(place, limit)
-
-    def page(self, place: Position, most: int) -> list[Entry] | Unrecovered:
-        """Return the oldest entries in memory after a place, as `History.page`."""
-        found = self.room.history.page(place, most)
-        if found == "too_old" and self.sequencer is not None and place.offset + 1 >= self.oldest:
-            return self.sequencer.owed_from(place.offset + 1, most)
-        return found
-
     def begin_anew(self, position: Position) -> None:
         """Go on in another stream. Nothing was published in this life, nobody reads it, and nothing waits for a log."""
-        self.room.history = History(self.room.history.size, position)
-        self._began = position
+        self._begin_stream(position)
         self.goes_on = False
-        self.sequencer = None
         self.update_detour()
 
     def update_detour(self) -> None:
@@ -389,10 +271,6 @@ class RoomProcess:
         while self._error is None and self.room.unflushed:
             self.flush()
 
-    def holds(self, subscriber: Subscriber) -> bool:
-        """Return whether the room has the subscriber, live or not."""
-        return subscriber in self.room.fanout.subscribers
-
     def replay(self, subscriber: Subscriber, callback: Callback, events: deque[Event]) -> None:
         """Give the events to a subscriber's callback, and take each out of the deque; a callback that raises is out."""
         try:
@@ -446,8 +324,7 @@ class RoomProcess:
         often = len(self._recent) > RESTARTS and now - self._recent[0] <= RESTART_WINDOW_S
         if not often:
             try:
-                self.room, effects = self.room.rebuilt()
-                self._report(effects)
+                self._report(self._rebuild())
             except Exception:
                 logger.exception(
                     "Room %r could not be rebuilt and is closed.",
