@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from chatx import Chat, ChatError, Message, RoomUnavailable
+from chatx import Chat, ChatError, Message, RoomOverloaded, RoomUnavailable
 from chatx.adapters.memory_log import MemoryLog
 from chatx.adapters.room_log import Answer, Append, Found, LogUnavailable, Opened
 from chatx.core.message import Position
+from chatx.runtime import delivery
 from chatx.testing.faulty_log import FaultyLog, Script
 from tests.faults import CrashingChat
 from tests.virtual import turns, virtual
@@ -538,3 +539,65 @@ class Recording(Gated):
     async def append(self, appends: Sequence[Append], /) -> Sequence[Answer]:
         self.appended += appends
         return await super().append(appends)
+
+
+@virtual
+async def test_what_waits_for_a_commit_is_bounded_in_bytes_and_counted_out_however_it_ends() -> None:
+    log = Gated()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(delivery, "SAVING_BYTES", 20_000)
+        async with chat_on(log, durability="stored", adapter_timeout_ms=500) as chat:
+            committing = chat.engine.delivery.committing
+            assert committing is not None
+            await chat.send_message("a", "ann", "first")
+            ends: list[Any] = []
+            for fails in (False, True):
+                log.gate.clear()
+                log.fails = fails
+                sends = [
+                    asyncio.ensure_future(
+                        chat.send_message(f"r{n % 2}", f"u{n}", "x" * 4000, durability="sequenced" if n > 3 else None)
+                    )
+                    for n in range(5)
+                ]
+                await turns(30)
+                with pytest.raises(RoomOverloaded, match="wait to be saved"):
+                    await chat.send_message("a", "ann", "x")
+                sends[2].cancel()
+                await turns(30)
+                log.gate.set()
+                ends += await asyncio.gather(*sends, return_exceptions=True)
+                await asyncio.sleep(5)
+                log.fails = False
+                await asyncio.sleep(10)
+                assert committing.bytes == committing.size == 0
+            log.gate.clear()
+            sends = [asyncio.ensure_future(chat.send_message("a", f"u{n}", "x" * 4000)) for n in range(3)]
+            await asyncio.wait(sends)
+            await turns(30)
+            log.gate.set()
+            await asyncio.sleep(5)
+            assert committing.bytes == 0
+            kinds = {type(each) for each in ends}
+            assert kinds == {Message, asyncio.CancelledError, RoomUnavailable}
+
+
+@virtual
+async def test_what_nobody_waits_for_is_written_however_many_rooms_somebody_waits_for() -> None:
+    log = Gated()
+    async with chat_on(log) as chat:
+        over = False
+
+        async def keeps_sending(room: str) -> None:
+            while not over:
+                await chat.send_message(room, "ann", "x", durability="stored")
+
+        sending = [asyncio.ensure_future(keeps_sending(f"busy {each}")) for each in range(600)]
+        await turns(50)
+        await chat.send_message("quiet", "ann", "hi")
+        for _ in range(60):
+            await turns(10)
+        kept = [each.entry.content for each in log.records("quiet")]
+        over = True
+        await asyncio.gather(*sending)
+        assert kept == ["hi"]

@@ -56,6 +56,9 @@ logger: logging.Logger = logging.getLogger("chatx")
 GROUP_ROOMS = 256
 """Rooms in one transaction, at most."""
 
+OWING_ROOMS = 64
+"""Rooms of these that are kept for what nobody waits for, where there is some, or it would wait for ever under load."""
+
 GROUP_ENTRIES = 2048
 """Entries in one transaction beyond which no further room is added to it."""
 
@@ -94,7 +97,7 @@ class Committing:
 
     Attributes:
         size: Entries that everybody has and the log does not.
-        bytes: What they weigh.
+        bytes: What they weigh, and the drafts that wait for the log.
         saved: Entries committed so far.
         retried: Batches that failed and were tried again, so far.
         drained: Set when the log has everything.
@@ -225,6 +228,7 @@ class Committing:
         weight = len(draft.content.encode()) + (0 if draft.data is None else draft.data.weight) + _WEIGHT
         waiting = Waiting(draft, scope, stored, self._loop.create_future(), weight)
         sequencer.submit(waiting)
+        self.bytes += weight
         if not noted:
             self._note(process, sequencer)
         return waiting
@@ -371,8 +375,12 @@ class Committing:
             raise RuntimeError("Nobody places what is to be written.")
         group: list[tuple[RoomProcess, Flight]] = []
         entries = 0
-        for queue in (self._urgent, self._owing):
-            while queue and len(group) < GROUP_ROOMS and entries < GROUP_ENTRIES:
+        kept = min(OWING_ROOMS, len(self._owing))
+        for queue, rooms, most in (
+            (self._urgent, GROUP_ROOMS - kept, GROUP_ENTRIES - GROUP_ENTRIES // GROUP_ROOMS * kept),
+            (self._owing, GROUP_ROOMS, GROUP_ENTRIES),
+        ):
+            while queue and len(group) < rooms and entries < most:
                 process = next(iter(queue))
                 del queue[process]
                 sequencer = process.sequencer
@@ -489,6 +497,7 @@ class Committing:
             process.proven = True
         for waiting in flight.drafts:
             message, sender = waiting.message, waiting.sender
+            self.bytes -= waiting.weight
             if message is None:
                 continue
             try:
@@ -510,7 +519,8 @@ class Committing:
             "The store could not take this, so nothing was sent; send again later.", retry_after=self.retry_after
         )
         for waiting in flight.drafts:
-            if waiting.stored:
+            if waiting.over:
+                self.bytes -= waiting.weight
                 _tell(waiting.sender, error)
         self._go_on(process)
 
@@ -534,6 +544,7 @@ class Committing:
         # A proof that stands must be withdrawn before anything unstored is seen: then they go with the next batch.
         while not process.proven and (waiting := sequencer.next_free()) is not None:
             sender = waiting.sender
+            self.bytes -= waiting.weight
             if sender.done():
                 continue  # nobody waits for it any more, and nobody has it
             try:
@@ -619,6 +630,7 @@ class Committing:
                 self._letters.add(DeadLetter(each.entry, "persistence", None, 0, reason))
         self._no_longer_owed(owed)
         for one in waiting:
+            self.bytes -= one.weight
             _tell(one.sender, error)
         self._urgent.pop(process, None)
         self._owing.pop(process, None)
@@ -687,6 +699,7 @@ class Committing:
         sequencer = process.sequencer
         if sequencer is None or not sequencer.withdraw(waiting):
             return False
+        self.bytes -= waiting.weight
         self._go_on(process)
         return True
 

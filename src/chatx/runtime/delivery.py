@@ -1,7 +1,8 @@
 """What a room hands its messages to: one way to persistence, one to the notifier, and neither waits for the other.
 
 Rules:
-1. At most `limit` messages, and `SAVING_BYTES`, wait to be saved; beyond that sends are refused. Nothing is dropped.
+1. At most `limit` messages, and `SAVING_BYTES`, wait to be saved, those that wait for a commit included; beyond that
+   sends are refused. Nothing is dropped.
 2. The notifier has bounds of its own, and no send is refused for it. Of what is stored it is told from the log's
    outbox, where the log has one.
 3. Stopping delivers what is left until the deadline; what is left then is a dead letter.
