@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict, deque
-from collections.abc import Callable
 from threading import get_ident
 from typing import Literal
 
@@ -16,7 +15,7 @@ from chatx.config import DURABILITIES, ChatConfig
 from chatx.core.message import Draft, Message, Position, Unrecovered
 from chatx.core.room import Room
 from chatx.core.validation import valid_id
-from chatx.errors import AdapterError, ChatError, Closed, ConfigError, InvalidMessage, Revoked, WrongLoop
+from chatx.errors import AdapterError, ChatError, Closed, ConfigError, InvalidMessage, Revoked
 from chatx.runtime.catchup import (
     PAGE_MESSAGES,
     Missed,
@@ -31,6 +30,7 @@ from chatx.runtime.dead_letters import DeadLetter
 from chatx.runtime.delivery import Delivery
 from chatx.runtime.history import messages_after, messages_before
 from chatx.runtime.log_storage import LogStorage
+from chatx.runtime.own_loop import OwnLoop
 from chatx.runtime.process import RoomProcess
 from chatx.runtime.readers import Readers, Revocable
 from chatx.runtime.rooms import Rooms
@@ -58,12 +58,11 @@ GRACE_S = 0.1
 """Seconds for what ends quickly, where the time of a drain is over."""
 
 
-class Engine:
+class Engine(OwnLoop):
     """One running chat on one event loop. Built by `Chat.start`, never used again after `stop`.
 
     Attributes:
         open: Whether the chat takes new work.
-        thread: The thread that the chat was started in, as `get_ident` has it.
         consumers: The readers of mailboxes and sockets; told when the chat stops.
         callbacks: Subscriptions of users that have no mailbox.
         page_messages: Messages in one page of what a reader missed: in content, at most what its mailbox holds.
@@ -79,10 +78,9 @@ class Engine:
         *,
         room_class: type[Room] = Room,
     ) -> None:
+        super().__init__()
         self.config = config
         self.telemetry = telemetry
-        self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
-        self.thread: int = get_ident()
         self.turn: Turn = Turn(self.loop)
         self.boundary: Boundary = Boundary(config.adapter_timeout_ms, telemetry)
         self.storage: Storage = (LogStorage if is_log(config.persistence) else Storage)(
@@ -143,40 +141,6 @@ class Engine:
         """Raise `Closed` unless the chat takes work."""
         if not self.open:
             raise Closed("The chat is stopping; start it again before using it.")
-
-    @property
-    def here(self) -> bool:
-        """Whether this is called on the chat's own event loop, or in its thread while no loop runs there."""
-        # What runs in this thread runs on this loop if that runs at all. The rest costs a system call on Python 3.11.
-        if get_ident() != self.thread:
-            return False
-        return self.loop.is_running() or asyncio._get_running_loop() in (None, self.loop)
-
-    def check_here(self) -> None:
-        """Raise `WrongLoop` unless this is called where the chat runs: nothing here is locked, nobody would wake up."""
-        if not self.here:
-            raise WrongLoop(
-                "This was called in another thread or event loop than the chat was started on, so nothing was done. "
-                "In a plain `def` endpoint call anyio.from_thread.run(chat.send_message, room_id, user_id, content); "
-                "in another thread asyncio.run_coroutine_threadsafe(chat.send_message(...), loop).result(), where loop "
-                "is the one that the chat was started on."
-                + (
-                    " That loop is closed, and the chat was not stopped before: make another Chat, and let `async with "
-                    "chat` stop it."
-                    if self.loop.is_closed()
-                    else ""
-                )
-            )
-
-    def end_here(self, end: Callable[[], object]) -> bool:
-        """Return True where the caller is to end something itself; else have the chat's loop call `end` soon."""
-        if self.here or not self.loop.is_running():
-            return True
-        try:
-            self.loop.call_soon_threadsafe(end)
-        except RuntimeError:  # it was closed meanwhile: nobody is left to tell
-            return True
-        return False
 
     def _connect_log(self) -> None:
         """Let the way to the log and what is on either side of it know each other."""
