@@ -24,11 +24,10 @@ from chatx.runtime.catchup import (
     missed_in_memory,
     next_page,
     page_in_memory,
-    position_of,
 )
 from chatx.runtime.dead_letters import DeadLetter
 from chatx.runtime.delivery import Delivery
-from chatx.runtime.history import messages_after, messages_before
+from chatx.runtime.history import checked_places, messages_after, messages_before
 from chatx.runtime.log_storage import LogStorage
 from chatx.runtime.own_loop import OwnLoop
 from chatx.runtime.process import RoomProcess
@@ -46,9 +45,6 @@ logger: logging.Logger = logging.getLogger("chatx")
 EXPIRED_AT_ONCE = 20_000
 """Token buckets and idempotency keys let go of in one sweep, at most; the rest go in the next."""
 
-
-HISTORY_AT_ONCE = 10_000
-"""The most messages that one call of `Chat.history` returns."""
 
 REVOKED_KEPT = 10_000
 """Revoked users remembered, for what was under way when they were revoked; it all ends within some adapter timeouts."""
@@ -352,11 +348,7 @@ class Engine(OwnLoop):
         """Return messages ahead of a place or behind it; errors as `Chat.history`."""
         self.check_open()
         valid_id(room_id, "room_id")
-        if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= HISTORY_AT_ONCE:
-            raise InvalidMessage(f"limit is {limit!r}; give a whole number of messages from 1 to {HISTORY_AT_ONCE}.")
-        ahead, behind = position_of(before, "before"), position_of(after, "after")
-        if ahead is not None and behind is not None:
-            raise InvalidMessage("before and after are both given; give one of them.")
+        ahead, behind = checked_places(before, after, limit)
         committing = self.delivery.committing
 
         def find() -> RoomProcess | None:

@@ -13,12 +13,30 @@ from collections import deque
 from collections.abc import Callable
 
 from chatx.core.message import Entry, Message, Position
-from chatx.errors import EpochChanged, TooOld
+from chatx.errors import EpochChanged, InvalidMessage, TooOld
+from chatx.runtime.catchup import position_of
 from chatx.runtime.process import RoomProcess
 from chatx.runtime.storage import Storage
 
 Find = Callable[[], RoomProcess | None]
 """Returns the room as it is in memory now, or None where it is not."""
+
+HISTORY_AT_ONCE = 10_000
+"""The most messages that one call of `Chat.history` returns."""
+
+
+def checked_places(before: object, after: object, limit: object) -> tuple[Position | None, Position | None]:
+    """Return the places that history is asked for ahead of and behind, one of them at most.
+
+    Raises:
+        InvalidMessage: A place or the limit is not valid, or both places are given.
+    """
+    if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= HISTORY_AT_ONCE:
+        raise InvalidMessage(f"limit is {limit!r}; give a whole number of messages from 1 to {HISTORY_AT_ONCE}.")
+    ahead, behind = position_of(before, "before"), position_of(after, "after")
+    if ahead is not None and behind is not None:
+        raise InvalidMessage("before and after are both given; give one of them.")
+    return ahead, behind
 
 
 async def messages_before(
