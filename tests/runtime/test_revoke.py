@@ -167,9 +167,9 @@ async def test_revoking_nobody_an_id_that_is_none_or_on_a_stopped_chat() -> None
 
 @virtual
 async def test_revocations_are_remembered_only_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("chatx.runtime.engine.REVOKED_KEPT", 100)
+    monkeypatch.setattr("chatx.runtime.revocations.REVOKED_KEPT", 100)
     async with Chat() as chat:
         for number in range(500):
             await chat.revoke(f"user{number}")
-        assert len(chat.engine._revoked) == 100
-        assert list(chat.engine._revoked)[-1] == "user499"
+        assert len(chat.engine.revocations._revoked) == 100
+        assert list(chat.engine.revocations._revoked)[-1] == "user499"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict, deque
+from collections import deque
 from threading import get_ident
 from typing import Literal
 
@@ -32,6 +32,7 @@ from chatx.runtime.log_storage import LogStorage
 from chatx.runtime.own_loop import OwnLoop
 from chatx.runtime.process import RoomProcess
 from chatx.runtime.readers import Readers, Revocable
+from chatx.runtime.revocations import Revocations
 from chatx.runtime.rooms import Rooms
 from chatx.runtime.sending import Sending
 from chatx.runtime.steps import guard_of
@@ -44,11 +45,6 @@ logger: logging.Logger = logging.getLogger("chatx")
 
 EXPIRED_AT_ONCE = 20_000
 """Token buckets and idempotency keys let go of in one sweep, at most; the rest go in the next."""
-
-
-REVOKED_KEPT = 10_000
-"""Revoked users remembered, for what was under way when they were revoked; it all ends within some adapter timeouts."""
-
 
 GRACE_S = 0.1
 """Seconds for what ends quickly, where the time of a drain is over."""
@@ -63,7 +59,7 @@ class Engine(OwnLoop):
         callbacks: Subscriptions of users that have no mailbox.
         page_messages: Messages in one page of what a reader missed: in content, at most what its mailbox holds.
         trimming: The worker that keeps the log within its retention.
-        revocations: How often a user was revoked; see `check_not_revoked`.
+        revocations: Who was revoked just now.
     """
 
     def __init__(
@@ -117,8 +113,7 @@ class Engine(OwnLoop):
         self.consumers: Readers = Readers()
         self.callbacks: dict[Revocable, None] = {}
         self.page_messages: int = max(1, min(PAGE_MESSAGES, config.mailbox_bytes // config.message_size_limit))
-        self.revocations: int = 0
-        self._revoked: OrderedDict[str, int] = OrderedDict()
+        self.revocations: Revocations = Revocations()
         self.open: bool = True
         self._sending = 0
         self._quiet = asyncio.Event()
@@ -254,11 +249,11 @@ class Engine(OwnLoop):
         self.check_open()
         valid_id(room_id, "room_id")
         valid_id(user_id, "user_id")
-        since = self.revocations
+        since = self.revocations.count
         if self._auth is not None:
             await self.authorize(user_id, room_id, action)
         process = self.rooms.at_once(room_id) or await self.room(room_id, at_a_place=at_a_place)
-        self.check_not_revoked(user_id, since)
+        self.revocations.check(user_id, since)
         return process
 
     def revoke(self, user_id: str) -> int:
@@ -268,25 +263,12 @@ class Engine(OwnLoop):
         """
         self.check_open()
         valid_id(user_id, "user_id")
-        self.revocations += 1
-        self._revoked[user_id] = self.revocations
-        self._revoked.move_to_end(user_id)
-        if len(self._revoked) > REVOKED_KEPT:
-            self._revoked.popitem(last=False)
+        self.revocations.add(user_id)
         error = Revoked()
         held = [each for each in (*self.consumers, *self.callbacks) if each.user_id == user_id]
         for each in held:
             each.cut(error)
         return len(held) + sum(process.leave_plain(user_id) for process in self.rooms)
-
-    def check_not_revoked(self, user_id: str, since: int) -> None:
-        """Raise `Revoked` if the user was revoked since `revocations` was this.
-
-        Whoever asks on a user's behalf notes `revocations` before it awaits: a revocation that comes meanwhile undoes
-        what was allowed.
-        """
-        if self._revoked.get(user_id, 0) > since:
-            raise Revoked
 
     async def room(self, room_id: str, *, at_a_place: bool = False) -> RoomProcess:
         """Return the room, begun if need be; the caller holds on to it before it awaits anything.

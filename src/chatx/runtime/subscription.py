@@ -216,8 +216,8 @@ async def _reader(
     if user_id is None:
         return await engine.reader(room_id, position)
     valid_id(user_id, "user_id")
-    since = engine.revocations
+    since = engine.revocations.count
     await engine.authorize(user_id, room_id, "subscribe")
     reader = await engine.reader(room_id, position)
-    engine.check_not_revoked(user_id, since)
+    engine.revocations.check(user_id, since)
     return reader

@@ -37,7 +37,7 @@ async def identify(engine: Engine, authenticate: Authenticate, handshake: Handsh
         NotIdentified: `authenticate` said no, failed, hung or answered wrongly, or the identity has expired.
         Closed: The chat is not running any more.
     """
-    since = engine.revocations
+    since = engine.revocations.count
     answer = await _asked(engine, authenticate, handshake)
     engine.check_open()
     identity = _identity(answer)
@@ -60,7 +60,7 @@ def check_in_force(engine: Engine, identity: Identity, since: int) -> None:
     user_id, until = identity.user_id, identity.expires_at
     try:
         # What was answered may be older than the revocation.
-        engine.check_not_revoked(user_id, since)
+        engine.revocations.check(user_id, since)
     except Revoked as error:
         raise NotIdentified(
             "revoked", f"the user {user_id!r} was revoked while they came in.", error.again(), user_id

@@ -150,7 +150,7 @@ class Entrance:
         except ValueError as error:
             raise Refused(403, "version", str(error)) from None
         engine = gateway.engine
-        since = engine.revocations
+        since = engine.revocations.count
         try:
             async with asyncio.timeout(None) as patience:
                 place.occupy(_Asking(patience))
