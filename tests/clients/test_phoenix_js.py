@@ -15,6 +15,7 @@ from chatx.gateway.entry.handshake import Handshake
 from tests.clients.peers import OpenPeer, Peer
 from tests.gateway.real_client import until
 from tests.gateway.servers import SHELLS, served
+from tests.limits import UNLIMITED
 
 pytestmark = [
     pytest.mark.process,
@@ -22,7 +23,6 @@ pytestmark = [
     pytest.mark.parametrize("shell", SHELLS),
 ]
 
-UNLIMITED = RateLimit(messages_per_sec=1e6, burst=10**6)
 # The client encodes it with `btoa`, whose alphabet is not that of URLs: this one has a plus sign in it.
 TOKEN = "so~secret"
 

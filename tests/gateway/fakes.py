@@ -11,7 +11,7 @@ from chatx.config import ChatConfig
 from chatx.core.message import Entry
 from chatx.core.room import Room
 from chatx.gateway.asgi.app import ChatApp
-from chatx.gateway.entry.handshake import Identity
+from chatx.gateway.entry.handshake import Handshake, Identity
 from chatx.gateway.session.gateway import Gateway
 from chatx.gateway.session.session import Session
 from chatx.gateway.session.socket import Bundle
@@ -279,3 +279,8 @@ async def settle() -> None:
 def chatx_tasks() -> list[asyncio.Task[Any]]:
     """Return the tasks of a session or a socket that are alive."""
     return [task for task in asyncio.all_tasks() if task.get_name().startswith(("chatx session", "chatx socket"))]
+
+
+def by_name(handshake: Handshake) -> str | None:
+    """Return the user whom a handshake names by its parameter `user`."""
+    return handshake.params.get("user")

@@ -12,20 +12,14 @@ from typing import Any
 import pytest
 
 from chatx.chat import Chat
-from chatx.core.rate_limit import RateLimit
 from chatx.errors import ConfigError, Unauthorized
 from chatx.gateway.asgi.app import WRITE_STALL_S, AsgiSocket, ChatApp
 from chatx.gateway.entry.handshake import Handshake
 from chatx.gateway.session.socket import Bundle
 from chatx.gateway.wire.bounds import ANSWER_S, PENDING_PUSHES
-from tests.gateway.fakes import FakeServer, chatx_tasks, settle
+from tests.gateway.fakes import FakeServer, by_name, chatx_tasks, settle
+from tests.limits import UNLIMITED
 from tests.virtual import virtual
-
-UNLIMITED = RateLimit(messages_per_sec=1e6, burst=10**6)
-
-
-def by_name(handshake: Handshake) -> str | None:
-    return handshake.params.get("user")
 
 
 @asynccontextmanager

@@ -10,19 +10,13 @@ from typing import Any
 import pytest
 
 from chatx.chat import Chat
-from chatx.core.rate_limit import RateLimit
 from chatx.gateway.asgi.app import ChatApp
 from chatx.gateway.entry.admission import PENDING_HANDSHAKES
 from chatx.gateway.entry.handshake import Handshake
 from chatx.gateway.session.gateway import Gateway
-from tests.gateway.fakes import Client, FakeServer, chatx_tasks, settle
+from tests.gateway.fakes import Client, FakeServer, by_name, chatx_tasks, settle
+from tests.limits import UNLIMITED
 from tests.virtual import virtual
-
-UNLIMITED = RateLimit(messages_per_sec=1e6, burst=10**6)
-
-
-def by_name(handshake: Handshake) -> str | None:
-    return handshake.params.get("user")
 
 
 @asynccontextmanager

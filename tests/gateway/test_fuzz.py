@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from chatx import Chat, RateLimit
+from chatx import Chat
 from chatx.gateway.session.gateway import Gateway
 from tests.gateway import hostile
 from tests.gateway.fakes import Client, chatx_tasks, settle
+from tests.limits import UNLIMITED
 from tests.virtual import virtual
 
-UNLIMITED = RateLimit(messages_per_sec=1e6, burst=10**6)
 MESSAGES = 50_000 if os.environ.get("TEST_LONG") else 5_000
 SEEDS = 5
 AT_ONCE = 6

@@ -18,13 +18,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from chatx.chat import Chat
 from chatx.core.message import Event, Message
-from chatx.core.rate_limit import RateLimit
 from chatx.gateway.session.gateway import Gateway
 from chatx.gateway.wire.frames import Version
 from chatx.gateway.wire.transitions import State
 from chatx.testing import VirtualLoop
 from tests.gateway.fakes import Client, chatx_tasks
 from tests.gateway.phoenix_peer import Received, raw_frame
+from tests.limits import UNLIMITED
 
 ROOMS = ["a", "b"]
 TOPICS = [*(f"room:{room}" for room in ROOMS), "lobby"]
@@ -34,7 +34,6 @@ HISTORY = 8
 topics = st.sampled_from(["room:a", "room:a", "room:a", *TOPICS])
 wires = st.sampled_from([0, 0, 0, *range(len(WIRES))])
 few = st.sampled_from([0, 0, 1, 2])
-UNLIMITED = RateLimit(messages_per_sec=1e9, burst=10**9)
 
 
 class Doorkeeper:

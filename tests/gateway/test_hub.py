@@ -12,16 +12,15 @@ from hypothesis import strategies as st
 
 from chatx.chat import Chat
 from chatx.core.message import Gap, Signal, UnknownEntry
-from chatx.core.rate_limit import RateLimit
 from chatx.core.room import Effects
 from chatx.gateway.session import hub
 from chatx.gateway.session.gateway import Gateway
 from chatx.gateway.session.socket import Bundle
 from chatx.gateway.wire.frames import Version
 from tests.gateway.fakes import Client, settle
+from tests.limits import UNLIMITED
 from tests.virtual import virtual
 
-UNLIMITED = RateLimit(messages_per_sec=1e6, burst=10**6)
 PAUSE_S = hub.PAUSE_MS / 1000
 
 

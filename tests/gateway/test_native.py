@@ -15,7 +15,6 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.frames import Frame, Opcode
 
 from chatx.chat import Chat
-from chatx.core.rate_limit import RateLimit
 from chatx.errors import ConfigError
 from chatx.gateway.entry.forwarded import Proxies
 from chatx.gateway.native import exchanges, greeting, writing
@@ -42,8 +41,7 @@ from tests.gateway.raw_peer import (
 )
 from tests.gateway.real_client import real_client, until
 from tests.gateway.servers import named, native
-
-UNLIMITED = RateLimit(messages_per_sec=1e6, burst=10**6)
+from tests.limits import UNLIMITED
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,6 @@ import pytest
 from websockets.frames import Opcode
 
 from chatx.chat import Chat
-from chatx.core.rate_limit import RateLimit
 from chatx.gateway.native import writing
 from chatx.gateway.native.reading import RESET_MS, Pace
 from chatx.gateway.native.server import NativeServer
@@ -23,10 +22,10 @@ from tests.gateway.loops import on_each_loop
 from tests.gateway.raw_peer import CLOSE, Peer, close_code, masked, next_frame, opened, pushed, server_tls
 from tests.gateway.real_client import until
 from tests.gateway.servers import native
+from tests.limits import UNLIMITED
 
 pytestmark = [pytest.mark.slow, pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])]
 
-UNLIMITED = RateLimit(messages_per_sec=1e6, burst=10**6)
 JOIN = pushed("room:a", "phx_join", {})
 MOST = 10_000
 """Messages of 4 kB: more than the kernel and a transport take for somebody who does not read."""

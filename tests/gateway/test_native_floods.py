@@ -9,7 +9,6 @@ import pytest
 from websockets.frames import Opcode
 
 from chatx.chat import Chat
-from chatx.core.rate_limit import RateLimit
 from chatx.gateway.native import reading
 from chatx.gateway.wire.bounds import CONTROL_FRAMES_BURST, MAX_FRAGMENTS
 from tests.gateway.echo import Echo, EchoEntrance
@@ -19,7 +18,6 @@ from tests.gateway.raw_peer import HANDSHAKE, answer, close_code, masked, next_f
 from tests.gateway.real_client import real_client, until
 from tests.gateway.servers import native
 
-UNLIMITED = RateLimit(messages_per_sec=1e6, burst=10**6)
 HEARTBEAT = pushed("phoenix", "heartbeat", {})
 
 

@@ -11,19 +11,18 @@ from collections import Counter
 import pytest
 
 from chatx.chat import Chat
-from chatx.core.rate_limit import RateLimit
 from tests.gateway import hostile
 from tests.gateway.loops import on_each_loop
 from tests.gateway.phoenix_peer import read
 from tests.gateway.raw_peer import raw
 from tests.gateway.real_client import RealClient, real_client, until
 from tests.gateway.servers import native
+from tests.limits import UNLIMITED
 
 STREAMS = 5_000 if os.environ.get("TEST_LONG") else 500
 AT_ONCE = 8
 """Attackers at a time."""
 
-UNLIMITED = RateLimit(messages_per_sec=1e6, burst=10**6)
 PATH = "/socket/websocket?vsn=2.0.0&user_id=evil"
 
 

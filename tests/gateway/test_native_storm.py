@@ -12,20 +12,19 @@ import pytest
 from websockets.frames import Opcode
 
 from chatx.chat import Chat
-from chatx.core.rate_limit import RateLimit
 from chatx.gateway.native import writing
 from tests.gateway import hostile
 from tests.gateway.loops import on_each_loop
 from tests.gateway.raw_peer import CLOSE, Peer, masked, opened, pushed, server_tls
 from tests.gateway.real_client import until
 from tests.gateway.servers import native
+from tests.limits import UNLIMITED
 
 pytestmark = pytest.mark.slow
 
 PEERS = 2_000 if os.environ.get("TEST_LONG") else 200
 AT_ONCE = 20
 USERS = 30
-UNLIMITED = RateLimit(messages_per_sec=1e6, burst=10**6)
 
 
 class Dawdles:

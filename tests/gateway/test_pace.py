@@ -9,16 +9,14 @@ from itertools import pairwise
 import pytest
 
 from chatx.chat import Chat
-from chatx.core.rate_limit import RateLimit
 from chatx.gateway.asgi.app import ChatApp
 from chatx.gateway.session.pace import FLOOD_S, FLOODS_A_TURN, MESSAGES_A_TURN, SIZE_A_TURN, Pace, Rota
 from chatx.gateway.wire.posts import MAX_POST_MESSAGES
 from tests.gateway.fakes import FakeServer, settle
 from tests.gateway.phoenix_peer import raw_frame
+from tests.limits import UNLIMITED
 from tests.longpoll.polling import NDJSON, Call, PollingClient, inside
 from tests.virtual import virtual
-
-UNLIMITED = RateLimit(messages_per_sec=1e6, burst=10**6)
 
 
 def app_of(chat: Chat) -> ChatApp:

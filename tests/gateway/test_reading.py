@@ -6,14 +6,13 @@ from typing import Any
 
 import pytest
 
-from chatx import Chat, Message, RateLimit
+from chatx import Chat, Message
 from chatx.gateway.session import reading
 from chatx.gateway.session.gateway import Gateway
 from chatx.gateway.session.reading import PAGE_BYTES, PAGE_MESSAGES, Reading
 from tests.gateway.fakes import Client, DirectSocket, FakeSocket, settle
+from tests.limits import UNLIMITED
 from tests.virtual import virtual
-
-UNLIMITED = RateLimit(messages_per_sec=1e9, burst=10**9)
 
 
 class Counting:

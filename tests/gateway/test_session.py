@@ -21,9 +21,8 @@ from chatx.gateway.wire.bounds import PENDING_PUSHES
 from chatx.gateway.wire.frames import Version
 from chatx.runtime.process import RESTARTS
 from tests.gateway.fakes import Client, FakeSocket, chatx_tasks, crashing_engine, settle
+from tests.limits import UNLIMITED
 from tests.virtual import virtual
-
-UNLIMITED = RateLimit(messages_per_sec=1e6, burst=10**6)
 
 
 class Gate:

@@ -13,20 +13,19 @@ from websockets.exceptions import ConnectionClosedError, InvalidStatus
 
 from chatx import Identity
 from chatx.chat import Chat
-from chatx.core.rate_limit import RateLimit
 from chatx.gateway.entry.handshake import Handshake
 from chatx.gateway.wire.frames import Version
 from tests.gateway.fakes import chatx_tasks
 from tests.gateway.phoenix_peer import raw_frame, read
 from tests.gateway.real_client import real_client, until
 from tests.gateway.servers import SHELLS, served
+from tests.limits import UNLIMITED
 
 pytestmark = [pytest.mark.process, pytest.mark.parametrize("shell", SHELLS)]
 
 CLIENTS = 50
 SENT = 4000
 """Messages of 4 kB: more than the kernel takes for somebody who does not read."""
-UNLIMITED = RateLimit(messages_per_sec=1e6, burst=10**6)
 
 
 async def test_fifty_clients_see_the_same_messages_in_the_same_order(shell: str) -> None:

@@ -19,7 +19,6 @@ from chatx import (
     Message,
     PresenceDiff,
     PresenceState,
-    RateLimit,
     RoomUnavailable,
     Unauthorized,
 )
@@ -34,9 +33,8 @@ from chatx.integrations.starlette import (
 )
 from tests.faults import CrashingChat, Stored
 from tests.integrations.live_reader import Reader, parsed, settle
+from tests.limits import UNLIMITED
 from tests.virtual import virtual
-
-UNLIMITED = RateLimit(messages_per_sec=1e6, burst=10**6)
 
 
 def plain(event: Event) -> str:

@@ -17,7 +17,6 @@ import pytest
 from chatx import Identity, Position
 from chatx.adapters.memory_log import MemoryLog
 from chatx.chat import Chat
-from chatx.core.rate_limit import RateLimit
 from chatx.gateway.entry.handshake import Authenticate, Handshake
 from chatx.gateway.longpoll import app as longpoll
 from chatx.gateway.native.http import BODY_BYTES, EXCHANGE_S
@@ -27,11 +26,11 @@ from tests.gateway.fakes import chatx_tasks
 from tests.gateway.phoenix_peer import EXCESS, UNMATCHED
 from tests.gateway.real_client import real_client, until
 from tests.gateway.servers import SHELLS, named, served
+from tests.limits import UNLIMITED
 from tests.longpoll.polling import NDJSON, PollingClient, over
 
 pytestmark = [pytest.mark.process, pytest.mark.parametrize("shell", SHELLS)]
 
-UNLIMITED = RateLimit(messages_per_sec=1e6, burst=10**6)
 VERSIONS: tuple[Version, ...] = (1, 2)
 
 

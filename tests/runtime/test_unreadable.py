@@ -8,13 +8,10 @@ import pytest
 from msgspec.structs import replace
 
 from chatx import AdapterError, Chat, ChatError, Gap, Message
-from chatx.core.rate_limit import RateLimit
 from chatx.gateway.session.gateway import Gateway
 from tests.faults import Stored
 from tests.gateway.fakes import Client, settle
 from tests.virtual import virtual
-
-UNLIMITED = RateLimit(messages_per_sec=1e6, burst=10**6)
 
 
 class WrongAnswers(Stored):
