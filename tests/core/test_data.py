@@ -172,3 +172,47 @@ def test_no_more_is_looked_at_than_the_limit_can_hold() -> None:
     with pytest.raises(MessageTooLarge):
         valid_data(Endless(), 100)
     assert len(looked) <= 101
+
+
+class Raises(dict[str, Any]):
+    def items(self) -> Any:
+        raise RuntimeError("password=hunter2")
+
+
+class Pairs(dict[str, Any]):
+    def items(self) -> Any:
+        return [("a", 1, 2)]
+
+
+class Whole(int):
+    def __int__(self) -> int:
+        return 10**30
+
+
+class Text(str):
+    __slots__ = ()
+
+    def isprintable(self) -> bool:
+        return True
+
+    def __len__(self) -> int:
+        return 1
+
+
+@pytest.mark.parametrize("value", [Raises(a=1), Pairs(a=1), {"a": Raises(a=1)}])
+def test_a_mapping_that_cannot_be_read_is_refused_without_what_it_raised(value: Any) -> None:
+    with pytest.raises(InvalidMessage, match="cannot be read") as caught:
+        valid_data(value, 100)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_subclass_of_a_text_or_a_number_is_taken_for_what_it_is() -> None:
+    data = valid_data({"n": Whole(5), "t": Text("ok")}, 100)
+    assert data == {"n": 5, "t": "ok"}
+    assert data is not None
+    assert type(data["n"]) is int
+    assert type(data["t"]) is str
+    with pytest.raises(InvalidMessage, match="control character"):
+        valid_data({"t": Text("\x00")}, 100)
+    with pytest.raises(MessageTooLarge):
+        valid_data({"t": Text("x" * 200)}, 100)

@@ -222,6 +222,13 @@ class WrongLog(MemoryLog):
         return self.answer if self.method == "read" else right
 
 
+class Unreadable(list[None]):
+    """A list that cannot be read."""
+
+    def __iter__(self) -> Any:
+        raise RuntimeError("no")
+
+
 _AT = Position("e", 1)
 
 # Built as anybody may build one: nothing checks what is in it.
@@ -238,7 +245,7 @@ WRONG: dict[str, list[Any]] = {
         _opened(1, _AT, 1, True, None),
         _opened(1, _AT, 1, True, ("k",)),
     ],
-    "append": [None, [], [True], [False], ["", ""], "x", [b"fenced"]],
+    "append": [None, [], [True], [False], ["", ""], "x", [b"fenced"], Unreadable([None])],
     "read": [None, [], _found(None, None), _found(("x",), None), _found((), 3)],
 }
 CASES = [(method, answer) for methods, wrong in WRONG.items() for method in methods.split(", ") for answer in wrong]

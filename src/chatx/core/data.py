@@ -19,7 +19,7 @@ from typing import Any, Final, NoReturn, Self
 
 from msgspec import json
 
-from chatx.errors import InvalidMessage, MessageTooLarge
+from chatx.errors import ChatError, InvalidMessage, MessageTooLarge
 
 DATA_DEPTH: Final = 32
 """The deepest nesting of objects and lists, the outermost object counted."""
@@ -135,7 +135,12 @@ def valid_data(value: object, limit: int) -> Data | None:
         return value
     if not isinstance(value, Mapping):
         raise InvalidMessage(f"data is of type {type(value).__name__}; give a dict that is a JSON object.")
-    frozen, values, containers = _frozen(value, "data", limit)
+    try:
+        frozen, values, containers = _frozen(value, "data", limit)
+    except ChatError:
+        raise
+    except Exception as error:  # of a class of its own, which reads as it likes
+        raise InvalidMessage(f"data cannot be read: {type(error).__name__}; give plain dicts and lists.") from error
     encoded = json.encode(frozen)
     if len(encoded) > limit:
         raise _too_large(len(encoded), limit)
@@ -173,6 +178,8 @@ def _frozen(value: object, path: str, limit: int) -> tuple[Any, int, int]:
     counts = [0, 0]
 
     def text(value: str, path: str) -> str:
+        if type(value) is not str:
+            value = str.__str__(value)  # a subclass may answer otherwise than it reads
         if limit and len(value) > limit:
             raise _too_large(f"more than {len(value)}", limit)
         if not value.isprintable():
@@ -189,7 +196,7 @@ def _frozen(value: object, path: str, limit: int) -> tuple[Any, int, int]:
                     f"{path} has a lone surrogate at character {error.start}, which is not text; "
                     "send well-formed Unicode."
                 ) from None
-        return value if type(value) is str else str.__str__(value)
+        return value
 
     def freeze(value: object, path: str, depth: int) -> Any:
         counts[0] += 1
@@ -200,13 +207,15 @@ def _frozen(value: object, path: str, limit: int) -> tuple[Any, int, int]:
         if isinstance(value, str):
             return text(value, path)
         if isinstance(value, int):
+            value = int.__int__(value)
             if not -_MOST <= value <= _MOST:
                 raise InvalidMessage(f"{path} is a whole number beyond ±{_MOST}, which clients round; give it as text.")
-            return int(value)
+            return value
         if isinstance(value, float):
+            value = float.__float__(value)
             if not math.isfinite(value):
                 raise InvalidMessage(f"{path} is {value}, which JSON has no word for; give a finite number, or text.")
-            return float(value)
+            return value
         if not isinstance(value, (Mapping, list, tuple)):
             raise InvalidMessage(
                 f"{path} is of type {type(value).__name__}; JSON has objects, lists, texts, numbers, true, false, null."

@@ -438,6 +438,12 @@ class Committing:
                     )
                     self._rest(process)
                     self._failed(process)
+        except Exception:
+            # Ours, or of an answer that cannot be read. What is in flight still is settled, or it would be so for ever.
+            logger.exception("What the log %s answered could not be taken.", self._name, extra={"adapter": self._name})
+            self._went_wrong("raised")
+            for process, flight in group:
+                self._leave_open(process, flight, None)
         finally:
             self._transactions.release()
 
@@ -558,7 +564,7 @@ class Committing:
 
     def _leave_open(self, process: RoomProcess, flight: Flight, running: asyncio.Future[Any] | None) -> None:
         sequencer = process.sequencer
-        if sequencer is None or sequencer.flight is not flight:
+        if sequencer is None or sequencer.flight is not flight or sequencer.unsettled:
             return
         sequencer.unsettled = True
         self._spawn(self._settle(process, flight, running), "chatx log, one room settled")
