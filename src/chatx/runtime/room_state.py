@@ -119,6 +119,11 @@ class RoomState:
         """Return every entry after a place, as `History.after`."""
         return self.room.history.after(place, limit)
 
+    def stands_at(self, place: Position | Entry) -> bool:
+        """Return whether this place, or this entry's, is the head of the stream."""
+        history = self.room.history
+        return place.offset == history.offset and place.epoch == history.epoch
+
     def page(self, place: Position, most: int) -> list[Entry] | Unrecovered:
         """Return the oldest entries in memory after a place, as `History.page`."""
         found = self.room.history.page(place, most)

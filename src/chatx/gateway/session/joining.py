@@ -200,9 +200,9 @@ class Joining:
 
     def _finish(self, membership: Membership, reached: Position, page: Page) -> None:
         self._write(membership, page.entries)
-        self._go_live(membership, _place_of(page, reached))
+        self._go_live(membership, page.entries[-1] if page.entries else reached)
 
-    def _go_live(self, membership: Membership, reached: Position) -> None:
+    def _go_live(self, membership: Membership, reached: Position | Entry) -> None:
         session = self._session
         process = membership.process
         if process not in session.gateway:
@@ -210,10 +210,13 @@ class Joining:
             process.settle()
         if not session.holds(membership):
             return  # what it was given was too much for its socket, which closed itself
-        late = process.after(reached, PAGE_MESSAGES)
-        if isinstance(late, str):
-            session.failed(membership)
-            return
+        late: Sequence[Entry] = ()
+        if not process.stands_at(reached):
+            found = process.after(Position(reached.epoch, reached.offset), PAGE_MESSAGES)
+            if isinstance(found, str):
+                session.failed(membership)
+                return
+            late = found
         try:
             hub = session.gateway.hub(process)
         except RoomUnavailable:  # the room crashed while the hub came in
