@@ -11,7 +11,8 @@ from typing import Literal
 from chatx.adapters.boundary import Boundary
 from chatx.adapters.protocols import Action
 from chatx.adapters.room_log import is_log
-from chatx.config import DURABILITIES, ChatConfig
+from chatx.config import ChatConfig
+from chatx.config_checks import DURABILITIES
 from chatx.core.message import Draft, Message, Position, Unrecovered
 from chatx.core.room import Room
 from chatx.core.validation import valid_id

@@ -1,0 +1,195 @@
+"""What an option may be: its checks, and how an error shows a value that is not."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from chatx.adapters.boundary import check_arguments, check_method
+from chatx.adapters.retention import trims
+from chatx.adapters.room_log import check_log, is_log
+from chatx.adapters.stores import check_store
+from chatx.core.middleware import Middleware
+from chatx.core.rate_limit import RateLimit
+from chatx.errors import ConfigError, Problems
+
+BUILT_IN = ("auth", "rate_limit", "moderation")
+"""The names of the built-in middlewares, in their default order."""
+
+STRATEGIES = ("local", "pg", "horde")
+
+# A whole number beyond this is a mistake, and is no longer exact in JSON or TOML elsewhere.
+_MOST = 2**53 - 1
+
+# The user and the password of a URL, which may stand where it does not belong: in an option's name that is misspelt.
+_PASSWORD = re.compile(r"(\w:/*)[^\s'\"]*@")
+
+DURABILITIES: Final = ("sequenced", "stored")
+"""What an acknowledgement can say: the message has its place and is on its way to all, or the log has it too."""
+
+
+def shown_value(value: object) -> str:
+    """Return a value for an error: short, without passwords, and also where it has no text, as of 5,000 digits."""
+    try:
+        text = repr(value)
+    except Exception:
+        return f"a value of type {type(value).__name__}"
+    text = _PASSWORD.sub(r"\1...@", text)
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def check_number(name: str, value: object, metadata: Mapping[str, Any]) -> None:
+    """Raise `ConfigError` unless an option is a whole number within the bounds of its field's metadata."""
+    least = metadata["least"]
+    # bool is an int in Python, and True messages is a mistake.
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= _MOST:
+        raise ConfigError(
+            f"{name} is {shown_value(value)}; it must be a whole number of {metadata['unit']}, "
+            f"at least {least} and at most {_MOST}."
+        )
+
+
+def check_rate_limit(value: object, problems: Problems) -> None:
+    """Add to the problems what is wrong with the rate limit."""
+    with problems.gathered():
+        if not isinstance(value, RateLimit):
+            raise ConfigError(
+                f"rate_limit is {shown_value(value)}; it must be RateLimit(messages_per_sec=..., burst=...)."
+            )
+        rate, burst = value.messages_per_sec, value.burst
+        with problems.gathered():
+            if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate <= sys.float_info.max:
+                raise ConfigError(
+                    f"rate_limit.messages_per_sec is {shown_value(rate)}; it must be a finite number above 0."
+                )
+        if isinstance(burst, bool) or not isinstance(burst, int) or burst < 1:
+            raise ConfigError(f"rate_limit.burst is {shown_value(burst)}; it must be a whole number of at least 1.")
+
+
+def check_strategy(value: object) -> None:
+    """Raise `ConfigError` unless this version has the cluster strategy."""
+    if value not in STRATEGIES:
+        raise ConfigError(f"cluster_strategy is {shown_value(value)}; it must be one of {', '.join(STRATEGIES)}.")
+    if value != "local":
+        raise ConfigError(f"cluster_strategy is '{value}', which this version does not have yet; use 'local'.")
+
+
+def check_dead_letter_handler(value: object) -> None:
+    """Raise `ConfigError` unless a dead letter can be given to the handler."""
+    if not callable(value):
+        raise ConfigError(f"on_dead_letter is {shown_value(value)}; it must be a callable of one argument.")
+    check_arguments("on_dead_letter", value, "dead_letter")
+
+
+def _check_auth(auth: object) -> None:
+    check_method("auth", auth, "authorize", "user_id", "room_id", "action")
+
+
+def _check_moderation(moderation: object) -> None:
+    if hasattr(moderation, "check_message"):
+        check_method("moderation", moderation, "check_message", "draft")
+    else:
+        check_method("moderation", moderation, "check", "content")
+
+
+def _check_notifier(notifier: object) -> None:
+    check_method("notifier", notifier, "notify", "user_id", "message")
+    if hasattr(notifier, "recipients"):
+        check_method("notifier", notifier, "recipients", "message")
+
+
+def check_store_option(store: object, persistence: object) -> None:
+    """Raise `ConfigError` where the store is no URL of one, or persistence is given beside it."""
+    if store is None:
+        return
+    if persistence is not None:
+        raise ConfigError("store and persistence are both given; give one of them.")
+    check_store(store)
+
+
+def check_durability(durability: object, persistence: object, store: object) -> None:
+    """Raise `ConfigError` unless there is such a durability, and a log where it needs one."""
+    if durability not in DURABILITIES:
+        raise ConfigError(f"durability is {shown_value(durability)}; it must be one of {', '.join(DURABILITIES)}.")
+    if durability == "stored" and store is None and not is_log(persistence):
+        raise ConfigError(
+            "durability is 'stored', and persistence is no log that could say so; give one, such as "
+            "store='sqlite:///chat.db', or leave durability at 'sequenced'."
+        )
+
+
+def check_retention(name: str, value: object, persistence: object, store: object) -> None:
+    """Raise `ConfigError` where an option bounds what is kept, and nothing that saves here lets go of it."""
+    if type(value) is not int or not 0 < value <= _MOST or store is not None:
+        return
+    if not (is_log(persistence) and trims(persistence)):
+        raise ConfigError(
+            f"{name} is {shown_value(value)}, and persistence is no log that lets go of old entries; give one, such as "
+            f"store='sqlite:///chat.db', or leave {name} at 0 and delete what is old yourself."
+        )
+
+
+def _check_persistence(persistence: object) -> None:
+    if is_log(persistence):
+        check_log(persistence)
+        return
+    batches = hasattr(persistence, "save_messages")
+    if batches:
+        check_method("persistence", persistence, "save_messages", "messages")
+    if hasattr(persistence, "save_message") or not batches:
+        check_method("persistence", persistence, "save_message", "message")
+    if hasattr(persistence, "load_messages") or hasattr(persistence, "last_position"):
+        check_method("persistence", persistence, "load_messages", "room_id", after=None, before=None, limit=1)
+        check_method("persistence", persistence, "last_position", "room_id")
+    if hasattr(persistence, "mark_open") or hasattr(persistence, "mark_closed"):
+        check_method("persistence", persistence, "mark_open", "room_id", "epoch")
+        check_method("persistence", persistence, "mark_closed", "room_id", "epoch", "offset")
+    if hasattr(persistence, "mark_all_closed"):
+        check_method("persistence", persistence, "mark_all_closed", "ends")
+        check_method("persistence", persistence, "mark_closed", "room_id", "epoch", "offset")
+
+
+ADAPTERS: dict[str, Callable[[object], None]] = {
+    "persistence": _check_persistence,
+    "notifier": _check_notifier,
+    "moderation": _check_moderation,
+    "auth": _check_auth,
+}
+"""By an adapter's option, what raises `ConfigError` where the adapter lacks a method or takes other arguments."""
+
+
+def checked_middlewares(value: object, problems: Problems) -> tuple[str | Middleware, ...]:
+    """Return the middlewares as a tuple; what is wrong with any of them is added to the problems."""
+    if not isinstance(value, (tuple, list)):
+        with problems.gathered():
+            raise ConfigError(
+                f"middlewares is {shown_value(value)}; it must be a tuple of {', '.join(BUILT_IN)} and callables."
+            )
+        return ()
+    for place, each in enumerate(value):
+        with problems.gathered():
+            _check_middleware(each, again=isinstance(each, str) and each in value[:place])
+    return tuple(value)
+
+
+def _check_middleware(value: object, *, again: bool) -> None:
+    if isinstance(value, str):
+        if value not in BUILT_IN:
+            raise ConfigError(
+                f"There is no middleware {shown_value(value)}; there are {', '.join(BUILT_IN)}, or a callable."
+            )
+        if again:
+            raise ConfigError(f"The middleware {shown_value(value)} is there twice; name it once.")
+    elif not callable(value) or inspect.isclass(value):
+        raise ConfigError(f"The middleware {shown_value(value)} is not a callable of one draft; give a function.")
+    else:
+        check_arguments(f"The middleware {import_name(value)}", value, "draft")
+
+
+def import_name(value: object) -> str:
+    """Return the import string of an object, or of its class where it has no name of its own."""
+    named = value if hasattr(value, "__qualname__") else type(value)
+    return f"{named.__module__}:{named.__qualname__}"
