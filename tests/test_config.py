@@ -536,6 +536,13 @@ def test_a_variable_that_is_no_toml_value_is_named(text: str) -> None:
         ChatConfig.load(env={"CHATX_HISTORY_SIZE": text})
 
 
+def test_a_rate_limit_that_is_no_table_is_shown_one() -> None:
+    with pytest.raises(ConfigError, match=r"such as \{") as caught:
+        ChatConfig.load(env={"CHATX_RATE_LIMIT": "messages_per_sec=5"})
+    shown = str(caught.value).partition("such as ")[2].removesuffix(".")
+    assert ChatConfig.load(env={"CHATX_RATE_LIMIT": shown}).rate_limit == RateLimit(10, 20)
+
+
 def test_an_unknown_variable_is_named() -> None:
     with pytest.raises(ConfigError, match=r"CHATX_HISTORYSIZE \('5'\) sets no option; did you mean history_size\?"):
         ChatConfig.load(env={"CHATX_HISTORYSIZE": "5"})

@@ -255,9 +255,8 @@ def _env_value(variable: str, name: str, text: str) -> Any:
             raise ValueError
         return read["value"]
     except (ValueError, RecursionError):
-        raise ConfigError(
-            f"{variable} is {shown_value(text)}; it must be a TOML value, such as a whole number."
-        ) from None
+        such_as = "{ messages_per_sec = 10, burst = 20 }" if name == "rate_limit" else "a whole number"
+        raise ConfigError(f"{variable} is {shown_value(text)}; it must be a TOML value, such as {such_as}.") from None
 
 
 def _rate_limit_of(value: object) -> object:
