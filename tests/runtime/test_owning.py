@@ -230,3 +230,18 @@ async def test_a_batch_that_another_chat_has_gone_on_behind_is_acknowledged_and_
         with pytest.raises(RoomUnavailable, match="somebody else's"):
             await chat.send_message("a", "ann", "4")
     assert contents(log, "a") == ["1", "2", "3"]
+
+
+@virtual
+async def test_a_new_stream_is_not_begun_behind_what_another_chat_has_written_meanwhile() -> None:
+    log = MemoryLog()
+    script = Script(append=["lost"], take_over=["ok", "unavailable", "unavailable"])
+    async with chat_on(FaultyLog(log, script)) as chat:
+        first = await chat.send_message("a", "ann", "hi", idempotency_key="k")
+        await asyncio.sleep(0.15)
+        async with chat_on(log, durability="stored") as other:
+            second = await other.send_message("a", "ann", "hi", idempotency_key="k")
+            assert second.epoch != first.epoch
+            await asyncio.sleep(5)
+        assert [each.reason for each in chat.dead_letters] == ["fenced"]
+    assert contents(log, "a") == ["hi"]

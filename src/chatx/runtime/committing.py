@@ -595,7 +595,7 @@ class Committing:
                 self.fenced(process)
         elif elsewhere:
             self.fenced(process)
-        elif not theirs and (opened.head is None or opened.head == flight.after or flight.after.offset == 0):
+        elif not theirs and self._storage.unwritten(process.room_id, flight.after, opened):
             self._failed(process)
         else:
             self.fenced(process)

@@ -38,7 +38,9 @@ class LogStorage(Storage):
         self._terms: dict[str, int] = {}
         self._all_keys: dict[str, float] = {}  # room id -> since when (loop time) no key of before needs asking for
         self._doubted: dict[str, int] = {}  # room id -> take-overs of ours that may come late
-        self._looked_at: dict[str, Position | None] = {}  # where the log's head was when the room was opened
+        self._looked_at: dict[
+            str, Position | None
+        ] = {}  # where the log's head was when it was opened, or then taken over
         self._taking: dict[str, asyncio.Task[bool]] = {}
         self.on_keyed: Callable[[str, Sequence[Keyed]], object] | None = None
         self.before_opening: Callable[[str], Any] | None = None
@@ -134,9 +136,22 @@ class LogStorage(Storage):
             # A stream that somebody has begun since then is the one to go on in.
             stands = not opened.proven or opened.head == self._looked_at.get(room_id, opened.head)
         if stands:
+            self._looked_at[room_id] = opened.head
             return True
         self._terms.pop(room_id, None)
         return False
+
+    def unwritten(self, room_id: str, after: Position, opened: Opened) -> bool:
+        """Return whether the log stands where a batch belongs, so that nobody has written since the room was ours.
+
+        Args:
+            room_id: The room, which was just taken over again.
+            after: The place that the batch follows; with offset 0 it begins an epoch that the log does not have.
+            opened: What the log knows of the room.
+        """
+        if after.offset:
+            return opened.head is None or opened.head == after
+        return opened.head == self._looked_at.get(room_id, opened.head)
 
     async def load(
         self, room_id: str, *, after: Position | None = None, before: Position | None = None, limit: int
