@@ -128,3 +128,24 @@ def test_a_page_comes_back_by_itself_when_the_server_reloads(browser: Browser, t
 
     assert "Traceback" not in output
     assert visitors.errors == []
+
+
+def test_a_message_that_has_data_and_no_text_says_so(visitors: Visitors) -> None:
+    grace = visitors.join(Channel, "Grace")
+    ada = visitors.join(Live, "Ada")
+    other = visitors.join(Channel, "Eve")
+    # The page sends no data, so what it sends is made over on its way.
+    grace.page.evaluate(
+        """() => {
+            const send = WebSocket.prototype.send;
+            WebSocket.prototype.send = function (frame) {
+                send.call(this, String(frame).replace('"content":"map"', '"content":"","data":{"at":[1,2]}'));
+            };
+        }"""
+    )
+    grace.say("map")
+    for screen in (ada, other):
+        screen.shows("")
+        paragraph = screen.messages.locator(".message-text").last
+        said = paragraph.evaluate("node => getComputedStyle(node, '::before').content")
+        assert said == '"No text"'
