@@ -608,3 +608,38 @@ async def test_what_nobody_waits_for_is_written_however_many_rooms_somebody_wait
         over = True
         await asyncio.gather(*sending)
         assert kept == ["hi"]
+
+
+class Slow(MemoryLog):
+    """A log whose appends take a second, and whose withdrawals take longer."""
+
+    async def append(self, appends: Sequence[Append], /) -> Sequence[Answer]:
+        await asyncio.sleep(1)
+        return await super().append(appends)
+
+    async def unproven(self, room_id: str, term: int, head: Position, /) -> bool:
+        await asyncio.sleep(1.5)
+        return await super().unproven(room_id, term, head)
+
+
+@virtual
+async def test_a_sequenced_message_comes_through_where_stored_ones_never_pause() -> None:
+    async with chat_on(Slow()) as chat:
+        await chat.send_message("a", "ann", "first", durability="stored")
+        over = False
+
+        async def keeps_sending(user: str) -> None:
+            while not over:
+                await chat.send_message("a", user, "x", durability="stored")
+
+        sending = [asyncio.ensure_future(keeps_sending(f"u{each}")) for each in range(3)]
+        await asyncio.sleep(3.5)
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        try:
+            async with asyncio.timeout(60):
+                await chat.send_message("a", "bob", "hi")
+        finally:
+            over = True
+            await asyncio.gather(*sending)
+        assert loop.time() - began < 5

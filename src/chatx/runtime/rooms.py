@@ -164,12 +164,13 @@ class Rooms:
     async def withdraw_proof(self, process: RoomProcess) -> AdapterError | None:
         """Have the store withdraw the proof of the room's head, ahead of the first message of this life.
 
-        Sends that come meanwhile wait for the same call. Return why nothing may be published, or None.
+        Sends that come meanwhile wait for the same call. Return why nothing may be published, or None; where an append
+        has proven the head meanwhile it is still proven then, and a message waits for the log like a stored one.
 
         Raises:
             RoomUnavailable: Somebody else has the room, which is closed now.
         """
-        while process.proven:
+        if process.proven:
             task = self._withdrawals.get(process)
             if task is None:
                 task = self._withdrawals[process] = self._loop.create_task(
@@ -371,7 +372,7 @@ class Rooms:
                     if process.subscribers or not process.blank or process.sequencer is not None:
                         return False
                     process.begin_anew(Position(new_epoch(), 0))
-                # An append that has proven the head meanwhile may have come to the log behind this: then once more.
+                # An append that has proven the head meanwhile may have come to the log behind this.
                 process.proven = process.proofs != proofs
                 return True
         finally:
