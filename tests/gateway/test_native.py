@@ -66,6 +66,15 @@ async def test_a_bad_head_gets_the_status_that_says_so(head: bytes, status: int)
         assert server.connections == 0
 
 
+@pytest.mark.parametrize("path", [b"/socket/websocket?vsn=2.0.0", b"/socket/websocket/"])
+async def test_a_request_whose_upgrade_was_lost_on_the_way_is_told_so(path: bytes) -> None:
+    async with Chat() as chat, native(chat) as (_, port):
+        said = await answer(port, b"GET %b HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n" % path)
+        assert said.startswith(b"HTTP/1.1 426 ")
+        assert b"\r\nupgrade: websocket\r\n" in said.lower()
+        assert b"has to hand on Upgrade" in said
+
+
 async def test_a_head_that_does_not_come_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(greeting, "HEAD_S", 0.05)
     async with Chat() as chat, native(chat) as (_, port):

@@ -30,7 +30,7 @@ from typing import Any, TypeAlias
 from chatx.chat import Chat
 from chatx.errors import AlreadyStarted, ChatError, ConfigError, WrongLoop
 from chatx.gateway.asgi.uvicorn import Uvicorn, uvicorn_of
-from chatx.gateway.entry.handshake import Authenticate, chosen_subprotocol, handshake_of
+from chatx.gateway.entry.handshake import NO_WEBSOCKET_ASKED, Authenticate, chosen_subprotocol, handshake_of
 from chatx.gateway.entry.refusal import Refused
 from chatx.gateway.entry.stopping import bounded_when_stopping, told_when_stopping
 from chatx.gateway.longpoll.app import PATH, LongPoll
@@ -99,7 +99,7 @@ class ChatApp:
             await self._start()
             await self._longpoll(scope, receive, send)
         elif scope["type"] == "http":
-            await _plain(send, 426, b"This is a WebSocket endpoint: connect to .../websocket?vsn=2.0.0\n")
+            await _plain(send, 426, NO_WEBSOCKET_ASKED)
         else:
             # A lifespan of its own would start the chat a second time; the application that mounts this has it.
             raise ConfigError("Mount this application; run the chat with chat.lifespan in the outer application.")

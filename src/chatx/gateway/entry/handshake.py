@@ -21,6 +21,12 @@ from chatx.gateway.wire.phoenix import BEARER
 MAX_PARAMS = 100
 """Query parameters read; those behind them are not."""
 
+NO_WEBSOCKET_ASKED = (
+    b"This is a WebSocket endpoint, and the request asks for none: connect to .../websocket?vsn=2.0.0 with a client of "
+    b"Phoenix Channels. A proxy on the way has to hand on Upgrade and Connection.\n"
+)
+"""What a request is told that opens no WebSocket where there is nothing else."""
+
 _ESCAPED = re.compile(r"\\([0-3][0-7][0-7]|.)")
 
 

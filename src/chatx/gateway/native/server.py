@@ -27,7 +27,7 @@ from chatx.chat import Chat
 from chatx.errors import ConfigError, Problems
 from chatx.gateway.entry.admission import PENDING_HANDSHAKES, Place
 from chatx.gateway.entry.forwarded import Proxies
-from chatx.gateway.entry.handshake import Authenticate, fields_of
+from chatx.gateway.entry.handshake import NO_WEBSOCKET_ASKED, Authenticate, fields_of
 from chatx.gateway.entry.shares import Shares
 from chatx.gateway.entry.target import path_of
 from chatx.gateway.longpoll.app import PATH, LongPoll
@@ -238,7 +238,11 @@ class NativeServer:
 
     async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request that opens no WebSocket."""
-        app = self.longpoll if scope["path"] == self.path + PATH else self.http
+        path = scope["path"]
+        if path.rstrip("/") == f"{self.path}/websocket":
+            await _say(send, HTTPStatus.UPGRADE_REQUIRED, NO_WEBSOCKET_ASKED, (b"upgrade", b"websocket"))
+            return
+        app = self.longpoll if path == self.path + PATH else self.http
         await app(scope, receive, send)
 
     def is_poll(self, target: str) -> bool:
@@ -285,6 +289,10 @@ class NativeServer:
 
 
 async def _nothing_here(scope: Scope, receive: Receive, send: Send) -> None:
-    headers = [(b"content-type", b"text/plain; charset=utf-8")]
-    await send({"type": "http.response.start", "status": HTTPStatus.NOT_FOUND.value, "headers": headers})
-    await send({"type": "http.response.body", "body": b"There is nothing here but a WebSocket.\n"})
+    await _say(send, HTTPStatus.NOT_FOUND, b"There is nothing here but a WebSocket.\n")
+
+
+async def _say(send: Send, status: HTTPStatus, body: bytes, *headers: tuple[bytes, bytes]) -> None:
+    headers = ((b"content-type", b"text/plain; charset=utf-8"), *headers)
+    await send({"type": "http.response.start", "status": status.value, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
