@@ -65,7 +65,7 @@ async def test_a_log_says_beside_that_whether_it_can_be_used() -> None:
         assert (await asking.get("/readyz")).json() == {"status": "ready", "store": "ok"}
         committing = chat.engine.delivery.committing
         assert committing is not None
-        committing._went_wrong("raised")
+        committing.went_wrong("raised")
         answer = await asking.get("/readyz")
         assert (answer.status_code, answer.json()) == (200, {"status": "ready", "store": "away"})
 

@@ -11,6 +11,7 @@ from chatx.core.sequencer import Flight, Sequencer
 from chatx.errors import AdapterError
 from chatx.runtime.committing import Committing
 from chatx.runtime.log_storage import LogStorage
+from chatx.runtime.settling import Settling
 
 
 class HastySequencer(Sequencer):
@@ -69,7 +70,7 @@ class HeedlessStorage(LogStorage):
         return True
 
 
-class GuessingCommitting(Committing):
+class GuessingSettling(Settling):
     """Settles what is not known by a bare read: what is on its way may arrive still."""
 
     async def _tail(self, room_id: str, flight: Flight) -> tuple[Opened, Found] | None:
@@ -83,8 +84,8 @@ class GuessingCommitting(Committing):
 class ForgivingCommitting(Committing):
     """Takes what surely failed for written."""
 
-    def _failed(self, process: Any) -> None:
-        self._committed(process)
+    def failed(self, process: Any) -> None:
+        self.committed(process)
 
 
 class SilentCommitting(Committing):
@@ -96,13 +97,13 @@ class SilentCommitting(Committing):
 
 
 PLACES: dict[type, str] = {
-    HastySequencer: "chatx.runtime.committing.Sequencer",
+    HastySequencer: "chatx.runtime.log_backlog.Sequencer",
     ForgetfulWindow: "chatx.runtime.sending.IdempotencyWindow",
     RashStorage: "chatx.runtime.engine.LogStorage",
     ShortStorage: "chatx.runtime.engine.LogStorage",
     HeedlessStorage: "chatx.runtime.engine.LogStorage",
     UnheldStorage: "chatx.runtime.engine.LogStorage",
-    GuessingCommitting: "chatx.runtime.delivery.Committing",
+    GuessingSettling: "chatx.runtime.committing.Settling",
     ForgivingCommitting: "chatx.runtime.delivery.Committing",
     SilentCommitting: "chatx.runtime.delivery.Committing",
 }

@@ -59,7 +59,7 @@ async def test_a_key_whose_sender_goes_at_any_moment_is_usable_again_and_leaves_
         log.fails = False
         committing = chat.engine.delivery.committing
         assert committing is not None
-        assert not committing._left
+        assert not committing.senders._left
         assert (await chat.send_message("a", "ann", "hi", idempotency_key="k")).offset == 2
         assert [each.entry.content for each in log.records("a")] == ["first", "hi"]
 

@@ -7,9 +7,8 @@ so a hundred senders in a hundred rooms cost one commit. What everybody has alre
 Rules:
 1. A batch is formed by its room's sequencer and ends in one of four ways: committed, surely not written, fenced, or not
    known.
-2. Where it is not known, the room is taken over anew, which fences the call that may still be under way, and what is
-   behind the head is read: the batch is there as a whole, or nothing of it is.
-   Until then whoever sends it again with its key waits for that: nobody publishes it beside what may be there.
+2. Where it is not known it is settled (`runtime/settling.py`). Until then whoever sends it again with its key waits for
+   that: nobody publishes it beside what may be there.
 3. A log that is away is tried again after a backoff of at most `AWAY_CEILING_MS`. Who waits for it is refused with
    `RoomUnavailable` when `adapter_timeout_ms` have passed, at once where the batch surely failed. What everybody has is
    kept, in order, until the log takes it; at most `delivery_queue_limit` entries are, and then sends are refused.
@@ -26,7 +25,7 @@ import contextlib
 import logging
 import random
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 from chatx.adapters.boundary import AdapterFailure, Boundary, adapter_name
 from chatx.adapters.room_log import (
@@ -34,20 +33,21 @@ from chatx.adapters.room_log import (
     APPENDED_BYTES,
     FENCED,
     Append,
-    Found,
     LogUnavailable,
-    Opened,
     Recipients,
     Record,
 )
 from chatx.config import ChatConfig
 from chatx.core.idempotency import key_of
 from chatx.core.message import Draft, Entry, Message, Position
-from chatx.core.sequencer import Flight, Owed, Sequencer, Waiting
+from chatx.core.sequencer import Flight, Waiting
 from chatx.errors import AdapterError, ChatError, Closed, RoomUnavailable
 from chatx.runtime.dead_letters import DeadLetter, DeadLetters
+from chatx.runtime.log_backlog import LogBacklog, room_lost
+from chatx.runtime.log_senders import LogSenders, tell
 from chatx.runtime.log_storage import LogStorage
 from chatx.runtime.process import RoomProcess
+from chatx.runtime.settling import Settling
 from chatx.runtime.store_state import StoreState
 from chatx.telemetry import Telemetry
 
@@ -62,18 +62,9 @@ OWING_ROOMS = 64
 GROUP_ENTRIES = 2048
 """Entries in one transaction beyond which no further room is added to it."""
 
-REFUSED_S = 1.0
-"""How long a room waits whose batch the log has answered to be wrong, in seconds."""
-
 PROVEN_AGAIN_S = 10.0
 """How long nothing unstored must have been said in a room until a stored message proves its head again, in seconds. The
 next unstored one awaits that the proof is withdrawn, so it is not to be so each time where both are said."""
-
-SETTLING = 16
-"""Rooms that are being settled at a time, at most."""
-
-
-_Sender: TypeAlias = "asyncio.Future[Message | ChatError]"
 
 
 class Publisher(Protocol):
@@ -92,19 +83,19 @@ class Publisher(Protocol):
         ...
 
 
-class Committing:
+class Committing(LogBacklog):
     """The worker that brings one chat's entries to its log.
 
     Attributes:
-        size: Entries that everybody has and the log does not.
-        bytes: What they weigh, and the drafts that wait for the log.
         saved: Entries committed so far.
         retried: Batches that failed and were tried again, so far.
-        drained: Set when the log has everything.
+        senders: Who waits for the log.
         publisher: See `Publisher`.
         recipients: Says whom the notifier is to tell of a message, by the log's outbox; None where there is none.
         on_fenced: Called with a room that somebody else has taken over.
     """
+
+    bytes: int  # of the backlog; again, since it changes here too
 
     def __init__(
         self,
@@ -116,47 +107,30 @@ class Committing:
         letters: DeadLetters,
         storage: LogStorage,
     ) -> None:
+        super().__init__(config, loop, boundary.timeout_s)
         self._log: Any = config.persistence
         self._name = adapter_name(config.persistence)
         self._call = boundary.caller("saving")
-        self._timeout_s = boundary.timeout_s
         self._telemetry = telemetry
-        self._loop = loop
         self._letters = letters
         self._storage = storage
-        self._batch_size = config.delivery_batch_size
         self._tick_s = config.delivery_tick_ms / 1000
-        self.size: int = 0
-        self.bytes: int = 0
         self.saved: int = 0
         self.retried: int = 0
-        self.drained: asyncio.Event = asyncio.Event()
-        self.drained.set()
         self.publisher: Publisher | None = None
         self.recipients: Callable[[RoomProcess, Message], Recipients | None] | None = None
         self.on_fenced: Callable[[RoomProcess], object] | None = None
         self._store = StoreState(self._name, loop, telemetry, config.delivery_retry_base_ms)
         self._jitter = random.Random()
-        self._busy: dict[str, list[RoomProcess]] = {}  # room id -> its lives of which something is under way
-        self._written: dict[str, asyncio.Event] = {}  # room id -> set when there is none any more
-        self._urgent: dict[RoomProcess, None] = {}  # somebody waits for their next batch
-        self._owing: dict[RoomProcess, None] = {}
-        # By key, what may be published without its sender; a repeat waits for that. At most a batch of each room.
-        self._left: dict[bytes, tuple[RoomProcess, Waiting]] = {}
-        # Who waits for the log, and until when, in the order of that; a room admits so many, so these are bounded.
-        self._waits: dict[_Sender, tuple[RoomProcess, Waiting, float]] = {}
-        self._expiry: asyncio.TimerHandle | None = None
-        self._resting: set[RoomProcess] = set()  # the log refused their batch just now
-        self._wanted = asyncio.Event()  # something is to be written
-        self._soon = asyncio.Event()  # it is not to wait for company
-        self._hurried = False
+        self.senders: LogSenders = LogSenders(
+            loop, boundary.timeout_s, withdraw=self._withdraw, retry_after=lambda: self.retry_after
+        )
         self._at_once = asyncio.Event()  # a log that is away is to be tried now, once
         transactions = getattr(config.persistence, "transactions", 1)
         self._transactions = asyncio.Semaphore(transactions)
         self._one_at_a_time = transactions == 1
-        self._settling = asyncio.Semaphore(SETTLING)
+        self._settling = Settling(storage, self._store, self)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._closed = False
 
     def start(self) -> None:
         """Begin to write."""
@@ -173,136 +147,6 @@ class Committing:
         if self._store.rounds:
             return max(self._store.next_try - self._loop.time(), self._tick_s)
         return self._tick_s
-
-    def waits(self, room_id: str) -> bool:
-        """Return whether something of this room is not in the log yet."""
-        return room_id in self._busy
-
-    def latest(self, room_id: str) -> RoomProcess | None:
-        """Return the room's latest life of which something is not in the log yet, or None."""
-        lives = self._busy.get(room_id)
-        return lives[-1] if lives else None
-
-    def has_all(self, room_id: str) -> bool:
-        """Return whether the log has every entry of this room."""
-        return room_id not in self._busy
-
-    def forget(self, room_id: str) -> None:
-        """Do nothing: a log has no holes that a room's life could leave."""
-
-    async def written(self, room_id: str) -> None:
-        """Wait until nothing of the room's earlier lives is under way, for as long as a call may take.
-
-        Raises:
-            AdapterError: It is still.
-        """
-        if room_id not in self._busy:
-            return
-        event = self._written.setdefault(room_id, asyncio.Event())
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._timeout_s):
-                await event.wait()
-        if room_id in self._busy:
-            raise AdapterError("What was said in this room before is not in the log yet; try again later.")
-
-    def owe(self, process: RoomProcess, message: Message, scope: bytes | None) -> None:
-        """Take a message that everybody has."""
-        sequencer = self._sequencer(process, Position(message.epoch, message.offset - 1))
-        owed = sequencer.owe(message, scope)
-        process.unstored_at = self._loop.time()
-        self.size += 1
-        self.bytes += owed.weight
-        self.drained.clear()
-        self._note(process, sequencer)
-
-    def submit(self, process: RoomProcess, draft: Draft, scope: bytes | None, stored: bool) -> Waiting:
-        """Take a draft that waits for its place; what became of it is told to its `sender`, a future of a message.
-
-        Raises:
-            RoomUnavailable: Somebody else has the room.
-        """
-        sequencer = process.sequencer or self._sequencer(process, process.head)
-        if sequencer.fenced:
-            raise _lost()
-        noted = sequencer.blocked  # since one that is ahead of this one came, or its batch was formed
-        weight = len(draft.content.encode()) + (0 if draft.data is None else draft.data.weight) + _WEIGHT
-        waiting = Waiting(draft, scope, stored, self._loop.create_future(), weight)
-        sequencer.submit(waiting)
-        self.bytes += weight
-        if not noted:
-            self._note(process, sequencer)
-        return waiting
-
-    async def outcome(self, process: RoomProcess, waiting: Waiting) -> Message:
-        """Wait for what becomes of a draft.
-
-        Raises:
-            RoomUnavailable: The log did not take it in time, or at all; its text says whether it may be there.
-        """
-        sender: _Sender = waiting.sender
-        if not sender.done():
-            # One timer for all who wait: one each, and a future beside this one, cost a fifth of a stored send.
-            self._waits[sender] = process, waiting, self._loop.time() + self._timeout_s
-            if self._expiry is None:
-                self._expiry = self._loop.call_later(self._timeout_s, self._expire)
-        try:
-            told = await sender
-        except asyncio.CancelledError:
-            if sender.cancelled() and not self._withdraw(process, waiting):
-                self._leave(process, waiting)
-            raise
-        finally:
-            self._waits.pop(sender, None)
-        if isinstance(told, ChatError):
-            # A copy that no future holds: with its traceback it would hold this frame, and that the future.
-            raise told.again()
-        return told
-
-    def _expire(self) -> None:
-        """Refuse those who have waited for as long as a call may take."""
-        self._expiry = None
-        now = self._loop.time()
-        due: list[tuple[RoomProcess, Waiting]] = []
-        for process, waiting, until in self._waits.values():
-            if until > now:
-                self._expiry = self._loop.call_at(until, self._expire)
-                break
-            due.append((process, waiting))
-        for process, waiting in due:
-            sender: _Sender = waiting.sender
-            del self._waits[sender]
-            if sender.done():
-                continue
-            if self._withdraw(process, waiting):
-                text = f"The store took nothing for {self._timeout_s:g} s, so nothing was sent; send again later."
-            else:
-                self._leave(process, waiting)
-                text = (
-                    f"The store has not answered for {self._timeout_s:g} s, so it is not known whether the message was "
-                    "published; send it again with the same idempotency key."
-                )
-            sender.set_result(RoomUnavailable(text, retry_after=self.retry_after))
-
-    def left(self, scope: bytes) -> tuple[RoomProcess, Waiting] | None:
-        """Return the draft that was sent with this key, whose sender waits no more, and which may be published yet."""
-        return self._left.get(scope)
-
-    def _leave(self, process: RoomProcess, waiting: Waiting) -> None:
-        """Go on without the sender, who waits no more: a repeat of its key waits for the outcome in its place."""
-        if waiting.over:
-            return  # it came to its end after the sender was cancelled, and before that was heard here
-        sender: _Sender = self._loop.create_future()
-        waiting.sender = sender
-        scope = waiting.scope
-        if scope is None or self._left.get(scope, (process, waiting))[1] is not waiting:
-            return
-        self._left[scope] = process, waiting
-
-        def told(_: _Sender) -> None:
-            if waiting.sender is sender:
-                self._left.pop(scope, None)
-
-        sender.add_done_callback(told)
 
     def hurry(self) -> None:
         """Wait for no further entry, and try a log that is away at once: the chat stops."""
@@ -322,9 +166,7 @@ class Committing:
         for processes in list(self._busy.values()):
             for process in list(processes):
                 self._give_up(process, "stopped", error)
-        if self._expiry is not None:
-            self._expiry.cancel()
-            self._expiry = None
+        self.senders.close()
 
     # The worker
 
@@ -404,28 +246,28 @@ class Committing:
                 answers = await self._call(self._name, self._log.append, appends)
             except (ChatError, AdapterFailure) as error:
                 surely = isinstance(error.__cause__, LogUnavailable) or getattr(error, "failure", "") in _NOT_CALLED
-                self._went_wrong(getattr(error, "failure", "raised"))
+                self.went_wrong(getattr(error, "failure", "raised"))
                 for process, flight in group:
                     if surely:
-                        self._failed(process)
+                        self.failed(process)
                     else:
                         self._leave_open(process, flight, getattr(error, "running", None))
                 return
             if isinstance(answers, str) or not isinstance(answers, Sequence) or len(answers) != len(group):
                 self._boundary_wrong(answers, len(group))
-                self._went_wrong("wrong_answer")
+                self.went_wrong("wrong_answer")
                 for process, flight in group:
                     self._leave_open(process, flight, None)
                 return
-            self._came_back()
+            self.came_back()
             self._tell(group, answers, began)
             for (process, flight), answer in zip(group, answers, strict=True):
                 if answer is None:
-                    self._committed(process)
+                    self.committed(process)
                 elif not isinstance(answer, str) or (answer == FENCED and self._storage.doubts(process.room_id)):
                     # It may be there, or a take-over of ours came late and fenced this: the log is asked.
                     if answer != FENCED:
-                        self._went_wrong("wrong_answer")
+                        self.went_wrong("wrong_answer")
                     self._leave_open(process, flight, None)
                 elif answer == FENCED:
                     self.fenced(process)
@@ -437,11 +279,11 @@ class Committing:
                         extra={"room": process.room_id},
                     )
                     self._rest(process)
-                    self._failed(process)
+                    self.failed(process)
         except Exception:
             # Ours, or of an answer that cannot be read. What is in flight still is settled, or it would be so for ever.
             logger.exception("What the log %s answered could not be taken.", self._name, extra={"adapter": self._name})
-            self._went_wrong("raised")
+            self.went_wrong("raised")
             for process, flight in group:
                 self._leave_open(process, flight, None)
         finally:
@@ -463,8 +305,8 @@ class Committing:
             if answer is False:
                 self.fenced(process)
             elif isinstance(answer, AdapterError):
-                self._went_wrong("raised")
-                self._failed(process)
+                self.went_wrong("raised")
+                self.failed(process)
             else:
                 raise answer
         return [each for each in group if each[0] not in unable]
@@ -491,13 +333,14 @@ class Committing:
 
     # How it ended
 
-    def _committed(self, process: RoomProcess) -> None:
+    def committed(self, process: RoomProcess) -> None:
+        """Let everybody have what is in flight in a room, which the log has."""
         sequencer, publisher = process.sequencer, self.publisher
         if sequencer is None or publisher is None or sequencer.flight is None:
             return  # it was given up meanwhile
         flight = sequencer.committed()
         self.saved += len(flight.owed) + len(flight.drafts)
-        self._landed(flight)
+        self._no_longer_owed(flight.owed)
         if flight.proves:
             process.proofs += 1
             process.proven = True
@@ -509,13 +352,14 @@ class Committing:
             try:
                 publisher.committed(process, message, waiting.scope)
             except ChatError as error:
-                _tell(sender, error)
+                tell(sender, error)
             else:
                 if not sender.done():
                     sender.set_result(message)
         self._go_on(process)
 
-    def _failed(self, process: RoomProcess) -> None:
+    def failed(self, process: RoomProcess) -> None:
+        """Take back what is in flight in a room: the log has nothing of it."""
         sequencer = process.sequencer
         if sequencer is None or sequencer.flight is None:
             return
@@ -527,19 +371,8 @@ class Committing:
         for waiting in flight.drafts:
             if waiting.over:
                 self.bytes -= waiting.weight
-                _tell(waiting.sender, error)
+                tell(waiting.sender, error)
         self._go_on(process)
-
-    def _rest(self, process: RoomProcess) -> None:
-        """Form no batch of this room for a while."""
-        self._resting.add(process)
-
-        def over() -> None:
-            self._resting.discard(process)
-            if process.sequencer is not None and not self._closed:
-                self._note(process, process.sequencer)
-
-        self._loop.call_later(REFUSED_S, over)
 
     def _go_on(self, process: RoomProcess) -> None:
         """Publish what waits behind nothing any more, and note what is to be written next."""
@@ -556,7 +389,7 @@ class Committing:
             try:
                 message = publisher.publish(process, waiting.draft, waiting.scope)
             except ChatError as error:
-                _tell(sender, error)
+                tell(sender, error)
             else:
                 sender.set_result(message)
         process.update_detour()
@@ -567,49 +400,7 @@ class Committing:
         if sequencer is None or sequencer.flight is not flight or sequencer.unsettled:
             return
         sequencer.unsettled = True
-        self._spawn(self._settle(process, flight, running), "chatx log, one room settled")
-
-    async def _settle(self, process: RoomProcess, flight: Flight, running: asyncio.Future[Any] | None) -> None:
-        if running is not None and not running.done():
-            # It may still write: it is not asked about before it has ended.
-            await asyncio.wait((running,))
-        tail = None
-        while tail is None:
-            tail = await self._tail(process.room_id, flight)
-            if tail is None:
-                await asyncio.sleep(max(0.01, self._store.next_try - self._loop.time()))
-        opened, found = tail
-        # That it can be read says nothing of writing: where nothing was written the next append waits for its backoff.
-        sequencer = process.sequencer
-        if sequencer is None or sequencer.flight is not flight:
-            return
-        mine = [entry.id for entry, _ in flight.entries]
-        theirs = [entry.id for entry in found.entries]
-        # Somebody had the room meanwhile: they wrote more, or withdrew its proof, and then what comes behind the head
-        # may have been seen there.
-        elsewhere = len(theirs) > len(mine) or (process.proven and not opened.proven)
-        if theirs[: len(mine)] == mine:
-            self._came_back()
-            self._committed(process)
-            if elsewhere:
-                self.fenced(process)
-        elif elsewhere:
-            self.fenced(process)
-        elif not theirs and self._storage.unwritten(process.room_id, flight.after, opened):
-            self._failed(process)
-        else:
-            self.fenced(process)
-
-    async def _tail(self, room_id: str, flight: Flight) -> tuple[Opened, Found] | None:
-        """Fence whatever is under way for a room, and read what is behind its batch's place; None where that fails."""
-        try:
-            async with self._settling:
-                opened = await self._storage.take_over(room_id)
-                found = await self._storage.read(room_id, after=flight.after, limit=len(flight.entries) + 1)
-        except AdapterError:
-            self._went_wrong("raised")
-            return None
-        return opened, found
+        self._spawn(self._settling.settle(process, flight, running), "chatx log, one room settled")
 
     def fenced(self, process: RoomProcess) -> None:
         """Close a room that somebody else has taken over."""
@@ -621,7 +412,7 @@ class Committing:
         if self._telemetry.watched("room_fenced"):
             self._telemetry.emit("room_fenced", {}, {"room_id": process.room_id})
         self._storage.forget(process.room_id)
-        self._give_up(process, "fenced", _lost())
+        self._give_up(process, "fenced", room_lost())
         if self.on_fenced is not None:
             self.on_fenced(process)
 
@@ -637,69 +428,10 @@ class Committing:
         self._no_longer_owed(owed)
         for one in waiting:
             self.bytes -= one.weight
-            _tell(one.sender, error)
+            tell(one.sender, error)
         self._urgent.pop(process, None)
         self._owing.pop(process, None)
         self._not_busy(process)
-
-    # Accounts
-
-    def _sequencer(self, process: RoomProcess, head: Position) -> Sequencer:
-        sequencer = process.sequencer
-        if sequencer is None:
-            sequencer = process.sequencer = Sequencer(head)
-        return sequencer
-
-    def _note(self, process: RoomProcess, sequencer: Sequencer) -> None:
-        """Note what a room has for the log now."""
-        process.update_detour()
-        if sequencer.flight is None and not sequencer.ready:
-            self._not_busy(process)
-            return
-        lives = self._busy.setdefault(process.room_id, [])
-        if process not in lives:
-            lives.append(process)
-        if process in self._resting or lives[0] is not process:
-            return  # an earlier life's entries come first: once the next epoch has begun no log takes them
-        if sequencer.urgent:
-            self._owing.pop(process, None)
-            self._urgent[process] = None
-        elif sequencer.ready and process not in self._urgent:
-            self._owing[process] = None
-        self._look()
-
-    def _not_busy(self, process: RoomProcess) -> None:
-        lives = self._busy.get(process.room_id)
-        if lives is None or process not in lives:
-            return
-        lives.remove(process)
-        if lives:
-            if lives[0].sequencer is not None:
-                self._note(lives[0], lives[0].sequencer)
-            return
-        del self._busy[process.room_id]
-        event = self._written.pop(process.room_id, None)
-        if event is not None:
-            event.set()
-
-    def _look(self) -> None:
-        if self._urgent or self._owing:
-            self._wanted.set()
-        else:
-            self._wanted.clear()
-        if self._urgent or self._hurried or self.size >= self._batch_size:
-            self._soon.set()
-        else:
-            self._soon.clear()
-
-    def _landed(self, flight: Flight) -> None:
-        self._no_longer_owed(flight.owed)
-
-    def _no_longer_owed(self, owed: Sequence[Owed]) -> None:
-        self.size -= len(owed)
-        self.bytes -= sum(each.weight for each in owed)
-        if not self.size:
-            self.drained.set()
 
     def _withdraw(self, process: RoomProcess, waiting: Waiting) -> bool:
         sequencer = process.sequencer
@@ -711,13 +443,15 @@ class Committing:
 
     # Whether it is there
 
-    def _went_wrong(self, reason: str) -> None:
+    def went_wrong(self, reason: str) -> None:
+        """Take note that the log could not be used."""
         first = not self._store.rounds
         self._store.backs_off(self._jitter.random())
         if first:
             self._store.goes_away(reason, self.size)
 
-    def _came_back(self) -> None:
+    def came_back(self) -> None:
+        """Take note that the log could be used."""
         if self._store.rounds:
             self._store.comes_back(self.size)
 
@@ -750,17 +484,5 @@ class Committing:
         task.add_done_callback(self._tasks.discard)
 
 
-# What a draft weighs beside its texts.
-_WEIGHT = 128
-
 # Failures of the boundary before the log was called at all.
 _NOT_CALLED = frozenset({"busy", "stopped"})
-
-
-def _lost() -> RoomUnavailable:
-    return RoomUnavailable("The room is somebody else's now: another chat writes to the same store. Send again later.")
-
-
-def _tell(sender: _Sender, error: ChatError) -> None:
-    if not sender.done():
-        sender.set_result(error)

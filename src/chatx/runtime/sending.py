@@ -194,7 +194,7 @@ class Sending:
         return isinstance(storage, LogStorage) and (
             not storage.knows_all_keys(room_id, now)
             or now < self.window.incomplete_until
-            or self._commits.left(scope) is not None  # of an earlier life of the room
+            or self._commits.senders.left(scope) is not None  # of an earlier life of the room
         )
 
     def remember(self, room_id: str, keyed: Sequence[Keyed]) -> None:
@@ -240,7 +240,7 @@ class Sending:
             else:
                 way = await self._through_the_chain(process, draft, scope, trusted, stored)
             # What waits for the log has its turn there; this user's next send need not wait for it.
-            return way if isinstance(way, Message) else await self._commits.outcome(process, way)
+            return way if isinstance(way, Message) else await self._commits.senders.outcome(process, way)
         finally:
             self._delivery.release()
             process.chain_s += ((self._now() - began) - process.chain_s) / 8
@@ -338,8 +338,8 @@ class Sending:
         """Send a draft whose key memory does not have; one that only the log has is answered with what it made."""
         # Opening a room tells the keys that its log has.
         process = await self._opened(draft.room_id, stored=True)
-        if (left := self._commits.left(scope)) is not None:
-            return replace(await self._commits.outcome(*left), duplicate=True)
+        if (left := self._commits.senders.left(scope)) is not None:
+            return replace(await self._commits.senders.outcome(*left), duplicate=True)
         storage = self._storage
         if isinstance(storage, LogStorage):
             # Until whoever had the room is fenced, they may write under this key. That it stands elsewhere by now is
