@@ -485,14 +485,22 @@ class Raced(MemoryLog):
         return answers
 
 
+@pytest.mark.parametrize("earlier", [False, True])
 @pytest.mark.parametrize(
     "order", list(itertools.permutations(["unproven", "unproven answered", "append", "append answered"]))
 )
 @virtual
-async def test_no_proof_stands_when_something_unstored_is_seen_whoever_comes_first(order: tuple[str, ...]) -> None:
+async def test_no_proof_stands_when_something_unstored_is_seen_whoever_comes_first(
+    order: tuple[str, ...], earlier: bool
+) -> None:
     log = Raced()
     async with chat_on(log) as chat:
         await chat.send_message("a", "ann", "0", durability="stored")
+        if earlier:
+            await chat.send_message("a", "ann", "0", durability="sequenced")
+            await asyncio.sleep(11)
+            await chat.send_message("a", "ann", "0", durability="stored")
+            await asyncio.sleep(11)
         log.waits = {each: asyncio.Event() for each in order}
         stored = asyncio.ensure_future(chat.send_message("a", "ann", "1", durability="stored"))
         await turns()
@@ -511,9 +519,12 @@ async def test_no_proof_stands_when_something_unstored_is_seen_whoever_comes_fir
                 log.waits[each].set()
                 await turns(10)
             await asyncio.gather(stored, sequenced)
-            await chat.send_message("a", "bob", "3")
+            if not earlier:
+                await chat.send_message("a", "bob", "3")
         assert proven == [False] * len(proven)
         assert proven
+    # A clean stop proves it, whatever came first.
+    assert log._rooms["a"].proven
 
 
 @virtual

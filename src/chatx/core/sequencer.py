@@ -78,12 +78,14 @@ class Flight(Struct, eq=False):
         owed: Entries that everybody has.
         drafts: What nobody has seen, each with its message.
         proves: Whether the log proves its head with it; for the caller.
+        stood: Whether the head was proven when it was sent off; for the caller.
     """
 
     after: Position
     owed: list[Owed]
     drafts: list[Waiting]
     proves: bool = False
+    stood: bool = False
 
     @property
     def entries(self) -> list[tuple[Entry, bytes | None]]:

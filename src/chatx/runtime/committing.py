@@ -318,6 +318,7 @@ class Committing(LogBacklog):
         )
         stored = any(each.stored for each in flight.drafts)
         # Nothing unstored is seen while drafts are in flight, and what is owed is ahead of them.
+        flight.stood = process.proven
         flight.proves = bool(flight.drafts) and (
             not process.unstored_seen or (stored and self._loop.time() >= process.unstored_at + PROVEN_AGAIN_S)
         )
@@ -343,6 +344,8 @@ class Committing(LogBacklog):
         self._no_longer_owed(flight.owed)
         if flight.proves:
             process.proofs += 1
+            # Where the proof was withdrawn while this was in flight, nobody knows which of the two came last.
+            process.doubted = process.doubted or (flight.stood and not process.proven)
             process.proven = True
         for waiting in flight.drafts:
             message, sender = waiting.message, waiting.sender

@@ -60,7 +60,7 @@ class RoomProcess(RoomState):
         goes_on: Whether the stream began in an earlier life.
         proofs: How often an append has proven the head, in this life.
         unstored_at: When something was seen last before it was stored (loop time).
-        doubted: Whether the store did not say if it withdrew the proof, so that the end has to be recorded anyway.
+        doubted: Whether it is not known if the store withdrew the proof, so that the end has to be recorded anyway.
         detour: Whether a message has to await something before it can be published here.
         chain_s: About how long a message spends in the middlewares, in seconds; an estimate for `retry_after`.
     """

@@ -364,7 +364,9 @@ class Rooms:
                     if self._delivery.committing is not None:
                         self._delivery.committing.fenced(process)
                     return False
-                process.doubted = not done
+                # An append that has proven the head meanwhile may have come to the log ahead of this, or behind it.
+                raced = process.proofs != proofs
+                process.doubted = raced or not done
                 if not done and (process.goes_on or self._storage.is_log):
                     # The proof stands although the stream would go on; a log has one of what began here too, since that
                     # was stored. Only an epoch of its own is safe, and that
@@ -372,8 +374,7 @@ class Rooms:
                     if process.subscribers or not process.blank or process.sequencer is not None:
                         return False
                     process.begin_anew(Position(new_epoch(), 0))
-                # An append that has proven the head meanwhile may have come to the log behind this.
-                process.proven = process.proofs != proofs
+                process.proven = raced
                 return True
         finally:
             del self._withdrawals[process]
