@@ -43,6 +43,7 @@ from chatx.runtime.log_storage import LogStorage
 from chatx.runtime.process import RoomProcess
 from chatx.runtime.repeats import Repeats
 from chatx.runtime.rooms import Rooms
+from chatx.runtime.send_events import SendEvents
 from chatx.runtime.steps import chain_of
 from chatx.runtime.storage import Storage
 from chatx.telemetry import Telemetry
@@ -71,7 +72,7 @@ class Sending:
     Attributes:
         sent: Messages published so far.
         duplicates: Repeats answered so far.
-        refused: Refusals so far, by code.
+        refused: Refusals so far, by code; see `SendEvents`.
         window: The idempotency keys.
         buckets: The token buckets.
     """
@@ -104,7 +105,8 @@ class Sending:
         self._repeats = Repeats(rooms, storage, config.room_queue_limit, loop)
         self.sent: int = 0
         self.duplicates: int = 0
-        self.refused: dict[str, int] = {}
+        self._tell = SendEvents(telemetry, delivery, config.room_queue_limit, loop.time)
+        self.refused: dict[str, int] = self._tell.refused
         self._chain = chain_of(config, boundary, self._take_token)
         self._closed = False
 
@@ -157,11 +159,11 @@ class Sending:
                 raise self._overloaded(process)
             message = self.publish(process, draft if trusted else self._chain.run(draft), scope)
         except ChatError as error:
-            self._count_refusal(error, room_id, user_id)
+            self._tell.refusal(error, room_id, user_id)
             raise
         self.sent += 1
         if "message_sent" in self._watching:
-            self._tell_sent(message, began)
+            self._tell.sent(message, began)
         return message
 
     def _draft_with_data(self, room_id: str, user_id: str, content: str | bytes, data: object) -> Draft:
@@ -178,14 +180,14 @@ class Sending:
             else:
                 message = await self._send_once(draft, key, trusted, stored)
         except ChatError as error:
-            self._count_refusal(error, draft.room_id, draft.user_id)
+            self._tell.refusal(error, draft.room_id, draft.user_id)
             raise
         if message.duplicate:
             self.duplicates += 1
         else:
             self.sent += 1
             if "message_sent" in self._watching:
-                self._tell_sent(message, began)
+                self._tell.sent(message, began)
         return message
 
     def _only_the_log_may_know(self, room_id: str, scope: bytes, now: float) -> bool:
@@ -208,18 +210,6 @@ class Sending:
         if self._closed:
             raise Closed("The chat was stopped before this was sent; send it again when the chat runs.")
 
-    def _tell_sent(self, message: Message, began: float) -> None:
-        self._telemetry.emit(
-            "message_sent",
-            {"bytes": len(message.content.encode()), "duration_ms": (self._now() - began) * 1000},
-            {
-                "room_id": message.room_id,
-                "user_id": message.user_id,
-                "message_id": message.id,
-                "offset": message.offset,
-            },
-        )
-
     async def _send_awaiting(self, draft: Draft, scope: bytes | None, trusted: bool, stored: bool) -> Message:
         process = self._rooms.at_once(draft.room_id)
         if process is None:
@@ -228,7 +218,7 @@ class Sending:
             raise self._overloaded(process)
         began = self._now()
         process.admit()
-        self._watch_queue(process)
+        self._tell.admitted(process)
         self._delivery.reserve()
         try:
             if stored and (trusted or not self._chain.awaits) and draft.user_id not in process.lanes:
@@ -400,7 +390,7 @@ class Sending:
             # Everybody will have it, also where the room crashed on it.
             self._delivery.notify(process, message)
             if "broadcast" in self._watching:
-                self._tell_broadcast(process, message)
+                self._tell.broadcast(process, message)
 
     def publish(self, process: RoomProcess, draft: Draft, scope: bytes | None) -> Message:
         """Place a draft and let everybody have it; errors as `RoomProcess.publish`."""
@@ -424,14 +414,7 @@ class Sending:
         if self._delivery.enabled:
             self._delivery.offer(process, message, scope)
         if "broadcast" in self._watching:
-            self._tell_broadcast(process, message)
-
-    def _tell_broadcast(self, process: RoomProcess, message: Message) -> None:
-        self._telemetry.emit(
-            "broadcast",
-            {"recipients": process.subscribers},
-            {"room_id": message.room_id, "message_id": message.id, "offset": message.offset},
-        )
+            self._tell.broadcast(process, message)
 
     def _take_token(self, draft: Draft) -> Draft:
         retry_after = self.buckets.acquire(draft.room_id, draft.user_id, self._now())
@@ -457,24 +440,3 @@ class Sending:
 
     def _too_many_wait(self, count: int, retry_after: float) -> RoomOverloaded:
         return RoomOverloaded(f"{count} messages wait in this room already; send again later.", retry_after=retry_after)
-
-    def _watch_queue(self, process: RoomProcess) -> None:
-        size = process.admitted
-        if size & (size - 1) == 0 and self._telemetry.watched("queue_size"):
-            self._telemetry.emit(
-                "queue_size",
-                {"size": size, "limit": self._queue_limit},
-                {"queue": "room", "room_id": process.room_id},
-            )
-
-    def _count_refusal(self, error: ChatError, room_id: object, user_id: object) -> None:
-        self.refused[error.code] = self.refused.get(error.code, 0) + 1
-        about = {"room_id": room_id, "user_id": user_id}
-        if isinstance(error, RoomOverloaded) and self._telemetry.watched("queue_overflow"):
-            delivery = self._delivery.full
-            size = self._delivery.size if delivery else self._queue_limit
-            limit = self._delivery.limit if delivery else self._queue_limit
-            queue = "delivery" if delivery else "room"
-            self._telemetry.emit("queue_overflow", {"size": size, "limit": limit}, {"queue": queue, **about})
-        if self._telemetry.watched("message_refused"):
-            self._telemetry.emit("message_refused", {}, {**about, "code": error.code})
