@@ -33,7 +33,7 @@ class MemoryOutbox:
         return row is not None and row.state != "dead"
 
     async def claim_notifications(self, claimer: str, limit: int, now_ms: int, until_ms: int, /) -> list[Claimed]:
-        """Claim what is due until `until_ms`, at most `limit` rows, those first that have been due longest."""
+        """Claim until `until_ms` rows that are due, at most `limit`, those first that have been due longest."""
         due = [each for each in self._rows.values() if each.state != "dead" and _is_due(each, now_ms)]
         due.sort(key=lambda each: each.due_at)
         claimed: list[Claimed] = []

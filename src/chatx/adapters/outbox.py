@@ -98,7 +98,7 @@ class KeepsNotifications(Protocol):
     def claim_notifications(
         self, claimer: str, limit: int, now_ms: int, until_ms: int, /
     ) -> Sequence[Claimed] | Awaitable[Sequence[Claimed]]:
-        """Claim what is due until `until_ms`, at most `limit` rows, those first that have been due longest.
+        """Claim until `until_ms` rows that are due, at most `limit`, those first that have been due longest.
 
         No two claims bring the same row while its lease lasts.
         """

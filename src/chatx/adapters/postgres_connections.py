@@ -128,10 +128,10 @@ class Attempt:
         self._failed: LogUnavailable | None = None
 
     async def make(self, is_done: Callable[[], bool], attempt: Callable[[], Awaitable[object]]) -> None:
-        """Do it, where it is not done.
+        """Have the thing done, where `is_done` does not say that it is.
 
         Raises:
-            LogUnavailable: It failed, or the try did for which this one waited.
+            LogUnavailable: The try failed, or the one did for which this one waited.
         """
         tries = self._tries
         async with self._turn:
@@ -195,13 +195,13 @@ class Connections:
             self._free.release()
 
     def drop(self) -> None:
-        """Drop what idles."""
+        """Drop the connections that idle."""
         idle, self._idle = self._idle, []
         for connection in idle:
             connection.terminate()
 
     async def close(self) -> None:
-        """Close what idles, and each of the others when its call has ended."""
+        """Close the connections that idle, and each of the others when its call has ended."""
         self._closed = True
         while self._idle:
             await self._back(self._idle.pop())
@@ -233,7 +233,7 @@ class WriterLock:
     _KEY = "hashtextextended('chatx ' || current_schema(), 0)"
 
     FREE = f"SELECT pg_try_advisory_xact_lock({_KEY})"
-    """A statement that asks whether nobody has it, and takes it until the transaction ends."""
+    """A statement that asks whether nobody has the lock, and takes it until the transaction ends."""
 
     def __init__(self, connect: Callable[[], Awaitable[Connection]]) -> None:
         self._connect = connect
@@ -244,7 +244,7 @@ class WriterLock:
         self._again = Attempt()
 
     async def take(self, wait_s: float) -> bool:
-        """Take it, waiting for at most so long for another one to let go; return whether that was done.
+        """Take the lock, waiting for at most so long for another chat to let go; return whether it is held.
 
         Raises:
             LogUnavailable: PostgreSQL could not be asked.
@@ -260,16 +260,16 @@ class WriterLock:
         return True
 
     async def check(self) -> None:
-        """See to it that it is held still, where it was taken: a connection that was lost has taken it along.
+        """See to it that a lock that was taken is held still: a connection that was lost has taken it along.
 
         Raises:
-            LogUnavailable: Somebody else has it now, or it is not known.
+            LogUnavailable: Another chat has the lock now, or it is not known who has.
         """
         if self._wanted and not self._lives():
             await self._again.make(self._lives, self._take_again)
 
     async def let_go(self) -> None:
-        """Let another one have it; twice is harmless."""
+        """Let another chat have the lock; twice is harmless."""
         self._wanted = self._held = False
         self._let_go += 1
         connection, self._connection = self._connection, None

@@ -95,7 +95,7 @@ class PostgresOutbox:
     """What a log in PostgreSQL can do with its outbox."""
 
     async def claim_notifications(self, claimer: str, limit: int, now_ms: int, until_ms: int, /) -> list[Claimed]:
-        """Claim what is due until `until_ms`, at most `limit` rows, those first that have been due longest."""
+        """Claim until `until_ms` rows that are due, at most `limit`, those first that have been due longest."""
 
         async def claim(db: Any) -> list[Any]:
             rows: list[Any] = await db.fetch(_CLAIM, claimer, limit, until_ms, -1, now_ms)

@@ -148,7 +148,7 @@ class SQLitePersistence(SQLiteFile):
     # As an outbox
 
     def claim_notifications(self, claimer: str, limit: int, now_ms: int, until_ms: int, /) -> list[Claimed]:
-        """Claim what is due until `until_ms`, at most `limit` rows, those first that have been due longest.
+        """Claim until `until_ms` rows that are due, at most `limit`, those first that have been due longest.
 
         Raises:
             LogUnavailable: The file cannot be written.

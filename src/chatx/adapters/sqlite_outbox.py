@@ -45,7 +45,7 @@ def is_due(db: sqlite3.Connection, now_ms: int) -> bool:
 
 
 def claim(db: sqlite3.Connection, claimer: str, limit: int, now_ms: int, until_ms: int) -> list[Claimed]:
-    """Claim what is due, those rows first that have been due longest."""
+    """Claim until `until_ms` rows that are due, at most `limit`, those first that have been due longest."""
     ids: list[str] = []
     for low, high in _spans(now_ms):
         if len(ids) < limit:
@@ -57,7 +57,7 @@ def claim(db: sqlite3.Connection, claimer: str, limit: int, now_ms: int, until_m
 
 
 def settle(db: sqlite3.Connection, claimer: str, outcomes: Sequence[Outcome]) -> None:
-    """Write down what became of rows, where they are this claimer's still."""
+    """Write down what became of rows; those that are not this claimer's any more stay as they are."""
     done = [(each.id, claimer) for each in outcomes if each.state == "done"]
     db.executemany("DELETE FROM chatx_outbox WHERE id = ? AND claimer = ?", done)
     db.executemany(

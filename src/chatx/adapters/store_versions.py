@@ -42,7 +42,7 @@ class Versions(Struct, frozen=True):
 
     @property
     def state(self) -> State:
-        """What the one is to the other."""
+        """What the tables of the store are to this chatx."""
         if self.found == self.written:
             return "current"
         return "none" if not self.found else "older" if self.found < self.written else "newer"

@@ -53,7 +53,7 @@ class ChatStore:
 
     @property
     def is_to_begin(self) -> bool:
-        """Whether there is anything to open or to hold."""
+        """Whether there is a store to open or to hold."""
         return self._config.store is not None or self._has_one_writer
 
     @property
@@ -94,7 +94,7 @@ class ChatStore:
             raise
 
     async def end(self, timeout_s: float) -> None:
-        """Let another chat write, and close what was opened here; what takes longer is left behind, and told."""
+        """Let another chat write, and close the store opened here; what takes longer is left behind, and told."""
         self._ended = True
         until = asyncio.get_running_loop().time() + timeout_s
         if self._asked is not None:  # it may take the lock yet

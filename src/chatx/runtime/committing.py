@@ -155,7 +155,7 @@ class Committing(LogBacklog):
         self._at_once.set()
 
     async def close(self) -> None:
-        """End; what the log never got is a dead letter. Twice is harmless."""
+        """End the worker; an entry that the log never got is a dead letter. Twice is harmless."""
         self._closed = True
         tasks = set(self._tasks)
         for task in tasks:

@@ -113,7 +113,7 @@ class Outbox:
         self._closed = False
 
     def start(self) -> None:
-        """Begin to work."""
+        """Begin to look into the log."""
         self._spawn(self._work(), "chatx delivery, outbox")
 
     @property
@@ -147,7 +147,7 @@ class Outbox:
         await self._idle.wait()
 
     async def close(self, deadline: float) -> None:
-        """End, and put back what was claimed, until the deadline (loop time). Twice is harmless."""
+        """End the worker, and put back the rows it has claimed, until the deadline (loop time). Twice is harmless."""
         if self._closed:
             return
         self._closed = True

@@ -35,7 +35,7 @@ class Round(Struct, eq=False):
 
     @property
     def users(self) -> tuple[str, ...] | None:
-        """Who is to be told still, as a row keeps it."""
+        """The users who are to be told still, as a row keeps them; None where `recipients` is to name them again."""
         if self.left is None or self.unnamed:
             return self.row.users
         users = (*self.failed, *self.postponed, *sorted(self.under_way), *self.left)

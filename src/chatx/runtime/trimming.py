@@ -75,12 +75,12 @@ class Trimming:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin, where there is a bound."""
+        """Begin to trim, where retention has a bound."""
         if self._days or self._messages:
             self._task = self._loop.create_task(self._work(), name="chatx retention")
 
     async def close(self) -> None:
-        """End. A call that is under way may still end; twice is harmless."""
+        """End the worker. A call that is under way may still end; twice is harmless."""
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
