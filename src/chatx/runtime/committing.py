@@ -15,7 +15,7 @@ Rules:
 4. A room that somebody else has taken over is closed: what the log never got of it is a dead letter (`fenced`).
 5. Stopping writes what is left until the deadline; what is left then is a dead letter.
 6. Where a batch has drafts, all that was seen is in the log once it is: its head is proven with it, if nothing unstored
-   was said for `PROVEN_AGAIN_S`. What is proven is durable.
+   was said for `PROVEN_AGAIN_S` (`runtime/appends.py`). What is proven is durable.
 """
 
 from __future__ import annotations
@@ -28,20 +28,12 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Protocol
 
 from chatx.adapters.boundary import AdapterFailure, Boundary, adapter_name
-from chatx.adapters.room_log import (
-    APPENDED_AT_ONCE,
-    APPENDED_BYTES,
-    FENCED,
-    Append,
-    LogUnavailable,
-    Recipients,
-    Record,
-)
+from chatx.adapters.room_log import APPENDED_AT_ONCE, APPENDED_BYTES, FENCED, LogUnavailable
 from chatx.config import ChatConfig
-from chatx.core.idempotency import key_of
-from chatx.core.message import Draft, Entry, Message, Position
+from chatx.core.message import Draft, Message, Position
 from chatx.core.sequencer import Flight, Waiting
 from chatx.errors import AdapterError, ChatError, Closed, RoomUnavailable
+from chatx.runtime.appends import Names, append_of
 from chatx.runtime.dead_letters import DeadLetter, DeadLetters
 from chatx.runtime.log_backlog import LogBacklog, room_lost
 from chatx.runtime.log_senders import LogSenders, tell
@@ -61,10 +53,6 @@ OWING_ROOMS = 64
 
 GROUP_ENTRIES = 2048
 """Entries in one transaction beyond which no further room is added to it."""
-
-PROVEN_AGAIN_S = 10.0
-"""How long nothing unstored must have been said in a room until a stored message proves its head again, in seconds. The
-next unstored one awaits that the proof is withdrawn, so it is not to be so each time where both are said."""
 
 
 class Publisher(Protocol):
@@ -91,7 +79,7 @@ class Committing(LogBacklog):
         retried: Batches that failed and were tried again, so far.
         senders: Who waits for the log.
         publisher: See `Publisher`.
-        recipients: Says whom the notifier is to tell of a message, by the log's outbox; None where there is none.
+        recipients: See `Names`; None where the log keeps no outbox.
         on_fenced: Called with a room that somebody else has taken over.
     """
 
@@ -118,7 +106,7 @@ class Committing(LogBacklog):
         self.saved: int = 0
         self.retried: int = 0
         self.publisher: Publisher | None = None
-        self.recipients: Callable[[RoomProcess, Message], Recipients | None] | None = None
+        self.recipients: Names | None = None
         self.on_fenced: Callable[[RoomProcess], object] | None = None
         self._store = StoreState(self._name, loop, telemetry, config.delivery_retry_base_ms)
         self._jitter = random.Random()
@@ -241,7 +229,10 @@ class Committing(LogBacklog):
             if not group:
                 return
             began = self._loop.time()
-            appends = [self._append(process, flight) for process, flight in group]
+            appends = [
+                append_of(process, flight, self._storage.term(process.room_id), began, self.recipients)
+                for process, flight in group
+            ]
             try:
                 answers = await self._call(self._name, self._log.append, appends)
             except (ChatError, AdapterFailure) as error:
@@ -310,27 +301,6 @@ class Committing(LogBacklog):
             else:
                 raise answer
         return [each for each in group if each[0] not in unable]
-
-    def _append(self, process: RoomProcess, flight: Flight) -> Append:
-        records = tuple(
-            Record(entry, None if scope is None else key_of(scope), self._notify(process, entry))
-            for entry, scope in flight.entries
-        )
-        stored = any(each.stored for each in flight.drafts)
-        # Nothing unstored is seen while drafts are in flight, and what is owed is ahead of them.
-        flight.stood = process.proven
-        flight.proves = bool(flight.drafts) and (
-            not process.unstored_seen or (stored and self._loop.time() >= process.unstored_at + PROVEN_AGAIN_S)
-        )
-        # A power cut that took back entries and left the proof of the head before them would have places used again.
-        durable = stored or process.proven or flight.proves
-        term = self._storage.term(process.room_id)
-        return Append(process.room_id, term or 0, flight.after, records, durable, flight.proves)
-
-    def _notify(self, process: RoomProcess, entry: Entry) -> Recipients | None:
-        if self.recipients is None or not isinstance(entry, Message) or not entry.stored:
-            return None
-        return self.recipients(process, entry)
 
     # How it ended
 

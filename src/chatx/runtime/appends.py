@@ -1,0 +1,42 @@
+"""What a log is told of a room's batch: its entries, how durable they must be, and whether they prove the head."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+from chatx.adapters.room_log import Append, Recipients, Record
+from chatx.core.idempotency import key_of
+from chatx.core.message import Entry, Message
+from chatx.core.sequencer import Flight
+from chatx.runtime.process import RoomProcess
+
+PROVEN_AGAIN_S = 10.0
+"""How long nothing unstored must have been said in a room until a stored message proves its head again, in seconds. The
+next unstored one awaits that the proof is withdrawn, so it is not to be so each time where both are said."""
+
+Names: TypeAlias = Callable[[RoomProcess, Message], Recipients | None]
+"""Says whom the notifier is to tell of a message, by the log's outbox."""
+
+
+def append_of(process: RoomProcess, flight: Flight, term: int | None, now: float, names: Names | None) -> Append:
+    """Return a room's batch as it is appended under a term, `now` being the loop's time; note whether it proves."""
+    records = tuple(
+        Record(entry, None if scope is None else key_of(scope), _notified(process, entry, names))
+        for entry, scope in flight.entries
+    )
+    stored = any(each.stored for each in flight.drafts)
+    # Nothing unstored is seen while drafts are in flight, and what is owed is ahead of them.
+    flight.stood = process.proven
+    flight.proves = bool(flight.drafts) and (
+        not process.unstored_seen or (stored and now >= process.unstored_at + PROVEN_AGAIN_S)
+    )
+    # A power cut that took back entries and left the proof of the head before them would have places used again.
+    durable = stored or process.proven or flight.proves
+    return Append(process.room_id, term or 0, flight.after, records, durable, flight.proves)
+
+
+def _notified(process: RoomProcess, entry: Entry, names: Names | None) -> Recipients | None:
+    if names is None or not isinstance(entry, Message) or not entry.stored:
+        return None
+    return names(process, entry)
