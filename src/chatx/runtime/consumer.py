@@ -23,6 +23,9 @@ logger: logging.Logger = logging.getLogger("chatx")
 
 POLICIES = ("disconnect", "drop_oldest")
 
+# What a consumer has that is behind in no room, as most are: one for all of them, never written to.
+_NOBODY: dict[str, Behind] = {}
+
 
 class Consumer:
     """What `Subscription` and `Connection` share: one mailbox and its one reader.
@@ -48,7 +51,7 @@ class Consumer:
         # Read before the mailbox: a page of what was missed, and the first state of presence.
         self._backlog: deque[Event] = deque()
         # Subscriptions that are not live yet, by room; who has waited longest for a page is first.
-        self._behind: dict[str, Behind] = {}
+        self._behind: dict[str, Behind] = _NOBODY
         self._reading: asyncio.Task[None] | None = None
         # The rest of the batch that is being read.
         self._taken: Iterator[Event] = iter(())
@@ -147,6 +150,8 @@ class Consumer:
             # A page that does not fit is read again when there is room: many rooms hold no more than one does.
             reached = first.reached if fits or after is None else after
             present = process.presences() if subscriber.presence else None
+            if self._behind is _NOBODY:
+                self._behind = {}
             self._behind[process.room_id] = Behind(process, subscriber, reached, present)
         self._wake_reader()
 
