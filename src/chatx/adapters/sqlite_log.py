@@ -346,9 +346,9 @@ def _split(rows: Sequence[Any]) -> Iterator[Sequence[Any]]:
 def _oldest(db: sqlite3.Connection, room_id: str, rank: int) -> int | None:
     """Return the oldest offset kept of an epoch; of the newest one past its head where nothing is, of others None."""
     (oldest,) = db.execute(
-        """SELECT coalesce((SELECT min("offset") FROM chatx_entries WHERE room_id = ?1 AND rank = ?2),
-        (SELECT head + 1 FROM chatx_rooms WHERE room_id = ?1 AND rank = ?2))""",
-        (room_id, rank),
+        """SELECT coalesce((SELECT min("offset") FROM chatx_entries WHERE room_id = ? AND rank = ?),
+        (SELECT head + 1 FROM chatx_rooms WHERE room_id = ? AND rank = ?))""",
+        (room_id, rank) * 2,
     ).fetchone()
     return None if oldest is None else int(oldest)
 

@@ -132,9 +132,9 @@ class _Newer:
         for (rank,) in ranks:
             behind[rank] = count
             first, last = self._db.execute(
-                """SELECT (SELECT min("offset") FROM chatx_entries WHERE room_id = ?1 AND rank = ?2),
-                (SELECT max("offset") FROM chatx_entries WHERE room_id = ?1 AND rank = ?2)""",
-                (self._room_id, rank),
+                """SELECT (SELECT min("offset") FROM chatx_entries WHERE room_id = ? AND rank = ?),
+                (SELECT max("offset") FROM chatx_entries WHERE room_id = ? AND rank = ?)""",
+                (self._room_id, rank) * 2,
             ).fetchone()
             last = self._lasts.setdefault(rank, last or 0)
             count += 0 if first is None else last - first + 1
