@@ -428,3 +428,33 @@ async def test_a_refusal_by_the_log_leaves_nothing() -> None:
             assert sum(type(each) is RoomUnavailable for each in gc.get_objects()) == before
         finally:
             gc.enable()
+
+
+@virtual
+async def test_a_batch_that_could_not_be_formed_holds_nothing_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = Log()
+    async with chat_on(log) as chat:
+        await chat.send_message("a", "ann", "first", durability="stored")
+        sending = chat.engine.sending
+        place, broken = sending.place, ["once"]
+
+        def place_or_raise(draft: Draft, head: Position, stored: bool) -> Message:
+            if draft.content == "broken" and broken:
+                broken.clear()
+                raise ZeroDivisionError
+            return place(draft, head, stored)
+
+        monkeypatch.setattr(sending, "place", place_or_raise)
+        log.gate.clear()
+        sends = [asyncio.ensure_future(chat.send_message("a", "u0", "held", durability="stored"))]
+        await turns()
+        for number, content in enumerate(["ahead", "broken", "behind"]):
+            sends.append(asyncio.ensure_future(chat.send_message("a", f"u{number}", content, durability="stored")))
+        await turns()
+        log.gate.set()
+        answers = await asyncio.gather(*sends, return_exceptions=True)
+        assert isinstance(answers[1], RoomUnavailable)
+        assert (await chat.send_message("a", "ann", "last", durability="stored")).stored
+        contents = [each.content for each in await chat.history("a")]
+        assert contents == ["first", "held", "broken", "behind", "last"]
+        assert [each.entry.content for each in log.records("a")] == contents

@@ -172,10 +172,14 @@ class Sequencer:
         return True
 
     def form(self, most: int, most_bytes: int, place: Place) -> Flight:
-        """Form the next batch, at most so many entries and bytes, but one at least; it is in flight then."""
+        """Form the next batch, at most so many entries and bytes, but one at least; it is in flight then.
+
+        Where `place` raises, what was taken so far is in flight too: the caller ends it with `failed`.
+        """
         room, size = most, most_bytes
         owed: list[Owed] = []
         drafts: list[Waiting] = []
+        self.flight = Flight(self.stored_to, owed, drafts)
         while self._owed and room and (self._owed[0].weight <= size or not owed):
             each = self._owed.popleft()
             owed.append(each)
@@ -185,12 +189,12 @@ class Sequencer:
             head = Position(owed[-1].entry.epoch, owed[-1].entry.offset)
         if not self._owed:
             while self._waiting and room and (self._waiting[0].weight <= size or not (owed or drafts)):
-                waiting = self._waiting.popleft()
+                waiting = self._waiting[0]
                 waiting.message = place(waiting.draft, head, waiting.stored)
+                self._waiting.popleft()
                 head = Position(head.epoch, head.offset + 1)
                 drafts.append(waiting)
                 room, size = room - 1, size - waiting.weight
-        self.flight = Flight(self.stored_to, owed, drafts)
         return self.flight
 
     def committed(self) -> Flight:

@@ -173,7 +173,15 @@ class Committing(LogBacklog):
                 await asyncio.sleep(self._tick_s)
 
     async def _begin(self) -> None:
-        group = self._group()
+        formed: list[RoomProcess] = []
+        try:
+            group = self._group(formed)
+        except Exception:
+            # Nothing of it was given to the log: no batch stays in flight for it, and no transaction is held.
+            self._transactions.release()
+            for process in formed:
+                self.failed(process)
+            raise
         if not group:
             self._transactions.release()
         elif self._one_at_a_time:
@@ -198,8 +206,8 @@ class Committing(LogBacklog):
                     await self._at_once.wait()
         self._at_once.clear()
 
-    def _group(self) -> list[tuple[RoomProcess, Flight]]:
-        """Form the batches of the next transaction: of those rooms first for which somebody waits."""
+    def _group(self, formed: list[RoomProcess]) -> list[tuple[RoomProcess, Flight]]:
+        """Form the batches of the next transaction, of those rooms first for which somebody waits; add to `formed`."""
         publisher = self.publisher
         if publisher is None:
             raise RuntimeError("Nobody places what is to be written.")
@@ -216,6 +224,7 @@ class Committing(LogBacklog):
                 sequencer = process.sequencer
                 if sequencer is None or not sequencer.ready:
                     continue
+                formed.append(process)
                 flight = sequencer.form(APPENDED_AT_ONCE, APPENDED_BYTES, publisher.place)
                 process.update_detour()
                 group.append((process, flight))
