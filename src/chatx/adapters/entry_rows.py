@@ -10,7 +10,7 @@ from chatx.core.message import Entry, Message, UnknownEntry
 
 def row_of(entry: Entry) -> tuple[Any, ...]:
     """Return (id, user_id, content, inserted_at, kind, target, data as text, stored) of an entry."""
-    data: Data | None = entry.data  # type: ignore[attr-defined]  # every kind has it, each as its own last field
+    data: Data | None = entry.data
     stored = isinstance(entry, Message) and entry.stored
     text = None if data is None else data.text
     return entry.id, entry.user_id, entry.content, entry.inserted_at, entry.kind, entry.target, text, stored

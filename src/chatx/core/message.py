@@ -64,6 +64,11 @@ class Entry(Struct, frozen=True, gc=False):
         """The id of the entry that it is about, or None."""
         return None
 
+    @property
+    def data(self) -> Data | None:
+        """The JSON object that travels with it, or None; the last field of each kind that has one."""
+        return None
+
 
 class Message(Entry, frozen=True, gc=False):
     """A message with its place in the room's stream.
@@ -227,7 +232,7 @@ def weigh(event: Event) -> int:
     if isinstance(event, ENTRIES):
         content = event.content
         size = len(content) if content.isascii() else len(content.encode())
-        data = event.data  # type: ignore[attr-defined]  # every kind has it, each as its own last field
+        data = event.data
         return EVENT_BYTES + size if data is None else EVENT_BYTES + size + data.weight
     if isinstance(event, Signal):
         return EVENT_BYTES if event.data is None else EVENT_BYTES + event.data.weight

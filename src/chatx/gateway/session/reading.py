@@ -118,7 +118,7 @@ def _size_of_all(entries: Sequence[Entry]) -> int:
     # As `size_of`, without a call for each: this is on the way of whoever comes back.
     size = 0
     for entry in entries:
-        content, data = entry.content, entry.data  # type: ignore[attr-defined]  # every kind has its own
+        content, data = entry.content, entry.data
         size += len(content) if content.isascii() else len(content.encode())
         if data is not None:
             size += len(data.text.encode())
@@ -127,6 +127,6 @@ def _size_of_all(entries: Sequence[Entry]) -> int:
 
 def size_of(message: Entry) -> int:
     """Return the bytes of UTF-8 in a message's content and data."""
-    content, data = message.content, message.data  # type: ignore[attr-defined]  # every kind has its own
+    content, data = message.content, message.data
     size = len(content) if content.isascii() else len(content.encode())
     return size if data is None else size + len(data.text.encode())
