@@ -13,6 +13,7 @@ from chatx.adapters.memory_log import MemoryLog
 from chatx.adapters.room_log import FENCED, Answer, Append, LogUnavailable, Opened
 from chatx.core.message import Position
 from chatx.gateway.session.gateway import Gateway
+from chatx.runtime import committing
 from tests.gateway.fakes import Client
 from tests.virtual import virtual
 
@@ -458,3 +459,38 @@ async def test_a_batch_that_could_not_be_formed_holds_nothing_up(monkeypatch: py
         contents = [each.content for each in await chat.history("a")]
         assert contents == ["first", "held", "broken", "behind", "last"]
         assert [each.entry.content for each in log.records("a")] == contents
+
+
+@virtual
+async def test_who_is_to_be_told_bounds_a_transaction_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(committing, "NAMED_AT_ONCE", 100)
+
+    class Quiet:
+        async def notify(self, user_id: str, message: Message) -> None:
+            pass
+
+    log = Log()
+    async with chat_on(log, notifier=Quiet(), durability="stored") as chat:
+        for room in ("a", "b", "c"):
+            for member in range(30):
+                await chat.join(room, f"member {member}")
+            await chat.send_message(room, "first", "x")
+        log.gate.clear()
+        held = asyncio.ensure_future(chat.send_message("held", "ann", "x"))
+        await turns()
+        sends = [
+            asyncio.ensure_future(chat.send_message(room, f"u{each}", "x"))
+            for room in ("a", "b", "c")
+            for each in range(9)
+        ]
+        await turns()
+        log.appends.clear()
+        log.gate.set()
+        await asyncio.gather(held, *sends)
+        named = [
+            [sum(len(record.notify.users or ()) for record in each.records if record.notify) for each in appends]
+            for appends in log.appends
+        ]
+        assert sum(map(sum, named)) == 27 * 30
+        assert all(0 < batch <= 100 for appends in named for batch in appends)
+        assert all(sum(appends[:-1]) < 100 for appends in named)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeAlias
+from typing import Protocol
 
 from chatx.adapters.room_log import Append, Recipients, Record
 from chatx.core.idempotency import key_of
@@ -15,8 +14,17 @@ PROVEN_AGAIN_S = 10.0
 """How long nothing unstored must have been said in a room until a stored message proves its head again, in seconds. The
 next unstored one awaits that the proof is withdrawn, so it is not to be so each time where both are said."""
 
-Names: TypeAlias = Callable[[RoomProcess, Message], Recipients | None]
-"""Says whom the notifier is to tell of a message, by the log's outbox."""
+
+class Names(Protocol):
+    """Who says whom the notifier is to tell of a message, by the log's outbox."""
+
+    def recipients(self, process: RoomProcess, message: Message) -> Recipients | None:
+        """Return whom of one message, or None where that is nobody."""
+        ...
+
+    def named(self, process: RoomProcess) -> int:
+        """Return how many users are written down with each of the room's messages, at most."""
+        ...
 
 
 def append_of(process: RoomProcess, flight: Flight, term: int | None, now: float, names: Names | None) -> Append:
@@ -39,4 +47,4 @@ def append_of(process: RoomProcess, flight: Flight, term: int | None, now: float
 def _notified(process: RoomProcess, entry: Entry, names: Names | None) -> Recipients | None:
     if names is None or not isinstance(entry, Message) or not entry.stored:
         return None
-    return names(process, entry)
+    return names.recipients(process, entry)

@@ -54,6 +54,10 @@ OWING_ROOMS = 64
 GROUP_ENTRIES = 2048
 """Entries in one transaction beyond which no further room is added to it."""
 
+NAMED_AT_ONCE = 65_536
+"""Users that one room's batch names for the outbox, at most, but for a single entry; and those in a transaction beyond
+which no further room is added."""
+
 
 class Publisher(Protocol):
     """Who places drafts, and is told what became of them."""
@@ -79,7 +83,7 @@ class Committing(LogBacklog):
         retried: Batches that failed and were tried again, so far.
         senders: Who waits for the log.
         publisher: See `Publisher`.
-        recipients: See `Names`; None where the log keeps no outbox.
+        names: See `Names`; None where the log keeps no outbox.
         on_fenced: Called with a room that somebody else has taken over.
     """
 
@@ -106,7 +110,7 @@ class Committing(LogBacklog):
         self.saved: int = 0
         self.retried: int = 0
         self.publisher: Publisher | None = None
-        self.recipients: Names | None = None
+        self.names: Names | None = None
         self.on_fenced: Callable[[RoomProcess], object] | None = None
         self._store = StoreState(self._name, loop, telemetry, config.delivery_retry_base_ms)
         self._jitter = random.Random()
@@ -212,23 +216,26 @@ class Committing(LogBacklog):
         if publisher is None:
             raise RuntimeError("Nobody places what is to be written.")
         group: list[tuple[RoomProcess, Flight]] = []
-        entries = 0
+        entries = users = 0
         kept = min(OWING_ROOMS, len(self._owing))
         for queue, rooms, most in (
             (self._urgent, GROUP_ROOMS - kept, GROUP_ENTRIES - GROUP_ENTRIES // GROUP_ROOMS * kept),
             (self._owing, GROUP_ROOMS, GROUP_ENTRIES),
         ):
-            while queue and len(group) < rooms and entries < most:
+            while queue and len(group) < rooms and entries < most and users < NAMED_AT_ONCE:
                 process = next(iter(queue))
                 del queue[process]
                 sequencer = process.sequencer
                 if sequencer is None or not sequencer.ready:
                     continue
                 formed.append(process)
-                flight = sequencer.form(APPENDED_AT_ONCE, APPENDED_BYTES, publisher.place)
+                named = 0 if self.names is None else self.names.named(process)
+                at_once = max(1, min(APPENDED_AT_ONCE, NAMED_AT_ONCE // named)) if named else APPENDED_AT_ONCE
+                flight = sequencer.form(at_once, APPENDED_BYTES, publisher.place)
                 process.update_detour()
                 group.append((process, flight))
                 entries += len(flight.owed) + len(flight.drafts)
+                users += named * len(flight.drafts)
         self._look()
         return group
 
@@ -239,7 +246,7 @@ class Committing(LogBacklog):
                 return
             began = self._loop.time()
             appends = [
-                append_of(process, flight, self._storage.term(process.room_id), began, self.recipients)
+                append_of(process, flight, self._storage.term(process.room_id), began, self.names)
                 for process, flight in group
             ]
             try:

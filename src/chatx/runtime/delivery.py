@@ -88,7 +88,7 @@ class Delivery:
                 self._outbox = Outbox(
                     config=config, boundary=boundary, telemetry=telemetry, loop=loop, letters=self.letters
                 )
-                self.committing.recipients = self._outbox.recipients
+                self.committing.names = self._outbox
 
     def start(self) -> None:
         """Begin to deliver."""

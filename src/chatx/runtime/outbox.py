@@ -132,6 +132,11 @@ class Outbox:
             return Recipients(None, due_at)
         return Recipients(users, due_at) if users else None
 
+    def named(self, process: RoomProcess) -> int:
+        """Return how many users are written down with each of the room's messages, at most."""
+        many = self._names_recipients or process.members_count > OUTBOX_USERS + 1
+        return 0 if many else process.members_count
+
     def look(self) -> None:
         """Look into the log soon: something was written there."""
         self._idle.clear()
