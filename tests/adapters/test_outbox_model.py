@@ -46,7 +46,7 @@ class Outboxes(RuleBasedStateMachine):
         assert now(self.model.take_over("room")).term == self.term
         self.offset = 0
         self.now_ms = 1_000_000
-        self.claimed: dict[str, list[Claimed]] = {}
+        self.claimed: dict[str, dict[str, Claimed]] = {}
 
     def teardown(self) -> None:
         self.store.close()
@@ -67,17 +67,18 @@ class Outboxes(RuleBasedStateMachine):
         asked = claimer, limit, self.now_ms, self.now_ms + lease
         claimed = self.store.claim_notifications(*asked)
         assert claimed == now(self.model.claim_notifications(*asked))
-        self.claimed.setdefault(claimer, []).extend(claimed)
+        # One whose lease was over may be claimed anew by the same; it is settled once all the same.
+        self.claimed.setdefault(claimer, {}).update((each.notification.id, each) for each in claimed)
 
     @rule(
         claimer=CLAIMERS,
         became=st.lists(st.tuples(STATES, USERS, st.integers(0, 3), st.integers(0, 1000)), max_size=3),
     )
     def settle(self, claimer: str, became: list[tuple[Any, tuple[str, ...] | None, int, int]]) -> None:
-        mine = self.claimed.get(claimer, [])
+        mine = self.claimed.get(claimer, {})
         outcomes = [
             Outcome(
-                mine.pop(0).notification.id,
+                mine.pop(next(iter(mine))).notification.id,
                 state,
                 users,
                 attempts,

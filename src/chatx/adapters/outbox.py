@@ -105,7 +105,7 @@ class KeepsNotifications(Protocol):
         ...
 
     def settle_notifications(self, claimer: str, outcomes: Sequence[Outcome], /) -> object | Awaitable[object]:
-        """Write down what became of rows; those that are not this claimer's any more stay as they are."""
+        """Write down what became of rows, each named once; those no longer this claimer's stay as they are."""
         ...
 
     def list_notifications(
