@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import math
-import os
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from socket import IPPROTO_TCP, socket
+from socket import IPPROTO_TCP
 from typing import Any, Final
 
 from chatx.gateway.wire.bounds import LEAST_TAKEN
@@ -61,10 +60,8 @@ def acknowledged(transport: asyncio.Transport) -> int | None:
     if not sys.platform.startswith("linux"):
         return None
     try:
-        # Not every loop lets its sockets be asked for options.
-        with socket(fileno=os.dup(transport.get_extra_info("socket").fileno())) as same:
-            info = same.getsockopt(IPPROTO_TCP, TCP_INFO, 128)
-    except (OSError, AttributeError, ValueError):
+        info = transport.get_extra_info("socket").getsockopt(IPPROTO_TCP, TCP_INFO, 128)
+    except (OSError, AttributeError, ValueError):  # it is gone, or is no connection of TCP
         return None
     return int.from_bytes(info[120:], sys.byteorder) if len(info) == 128 else None
 
