@@ -76,20 +76,24 @@ class Progress:
     Args:
         transport: The connection.
         waiting: Returns how many bytes are to be given to the transport yet.
+        least: Bytes that it must take to get on.
     """
 
-    __slots__ = ("_acknowledged", "_left", "_taken", "_transport", "_waiting")
+    __slots__ = ("_acknowledged", "_least", "_left", "_taken", "_transport", "_waiting")
 
-    def __init__(self, transport: asyncio.Transport, waiting: Callable[[], int] = _nothing) -> None:
+    def __init__(
+        self, transport: asyncio.Transport, waiting: Callable[[], int] = _nothing, least: int = LEAST_TAKEN
+    ) -> None:
         self._transport = transport
         self._waiting = waiting
+        self._least = least
         # Not looked at yet: most writes are taken before the first look.
         self._left = 0
         self._acknowledged: int | None = None
         self._taken = 0  # since it was last seen to get on
 
     def look(self) -> bool:
-        """Return whether the peer has taken `LEAST_TAKEN` bytes since this was last so, or now the last that there was.
+        """Return whether the peer has taken `least` bytes since this was last so, or now the last that there was.
 
         What was written meanwhile, so that more is left than before, is not held against it.
         """
@@ -101,7 +105,7 @@ class Progress:
         if taken <= 0:
             return False
         self._taken += taken
-        if self._taken < LEAST_TAKEN and self._left:
+        if self._taken < self._least and self._left:
             return False
         self._taken = 0
         return True
@@ -113,7 +117,7 @@ class StallClock:
     Args:
         progress: How it gets on; with None nobody sees whether it does.
         give_up: Called once, unless `cancel` was.
-        seconds: In which the peer must take `LEAST_TAKEN` bytes, and again in as many.
+        seconds: In which the peer must get on, and again in as many.
         at_most: Seconds in which it must have taken all of it.
     """
 
