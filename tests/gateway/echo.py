@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import cast
 
 from chatx.chat import Chat
+from chatx.gateway.entry.admission import Place
 from chatx.gateway.entry.handshake import Handshake, Identity
 from chatx.gateway.session.entrance import Client, Entrance
 from chatx.gateway.session.gateway import Gateway
@@ -63,6 +64,7 @@ class EchoEntrance(Entrance):
     def open(
         self,
         gateway: Gateway,
+        place: Place,
         version: Version,
         identity: Identity,
         handshake: Handshake,
@@ -70,4 +72,6 @@ class EchoEntrance(Entrance):
         *,
         idle_timeout_s: float | None = None,
     ) -> Client:
-        return Client(cast("Session", self._session(gateway.engine, socket)))
+        session = cast("Session", self._session(gateway.engine, socket))
+        place.occupy(session)
+        return Client(session, place)

@@ -49,6 +49,9 @@ class FakeSocket:
     def write_rest(self, data: bytes) -> None:
         raise AssertionError("nothing goes past `write`")
 
+    def abandon(self) -> None:
+        raise AssertionError("nothing goes past `write`")
+
     def ask(self) -> None:
         """There is nothing to ask by."""
 

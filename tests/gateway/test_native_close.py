@@ -57,7 +57,7 @@ async def joined(peer: Peer, chat: Chat) -> None:
 async def stuffed(peer: Peer, chat: Chat, server: NativeServer) -> int:
     """Send to a peer that does not read until some of it waits in its stream; return how many messages that took."""
     peer[0]._transport.pause_reading()  # type: ignore[attr-defined]
-    held = next(client for client, _ in server.streams.values() if client.user_id == "ada")
+    held = next(client for client in server.streams.values() if client.user_id == "ada")
     sent = 0
     while held.session.socket.unread < WAITING and not held.session._ended:
         assert sent < MOST
@@ -128,7 +128,7 @@ async def test_pushes_that_wait_are_done_before_the_close_behind_them_is_answere
             for number in range(PENDING_PUSHES + more)
         ]
         peer[1].write(b"".join(pushes) + CLOSE)
-        ((held, _),) = server.streams.values()
+        (held,) = server.streams.values()
         await until(lambda: held.session.busy)
         gate.open.set()
         assert await close_code(peer[0]) == 1000
@@ -319,7 +319,7 @@ async def test_a_reset_is_noticed_also_while_the_peer_is_not_read_since_its_sess
         await joined(peer, chat)
         pushes = [pushed("room:a", "new_message", {"content": "x"}, ref=f"{number + 2}") for number in range(10_000)]
         peer[1].write(b"".join(pushes))
-        ((held, (client, _)),) = server.streams.items()
+        ((held, client),) = server.streams.items()
         wheel = client.session.gateway.wheel
         await until(lambda: held.reading.pace is Pace.BUSY)
         await asyncio.sleep(0.05)  # some of it is to be left where nobody reads it

@@ -334,7 +334,7 @@ async def test_of_those_whose_transports_are_full_the_one_that_takes_nothing_giv
         await taken_no_more(streams[1].writing._transport)
         grown_silent(chat)
         async with real_client(port, "ada"):
-            ended = [client.session._ended for client, _ in server.streams.values()]
+            ended = [client.session._ended for client in server.streams.values()]
             assert ended == [False, True, False]
         reading.cancel()
         await asyncio.gather(reading, return_exceptions=True)
@@ -346,7 +346,7 @@ async def test_one_whose_peer_does_not_answer_its_close_gives_way() -> None:
     chat = Chat(max_connections_per_user=1)
     async with chat, native(chat) as (server, port), opened(port) as (reader, _):
         await until(lambda: chat.statistics().connections == 1)
-        ((client, _),) = server.streams.values()
+        (client,) = server.streams.values()
         client.session.cut(1013, "too slow: resume from the last message")
         assert await close_code(reader) == 1013
         async with real_client(port, "ada") as newcomer:

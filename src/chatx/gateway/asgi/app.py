@@ -135,8 +135,7 @@ class ChatApp:
                 most = gateway.engine.config.mailbox_bytes
                 fields = {"user": identity.user_id, "address": address[0] if address else None}
                 socket = AsgiSocket(send, most, uvicorn_of(receive), transport_of(receive), fields)
-                client = self._entrance.open(gateway, version, identity, handshake, socket)
-                place.occupy(client.session)
+                client = self._entrance.open(gateway, place, version, identity, handshake, socket)
                 accept = {"type": "websocket.accept", "subprotocol": chosen_subprotocol(handshake)}
                 with _restart_of(scope, client, socket):
                     await self._serve(client, socket, accept, receive, send)
@@ -246,6 +245,10 @@ class AsgiSocket:
         self._go()
 
     def write_rest(self, data: bytes) -> None:
+        """Never called: nothing goes past `write`."""
+        raise NotImplementedError
+
+    def abandon(self) -> None:
         """Never called: nothing goes past `write`."""
         raise NotImplementedError
 

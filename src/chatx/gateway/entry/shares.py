@@ -20,10 +20,13 @@ class Shares(Generic[Item]):
     Among addresses that hold as many, the one that has held so many for longest is the first to give way.
     """
 
+    __slots__ = ("_held", "_keys", "_levels", "_most")
+
     def __init__(self) -> None:
         self._keys: dict[Item, str] = {}
         self._held: dict[str, dict[Item, None]] = {}  # the oldest first
-        self._levels: dict[int, dict[str, None]] = {}  # who holds so many
+        # Who holds so many, from two on: where nobody holds more than one, the oldest of all things is first to go.
+        self._levels: dict[int, dict[str, None]] = {}
         self._most = 0
 
     def __len__(self) -> int:
@@ -44,9 +47,20 @@ class Shares(Generic[Item]):
             return
         key = _key(address)
         self._keys[item] = key
-        held = self._held.setdefault(key, {})
-        self._move(key, len(held), len(held) + 1)
+        held = self._held.get(key)
+        if held is None:
+            self._held[key] = {item: None}
+            self._most = self._most or 1
+            return
         held[item] = None
+        count = len(held)
+        if count > 2:
+            self._leave(key, count - 1)
+        level = self._levels.get(count)
+        if level is None:
+            level = self._levels[count] = {}
+        level[key] = None
+        self._most = max(self._most, count)
 
     def discard(self, item: Item) -> None:
         """Hold a thing no longer; harmless where it is not held."""
@@ -54,10 +68,18 @@ class Shares(Generic[Item]):
         if key is None:
             return
         held = self._held[key]
-        self._move(key, len(held), len(held) - 1)
         del held[item]
-        if not held:
+        count = len(held)
+        if not count:
             del self._held[key]
+            if not self._held:
+                self._most = 0
+            return
+        if count > 1:
+            self._levels.setdefault(count, {})[key] = None
+        self._leave(key, count + 1)
+        if self._most > count and self._most not in self._levels:
+            self._most = count
 
     def share(self, address: str | None) -> int:
         """Return how many things an address holds."""
@@ -70,20 +92,16 @@ class Shares(Generic[Item]):
 
     def first_to_go(self) -> Item | None:
         """Return the oldest of the address that holds most, or None where nothing is held."""
-        if not self._most:
-            return None
-        return next(iter(self._held[next(iter(self._levels[self._most]))]))
+        if self._most > 1:
+            return next(iter(self._held[next(iter(self._levels[self._most]))]))
+        return next(iter(self._keys), None)
 
-    def _move(self, key: str, before: int, now: int) -> None:
-        if now:
-            self._levels.setdefault(now, {})[key] = None
-        self._most = max(self._most, now)
-        if before:
-            del self._levels[before][key]
-            if not self._levels[before]:
-                del self._levels[before]
-                if before == self._most:
-                    self._most = now
+    def _leave(self, key: str, count: int) -> None:
+        """Count an address no longer among those that hold so many."""
+        level = self._levels[count]
+        del level[key]
+        if not level:
+            del self._levels[count]
 
 
 def _key(address: str | None) -> str:

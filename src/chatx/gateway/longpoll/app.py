@@ -174,10 +174,10 @@ class LongPoll:
             self._make_room(exchange.address)  # only for who is known: nobody else ends a session
             poller = Poller(gateway.engine.config.mailbox_bytes, self._forget)
             # Its silence is that of its polls, which the poller knows.
-            client = self._entrance.open(gateway, version, identity, handshake, poller, idle_timeout_s=math.inf)
+            client = self._entrance.open(gateway, place, version, identity, handshake, poller, idle_timeout_s=math.inf)
             self._pollers[poller.secret] = poller
             self._shares.add(poller, exchange.address)
-            poller.begin(client, place, gateway.wheel)
+            poller.begin(client, gateway.wheel)
         except BaseException:
             place.end()
             raise

@@ -18,7 +18,6 @@ import secrets
 from collections.abc import Callable
 from typing import Final
 
-from chatx.gateway.entry.admission import Place
 from chatx.gateway.longpoll.outbox import MAX_REPEATS, Outbox
 from chatx.gateway.session.entrance import Client
 from chatx.gateway.session.expiry import DOUBTS, Wheel
@@ -60,7 +59,6 @@ class Poller:
         self._closed = False
         self._fresh = False
         self._client: Client | None = None
-        self._place: Place | None = None
         self._wheel: Wheel | None = None
         self._polls = 0
         self._ends = 0.0
@@ -69,11 +67,10 @@ class Poller:
         self._drained = asyncio.Event()
         self._drained.set()
 
-    def begin(self, client: Client, place: Place, wheel: Wheel) -> None:
-        """Serve a client, who holds this place, until it is closed."""
-        self._client, self._place, self._wheel = client, place, wheel
+    def begin(self, client: Client, wheel: Wheel) -> None:
+        """Serve a client until it is closed, which ends its place."""
+        self._client, self._wheel = client, wheel
         self.user_id = client.user_id
-        place.occupy(client.session)
         self._ends = self._loop.time() + ABANDONED_S
         wheel.watch(self, self._ends)
 
@@ -96,6 +93,10 @@ class Poller:
         return len(self.outbox)
 
     def write_rest(self, data: bytes) -> None:
+        """Never called: nothing goes past `write`."""
+        raise NotImplementedError
+
+    def abandon(self) -> None:
         """Never called: nothing goes past `write`."""
         raise NotImplementedError
 
@@ -131,9 +132,8 @@ class Poller:
         self._closed = True
         if self._wheel is not None:
             self._wheel.forget(self)
-        if self._place is not None:
-            self._place.end()
         if self._client is not None:
+            self._client.place.end()
             # Not now: whoever closes it may be in the middle of writing to its rooms.
             self._loop.call_soon(self._end, self._client, code, reason)
             self._client = None  # whose session has this for its socket: together they would wait for the collector

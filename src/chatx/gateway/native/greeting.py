@@ -16,7 +16,7 @@ from typing import Any, Protocol, cast
 from websockets.http11 import Request
 
 from chatx.errors import Closed
-from chatx.gateway.entry.admission import COME_BACK_S, Place
+from chatx.gateway.entry.admission import COME_BACK_S
 from chatx.gateway.entry.handshake import Handshake, chosen_subprotocol, handshake_of
 from chatx.gateway.entry.refusal import Refused
 from chatx.gateway.entry.target import origin_form
@@ -73,8 +73,8 @@ class Host(Protocol):
         """Serve a request that opens no socket; return whether it is served."""
         ...
 
-    def opened(self, stream: Stream, client: Client, place: Place) -> None:
-        """Take over a socket that has opened."""
+    def opened(self, stream: Stream, client: Client) -> None:
+        """Take over a socket that has opened, and its place."""
         ...
 
     def lost(self, stream: Stream) -> None:
@@ -263,9 +263,8 @@ class Greeting(asyncio.Protocol):
             if server.draining:  # since it was asked about
                 raise Closed("The server is going away.")
             stream = Stream(transport, gateway.engine.config.mailbox_bytes, gateway.flow, server.lost)
-            served = server.entrance.open(gateway, version, identity, handshake, stream.writing)
-            place.occupy(served.session)
-            server.opened(stream, served, place)
+            served = server.entrance.open(gateway, place, version, identity, handshake, stream.writing)
+            server.opened(stream, served)
             place = None
             self._finish()
             transport.set_protocol(stream)

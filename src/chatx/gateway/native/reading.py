@@ -81,9 +81,9 @@ class Reading:
         # Each is None while there is nothing of it, since most sockets are idle:
         self._frames: deque[Frame] | None = None  # parsed, and not dealt with
         self._control: ControlFrameRate | None = None
+        self._message: MessageBound | None = None  # of one that comes in fragments
         self._parts: list[bytes] | None = None  # of the message that is being received
         self._text = True  # whether that is one of text
-        self._message = MessageBound()
 
     def begin(self, session: Session) -> None:
         """Give this session what is received."""
@@ -168,12 +168,20 @@ class Reading:
                 self._control.add(session.engine.loop.time())
                 session.seen()
             elif frame.opcode is not Opcode.CLOSE and self._writing.phase is _OPEN:
-                self._message.add(len(frame.data), final=frame.fin)
+                if self._message is not None or not frame.fin:  # a whole one the library has bounded
+                    self._count(frame)
                 self._data(frame, session)
         except Excess as excess:
             self._fault(session, excess.code, excess.reason)
         except UnicodeDecodeError:
             self._fault(session, CLOSE_MALFORMED, "text that is not UTF-8")
+
+    def _count(self, frame: Frame) -> None:
+        if self._message is None:
+            self._message = MessageBound()
+        self._message.add(len(frame.data), final=frame.fin)
+        if frame.fin:
+            self._message = None
 
     def _data(self, frame: Frame, session: Session) -> None:
         if frame.opcode is not Opcode.CONT:

@@ -25,7 +25,7 @@ from typing import Any
 
 from chatx.chat import Chat
 from chatx.errors import ConfigError, Problems
-from chatx.gateway.entry.admission import PENDING_HANDSHAKES, Place
+from chatx.gateway.entry.admission import PENDING_HANDSHAKES
 from chatx.gateway.entry.forwarded import Proxies
 from chatx.gateway.entry.handshake import NO_WEBSOCKET_ASKED, Authenticate, fields_of
 from chatx.gateway.entry.shares import Shares
@@ -102,7 +102,7 @@ class NativeServer:
         self.silent: Shares[Greeting] = Shares()  # those of them that wait for a head, or for their end
         self.exchanges: Exchanges = Exchanges(self.answer, self.scope_of, self.is_poll, self.is_health)
         self.longpoll: LongPoll = LongPoll(self.entrance)
-        self.streams: dict[Stream, tuple[Client, Place]] = {}
+        self.streams: dict[Stream, Client] = {}
         self._health = frozenset(health)
         self._ssl = ssl
         self._listeners: list[TcpListener | TlsListener] = []
@@ -161,9 +161,9 @@ class NativeServer:
         """Serve a request that opens no WebSocket, unless there are too many; return whether it is served."""
         return self.exchanges.take(transport, target, data)
 
-    def opened(self, stream: Stream, client: Client, place: Place) -> None:
-        """Take over a WebSocket that has opened."""
-        self.streams[stream] = (client, place)
+    def opened(self, stream: Stream, client: Client) -> None:
+        """Take over a WebSocket that has opened, and its place."""
+        self.streams[stream] = client
 
     async def start(self, sockets: Sequence[socket]) -> None:
         """Serve these listening sockets, until `close`."""
@@ -187,7 +187,7 @@ class NativeServer:
         self.entrance.drain()
         loop = asyncio.get_running_loop()
         ends = loop.time() + timeout_s
-        waiting = [client.session for client, _ in self.streams.values()] + self.longpoll.sessions
+        waiting = [client.session for client in self.streams.values()] + self.longpoll.sessions
         random.shuffle(waiting)
         steps = max(1, min(math.ceil(len(waiting) / 50), int(timeout_s / 2 / _STEP_S)))
         size = max(1, math.ceil(len(waiting) / steps))
@@ -230,9 +230,9 @@ class NativeServer:
 
     def lost(self, stream: Stream) -> None:
         """Forget a WebSocket whose connection is gone."""
-        client, place = self.streams.pop(stream)
+        client = self.streams.pop(stream)
         client.forget()
-        place.end()
+        client.place.end()
         if not self.streams:
             self._empty.set()
 

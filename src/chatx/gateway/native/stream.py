@@ -26,13 +26,12 @@ class Stream(asyncio.Protocol):
         writing: The way out, which is the session's socket.
     """
 
-    __slots__ = ("_on_lost", "_transport", "reading", "writing")
+    __slots__ = ("_on_lost", "reading", "writing")
 
     def __init__(
         self, transport: asyncio.Transport, limit_bytes: int, flow: Flow, on_lost: Callable[[Stream], object]
     ) -> None:
         protocol = wire_protocol(opened=True)
-        self._transport = transport
         self._on_lost = on_lost
         self.writing: Writing = Writing(transport, protocol, limit_bytes, flow)
         self.reading: Reading = Reading(transport, protocol, self.writing)
@@ -46,8 +45,7 @@ class Stream(asyncio.Protocol):
 
     def abort(self) -> None:
         """End the connection now."""
-        self.writing.drop()
-        self._transport.abort()
+        self.writing.abandon()
 
     def data_received(self, data: bytes) -> None:
         """Take what was read."""

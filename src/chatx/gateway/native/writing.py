@@ -119,6 +119,11 @@ class Writing:
         assert isinstance(self._transport, TcpTransport)  # the others take all
         self._transport.write_rest(data)
 
+    def abandon(self) -> None:
+        """End the connection now: what waits is for nobody, and no close is said."""
+        self.drop()
+        self._transport.abort()
+
     def ask(self) -> Callable[[], bool] | None:
         """Ping the peer, whose pong its session hears of; None where the socket is being closed.
 

@@ -152,8 +152,8 @@ class Entrance:
         engine = gateway.engine
         since = engine.revocations.count
         try:
-            async with asyncio.timeout(None) as patience:
-                place.occupy(_Asking(patience))
+            with _Asking() as asking:
+                place.occupy(asking)
                 identity = await identify(engine, self._authenticate, handshake)
                 await self._take_in(gateway, place, identity.user_id)
             check_in_force(engine, identity, since)  # for it may have waited
@@ -178,6 +178,7 @@ class Entrance:
     def open(
         self,
         gateway: Gateway,
+        place: Place,
         version: Version,
         identity: Identity,
         handshake: Handshake,
@@ -185,7 +186,10 @@ class Entrance:
         *,
         idle_timeout_s: float | None = None,
     ) -> Client:
-        """Return the client whose session begins on this socket, with an `idle_timeout_s` of its own if given."""
+        """Return the client whose session begins on this socket, with an `idle_timeout_s` of its own if given.
+
+        The session is on the place from here on, which is still the caller's to end.
+        """
         engine, authenticate = gateway.engine, self._authenticate
 
         async def ask_again(token: str) -> Identity:
@@ -202,7 +206,8 @@ class Entrance:
             idle_timeout_s=self._idle_timeout_s if idle_timeout_s is None else idle_timeout_s,
             ask_again=ask_again,
         )
-        return Client(session)
+        place.occupy(session)
+        return Client(session, place)
 
 
 def _check_idle_timeout(seconds: object) -> None:
@@ -212,22 +217,41 @@ def _check_idle_timeout(seconds: object) -> None:
 
 
 class _Asking:
-    """A handshake that waits to be let in, as the occupant of its place."""
+    """A handshake that waits to be let in, as the occupant of its place; entered by the task that serves it.
 
-    __slots__ = ("_patience",)
+    It is what `asyncio.timeout` is, without a time: that costs each handshake more than who it is.
+
+    Raises:
+        TimeoutError: On the way out, where it gave way.
+    """
+
+    __slots__ = ("_cancelling", "_gave_way", "_task")
 
     last_seen: float = 0.0
     """Of no matter, since nobody asks it."""
 
-    def __init__(self, patience: asyncio.Timeout) -> None:
-        self._patience = patience
+    def __enter__(self) -> _Asking:
+        task = asyncio.current_task()
+        assert task is not None  # a server serves each handshake in one
+        self._task: asyncio.Task[Any] | None = task
+        self._cancelling = task.cancelling()
+        self._gave_way = False
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
+        task, self._task = self._task, None
+        ours = self._gave_way and task is not None and task.uncancel() <= self._cancelling
+        if ours and kind is asyncio.CancelledError:
+            raise TimeoutError from error
 
     def ask(self) -> None:
         """Return None: a handshake that is asked about is not silent."""
 
     def give_way(self) -> None:
         """Refuse the handshake, which waits no longer."""
-        self._patience.reschedule(0.0)
+        if self._task is not None and not self._gave_way:
+            self._gave_way = True
+            self._task.cancel()
 
 
 def _gave_way() -> Refused:
@@ -244,12 +268,14 @@ class Client:
 
     Attributes:
         session: The session.
+        place: What its socket is counted as, until whoever serves the socket ends it.
         user_id: The user whose session it is.
     """
 
-    __slots__ = ("_engine", "session", "user_id")
+    __slots__ = ("_engine", "place", "session", "user_id")
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, place: Place) -> None:
+        self.place: Place = place
         self.session: Session = session
         self.user_id: str = session.user_id
         self._engine = session.engine

@@ -94,7 +94,7 @@ class Session:
         self.protocol = protocol
         self._number = gateway.number()
         self.memberships: dict[str, Membership] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] | None = None  # None while there are none, since most sockets are idle
         self._pages: asyncio.Lock | None = None  # from the first page on, since most sockets ask for none
         self._ended = False
         self._allowed = 0  # messages that were taken from its user's allowance already
@@ -112,11 +112,11 @@ class Session:
     @property
     def busy(self) -> bool:
         """Whether as many pushes are under way as may be; the shell reads no further meanwhile."""
-        return len(self._tasks) >= PENDING_PUSHES
+        return self._tasks is not None and len(self._tasks) >= PENDING_PUSHES
 
     async def wait_idle(self) -> None:
         """Wait until the session is no longer busy."""
-        while self.busy and not self._ended:
+        while self._tasks is not None and self.busy and not self._ended:
             await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
 
     def seen(self) -> None:
@@ -136,7 +136,7 @@ class Session:
         self.gateway.wheel.forget(self)
         self.gateway.joins.forget(self._number, "")
         self._question = None  # which has this session
-        for task in self._tasks:
+        for task in self._tasks or ():
             task.cancel()
         for topic in list(self.memberships):
             self._leave(topic)
@@ -379,13 +379,18 @@ class Session:
 
     def _start(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = self.engine.loop.create_task(coroutine, name="chatx session")
+        if self._tasks is None:
+            self._tasks = set()
         self._tasks.add(task)
         task.add_done_callback(self._finished)
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         if self.busy:
             self.last_seen = self.engine.loop.time()  # from here on its client is read again
-        self._tasks.discard(task)
+        if self._tasks is not None:
+            self._tasks.discard(task)
+            if not self._tasks:
+                self._tasks = None
         if task.cancelled() or task.exception() is None:
             return
         # A bug of ours; the client is not left waiting for an answer that never comes.

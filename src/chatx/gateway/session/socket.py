@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterable, Iterator
 from operator import length_hint
 from typing import Protocol
 
-from chatx.gateway.wire.closes import CLOSE_GOING_AWAY
-
 _TEXT = 0x81
 """First byte of a text message in one frame: FIN and opcode 1."""
 
@@ -82,6 +80,10 @@ class Socket(Protocol):
         """Send the bytes that `direct` has not taken, before anything else."""
         ...
 
+    def abandon(self) -> None:
+        """End the connection, which `direct` has found gone: there is nobody to close it for."""
+        ...
+
     def write(self, bundle: Bundle) -> None:
         """Send these messages, in order. Over the bound the socket closes itself as slow."""
         ...
@@ -148,7 +150,7 @@ class Audience:
                 self._reached(remaining).write_rest(wire)
             except Exception:
                 # The connection is gone, which transports tell by exceptions of several kinds before they tell its end.
-                self._reached(remaining).close(CLOSE_GOING_AWAY, "")
+                self._reached(remaining).abandon()
 
     def _reached(self, remaining: Iterator[object]) -> Socket:
         """Return the socket whose `direct` was taken last."""
