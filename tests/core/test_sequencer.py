@@ -8,15 +8,15 @@ from chatx.core.message import Draft, Entry, Message, Position
 from chatx.core.sequencer import Sequencer, Waiting
 
 
-def place(draft: Draft, head: Position, stored: bool) -> Message:
+def place(draft: Draft, epoch: str, offset: int, stored: bool) -> Message:
     return Message(
         f"id-{draft.content}",
         draft.room_id,
         draft.user_id,
         draft.content,
         0,
-        head.epoch,
-        head.offset + 1,
+        epoch,
+        offset,
         False,
         stored,
     )
@@ -48,7 +48,7 @@ class Sequencing(RuleBasedStateMachine):
 
     def go_on(self) -> None:
         while (waiting := self.sequencer.next_free()) is not None:
-            message = place(waiting.draft, self.head, False)
+            message = place(waiting.draft, self.head.epoch, self.head.offset + 1, False)
             self.apply(message)
             self.sequencer.owe(message, waiting.scope)
 
@@ -56,7 +56,7 @@ class Sequencing(RuleBasedStateMachine):
     def send(self, stored: bool) -> None:
         draft = self.draft()
         if not stored and not self.sequencer.blocked:
-            message = place(draft, self.head, False)
+            message = place(draft, self.head.epoch, self.head.offset + 1, False)
             self.apply(message)
             self.sequencer.owe(message, None)
         else:

@@ -439,11 +439,11 @@ async def test_a_batch_that_could_not_be_formed_holds_nothing_up(monkeypatch: py
         sending = chat.engine.sending
         place, broken = sending.place, ["once"]
 
-        def place_or_raise(draft: Draft, head: Position, stored: bool) -> Message:
+        def place_or_raise(draft: Draft, epoch: str, offset: int, stored: bool) -> Message:
             if draft.content == "broken" and broken:
                 broken.clear()
                 raise ZeroDivisionError
-            return place(draft, head, stored)
+            return place(draft, epoch, offset, stored)
 
         monkeypatch.setattr(sending, "place", place_or_raise)
         log.gate.clear()

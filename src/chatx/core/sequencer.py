@@ -30,8 +30,8 @@ from msgspec import Struct
 
 from chatx.core.message import Draft, Entry, Message, Position, weigh
 
-Place = Callable[[Draft, Position, bool], Message]
-"""`(draft, head, stored)` -> the message behind that head."""
+Place = Callable[[Draft, str, int, bool], Message]
+"""`(draft, epoch, offset, stored)` -> the message at that place."""
 
 
 class Owed(Struct, gc=False, eq=False):
@@ -96,7 +96,8 @@ class Flight(Struct, eq=False):
     @property
     def last(self) -> Position:
         """The place of the last entry."""
-        entry = self.entries[-1][0]
+        message = self.drafts[-1].message if self.drafts else None
+        entry = self.owed[-1].entry if message is None else message
         return Position(entry.epoch, entry.offset)
 
 
@@ -184,15 +185,15 @@ class Sequencer:
             each = self._owed.popleft()
             owed.append(each)
             room, size = room - 1, size - each.weight
-        head = self.stored_to
+        epoch, offset = self.stored_to
         if owed:
-            head = Position(owed[-1].entry.epoch, owed[-1].entry.offset)
+            epoch, offset = owed[-1].entry.epoch, owed[-1].entry.offset
         if not self._owed:
             while self._waiting and room and (self._waiting[0].weight <= size or not (owed or drafts)):
                 waiting = self._waiting[0]
-                waiting.message = place(waiting.draft, head, waiting.stored)
+                offset += 1
+                waiting.message = place(waiting.draft, epoch, offset, waiting.stored)
                 self._waiting.popleft()
-                head = Position(head.epoch, head.offset + 1)
                 drafts.append(waiting)
                 room, size = room - 1, size - waiting.weight
         return self.flight

@@ -30,7 +30,7 @@ from typing import Any, Protocol
 from chatx.adapters.boundary import AdapterFailure, Boundary, adapter_name
 from chatx.adapters.room_log import APPENDED_AT_ONCE, APPENDED_BYTES, FENCED, LogUnavailable
 from chatx.config import ChatConfig
-from chatx.core.message import Draft, Message, Position
+from chatx.core.message import Draft, Message
 from chatx.core.sequencer import Flight, Waiting
 from chatx.errors import AdapterError, ChatError, Closed, RoomUnavailable
 from chatx.runtime.appends import Names, append_of
@@ -62,8 +62,8 @@ which no further room is added."""
 class Publisher(Protocol):
     """Who places drafts, and is told what became of them."""
 
-    def place(self, draft: Draft, head: Position, stored: bool) -> Message:
-        """Return the draft as the message behind that head."""
+    def place(self, draft: Draft, epoch: str, offset: int, stored: bool) -> Message:
+        """Return the draft as the message at that place."""
         ...
 
     def committed(self, process: RoomProcess, message: Message, scope: bytes | None) -> None:

@@ -116,8 +116,6 @@ class Engine(OwnLoop):
         self.page_messages: int = max(1, min(PAGE_MESSAGES, config.mailbox_bytes // config.message_size_limit))
         self.revocations: Revocations = Revocations()
         self.open: bool = True
-        self._sending = 0
-        self._quiet = asyncio.Event()
         self._sweep_s = min(1.0, max(0.01, config.room_idle_ms / 4000))
         self._sweeper = self.loop.call_later(self._sweep_s, self._sweep)
         self.delivery.start()
@@ -185,7 +183,7 @@ class Engine(OwnLoop):
             stored = self._by_default_stored if durability is None else self.stored(durability)
             message = self.sending.send_at_once(room_id, user_id, content, key, trusted, stored, data)
             if type(message) is Draft:  # told apart in a third of the time that isinstance takes
-                message = await self.send_draft(message, key, trusted, stored)
+                message = await self.sending.send_draft(message, key, trusted, stored)
         except ChatError:
             self.turn.count()
             if self.turn.published >= BURST:
@@ -211,19 +209,9 @@ class Engine(OwnLoop):
             self.check_open()
         return self.sending.send_at_once(room_id, user_id, content, key, trusted, self._by_default_stored, data)
 
-    async def send_draft(
-        self, draft: Draft, key: str | None, trusted: bool = False, stored: bool | None = None
-    ) -> Message:
+    async def send_draft(self, draft: Draft, key: str | None) -> Message:
         """Send a draft that `send_at_once` returned; errors as `Chat.send_message`."""
-        self._sending += 1
-        try:
-            return await self.sending.send_draft(
-                draft, key, trusted, self._by_default_stored if stored is None else stored
-            )
-        finally:
-            self._sending -= 1
-            if not (self._sending or self.open):
-                self._quiet.set()
+        return await self.sending.send_draft(draft, key, stored=self._by_default_stored)
 
     async def authorize(self, user_id: str, room_id: str, action: Action) -> None:
         """Ask the auth adapter whether the user may; errors as `Guard.ask`."""
@@ -377,16 +365,14 @@ class Engine(OwnLoop):
             await self.boundary.close(max(grace_s, min(1.0, deadline - self.loop.time())))
 
     async def _wait_quiet(self, deadline: float) -> None:
-        if not self._sending:
-            return
         try:
             async with asyncio.timeout_at(deadline):
-                await self._quiet.wait()
+                await self.sending.quiet()
         except TimeoutError:
             logger.error(
                 "%d sends were still in their middlewares when the drain timeout passed.",
-                self._sending,
-                extra={"code": "timeout", "sends": self._sending},
+                self.sending.under_way,
+                extra={"code": "timeout", "sends": self.sending.under_way},
             )
 
     async def _conclude(self, deadline: float) -> None:

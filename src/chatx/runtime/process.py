@@ -119,7 +119,7 @@ class RoomProcess(RoomState):
         self.room.admitted -= 1
         if not self._retired:
             self._totals.admitted -= 1
-        if self.idle:
+        if not self.room.admitted and self.idle:
             self._keeper.fell_idle(self)
 
     def begin_anew(self, position: Position) -> None:
@@ -161,7 +161,8 @@ class RoomProcess(RoomState):
             RoomUnavailable: The room crashed, and is closed where the entry could not be kept: its place is taken, so
                 only the room's next life can go on behind it.
         """
-        self.check()
+        if self._error is not None:
+            raise self._error.again()
         try:
             self._apply(entry)
         except RoomUnavailable:

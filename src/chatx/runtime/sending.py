@@ -23,7 +23,7 @@ from chatx.adapters.room_log import Keyed
 from chatx.config import ChatConfig
 from chatx.core.data import valid_data
 from chatx.core.idempotency import IdempotencyWindow, key_of, scope_of
-from chatx.core.message import Draft, Message, Position
+from chatx.core.message import Draft, Message
 from chatx.core.rate_limit import TokenBuckets, wait_in_words
 from chatx.core.sequencer import Waiting
 from chatx.core.validation import valid_content, valid_id
@@ -70,6 +70,7 @@ class Sending:
     """The pipeline of one chat.
 
     Attributes:
+        under_way: Sends that await something.
         sent: Messages published so far.
         duplicates: Repeats answered so far.
         refused: Refusals so far, by code; see `SendEvents`.
@@ -103,12 +104,20 @@ class Sending:
         self.window: IdempotencyWindow = IdempotencyWindow(most_bytes=config.idempotency_bytes)
         self._waiting: dict[str, int] = {}  # room id -> sends that wait for the room to be opened
         self._repeats = Repeats(rooms, storage, config.room_queue_limit, loop)
+        self.under_way: int = 0
+        self._quiet: asyncio.Event | None = None  # from when somebody waits for it
         self.sent: int = 0
         self.duplicates: int = 0
         self._tell = SendEvents(telemetry, delivery, config.room_queue_limit, loop.time)
         self.refused: dict[str, int] = self._tell.refused
         self._chain = chain_of(config, boundary, self._take_token)
         self._closed = False
+
+    async def quiet(self) -> None:
+        """Wait until no send is under way; nothing new may be sent by then."""
+        if self.under_way:
+            self._quiet = asyncio.Event()
+            await self._quiet.wait()
 
     def close(self) -> None:
         """Refuse with `Closed` what is not published yet."""
@@ -173,7 +182,8 @@ class Sending:
 
     async def send_draft(self, draft: Draft, key: str | None, trusted: bool = False, stored: bool = False) -> Message:
         """Send a draft that `send_at_once` returned."""
-        began = self._now()
+        began = self._now() if "message_sent" in self._watching else None
+        self.under_way += 1
         try:
             if key is None:
                 message = await self._send_awaiting(draft, None, trusted, stored)
@@ -182,11 +192,15 @@ class Sending:
         except ChatError as error:
             self._tell.refusal(error, draft.room_id, draft.user_id)
             raise
+        finally:
+            self.under_way -= 1
+            if self._quiet is not None and not self.under_way:
+                self._quiet.set()
         if message.duplicate:
             self.duplicates += 1
         else:
             self.sent += 1
-            if "message_sent" in self._watching:
+            if began is not None and "message_sent" in self._watching:
                 self._tell.sent(message, began)
         return message
 
@@ -214,21 +228,22 @@ class Sending:
         process = self._rooms.at_once(draft.room_id)
         if process is None:
             process = await self._opened(draft.room_id, stored=stored)
-        if process.admitted >= self._queue_limit or self._delivery.full:
+        if process.room.admitted >= self._queue_limit or self._delivery.full:
             raise self._overloaded(process)
         began = self._now()
         process.admit()
-        self._tell.admitted(process)
+        if "queue_size" in self._watching:
+            self._tell.admitted(process)
         self._delivery.reserve()
         try:
             if stored and (trusted or not self._chain.awaits) and draft.user_id not in process.lanes:
-                self._check_open()
+                if self._closed:
+                    self._check_open()
                 # Nothing is awaited before the log, so this one is behind the user's earlier sends without a lane.
-                way: Message | Waiting = self._commits.submit(
-                    process, draft if trusted else self._chain.run(draft), scope, stored
-                )
-            else:
-                way = await self._through_the_chain(process, draft, scope, trusted, stored)
+                commits = self._commits
+                waiting = commits.submit(process, draft if trusted else self._chain.run(draft), scope, stored)
+                return await commits.senders.outcome(process, waiting)
+            way = await self._through_the_chain(process, draft, scope, trusted, stored)
             # What waits for the log has its turn there; this user's next send need not wait for it.
             return way if isinstance(way, Message) else await self._commits.senders.outcome(process, way)
         finally:
@@ -359,8 +374,8 @@ class Sending:
             self._check_open()
         return answer if answer is not None else await self._send_awaiting(draft, scope, trusted, stored)
 
-    def place(self, draft: Draft, head: Position, stored: bool) -> Message:
-        """Return a draft as the message behind that head."""
+    def place(self, draft: Draft, epoch: str, offset: int, stored: bool) -> Message:
+        """Return a draft as the message at that place."""
         now_ms = time.time_ns() // 1_000_000
         return Message(
             self._ids.next(now_ms),
@@ -368,8 +383,8 @@ class Sending:
             draft.user_id,
             draft.content,
             now_ms,
-            head.epoch,
-            head.offset + 1,
+            epoch,
+            offset,
             False,
             stored,
             draft.data,
