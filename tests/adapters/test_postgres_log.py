@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 
 from chatx import ConfigError, Message, Position
-from chatx.adapters import postgres_schema
+from chatx.adapters import postgres_schema, postgres_tables
 from chatx.adapters.postgres_connections import ConnectionBroke
 from chatx.adapters.postgres_log import PostgresLog
 from chatx.adapters.room_log import FENCED, Append, Found, LogUnavailable, Opened, Record
@@ -215,6 +215,75 @@ async def test_tables_of_an_earlier_version_are_taken_up_with_all_that_is_in_the
     assert await log.list_notifications(None, None, 1) == []
     await admin.close()
     await newcomer.close()
+
+
+@pytest.fixture
+def slow_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One more version, whose step takes longer than a hasty log waits."""
+    step = "ALTER TABLE chatx_entries ADD COLUMN slow integer; SELECT pg_sleep(1.5)"
+    monkeypatch.setattr(postgres_schema, "STEPS", (*postgres_schema.STEPS, step))
+    monkeypatch.setattr(postgres_schema, "SCHEMA_VERSION", postgres_schema.SCHEMA_VERSION + 1)
+
+
+async def has_slow_step(admin: asyncpg.Connection) -> bool:
+    (version,) = await admin.fetchrow("SELECT version FROM chatx_schema")
+    columns = await admin.fetchval("SELECT count(*) FROM information_schema.columns WHERE column_name = 'slow'")
+    assert (version == postgres_schema.SCHEMA_VERSION) is (columns == 1)
+    return bool(columns)
+
+
+async def test_a_step_may_take_longer_than_a_call_where_the_tables_are_taken_up_ahead(
+    log: PostgresLog, url: str, request: pytest.FixtureRequest
+) -> None:
+    await log.take_over("room")
+    request.getfixturevalue("slow_step")
+    admin = await asyncpg.connect(url)
+    newcomer = PostgresLog(url, timeout_ms=1000)
+    with pytest.raises(LogUnavailable, match=r"nothing was changed.*statement timeout.*chatx db upgrade"):
+        await newcomer.take_over("room")
+    assert not await has_slow_step(admin)
+    await newcomer.make_tables()
+    assert await has_slow_step(admin)
+    assert (await newcomer.take_over("room")).term == 2
+    await newcomer.close()
+    await admin.close()
+
+
+async def test_who_comes_while_the_tables_are_taken_up_is_told_so(url: str) -> None:
+    admin, newcomer = await asyncpg.connect(url), PostgresLog(url, timeout_ms=1000)
+    await admin.execute(f"SELECT pg_advisory_lock({postgres_tables.MAKING})")
+    for call in (newcomer.make_tables(), newcomer.look("room")):
+        with pytest.raises(LogUnavailable, match="by somebody else, which is not over yet"):
+            await call
+    await admin.close()
+    await newcomer.make_tables()
+    await newcomer.close()
+
+
+async def test_a_lock_that_somebody_has_on_the_tables_leaves_them_as_they_were(
+    log: PostgresLog, url: str, request: pytest.FixtureRequest
+) -> None:
+    await log.take_over("room")
+    request.getfixturevalue("slow_step")
+    admin, newcomer = await asyncpg.connect(url), PostgresLog(url, timeout_ms=1000)
+    async with admin.transaction():
+        assert await admin.fetch("SELECT FROM chatx_entries") == []  # a backup, a report
+        with pytest.raises(LogUnavailable, match=r"from version 3, and nothing was changed.*lock timeout.*a backup"):
+            await newcomer.make_tables()
+        assert not await has_slow_step(admin)
+    await newcomer.make_tables()
+    assert await has_slow_step(admin)
+    await newcomer.close()
+    await admin.close()
+
+
+async def test_a_user_who_may_make_no_tables_is_told_so(postgres: Postgres, url: str) -> None:
+    postgres.psql("DO $$ BEGIN CREATE ROLE guest LOGIN; EXCEPTION WHEN duplicate_object THEN END $$")
+    postgres.psql("REVOKE CREATE ON SCHEMA public FROM PUBLIC", _name(url))
+    guest = PostgresLog(url.replace("chatx@", "guest@"), timeout_ms=20_000)
+    with pytest.raises(LogUnavailable, match=r"could not be made.*permission denied for schema public.*GRANT CREATE"):
+        await guest.make_tables()
+    await guest.close()
 
 
 def test_it_belongs_to_one_loop_until_it_is_closed(url: str) -> None:

@@ -31,6 +31,9 @@ logger: logging.Logger = logging.getLogger("chatx")
 Connection = Any
 """A connection of asyncpg, which comes without types."""
 
+Refused = asyncpg.PostgresError
+"""What the server answers with an error; its `sqlstate` says which."""
+
 LATER_S = 0.5
 """How much longer a call is waited for than the server may take for it, in seconds."""
 
@@ -62,10 +65,15 @@ _SETTINGS = {
 }
 
 
-async def connected(url: str, timeout_s: float) -> Connection:
+async def connected(url: str, timeout_s: float, *, patient: bool = False) -> Connection:
     """Return a new connection, whose transactions are as durable as the server can make them.
 
     The server gives a statement up before this side does, since its word says that nothing was done.
+
+    Args:
+        url: The database.
+        timeout_s: How long connecting, a statement, and a wait for a lock may take, in seconds.
+        patient: Whether a statement may take as long as it needs; a wait for a lock has its bound still.
 
     Raises:
         LogUnavailable: There is none to be had now.
@@ -73,13 +81,14 @@ async def connected(url: str, timeout_s: float) -> Connection:
     """
     limit_ms = str(max(1, round(timeout_s * 1000)))
     bounds = dict.fromkeys(("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"), limit_ms)
-    settings = _SETTINGS | bounds
+    if patient:
+        bounds["statement_timeout"] = "0"
     try:
         connection = await asyncpg.connect(
             url,
             timeout=timeout_s,
-            command_timeout=timeout_s + LATER_S,
-            server_settings=settings,
+            command_timeout=None if patient else timeout_s + LATER_S,
+            server_settings=_SETTINGS | bounds,
             # Plans are made anew now and then: the first ones are made while the tables are small.
             max_cached_statement_lifetime=REPLANNED_S,
         )

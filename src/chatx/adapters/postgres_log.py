@@ -32,6 +32,7 @@ from chatx.adapters.postgres_connections import (
 )
 from chatx.adapters.postgres_outbox import PostgresOutbox, columns_of
 from chatx.adapters.postgres_retention import PostgresRetention
+from chatx.adapters.postgres_tables import make_tables
 from chatx.adapters.room_log import (
     FENCED,
     KEYS_KEPT_MS,
@@ -51,9 +52,6 @@ _T = TypeVar("_T")
 
 # Past every offset, where a read has no place to begin ahead of.
 _EVERY = 2**63 - 1
-
-# Who makes the tables holds this lock; a constant of ours.
-_MAKING = 0x63686174786C6F67
 
 
 class PostgresLog(PostgresOutbox, PostgresRetention):
@@ -191,13 +189,21 @@ class PostgresLog(PostgresOutbox, PostgresRetention):
             await self._opened.lock.let_go()
 
     async def make_tables(self) -> None:
-        """Make the tables, or take them up to this version; every other call does that first.
+        """Make the tables, or take them up to this version, however long that takes.
+
+        Every other call does that first, and gives up where a step takes longer than `timeout_ms`. A lock is waited for
+        as long as that here too. Where it fails nothing was changed.
 
         Raises:
             ConfigError: They were made by a later version.
-            LogUnavailable: The database cannot be used now, or a chat of an earlier version writes to it.
+            LogUnavailable: The database cannot be used now, somebody else has a lock on the tables, or a chat of an
+                earlier version writes to it.
         """
-        await self._open()
+        patient = Connections(lambda: connected(self._url, self._timeout_s, patient=True), 1, self._timeout_s)
+        try:
+            await self._opened_here().make_tables(patient)
+        finally:
+            await patient.close()
 
     async def close(self) -> None:
         """Close all connections, those in use when their calls have ended; twice is harmless.
@@ -230,6 +236,12 @@ class PostgresLog(PostgresOutbox, PostgresRetention):
 
     async def _open(self) -> _Opened:
         """Return what is open on this loop, with the tables made."""
+        opened = self._opened_here()
+        await opened.make_tables()
+        return opened
+
+    def _opened_here(self) -> _Opened:
+        """Return what is open on this loop."""
         loop = asyncio.get_running_loop()
         opened = self._opened
         if opened is None or (opened.loop is not loop and opened.loop.is_closed()):
@@ -238,7 +250,6 @@ class PostgresLog(PostgresOutbox, PostgresRetention):
             )
         if opened.loop is not loop:
             raise RuntimeError("This PostgresLog is used on another event loop; close it there, or give each a log.")
-        await opened.make_tables()
         return opened
 
 
@@ -271,19 +282,19 @@ class _Opened:
         self._made = False
         self._making = Attempt()
 
-    async def make_tables(self) -> None:
-        """Make the tables, where they are not there.
+    async def make_tables(self, through: Connections | None = None) -> None:
+        """Make the tables, or take them up, where that was not done: on one of these connections, or on one to read.
 
         Raises:
-            ConfigError: They were made by another version of chatx.
+            ConfigError: They were made by a later version of chatx.
             LogUnavailable: The database cannot be used now.
         """
         if not self._made:
-            await self._making.make(lambda: self._made, self._make)
+            await self._making.make(lambda: self._made, lambda: self._make(through or self.reading))
 
-    async def _make(self) -> None:
-        async with self.reading.one() as db:
-            await _make_tables(db)
+    async def _make(self, through: Connections) -> None:
+        async with through.one() as db:
+            await make_tables(db)
         self._made = True
 
     async def close(self) -> None:
@@ -291,28 +302,6 @@ class _Opened:
         await self.lock.let_go()
         await self.appending.close()
         await self.reading.close()
-
-
-async def _make_tables(db: Connection) -> None:
-    async with db.transaction():
-        await db.execute(f"SELECT pg_advisory_xact_lock({_MAKING})")
-        version = 0
-        if await db.fetchval(sql.IS_MADE):
-            version = await db.fetchval("SELECT max(version) FROM chatx_schema")
-        if 0 < version < sql.SCHEMA_VERSION and not await db.fetchval(WriterLock.FREE):
-            raise LogUnavailable(
-                "Another chat writes to this database, in tables of an earlier version, which are not taken up under "
-                "its hands; end it first."
-            )
-        for step in sql.STEPS[version:]:
-            await db.execute(step)
-        if version < sql.SCHEMA_VERSION:
-            await db.execute("UPDATE chatx_schema SET version = $1", sql.SCHEMA_VERSION)
-    if version > sql.SCHEMA_VERSION:
-        raise ConfigError(
-            f"The tables in the database of PostgresLog have version {version}, and this version of chatx reads up to "
-            f"{sql.SCHEMA_VERSION}; use the chatx that made them, or another database."
-        )
 
 
 async def _append(db: Connection, appends: Sequence[Append]) -> list[Answer]:
