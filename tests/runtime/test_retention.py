@@ -17,8 +17,9 @@ from chatx.adapters.outbox import Outcome
 from chatx.adapters.retention import ROOMS_AT_ONCE, TRIMMED_AT_ONCE, Retention
 from chatx.adapters.room_log import KEYS_KEPT_MS, Append, LogUnavailable, Recipients, Record
 from chatx.adapters.sqlite import SQLitePersistence
-from chatx.runtime import trimming
+from chatx.runtime import trimming, wall_clock
 from chatx.runtime.trimming import DAY_MS, ROUND_S, SPARED_MS
+from chatx.runtime.wall_clock import BELIEVED_S
 from tests.gateway.real_client import until
 from tests.virtual import virtual
 
@@ -35,7 +36,8 @@ async def sent(chat: Chat, count: int, room_id: str = "room", **options: Any) ->
 
 @pytest.fixture
 def later(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Sets the clock of retention forward, by so many ms altogether."""
+    """Sets the clock of retention forward, by so many ms altogether; it is believed where it was set to."""
+    monkeypatch.setattr(wall_clock, "BELIEVED_S", 0.0)
     ahead = 0
     real = trimming._now_ms
     monkeypatch.setattr(trimming, "_now_ms", lambda: real() + ahead)
@@ -214,6 +216,35 @@ async def test_a_store_that_is_a_url_keeps_within_its_retention_too(
         with contextlib.closing(sqlite3.connect(tmp_path / "chat.db")) as db:
             await until(lambda: db.execute("SELECT count(*) FROM chatx_entries").fetchone() == (2,))
         assert await chat.history("room") == messages[3:]
+
+
+@virtual
+async def test_a_clock_that_was_set_far_ahead_takes_nothing_unless_it_stays_there(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    began_ms, loop = trimming._now_ms(), asyncio.get_running_loop()
+    ahead_ms = 0
+    monkeypatch.setattr(trimming, "_now_ms", lambda: began_ms + ahead_ms + round(loop.time() * 1000))
+    log = Log()
+    async with chat_on(log, retention_days=30, retention_messages=1) as chat:
+        messages = await sent(chat, 3)
+        ahead_ms = 365 * DAY_MS
+        await asyncio.sleep(BELIEVED_S - 2 * ROUND_S)
+        ahead_ms = 0  # set right
+        await sent(chat, 1, "other")
+        log.trims.clear()
+        await asyncio.sleep(ROUND_S)
+        # It goes on at once, with what is too much now.
+        assert log.trims
+        assert [each.entry for each in log.records("room")] == messages[-1:]
+        ahead_ms = 365 * DAY_MS
+        await asyncio.sleep(BELIEVED_S - 2 * ROUND_S)
+        assert len(log.records("room")) == 1
+        await asyncio.sleep(4 * ROUND_S)
+        assert log.records("room") == []
+    assert [each.getMessage().partition(", or")[0] for each in caplog.records if "set ahead" in each.getMessage()] == [
+        "The machine's clock was set ahead by 31536000 s"
+    ] * 2
 
 
 @virtual

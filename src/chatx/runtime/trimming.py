@@ -7,6 +7,7 @@ Rules:
 3. Where the log is away nothing is asked of it; what failed is tried again after `RETRY_S`, from the same room on.
 4. What was placed within `SPARED_MS` stays, whatever the number: a batch of which it is not known whether it was
    written is looked for by its places.
+5. While the clock is not believed nothing goes: it would take what is not old.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from chatx.adapters.retention import ROOMS_AT_ONCE, TRIMMED_AT_ONCE, Retention
 from chatx.adapters.room_log import KEYS_KEPT_MS
 from chatx.config import ChatConfig
 from chatx.errors import ChatError
+from chatx.runtime import wall_clock
 
 logger: logging.Logger = logging.getLogger("chatx")
 
@@ -72,6 +74,7 @@ class Trimming:
         self._messages = config.retention_messages
         self._loop = loop
         self._away = away
+        self._clock = wall_clock.WallClock(_now_ms, loop.time, self._set_ahead)
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -98,6 +101,8 @@ class Trimming:
 
     async def _rooms(self, after: str) -> Sequence[str] | None:
         """Return the next rooms, or None where that cannot be told now."""
+        if self._clock.now_ms() is None:
+            return None
         answer = await self._asked("list_rooms", after, ROOMS_AT_ONCE)
         if answer is None:
             return None
@@ -113,7 +118,10 @@ class Trimming:
     async def _trim(self, room_ids: Sequence[str]) -> bool:
         """Have the log let go of all that goes of these rooms; return whether it did."""
         while True:
-            gone = await self._asked("trim", room_ids, self._retention(), TRIMMED_AT_ONCE)
+            now_ms = self._clock.now_ms()
+            if now_ms is None:
+                return False
+            gone = await self._asked("trim", room_ids, self._retention(now_ms), TRIMMED_AT_ONCE)
             if gone is None:
                 return False
             if type(gone) is not int or gone < 0:
@@ -122,8 +130,7 @@ class Trimming:
             if gone < TRIMMED_AT_ONCE:
                 return True
 
-    def _retention(self) -> Retention:
-        now = _now_ms()
+    def _retention(self, now: int) -> Retention:
         return Retention(
             before_ms=max(0, now - self._days * DAY_MS) if self._days else None,
             keep=self._messages or None,
@@ -142,6 +149,15 @@ class Trimming:
             return None
         await asyncio.sleep(max(PAUSE_S, REST * (self._loop.time() - began)))
         return answer
+
+    def _set_ahead(self, by_s: float) -> None:
+        logger.warning(
+            "The machine's clock was set ahead by %.0f s, or the machine was suspended: retention lets go of nothing "
+            "for %.0f min. If the clock is wrong, set it right before then, or stop the chat.",
+            by_s,
+            wall_clock.BELIEVED_S / 60,
+            extra={"adapter": self._name},
+        )
 
     def _wrong(self, method: str, answer: str) -> None:
         try:
