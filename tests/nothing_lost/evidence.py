@@ -43,14 +43,15 @@ class Evidence:
     """Every fact of one run. Each content is sent by one sender to one room, again only under its key.
 
     Args:
-        stored_only: The rooms in which nothing is sent but what is to be stored.
+        unbroken: The rooms of which nothing is lost that anybody saw: all that is sent there is to be stored, or was
+            when its process was killed.
 
     Attributes:
         promised: By content, the first answer that said `stored`.
     """
 
-    def __init__(self, stored_only: Collection[str]) -> None:
-        self.stored_only = stored_only
+    def __init__(self, unbroken: Collection[str]) -> None:
+        self.unbroken = unbroken
         self.promised: dict[str, Message] = {}
         self._there: dict[Place, tuple[str, str]] = {}  # the id and the content at a place
         self._place: dict[str, Place] = {}  # by id
@@ -97,7 +98,7 @@ class Evidence:
             promise(found is not None, "acknowledged as stored, and not in the log:", message)
             promise(found is not None and found.id == message.id, "another than was acknowledged:", message, found)
         for content, places in self._places.items():
-            lost = {each for each in places if each.room_id in self.stored_only}
+            lost = {each for each in places if each.room_id in self.unbroken}
             found = there.get(content)
             lost -= set() if found is None else {Place(found.room_id, found.epoch, found.offset)}
             promise(not lost, "seen before it was stored, and lost:", content, lost)
@@ -150,8 +151,8 @@ class Reading:
         self.position = Position(message.epoch, message.offset)
 
     def _gap(self, gap: Gap) -> None:
-        stored_only = self.room_id in self._evidence.stored_only
-        promise(not stored_only, f"{self.name} saw only what was stored, and has a gap at", self.position, gap)
+        unbroken = self.room_id in self._evidence.unbroken
+        promise(not unbroken, f"{self.name} saw nothing that may be lost, and has a gap at", self.position, gap)
         promise(self.position is not None, f"{self.name} has a gap without a place:", gap)
         assert self.position is not None
         before, self.position = self.position, Position(gap.epoch, gap.offset)

@@ -13,6 +13,7 @@ import resource
 import signal
 import sys
 import time
+from collections.abc import Callable, Coroutine
 from itertools import count
 from random import Random
 from typing import Any
@@ -27,6 +28,9 @@ from tests.nothing_lost import sabotage
 from tests.nothing_lost.world import ROOMS
 
 SENDERS = 16
+
+STORED = dict(zip(ROOMS, (1.0, 0.5, 0.0, 0.5), strict=True))
+"""With which chance a message to each room is to be stored."""
 
 
 class Try(msgspec.Struct, tag=True):
@@ -63,7 +67,7 @@ class Got(msgspec.Struct, tag=True):
 
 
 class Now(msgspec.Struct, tag=True):
-    """Where the process is: `began`, `ready`, `full`, `free` or `done`."""
+    """Where the process is: `began`, `ready`, `full`, `free`, `withdrawn` or `done`."""
 
     state: str
 
@@ -83,6 +87,9 @@ class Orders(msgspec.Struct):
         clock_s: By how much its clock is wrong, in seconds; it is set right, and wrong again, as it runs.
         slow: Whether the disk takes its time, sometimes longer than a call may.
         full: Whether the disk is full for a while.
+        again_s: How long nothing unstored must have been said until a room's head is proven again, if not as long as
+            it is otherwise.
+        lull: Whether both rooms of both kinds are proven again before `rare` has unstored messages, and `mixed` none.
         sabotage: The name of a class of `sabotage`, or none.
     """
 
@@ -94,6 +101,8 @@ class Orders(msgspec.Struct):
     clock_s: int = 0
     slow: bool = False
     full: bool = False
+    again_s: float | None = None
+    lull: bool = False
     sabotage: str | None = None
 
 
@@ -138,7 +147,12 @@ class Talk:
     async def run(self) -> None:
         """Talk until it is to end."""
         readers = [asyncio.create_task(self._read(name, room)) for name, (room, _) in self.orders.readers.items()]
-        await asyncio.gather(*(self._send_on(f"u{number}") for number in range(SENDERS)))
+        if self.orders.lull:
+            await self._all(self._send_pending)
+            await self._lull()
+            await self._all(self._send_on, {"mixed": 1.0, "rare": 0.0})
+        else:
+            await self._all(self._talk)
         for room_id in ROOMS:
             content = f"last {room_id} {next(self.numbers)}"
             self.last[room_id] = await self._until_sent(Try("last", room_id, content, content, True))
@@ -150,17 +164,44 @@ class Talk:
             each.cancel()
         await asyncio.wait(readers)
 
-    async def _send_on(self, who: str) -> None:
+    async def _all(self, send: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> None:
+        await asyncio.gather(*(send(f"u{number}", *args) for number in range(SENDERS)))
+
+    async def _talk(self, who: str) -> None:
+        await self._send_pending(who)
+        await self._send_on(who, STORED)
+
+    async def _send_pending(self, who: str) -> None:
         for each in self.orders.pending:
             if each.who == who:
                 await self._until_sent(each)
+
+    async def _send_on(self, who: str, shares: dict[str, float]) -> None:
         while not self.ending.is_set():
-            room_id = self.chance.choice(ROOMS)
-            stored = room_id == "vault" or (room_id != "plain" and self.chance.random() < 0.5)
-            content = f"{who} {room_id} {next(self.numbers)}"
-            await self._until_sent(Try(who, room_id, content, content, stored))
+            await self._send(who, shares)
             if self.chance.random() < 0.3:
                 await asyncio.sleep(self.chance.random() / 50)
+
+    async def _send(self, who: str, shares: dict[str, float]) -> None:
+        """Send a message to one of the rooms; to be stored, with the room's chance of that."""
+        room_id = self.chance.choice(tuple(shares))
+        stored = self.chance.random() < shares[room_id]
+        content = f"{who} {room_id} {next(self.numbers)}"
+        await self._until_sent(Try(who, room_id, content, content, stored))
+
+    async def _lull(self) -> None:
+        """Send of both kinds; then only what is stored, until that proves the heads; then withdraw one of the two."""
+        both = ("mixed", "rare")
+        for _ in range(4):
+            await self._all(self._send, dict.fromkeys(both, 0.5))
+        while not all(self._proven(each) for each in both):
+            await self._all(self._send, dict.fromkeys(both, 1.0))
+        await self._send("u0", {"rare": 0.0})
+        tell(Now("withdrawn"))
+
+    def _proven(self, room_id: str) -> bool:
+        process = self.chat.engine.rooms.find(room_id)
+        return process is not None and process.proven
 
     async def _until_sent(self, draft: Try) -> Message:
         tell(draft)
@@ -225,6 +266,8 @@ async def main(orders: Orders) -> None:
     if orders.sabotage is not None:
         fault = getattr(sabotage, orders.sabotage)
         patch(sabotage.PLACES[fault], fault).start()
+    if orders.again_s is not None:
+        patch("chatx.runtime.appends.PROVEN_AGAIN_S", orders.again_s).start()
     if orders.clock_s:
         clock = Clock(orders.clock_s)
         patch("time.time_ns", clock.time_ns).start()

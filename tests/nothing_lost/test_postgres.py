@@ -9,12 +9,13 @@ import asyncio
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 
 import pytest
 
 from chatx.adapters.postgres_log import PostgresLog
 from chatx.core.message import Entry
-from tests.nothing_lost.test_processes import SEED, killed
+from tests.nothing_lost.test_processes import LULL, LULLS, SEED, goes_on_where_it_was_proven_again, killed
 from tests.nothing_lost.watching import Watch
 from tests.nothing_lost.world import ROOMS
 from tests.postgres import Postgres
@@ -106,3 +107,11 @@ def test_nothing_is_lost_when_the_chat_is_killed_at_any_moment(watch: Watch) -> 
     watch.wait_sent(100)
     watch.finish()
     watch.check_store(entries(watch.store))
+
+
+def test_a_head_that_was_proven_again_goes_on_after_a_kill_and_one_that_was_not_does_not(postgres: Postgres) -> None:
+    with closing(Watch(postgres.new_database(), SEED, **LULL)) as watch:
+        killed(watch, LULLS, "withdrawn")
+        watch.start()
+        watch.finish()
+        goes_on_where_it_was_proven_again(watch, entries(watch.store))

@@ -24,6 +24,10 @@ from tests.nothing_lost.world import ROOMS
 KILLS = int(os.environ.get("TEST_KILLS") or 20)
 SEED = int(os.environ.get("TEST_SEED") or 1)
 
+LULL: dict[str, Any] = {"unbroken": ("vault", "mixed"), "lull": True, "again_s": 0.2}
+LULLS = 4
+"""Kills in a lull."""
+
 pytestmark = [pytest.mark.process, pytest.mark.timeout(300 + 10 * KILLS)]
 
 Begin = Callable[..., Watch]
@@ -54,23 +58,42 @@ def entries(file: Path) -> dict[str, list[Entry]]:
         return {room_id: list(store.read(room_id, limit=1_000_000).entries) for room_id in ROOMS}
 
 
-def killed(watch: Watch, times: int, **orders: Any) -> None:
-    """Start and kill it so many times, at random moments."""
+def killed(watch: Watch, times: int, behind: str = "ready", **orders: Any) -> None:
+    """Start and kill it so many times, at random moments behind a state."""
     for _ in range(times):
         watch.start(**orders)
-        watch.wait("ready")
+        watch.wait(behind)
         time.sleep(watch.chance.random() * 0.4)
         watch.kill()
 
 
+def goes_on_where_it_was_proven_again(watch: Watch, entries: dict[str, list[Entry]]) -> None:
+    """Hold what the store has against what was told, and the epochs of both rooms against the kills in a lull."""
+    watch.check_store(entries)
+    assert len({each.epoch for each in entries["mixed"]}) == 1
+    assert len({each.epoch for each in entries["rare"]}) == LULLS + 1
+
+
 def test_nothing_is_lost_when_it_is_killed_at_any_moment(begin: Begin, file: Path) -> None:
     watch = begin()
-    killed(watch, KILLS)
+    # In half of them a head is proven again and again, between unstored messages.
+    killed(watch, KILLS // 2)
+    killed(watch, KILLS - KILLS // 2, again_s=0.01)
     watch.start()
     watch.wait_sent(100)
     watch.finish()
     watch.check_store(entries(file))
     assert watch.evidence.promised
+
+
+def test_a_head_that_was_proven_again_goes_on_after_a_kill_and_one_that_was_not_does_not(
+    begin: Begin, file: Path
+) -> None:
+    watch = begin(**LULL)
+    killed(watch, LULLS, "withdrawn")
+    watch.start()
+    watch.finish()
+    goes_on_where_it_was_proven_again(watch, entries(file))
 
 
 def test_a_lock_that_is_held_for_ten_seconds_refuses_and_loses_nothing(begin: Begin, file: Path) -> None:

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -24,6 +24,8 @@ from tests.process import ENVIRONMENT
 WITHIN_S = 120.0
 """How long a process may take to come to something, also on a loaded machine."""
 
+READERS = 8
+
 _decode = msgspec.json.Decoder(Fact).decode
 
 
@@ -35,16 +37,16 @@ class Watch:
         sent: How many sends were answered.
     """
 
-    def __init__(self, store: str, seed: int, readers: int = 8, **orders: Any) -> None:
+    def __init__(self, store: str, seed: int, *, unbroken: Collection[str] = ("vault",), **orders: Any) -> None:
         self.store = store
-        self.evidence = Evidence(stored_only={"vault"})
+        self.evidence = Evidence(unbroken)
         self.chance = Random(seed)
         self.refused: Counter[str] = Counter()
         self.sent = 0
         self._orders = orders
         self._readings = {
             f"reader-{number}": Reading(self.evidence, f"reader-{number}", ROOMS[number % len(ROOMS)])
-            for number in range(readers)
+            for number in range(READERS)
         }
         self._pending: dict[str, Try] = {}
         self._tried = 0

@@ -6,12 +6,14 @@ import asyncio
 import hashlib
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any
+from unittest.mock import patch
 
 from chatx import Chat, ChatError, Message
 from chatx.adapters.memory_log import MemoryLog
 from chatx.adapters.room_log import RoomLog
 from chatx.core.fanout import Subscriber
 from chatx.core.message import Draft, Entry, Position
+from chatx.runtime.appends import PROVEN_AGAIN_S
 from chatx.runtime.engine import Engine
 from chatx.testing import run_seeded
 from chatx.testing.faulty_log import Chance as Faults
@@ -204,7 +206,9 @@ class World:
         # Where not everything is to be stored, a room that is opened while the log is away begins a new stream.
         self.durability = chance.pick(("stored", "stored", "sequenced"))
         self.crashes = chance.once_in(4)
-        self.evidence = Evidence(stored_only={"vault"} if self.durability == "stored" else ())
+        # Most runs are too short for a head to be proven again.
+        self.again_s = chance.pick((PROVEN_AGAIN_S, 0.02))
+        self.evidence = Evidence(unbroken={"vault"} if self.durability == "stored" else ())
         self.pending: list[tuple[str, str, str, str, bool]] = []
         self.idle: list[Reading] = []
         self.readings: list[Reading] = []
@@ -299,7 +303,8 @@ def run(seed: int, play: Play, room_class: type[SeenRoom] = SeenRoom) -> World:
     world = World(seed, room_class)
     Crashes.planned = []
     try:
-        run_seeded(seed, play(world))
+        with patch("chatx.runtime.appends.PROVEN_AGAIN_S", world.again_s):
+            run_seeded(seed, play(world))
     except BaseException as error:
         for task in (each for life in world.lives for each in life.actors if each.done() and not each.cancelled()):
             task.exception()  # that it failed too is not to be reported later
