@@ -2,12 +2,17 @@
 
 import asyncio
 from random import Random
+from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from chatx.adapters.memory_log import MemoryLog
-from chatx.adapters.room_log import FENCED, Append, LogUnavailable, Record
+from chatx.adapters.outbox import has_outbox
+from chatx.adapters.retention import Retention, trims
+from chatx.adapters.room_log import FENCED, Append, LogUnavailable, Recipients, Record
 from chatx.core.message import Message, Position
+from chatx.testing import check_room_log
 from chatx.testing.faulty_log import Chance, FaultyLog, LogBroken, Script
 from tests.virtual import virtual
 
@@ -53,6 +58,40 @@ async def test_each_fault_does_what_the_table_says() -> None:
     assert asyncio.get_running_loop().time() == began + 1
     assert await log.append(APPEND) == [FENCED]
     assert (await inner.take_over("room")).term == 3
+
+
+class OnlyALog:
+    """A log without an outbox, which keeps everything."""
+
+    def __init__(self, log: MemoryLog) -> None:
+        for name in ("look", "take_over", "unproven", "append", "read", "close_rooms", "find"):
+            setattr(self, name, getattr(log, name))
+
+
+@virtual
+async def test_it_has_an_outbox_and_retention_where_the_log_has_them_and_they_fail_likewise() -> None:
+    await check_room_log(lambda: FaultyLog(MemoryLog()))
+    log: Any = FaultyLog(MemoryLog(), Script(trim=["fenced"], claim_notifications=["unavailable", "lost answer"]))
+    assert has_outbox(log)
+    assert trims(log)
+    assert (await log.take_over("room")).term == 1
+    assert await log.append([replace(APPEND[0], records=(Record(FIRST, None, Recipients(("bob",))),))]) == [None]
+    with pytest.raises(LogUnavailable):
+        await log.claim_notifications("me", 9, 1, 2)
+    assert [each.state for each in await log.list_notifications(None, None, 9)] == ["waiting"]
+    with pytest.raises(LogBroken):
+        await log.claim_notifications("me", 9, 1, 2)
+    assert [each.state for each in await log.list_notifications(None, None, 9)] == ["claimed"]
+    assert await log.list_rooms("", 9) == ["room"]
+    assert await log.trim(["room"], Retention(None, 1, 0, 0), 9) == 0
+    assert (await log.take_over("room")).term == 3
+    assert ("trim", "fenced") in log.calls
+
+    bare: Any = FaultyLog(OnlyALog(MemoryLog()))  # type: ignore[arg-type]  # its methods are set, not written
+    assert not has_outbox(bare)
+    assert not trims(bare)
+    with pytest.raises(AttributeError, match="'FaultyLog' object has no attribute 'trim'"):
+        _ = bare.trim
 
 
 @virtual

@@ -9,19 +9,28 @@
 | `slow` | does it after `slow_s` | is answered late |
 | `hang` | does it when it is released, whether or not anybody still waits | is answered then |
 | `fenced` | lets somebody else take the rooms over first, then does it | is answered |
+
+What the log has of an outbox and of retention fails likewise; what it has not, the faulty one has not either.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from random import Random
 from typing import Any, Literal, TypeAlias
 
+from chatx.adapters.outbox import KeepsNotifications
+from chatx.adapters.retention import TrimsRooms
 from chatx.adapters.room_log import Answer, Append, Found, LogUnavailable, Opened, RoomLog
 from chatx.core.message import Entry, Position
+
+_OPTIONAL = frozenset(
+    name for optional in (KeepsNotifications, TrimsRooms) for name in vars(optional) if not name.startswith("_")
+)
 
 Fault: TypeAlias = Literal["ok", "unavailable", "lost", "lost answer", "slow", "hang", "fenced"]
 """What becomes of one call."""
@@ -128,6 +137,15 @@ class FaultyLog:
         """Return what was stored under a key."""
         answer: Entry | None = await self._called("find", [room_id], room_id, user_id, key)
         return answer
+
+    def __getattr__(self, name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
+        # Whether a log has an outbox, or knows retention, is told by its methods.
+        if name not in _OPTIONAL or not hasattr(self._log, name):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return functools.partial(self._passed_on, name)
+
+    async def _passed_on(self, method: str, *args: Any) -> Any:
+        return await self._called(method, args[0] if method == "trim" else (), *args)
 
     async def _called(self, method: str, rooms: Sequence[str], *args: Any, **kwargs: Any) -> Any:
         fault = self.choose(method)
