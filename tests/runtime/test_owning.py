@@ -7,8 +7,11 @@ import pytest
 
 from chatx import AdapterError, Chat, ChatError, Gap, Message, RoomUnavailable
 from chatx.adapters.memory_log import MemoryLog
+from chatx.runtime.log_storage import LogStorage
+from chatx.runtime.process import RESTARTS
 from chatx.runtime.rooms import FENCED_S
 from chatx.testing.faulty_log import FaultyLog, Script
+from tests.faults import CrashingChat
 from tests.virtual import turns, virtual
 
 
@@ -84,6 +87,65 @@ async def test_what_is_to_be_stored_begins_no_new_stream_for_a_log_that_is_away(
                 await chat.send_message("a", "ann", "2", idempotency_key="k")
         second = await chat.send_message("a", "ann", "2", durability="stored")
     assert (second.epoch, second.offset) == (first.epoch, 2)
+
+
+def kept_of_rooms(chat: Chat) -> dict[str, Any]:
+    """Return what the chat keeps of rooms for its log."""
+    engine = chat._engine
+    assert engine is not None
+    assert isinstance(engine.storage, LogStorage)
+    kept = {name: value for name, value in vars(engine.storage).items() if isinstance(value, dict) and value}
+    return kept | ({"_left": engine.rooms._left} if engine.rooms._left else {})
+
+
+@virtual
+async def test_nothing_is_kept_of_a_room_that_crashed_too_often_once_the_log_has_what_was_said_there() -> None:
+    log = MemoryLog()
+    faulty = FaultyLog(log)
+    chat = CrashingChat(persistence=faulty, middlewares=(), idempotency_bytes=10**6)
+    async with chat:
+        first = await chat.send_message("room", "ann", "1", idempotency_key="k")
+        await asyncio.sleep(1)
+        faulty.choose = lambda method: "unavailable"
+        await chat.send_message("room", "ann", "2")
+        chat.crash("publish: before", times=RESTARTS + 1)
+        for _ in range(RESTARTS + 1):
+            with pytest.raises(RoomUnavailable):
+                await chat.send_message("room", "ann", "crash")
+        assert chat.statistics().rooms_closed_by_crashes == 1
+        await asyncio.sleep(30)
+        assert "_terms" in kept_of_rooms(chat)  # what was said there is to be written under it
+        faulty.choose = lambda method: "ok"
+        await asyncio.sleep(30)
+        assert contents(log, "room") == ["1", "2"]
+        assert kept_of_rooms(chat) == {}
+        again = await chat.send_message("room", "ann", "3")
+        assert (again.epoch != first.epoch, again.offset) == (True, 1)
+        await asyncio.sleep(90)  # it is forgotten
+        assert kept_of_rooms(chat) == {}
+    assert contents(log, "room") == ["1", "2", "3"]
+
+
+@virtual
+async def test_nothing_is_kept_of_a_room_that_was_gone_when_it_was_taken_over() -> None:
+    faulty = FaultyLog(MemoryLog(), slow_s=2.0)
+    chat = CrashingChat(persistence=faulty, middlewares=())
+    async with chat:
+        await chat.send_message("room", "ann", "1")
+        await asyncio.sleep(90)  # it is forgotten
+        faulty.choose = lambda method: "slow" if method == "take_over" else "ok"
+        await chat.join("room", "ann")
+        sending = asyncio.ensure_future(chat.send_message("room", "ann", "2"))
+        await asyncio.sleep(1)
+        chat.crash("join: before", times=RESTARTS + 1)
+        for _ in range(RESTARTS + 1):
+            with pytest.raises(RoomUnavailable):
+                await chat.join("room", "bob")
+        assert chat.statistics().rooms_closed_by_crashes == 1
+        with pytest.raises(RoomUnavailable):
+            await sending
+        await asyncio.sleep(10)
+        assert kept_of_rooms(chat) == {}
 
 
 @virtual

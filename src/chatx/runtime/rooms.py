@@ -16,7 +16,9 @@ Rules:
 1. A room is here from its first use until `room_idle_ms` after nothing held it.
 2. Where persistence serves history, opening and ending await it; whoever comes meanwhile waits in order.
 3. A room whose messages are not all saved is not forgotten.
-4. At most `limit` rooms are here that nobody is in. For the next one the oldest of them is let go of early, first of
+4. Of a room that went without an end the store's terms, and holes, are kept until its messages are saved: they are let
+   go of in a sweep, or with its next life. So they are bounded by what waits to be saved.
+5. At most `limit` rooms are here that nobody is in. For the next one the oldest of them is let go of early, first of
    those in which nothing was said; where none can go, the next one is refused.
 """
 
@@ -96,6 +98,7 @@ class Rooms:
         self._withdrawals: dict[RoomProcess, asyncio.Task[bool]] = {}
         # Room id -> until when it is not opened, soonest first; those that were taken over within `FENCED_S`.
         self._fenced: dict[str, float] = {}
+        self._left: set[str] = set()  # ids of rooms that went without an end, and of which something may be kept still
         self.closed_by_crashes: int = 0
         self.totals: Totals = Totals()
 
@@ -215,6 +218,7 @@ class Rooms:
         """Let go of a room that crashed too often."""
         self.closed_by_crashes += 1
         self._remove(process)
+        self._left.add(process.room_id)
 
     def sweep(self) -> None:
         """Forget the rooms that have been idle for `room_idle_ms`."""
@@ -230,6 +234,13 @@ class Rooms:
                 del queue[process]
                 if process.idle and not self._let_go(process):
                     self.fell_idle(process)
+        for room_id in list(self._left):
+            if room_id in self._rooms or room_id in self._passages:
+                self._left.discard(room_id)  # it goes with that life
+            elif not self._delivery.waiting(room_id):
+                self._left.discard(room_id)
+                self._delivery.forget(room_id)
+                self._storage.forget(room_id)
         self._keep(self._limit)
 
     async def conclude(self) -> None:
@@ -378,6 +389,8 @@ class Rooms:
                 return True
         finally:
             del self._withdrawals[process]
+            if self._rooms.get(process.room_id) is not process:
+                self._left.add(process.room_id)  # it may have been taken over when it was gone already
 
     def _remove(self, process: RoomProcess) -> None:
         if self._rooms.get(process.room_id) is process:
