@@ -48,11 +48,14 @@ class Evidence:
 
     Attributes:
         promised: By content, the first answer that said `stored`.
+        gone: By room, what the log let go of, in order.
     """
 
     def __init__(self, unbroken: Collection[str]) -> None:
         self.unbroken = unbroken
         self.promised: dict[str, Message] = {}
+        self.gone: defaultdict[str, list[Kept]] = defaultdict(list)
+        self._gone_places: set[Place] = set()
         self._there: dict[Place, tuple[str, str]] = {}  # the id and the content at a place
         self._place: dict[str, Place] = {}  # by id
         self._places: defaultdict[str, set[Place]] = defaultdict(set)  # by content
@@ -68,6 +71,17 @@ class Evidence:
         promise(first == place, "one entry at two places:", entry, first, who)
         self._places[entry.content].add(place)
 
+    def let_go(self, kept: Kept) -> None:
+        """The log let go of the oldest entry of a room."""
+        self.seen(kept.entry, "the log")
+        self.gone[kept.entry.room_id].append(kept)
+        self._gone_places.add(Place(kept.entry.room_id, kept.entry.epoch, kept.entry.offset))
+
+    def too_old(self, room_id: str, before: Position, to: int) -> bool:
+        """Return whether the log let go of every place behind one, up to an offset; and whether there is one."""
+        places = {Place(room_id, before.epoch, each) for each in range(before.offset + 1, to + 1)}
+        return bool(places) and places <= self._gone_places
+
     def moved_on(self, room_id: str, before: str, behind: str) -> None:
         """Somebody went from one epoch of a room to another."""
         self._behind[room_id].add((before, behind))
@@ -82,7 +96,7 @@ class Evidence:
             self.promised.setdefault(content, message)
 
     def in_the_log(self, rooms: Mapping[str, Iterable[Kept]]) -> None:
-        """Take what the log has of each room, in its order, and look at everything."""
+        """Take all that the log has and had of each room, in its order, and look at everything."""
         there: dict[str, Entry] = {}
         for room_id, kept in rooms.items():
             self._whole(room_id, [each.entry for each in kept])
@@ -151,6 +165,11 @@ class Reading:
         self.position = Position(message.epoch, message.offset)
 
     def _gap(self, gap: Gap) -> None:
+        if gap.reason == "too_old" and self.position is not None and gap.epoch == self.position.epoch:
+            gone = self._evidence.too_old(self.room_id, self.position, gap.offset)
+            promise(gone, f"{self.name} is told that too old is what the log has:", self.position, gap)
+            self.position = Position(gap.epoch, gap.offset)
+            return
         unbroken = self.room_id in self._evidence.unbroken
         promise(not unbroken, f"{self.name} saw nothing that may be lost, and has a gap at", self.position, gap)
         promise(self.position is not None, f"{self.name} has a gap without a place:", gap)

@@ -6,10 +6,12 @@ import asyncio
 from typing import Any
 
 from chatx import ChatError, Event
+from chatx.adapters.outbox import Notification
 from chatx.runtime.rooms import FENCED_S
 from tests.faults import Crashes
 from tests.interleavings.world import Chance
 from tests.nothing_lost.evidence import Reading, promise
+from tests.nothing_lost.keeping import KEYS_KEPT_MS, SPARED_MS
 from tests.nothing_lost.world import ROOMS, Life, World
 
 READERS = 5
@@ -29,7 +31,9 @@ async def sender(world: World, life: Life, who: str) -> None:
         stored = room_id == "vault" or (room_id != "plain" and chance.once_in(2))
         world.numbers += 1
         content = f"{who} {room_id} {world.numbers}"
-        match chance.pick(("plain", "key", "key", "twice", "burst", "cancel")):
+        # A key holds what is behind it in the log, so some rooms that are trimmed have none.
+        keyless = world.keep and room_id in ("vault", "mixed")
+        match chance.pick(("plain", "burst") if keyless else ("plain", "key", "key", "twice", "burst", "cancel")):
             case "plain":
                 await world.send(life, who, room_id, content, None, stored)
             case "key":
@@ -161,6 +165,8 @@ async def play(world: World) -> None:
             case _:
                 ends = life.kill if chance.once_in(2) else life.stop
                 overlapping.append(asyncio.create_task(_later(ends, chance.upto(300) / 1000)))
+        if world.keep and chance.once_in(2):
+            await asyncio.sleep(2 * SPARED_MS / 1000)
     last = Life(world, 99)
     await last.start()
     _begin(world, last, chance)
@@ -196,10 +202,31 @@ async def calm(world: World, life: Life) -> None:
         if not behind:
             break
     promise(not behind, "readers miss the newest:", [(each.name, each.position) for each in behind])
+    await _kept_and_told(world, life)
     await life.stop()
     world.check_log()
-    given_up = {each.message.room_id for each in life.chat.dead_letters}
+    await world.check_told()
+    given_up = {each.message.room_id for each in life.unsaved()}
     await world.check_proofs(room_id for room_id in ROOMS if room_id not in given_up)
+
+
+async def _kept_and_told(world: World, life: Life) -> None:
+    """All are told, and then each room is trimmed to its bound."""
+    if world.notifies:
+        waiting: list[Notification] = []
+        for _ in range(int(CALM_S / 0.25)):
+            await asyncio.sleep(0.25)
+            waiting = [each for each in await life.chat.outbox() if each.state != "dead"]
+            if not waiting:
+                break
+        promise(not waiting, "nobody is told of these:", waiting)
+    if world.keep:
+        wait_ms = KEYS_KEPT_MS if world.chances("end").once_in(8) else SPARED_MS
+        await asyncio.sleep(wait_ms / 1000 + 1)
+        world.check()
+        left = {room_id: len(world.log.records(room_id)) for room_id in ROOMS}
+        keyless = {room_id: left[room_id] for room_id in ("vault", "mixed")}
+        promise(max(keyless.values()) <= world.keep, "more is kept than should be:", left)
 
 
 def _caught_up(life: Life, reading: Reading) -> bool:

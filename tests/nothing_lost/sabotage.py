@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from chatx.adapters.room_log import Found, Opened
+from chatx.adapters.outbox import Claimed, Outcome
+from chatx.adapters.retention import Retention
+from chatx.adapters.room_log import Found, Opened, Recipients
 from chatx.core.idempotency import IdempotencyWindow
 from chatx.core.message import Message, Position
 from chatx.core.sequencer import Flight, Sequencer
 from chatx.errors import AdapterError
 from chatx.runtime.committing import Committing
 from chatx.runtime.log_storage import LogStorage
+from chatx.runtime.outbox import Outbox
+from chatx.runtime.process import RoomProcess
 from chatx.runtime.settling import Settling
+from tests.nothing_lost.keeping import TrimmedLog
 
 
 class HastySequencer(Sequencer):
@@ -96,6 +101,43 @@ class SilentCommitting(Committing):
             super().owe(process, message, scope)
 
 
+class SparingOutbox(Outbox):
+    """Writes no notification down for some of what is stored."""
+
+    def recipients(self, process: RoomProcess, message: Message) -> Recipients | None:
+        return super().recipients(process, message) if message.offset % 5 else None
+
+
+class HastyOutbox(Outbox):
+    """Settles what it has claimed before it tells anybody."""
+
+    def _begin(self, claimed: Claimed) -> None:
+        super()._begin(claimed)
+        self._outcomes[claimed.notification.id] = Outcome(claimed.notification.id, "done")
+        self._wake.set()
+
+
+class GreedyRetention(Retention, frozen=True, gc=False):
+    """Lets go of one too many."""
+
+    def lets_go(self, inserted_at: int, newer: int, *, keyed: bool) -> bool:
+        return super().lets_go(inserted_at, newer + 1, keyed=keyed)
+
+
+class KeylessRetention(Retention, frozen=True, gc=False):
+    """Lets go of keys that must answer."""
+
+    def lets_go(self, inserted_at: int, newer: int, *, keyed: bool) -> bool:
+        return super().lets_go(inserted_at, newer, keyed=False)
+
+
+class HeedlessLog(TrimmedLog):
+    """Lets go of what somebody is still to be told of."""
+
+    def _waits(self, entry_id: str) -> bool:
+        return False
+
+
 PLACES: dict[type, str] = {
     HastySequencer: "chatx.runtime.log_backlog.Sequencer",
     ForgetfulWindow: "chatx.runtime.sending.IdempotencyWindow",
@@ -106,5 +148,10 @@ PLACES: dict[type, str] = {
     GuessingSettling: "chatx.runtime.committing.Settling",
     ForgivingCommitting: "chatx.runtime.delivery.Committing",
     SilentCommitting: "chatx.runtime.delivery.Committing",
+    SparingOutbox: "chatx.runtime.delivery.Outbox",
+    HastyOutbox: "chatx.runtime.delivery.Outbox",
+    GreedyRetention: "chatx.runtime.trimming.Retention",
+    KeylessRetention: "chatx.runtime.trimming.Retention",
+    HeedlessLog: "tests.nothing_lost.world.TrimmedLog",
 }
 """Each, and what it takes the place of."""

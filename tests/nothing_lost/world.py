@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable, Coroutine, Iterable, Sequence
+from contextlib import ExitStack
 from typing import Any
 from unittest.mock import patch
 
 from chatx import Chat, ChatError, Message
-from chatx.adapters.memory_log import MemoryLog
 from chatx.adapters.room_log import RoomLog
 from chatx.core.fanout import Subscriber
 from chatx.core.message import Draft, Entry, Position
 from chatx.runtime.appends import PROVEN_AGAIN_S
+from chatx.runtime.dead_letters import DeadLetter
 from chatx.runtime.engine import Engine
 from chatx.testing import run_seeded
 from chatx.testing.faulty_log import Chance as Faults
@@ -21,6 +22,7 @@ from chatx.testing.faulty_log import Fault, FaultyLog
 from tests.faults import Crashes, CrashingRoom
 from tests.interleavings.world import Chance
 from tests.nothing_lost.evidence import Evidence, Kept, Reading, Violation, promise
+from tests.nothing_lost.keeping import PACE, Notifications, TrimmedLog, draws, everything, options
 
 ROOMS = ("vault", "mixed", "plain", "rare")
 """In the first all is stored, in the third nothing; the others have both."""
@@ -31,6 +33,9 @@ ANSWERED_S = 8 * TIMEOUT_S
 withdrawal of a proof, and its commit: for each as long as one call of an adapter may take."""
 
 BROKEN: tuple[Fault, ...] = ("unavailable", "unavailable", "lost", "lost answer", "lost answer", "slow", "hang", "hang")
+EPOCH_MS = 1_700_000_000_000
+"""When a run begins, in ms since the Unix epoch."""
+
 SHOWN = 60
 """Lines of a failed run that are shown."""
 
@@ -97,9 +102,10 @@ class LifeChat(Chat):
     async def start(self) -> None:
         room_class = type("RoomOfThisLife", (self.life.world.room_class,), {"__slots__": (), "life": self.life})
         self._engine = Engine(self.config, self.telemetry, self._dead_letters, room_class=room_class)
-        committing = self._engine.delivery.committing
-        assert committing is not None
-        committing._jitter = self.life.chance
+        delivery = self._engine.delivery
+        for worker in (delivery.committing, delivery._notifying, delivery._outbox):
+            if worker is not None:
+                worker._jitter = self.life.chance
 
 
 class Life:
@@ -136,6 +142,7 @@ class Life:
             delivery_batch_size=chance.pick((2, 100)),
             delivery_retry_base_ms=5,
             dead_letter_limit=100_000,
+            **options(world, self, chance),
         )
         self.chat.life = self
 
@@ -150,9 +157,13 @@ class Life:
         if entry.offset > 1 and entry.room_id not in self._began:
             self.world.note(self.name, entry.room_id, "goes on in epoch")
         self._began.add(entry.room_id)
-        self.world.evidence.seen(entry, self.name)
+        self.shown(entry, self.name)
+
+    def shown(self, entry: Entry, who: str) -> None:
+        """Somebody was given this entry, which the log has if it says so."""
+        self.world.evidence.seen(entry, who)
         if isinstance(entry, Message) and entry.stored:
-            kept = [each.entry for each in self.world.log.records(entry.room_id)]
+            kept = [each.entry for each in self.world.everything(entry.room_id)]
             promise(entry in kept, "seen before it was stored:", entry)
 
     async def start(self) -> None:
@@ -172,10 +183,14 @@ class Life:
         self.world.note(self.name, "stops")
         await self.chat.stop()
         await self._end_actors()
-        given_up = {each.message.id for each in self.chat.dead_letters}
+        given_up = {each.message.id for each in self.unsaved()}
         for message in self.sequenced:
-            kept = {each.entry.id for each in self.world.log.records(message.room_id)}
+            kept = {each.entry.id for each in self.world.everything(message.room_id)}
             promise(message.id in kept | given_up, "neither in the log nor a dead letter:", message)
+
+    def unsaved(self) -> list[DeadLetter]:
+        """Return what the log was never given."""
+        return [each for each in self.chat.dead_letters if each.adapter == "persistence"]
 
     async def _end_actors(self) -> None:
         for each in self.actors:
@@ -201,7 +216,9 @@ class World:
         self.trace: list[str] = []
         self.broken: Violation | None = None
         self.room_class = room_class
-        self.log = MemoryLog()
+        self.log = TrimmedLog(self)
+        self.notifications = Notifications()
+        self.notifies, self.keep = draws(self.chances("keeping"))
         chance = self.chances("world")
         # Where not everything is to be stored, a room that is opened while the log is away begins a new stream.
         self.durability = chance.pick(("stored", "stored", "sequenced"))
@@ -219,6 +236,10 @@ class World:
     def chances(self, name: str) -> Chance:
         """Return a source of chances for one who is named so."""
         return Chance(f"{self.seed} {name}")
+
+    def now_ms(self) -> int:
+        """Return what the machine's clock says, which goes with the loop's."""
+        return EPOCH_MS + int(asyncio.get_running_loop().time() * 1000)
 
     def note(self, *what: object) -> None:
         """Write down what happened."""
@@ -282,9 +303,16 @@ class World:
     def check_log(self) -> None:
         """Hold the log against all that is known."""
         self.check()
-        self.evidence.in_the_log(
-            {room_id: [Kept(each.entry, each.key) for each in self.log.records(room_id)] for room_id in ROOMS}
-        )
+        self.evidence.in_the_log({room_id: self.everything(room_id) for room_id in ROOMS})
+
+    def everything(self, room_id: str) -> list[Kept]:
+        """Return all that the log has of a room or had, in order."""
+        return everything(self.evidence, self.log, room_id)
+
+    async def check_told(self) -> None:
+        """Hold what the notifier was told against all that was stored."""
+        if self.notifies:
+            await self.notifications.check(self.log, [each for room_id in ROOMS for each in self.everything(room_id)])
 
     async def check_proofs(self, rooms: Iterable[str]) -> None:
         """After a clean stop a room goes on where it stood."""
@@ -303,7 +331,11 @@ def run(seed: int, play: Play, room_class: type[SeenRoom] = SeenRoom) -> World:
     world = World(seed, room_class)
     Crashes.planned = []
     try:
-        with patch("chatx.runtime.appends.PROVEN_AGAIN_S", world.again_s):
+        with ExitStack() as patched:
+            patched.enter_context(patch("chatx.runtime.appends.PROVEN_AGAIN_S", world.again_s))
+            patched.enter_context(patch("time.time_ns", lambda: world.now_ms() * 1_000_000))
+            for name, value in PACE.items():
+                patched.enter_context(patch(name, value))
             run_seeded(seed, play(world))
     except BaseException as error:
         for task in (each for life in world.lives for each in life.actors if each.done() and not each.cancelled()):
