@@ -46,6 +46,7 @@ NUMBERS = {
     "max_connections_per_address": 0,
     "max_joins_per_connection": 100,
     "dead_letter_limit": 1000,
+    "outbox_limit": 1_000_000,
 }
 """Every option that is a whole number, and its default."""
 

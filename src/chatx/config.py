@@ -86,6 +86,9 @@ class ChatConfig:
     retention_days: int = _number(0, "days", "for which a log keeps an entry; 0 keeps it for ever", least=0)
     retention_messages: int = _number(0, "messages", "of a room that a log keeps, the newest; 0 keeps all", least=0)
     delivery_queue_limit: int = _number(10000, "messages", "waiting for persistence and notifier")
+    outbox_limit: int = _number(
+        1000000, "notifications", "that a log keeps for the notifier, dead ones too; what is more is a dead letter"
+    )
     adapter_timeout_ms: int = _number(5000, "ms", "bound of each adapter call that awaits or runs in a thread")
     drain_timeout_ms: int = _number(10000, "ms", "bound of the drain when the chat stops")
     room_idle_ms: int = _number(60000, "ms", "after which a room that nothing holds is forgotten")

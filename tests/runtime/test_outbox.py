@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from chatx import AdapterError, Chat, Closed, ConfigError, DeadLetter, InvalidMessage, Message
+from chatx import AdapterError, Chat, Closed, ConfigError, DeadLetter, InvalidMessage, Message, RoomUnavailable
 from chatx.adapters.memory_log import MemoryLog
 from chatx.adapters.outbox import OUTBOX_USERS, Claimed, Notification, NotificationState, Outcome
-from chatx.adapters.room_log import LogUnavailable
+from chatx.adapters.room_log import Answer, Append, LogUnavailable
 from chatx.runtime import outbox
-from chatx.runtime.outbox import CALLS, CLAIMED_AT_ONCE, LEASE_MS
+from chatx.runtime.outbox import CALLS, CLAIMED_AT_ONCE, LEASE_MS, LOOKED_EVERY_S
+from chatx.runtime.outbox_bound import COUNTED_EVERY_S
 from tests.faults import AsyncFaultyNotifier, Hang, HangDeaf, awaited, raises
 from tests.virtual import virtual
 
@@ -60,6 +61,10 @@ class Log(MemoryLog):
     async def settle_notifications(self, claimer: str, outcomes: Sequence[Outcome], /) -> None:
         self._called("settle")
         await super().settle_notifications(claimer, outcomes)
+
+    async def append(self, appends: Sequence[Append], /) -> Sequence[Answer]:
+        self._called("append")
+        return await super().append(appends)
 
     def _called(self, what: str) -> None:
         self.calls[what] += 1
@@ -397,6 +402,86 @@ async def test_many_rows_are_claimed_and_settled_together() -> None:
         assert len(notifier.told) == 1000
         assert log.calls["claim"] < 100
         assert log.calls["settle"] < 100
+
+
+@virtual
+async def test_what_an_outbox_has_no_room_for_is_stored_and_a_dead_letter_and_what_is_dropped_makes_room(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    log = Log()
+    notifier = AsyncFaultyNotifier(awaited(raises), "bob")
+    async with chat_on(log, notifier, outbox_limit=3, delivery_max_retries=0) as chat:
+        await join(chat, "bob")
+        for number in range(3):
+            await chat.send_message("room", "alice", str(number))
+        await asyncio.sleep(5)
+        assert [len(await log.rows("dead")), chat.statistics().outbox, chat.statistics().outbox_dead] == [3, 0, 3]
+        letters = len(chat.dead_letters)
+
+        untold = [await chat.send_message("room", "alice", content) for content in ("more", "and more")]
+        await chat.send_message("empty", "alice", "nobody is there")
+        await chat.send_message("room", "alice", "by memory", durability="sequenced")
+        assert all(each.stored for each in untold)
+        assert chat.dead_letters[letters:] == tuple(
+            DeadLetter(each, "notifier", None, 0, "queue_full") for each in untold
+        )
+        assert [each.getMessage()[:64] for each in caplog.records if "outbox_limit" in each.getMessage()] == [
+            "The log Log keeps 3 notifications, 3 of them dead, which is as m"
+        ]
+        assert len(await log.rows()) == 3
+
+        dropped = await log.drop_notifications([each.id for each in await log.rows()][:2])
+        assert dropped == 2
+        await asyncio.sleep(COUNTED_EVERY_S + LOOKED_EVERY_S + 1)
+        assert (chat.statistics().outbox, chat.statistics().outbox_dead) == (0, 1)
+        notifier.victim = "nobody"
+        await chat.send_message("room", "alice", "again")
+        await asyncio.sleep(5)
+        assert ("bob", "again") in notifier.notified
+        assert [each.reason for each in chat.dead_letters[letters:]].count("queue_full") == 2
+        assert (chat.statistics().outbox, chat.statistics().outbox_dead) == (0, 1)
+
+
+@virtual
+async def test_what_an_outbox_had_before_the_start_counts_and_what_was_written_in_vain_does_not_for_long() -> None:
+    log = Log()
+    log.away = {"claim"}
+    async with chat_on(log, Told(), drain_timeout_ms=1) as chat:
+        await join(chat, "bob")
+        for number in range(3):
+            await chat.send_message("room", "alice", str(number))
+    log.away = set()
+    async with chat_on(log, AsyncFaultyNotifier(Hang(), "bob"), outbox_limit=5, drain_timeout_ms=1) as chat:
+        await join(chat, "bob")
+        await asyncio.sleep(1)
+        assert chat.statistics().outbox == 3
+        log.away = {"append"}
+        for _ in range(3):
+            with pytest.raises(RoomUnavailable):
+                await chat.send_message("room", "alice", "in vain")
+            await asyncio.sleep(5)
+        kept = chat.statistics()
+        assert kept.outbox + kept.outbox_dead == 5
+        await asyncio.sleep(COUNTED_EVERY_S + LOOKED_EVERY_S + 1)
+        assert (chat.statistics().outbox, chat.statistics().outbox_dead) == (0, 3)
+
+
+@pytest.mark.parametrize("answer", [3, (1,), (1, True), ("1", 2), None], ids=repr)
+@virtual
+async def test_a_wrong_count_is_contained_and_notifications_go_on(
+    answer: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Miscounts(Log):
+        async def count_notifications(self) -> Any:
+            return answer
+
+    notifier = Told()
+    async with chat_on(Miscounts(), notifier) as chat:
+        await join(chat, "bob")
+        await chat.send_message("room", "alice", "hi")
+        await asyncio.sleep(10)
+        assert notifier.told == {("bob", "hi"): 1}
+    assert "count_notifications() answered" in caplog.text
 
 
 @virtual

@@ -1,4 +1,4 @@
-"""The outbox of a log in memory: for tests, and for trying out what needs one. It is unbounded."""
+"""The outbox of a log in memory: for tests, and for trying out what needs one. The chat's `outbox_limit` bounds it."""
 
 from __future__ import annotations
 
@@ -79,6 +79,11 @@ class MemoryOutbox:
             del self._rows[each], self._places[each]
             self._claimers.pop(each, None)
         return len(found)
+
+    async def count_notifications(self) -> tuple[int, int]:
+        """Return how many rows are not dead, and how many are."""
+        dead = sum(each.state == "dead" for each in self._rows.values())
+        return len(self._rows) - dead, dead
 
 
 def _is_due(row: Notification, now_ms: int) -> bool:

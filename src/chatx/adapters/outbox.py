@@ -122,6 +122,10 @@ class KeepsNotifications(Protocol):
         """Take rows out, whatever their state; return how many there were."""
         ...
 
+    def count_notifications(self) -> tuple[int, int] | Awaitable[tuple[int, int]]:
+        """Return how many rows are not dead, and how many are; it is asked once a minute."""
+        ...
+
 
 _METHODS = (
     "claim_notifications",
@@ -129,6 +133,7 @@ _METHODS = (
     "list_notifications",
     "retry_notifications",
     "drop_notifications",
+    "count_notifications",
 )
 
 
@@ -148,6 +153,7 @@ def check_outbox(log: object) -> None:
     check_method("persistence", log, "list_notifications", "state", "after", "limit")
     check_method("persistence", log, "retry_notifications", "ids")
     check_method("persistence", log, "drop_notifications", "ids")
+    check_method("persistence", log, "count_notifications")
 
 
 def keeps_some(log: object) -> bool:

@@ -78,6 +78,12 @@ _RETRY = """
 UPDATE chatx_outbox SET reason = NULL, attempts = 0, due_at = 0 WHERE id = ANY ($1::text[]) AND reason IS NOT NULL
 """
 
+# Each by the index of what it counts.
+_COUNT = """
+SELECT (SELECT count(*) FROM chatx_outbox WHERE reason IS NULL),
+    (SELECT count(*) FROM chatx_outbox WHERE reason IS NOT NULL)
+"""
+
 _DROP = "DELETE FROM chatx_outbox WHERE id = ANY ($1::text[])"
 
 
@@ -141,6 +147,11 @@ class PostgresOutbox:
     async def drop_notifications(self, ids: Sequence[str], /) -> int:
         """Take rows out, whatever their state; return how many there were."""
         return _count(await self._asked(lambda db: db.execute(_DROP, list(ids))))
+
+    async def count_notifications(self) -> tuple[int, int]:
+        """Return how many rows are not dead, and how many are."""
+        alive, dead = await self._asked(lambda db: db.fetchrow(_COUNT))
+        return alive, dead
 
     async def _asked(self, ask: Callable[[Any], Awaitable[Any]]) -> Any:
         """Ask on a connection, perhaps twice."""

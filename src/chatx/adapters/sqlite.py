@@ -192,6 +192,14 @@ class SQLitePersistence(SQLiteFile):
         """
         return self._written(lambda db: sqlite_outbox.drop(db, ids))
 
+    def count_notifications(self) -> tuple[int, int]:
+        """Return how many rows are not dead, and how many are.
+
+        Raises:
+            LogUnavailable: The file cannot be read.
+        """
+        return self._read(sqlite_outbox.count)
+
     def list_rooms(self, after: str, limit: int, /) -> list[str]:
         """Return the ids of rooms that have entries, or had, in order and behind one, at most `limit`.
 

@@ -104,6 +104,15 @@ def drop(db: sqlite3.Connection, ids: Sequence[str]) -> int:
     return db.executemany("DELETE FROM chatx_outbox WHERE id = ?", [(each,) for each in ids]).rowcount
 
 
+def count(db: sqlite3.Connection) -> tuple[int, int]:
+    """Return how many rows are not dead, and how many are; each by the index of what it counts."""
+    alive, dead = db.execute(
+        """SELECT (SELECT count(*) FROM chatx_outbox WHERE reason IS NULL),
+        (SELECT count(*) FROM chatx_outbox WHERE reason IS NOT NULL)"""
+    ).fetchone()
+    return alive, dead
+
+
 def _spans(now_ms: int) -> tuple[tuple[int, int], ...]:
     """Return between which times a row is due, the first of each left out."""
     return (-1, now_ms), (now_ms + FARTHEST_MS, _LATEST)

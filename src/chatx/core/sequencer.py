@@ -79,6 +79,7 @@ class Flight(Struct, eq=False):
         drafts: What nobody has seen, each with its message.
         proves: Whether the log proves its head with it; for the caller.
         stood: Whether the head was proven when it was sent off; for the caller.
+        untold: Whether the outbox was full when it was sent off; for the caller.
     """
 
     after: Position
@@ -86,6 +87,7 @@ class Flight(Struct, eq=False):
     drafts: list[Waiting]
     proves: bool = False
     stood: bool = False
+    untold: bool = False
 
     @property
     def entries(self) -> list[tuple[Entry, bytes | None]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from chatx.adapters.room_log import Append, Recipients, Record
@@ -18,6 +19,11 @@ next unstored one awaits that the proof is withdrawn, so it is not to be so each
 class Names(Protocol):
     """Who says whom the notifier is to tell of a message, by the log's outbox."""
 
+    @property
+    def full(self) -> bool:
+        """Whether the outbox takes no more."""
+        ...
+
     def recipients(self, process: RoomProcess, message: Message) -> Recipients | None:
         """Return whom of one message, or None where that is nobody."""
         ...
@@ -26,9 +32,19 @@ class Names(Protocol):
         """Return how many users are written down with each of the room's messages, at most."""
         ...
 
+    def left_out(self, process: RoomProcess, messages: Sequence[Message]) -> None:
+        """Give up the notifications of messages that were stored while the outbox took no more."""
+        ...
+
 
 def append_of(process: RoomProcess, flight: Flight, term: int | None, now: float, names: Names | None) -> Append:
-    """Return a room's batch as it is appended under a term, `now` being the loop's time; note whether it proves."""
+    """Return a room's batch as it is appended under a term, `now` being the loop's time.
+
+    The flight notes whether it proves the head, and whether the outbox had no room for it.
+    """
+    flight.untold = names is not None and names.full
+    if flight.untold:
+        names = None
     records = tuple(
         Record(entry, None if scope is None else key_of(scope), _notified(process, entry, names))
         for entry, scope in flight.entries

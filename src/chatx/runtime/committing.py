@@ -345,6 +345,8 @@ class Committing(LogBacklog):
             else:
                 if not sender.done():
                     sender.set_result(message)
+        if flight.untold and self.names is not None:
+            self.names.left_out(process, [each.message for each in flight.drafts if each.message is not None])
         self._go_on(process)
 
     def failed(self, process: RoomProcess) -> None:

@@ -51,11 +51,11 @@ class DeadLetter(Struct, frozen=True):
         message: What was to be delivered.
         adapter: `persistence` or `notifier`.
         user_id: Whom the notifier was to tell. None for persistence, and where it stands for all whom the message was
-            for: they could not be found, or the notifier's queue was full.
+            for: they could not be found, or the notifier's queue, or the outbox, was full.
         attempts: How often the delivery was tried. A try that failed because the store was away does not count.
         reason: How the last attempt failed: `raised`, `timeout`, `wrong_answer` or `busy`. Without one: `stopped` (the
-            chat was), `queue_full` (the notifier's was) or `too_many_members` (a room's, for a notifier that does not
-            say whom to notify).
+            chat was), `queue_full` (the notifier's was, or the outbox) or `too_many_members` (a room's, for a notifier
+            that does not say whom to notify).
     """
 
     message: Message

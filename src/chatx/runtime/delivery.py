@@ -107,6 +107,11 @@ class Delivery:
         return sum(queue.size for queue in (self._notifying, self._outbox) if queue is not None)
 
     @property
+    def outbox(self) -> tuple[int, int]:
+        """Notifications that the log keeps to be told still, and dead ones, as counted last."""
+        return (0, 0) if self._outbox is None else (self._outbox.bound.alive, self._outbox.bound.dead)
+
+    @property
     def delivered(self) -> int:
         """Messages saved and users notified so far."""
         return sum(

@@ -9,7 +9,8 @@ Rules:
    under way. A call that outlives its timeout keeps its place until it has ended, and its user is not told before.
 4. A lease is made longer while a round goes on, and with it what was told is written down.
 5. The log's calls for the outbox have threads of their own, and so have the notifier's.
-6. Stopping tells what is due until the deadline; what is left stays in the log, and is due at once.
+6. The log keeps at most `outbox_limit` rows; see `outbox_bound`.
+7. Stopping tells what is due until the deadline; what is left stays in the log, and is due at once.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from chatx.core.message import Message
 from chatx.errors import ChatError
 from chatx.runtime.dead_letters import DeadLetter, DeadLetters
 from chatx.runtime.notifying import RECIPIENTS, users_of
+from chatx.runtime.outbox_bound import OutboxBound
 from chatx.runtime.outbox_round import Round
 from chatx.runtime.process import RoomProcess
 from chatx.telemetry import Telemetry
@@ -60,6 +62,7 @@ class Outbox:
     """The worker that tells one chat's notifier what its log keeps for it.
 
     Attributes:
+        bound: How much the log keeps.
         delivered: Users told so far.
         retried: Rows that failed and were put back, so far.
     """
@@ -87,6 +90,7 @@ class Outbox:
         self._tick_s = config.delivery_tick_ms / 1000
         self._max_retries = config.delivery_max_retries
         self._retry_base_ms = config.delivery_retry_base_ms
+        self.bound: OutboxBound = OutboxBound(config.outbox_limit, letters, self._log_name)
         self.delivered: int = 0
         self.retried: int = 0
         self._claimer = secrets.token_hex(8)
@@ -121,8 +125,25 @@ class Outbox:
         """Rows that are claimed."""
         return len(self._rounds)
 
+    @property
+    def full(self) -> bool:
+        """Whether the log is to keep no more."""
+        return self.bound.full
+
     def recipients(self, process: RoomProcess, message: Message) -> Recipients | None:
         """Return whom the notifier is to tell of a message that is to be stored, or None where that is nobody."""
+        recipients = self._recipients(process, message)
+        if recipients is not None:
+            self.bound.wrote()
+        return recipients
+
+    def left_out(self, process: RoomProcess, messages: Sequence[Message]) -> None:
+        """Give up the notifications of messages that were stored while the log was to keep no more."""
+        untold = [each for each in messages if each.stored and self._recipients(process, each) is not None]
+        if untold:
+            self.bound.leave_out(untold, self._loop.time())
+
+    def _recipients(self, process: RoomProcess, message: Message) -> Recipients | None:
         due_at = self._now_ms()
         # One member more than fit may be the sender.
         if self._names_recipients or process.members_count > OUTBOX_USERS + 1:
@@ -182,6 +203,7 @@ class Outbox:
                 self._make_leases_longer()
                 await self._settle()
                 await self._claim()
+                await self._count()
             except (ChatError, AdapterFailure):
                 # It was logged and counted. All that is to be settled waits.
                 self._failures += 1
@@ -237,10 +259,21 @@ class Outbox:
                 self._begin(each)
         self._go_on()
 
+    async def _count(self) -> None:
+        if not self.bound.begin_count(self._loop.time()):
+            return
+        answer = await self._call_log(self._log_name, self._log.count_notifications)
+        if not isinstance(answer, tuple) or [type(each) for each in answer] != [int, int]:
+            wrong = f"count_notifications() answered {answer!r:.100}, not two numbers of rows"
+            self._boundary.failed(self._log_name, "wrong_answer", wrong)
+        self.bound.counted(*answer)
+
     async def _settle(self) -> None:
         while self._outcomes:
             some = dict(list(self._outcomes.items())[: 2 * CLAIMED_AT_ONCE])
-            await self._call_log(self._log_name, self._log.settle_notifications, self._claimer, list(some.values()))
+            outcomes = list(some.values())
+            await self._call_log(self._log_name, self._log.settle_notifications, self._claimer, outcomes)
+            self.bound.settled(outcomes)
             for id_, outcome in some.items():
                 if self._outcomes.get(id_) is outcome:
                     del self._outcomes[id_]

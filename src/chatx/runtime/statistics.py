@@ -29,6 +29,8 @@ class Statistics(Struct, frozen=True):
         adapter_failures: Failed adapter calls, by adapter name.
         delivery_waiting: Messages that wait to be saved.
         notifications_waiting: Messages that wait for the notifier in memory, or that it is told of from the outbox.
+        outbox: Notifications that the log keeps and that are to be told still, about.
+        outbox_dead: Dead notifications that the log keeps, about.
         delivered: Deliveries that succeeded.
         delivery_retries: Failed deliveries that were tried again.
         dead_letters: Deliveries given up.
@@ -52,6 +54,8 @@ class Statistics(Struct, frozen=True):
     adapter_failures: dict[str, int] = {}
     delivery_waiting: int = 0
     notifications_waiting: int = 0
+    outbox: int = 0
+    outbox_dead: int = 0
     delivered: int = 0
     delivery_retries: int = 0
     dead_letters: int = 0
@@ -83,6 +87,8 @@ def statistics_of(engine: Engine) -> Statistics:
         adapter_failures=dict(engine.boundary.failures),
         delivery_waiting=delivery.size,
         notifications_waiting=delivery.notifications,
+        outbox=delivery.outbox[0],
+        outbox_dead=delivery.outbox[1],
         delivered=delivery.delivered,
         delivery_retries=delivery.retried,
         dead_letters=delivery.letters.count,

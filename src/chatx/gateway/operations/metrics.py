@@ -29,6 +29,8 @@ GAUGES: Mapping[str, str] = {
     "idempotency_keys": "Keys remembered.",
     "delivery_waiting": "Messages that wait to be saved.",
     "notifications_waiting": "Messages that wait for the notifier in memory, or that it is told of from the outbox.",
+    "outbox": "Notifications that the log keeps and that are to be told still, about.",
+    "outbox_dead": "Dead notifications that the log keeps, about.",
 }
 _COUNTERS: Mapping[str, tuple[str, str]] = {
     "sent": ("messages_sent", "Messages published."),

@@ -150,6 +150,7 @@ async def _one_claims_a_row_until_its_lease_is_over(log: LogCalls) -> None:
 
 async def _what_became_of_a_row_is_kept(log: LogCalls) -> None:
     box = await _Outbox.of_a_new_room(log)
+    before = await log.calls.call("count_notifications")
     ids = await box.say(*[Recipients(("bob", "carol"), NOW)] * 4)
     await box.claim("one")
     longer = NOW + 2 * LEASE
@@ -163,6 +164,12 @@ async def _what_became_of_a_row_is_kept(log: LogCalls) -> None:
     room_id = box.owner.room_id
     kept = [Notification(each.id, room_id, *_fields(each)) for each in outcomes[:3]]
     await box.expect_listed(*kept)
+    counted = await log.calls.call("count_notifications")
+    # Others may have rows here too.
+    more = tuple(now - then for now, then in zip(counted, before, strict=True))
+    log.expect(
+        more == (2, 1), f"count_notifications counted {more!r} more than before; it must be (2, 1): alive, and dead"
+    )
     # It is nobody's now.
     await box.settle("one", Outcome(ids[0], "done"))
     await box.expect_listed(*kept)
