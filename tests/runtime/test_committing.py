@@ -15,7 +15,8 @@ from chatx.core.message import Position
 from chatx.gateway.session.gateway import Gateway
 from chatx.runtime import committing
 from tests.gateway.fakes import Client
-from tests.virtual import virtual
+from tests.logs import chat_on
+from tests.virtual import turns, virtual
 
 
 class Log(MemoryLog):
@@ -53,15 +54,6 @@ class Log(MemoryLog):
         return await super().append(appends)
 
 
-def chat_on(log: Any, **options: Any) -> Chat:
-    return Chat(persistence=log, middlewares=(), **options)
-
-
-async def turns(count: int = 20) -> None:
-    for _ in range(count):
-        await asyncio.sleep(0)
-
-
 @virtual
 async def test_a_stored_message_is_seen_by_nobody_before_the_log_has_it() -> None:
     log = Log()
@@ -70,7 +62,7 @@ async def test_a_stored_message_is_seen_by_nobody_before_the_log_has_it() -> Non
         async with chat.subscribe_callback("a", seen.append):
             log.gate.clear()
             sending = asyncio.ensure_future(chat.send_message("a", "ann", "hi"))
-            await turns()
+            await turns(20)
             assert seen == []
             assert await chat.history("a") == []
             log.gate.set()
@@ -88,13 +80,13 @@ async def test_what_comes_while_a_batch_is_in_flight_is_in_the_next_one_in_order
     async with chat_on(log) as chat:
         log.gate.clear()
         sends = [asyncio.ensure_future(chat.send_message("a", "u0", "0", durability="stored"))]
-        await turns()
+        await turns(20)
         for number in range(1, 20):
             durability: Any = "stored" if number % 3 else "sequenced"
             sends.append(
                 asyncio.ensure_future(chat.send_message("a", f"u{number}", str(number), durability=durability))
             )
-        await turns()
+        await turns(20)
         log.gate.set()
         messages = await asyncio.gather(*sends)
         assert [each.offset for each in messages] == list(range(1, 21))
@@ -111,9 +103,9 @@ async def test_many_rooms_share_one_transaction() -> None:
         log.appends.clear()
         log.gate.clear()
         first = asyncio.ensure_future(chat.send_message("first", "ann", "hi"))
-        await turns()
+        await turns(20)
         sends = [asyncio.ensure_future(chat.send_message(f"r{each}", "ann", "hi")) for each in range(64)]
-        await turns()
+        await turns(20)
         log.gate.set()
         await asyncio.gather(first, *sends)
         assert [len(each) for each in log.appends] == [1, 64]
@@ -132,9 +124,9 @@ async def test_who_is_told_and_sends_again_at_once_goes_with_those_who_wait() ->
                 await chat.send_message(room_id, "ann", content)
 
         sending = [asyncio.ensure_future(twice("r0"))]
-        await turns()
+        await turns(20)
         sending += [asyncio.ensure_future(twice(f"r{each}")) for each in range(1, 9)]
-        await turns()
+        await turns(20)
         log.gate.set()
         await asyncio.gather(*sending)
         # Those of the first transaction are in the second one too, not each half in every other one.
@@ -176,9 +168,9 @@ async def test_a_stored_message_is_behind_an_earlier_one_of_its_user_that_waits_
         await chat.send_message("a", "ann", "0", durability="stored")
         log.taking.clear()
         sends = [asyncio.ensure_future(chat.send_message("a", "ann", "1"))]
-        await turns()
+        await turns(20)
         sends.append(asyncio.ensure_future(chat.send_message("a", "ann", "2", durability="stored")))
-        await turns()
+        await turns(20)
         log.taking.set()
         assert [each.offset for each in await asyncio.gather(*sends)] == [2, 3]
 
@@ -224,7 +216,7 @@ async def test_who_waits_for_a_log_that_hangs_is_refused_in_time_and_all_goes_on
         log.gate.clear()
         began = loop.time()
         in_flight = asyncio.ensure_future(chat.send_message("a", "ann", "in flight", durability="stored"))
-        await turns()
+        await turns(20)
         behind = asyncio.ensure_future(chat.send_message("a", "bob", "behind"))
         elsewhere = await chat.send_message("b", "ann", "elsewhere")
         assert elsewhere.offset == 1
@@ -253,7 +245,7 @@ async def test_a_repeat_of_what_is_not_settled_waits_for_that_and_is_not_publish
         log.taking.clear()
         sending = asyncio.ensure_future(chat.send_message("a", "ann", "once", idempotency_key="key"))
         if goes:
-            await turns()
+            await turns(20)
             sending.cancel()
         await asyncio.wait([sending])
         assert sending.cancelled() if goes else isinstance(sending.exception(), RoomUnavailable)
@@ -261,7 +253,7 @@ async def test_a_repeat_of_what_is_not_settled_waits_for_that_and_is_not_publish
         with pytest.raises(RoomUnavailable, match="not known"):
             await chat.send_message("a", "ann", "once", idempotency_key="key")
         repeat = asyncio.ensure_future(chat.send_message("a", "ann", "once", idempotency_key="key"))
-        await turns()
+        await turns(20)
         log.taking.set()
         assert (await repeat).duplicate
         assert (await repeat).offset == 2
@@ -448,10 +440,10 @@ async def test_a_batch_that_could_not_be_formed_holds_nothing_up(monkeypatch: py
         monkeypatch.setattr(sending, "place", place_or_raise)
         log.gate.clear()
         sends = [asyncio.ensure_future(chat.send_message("a", "u0", "held", durability="stored"))]
-        await turns()
+        await turns(20)
         for number, content in enumerate(["ahead", "broken", "behind"]):
             sends.append(asyncio.ensure_future(chat.send_message("a", f"u{number}", content, durability="stored")))
-        await turns()
+        await turns(20)
         log.gate.set()
         answers = await asyncio.gather(*sends, return_exceptions=True)
         assert isinstance(answers[1], RoomUnavailable)
@@ -477,13 +469,13 @@ async def test_who_is_to_be_told_bounds_a_transaction_too(monkeypatch: pytest.Mo
             await chat.send_message(room, "first", "x")
         log.gate.clear()
         held = asyncio.ensure_future(chat.send_message("held", "ann", "x"))
-        await turns()
+        await turns(20)
         sends = [
             asyncio.ensure_future(chat.send_message(room, f"u{each}", "x"))
             for room in ("a", "b", "c")
             for each in range(9)
         ]
-        await turns()
+        await turns(20)
         log.appends.clear()
         log.gate.set()
         await asyncio.gather(held, *sends)

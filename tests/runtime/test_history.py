@@ -16,15 +16,8 @@ from chatx.adapters.sqlite import SQLitePersistence
 from chatx.core.message import Entry, UnknownEntry
 from chatx.testing import run_virtual
 from chatx.testing.faulty_log import FaultyLog
+from tests.logs import chat_on, sent
 from tests.virtual import virtual
-
-
-def chat_on(log: Any, **options: Any) -> Chat:
-    return Chat(persistence=log, middlewares=(), **options)
-
-
-async def sent(chat: Chat, count: int) -> list[Message]:
-    return [await chat.send_message("room", "ada", str(number)) for number in range(count)]
 
 
 async def written(chat: Chat) -> None:

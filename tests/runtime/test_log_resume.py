@@ -7,21 +7,14 @@ from typing import Any
 
 import pytest
 
-from chatx import AdapterError, Chat, Event, Gap, Message, Position
+from chatx import AdapterError, Chat, Event, Gap, Position
 from chatx.adapters.memory_log import MemoryLog
 from chatx.adapters.room_log import Answer, Append
 from chatx.gateway.session.gateway import Gateway
 from chatx.testing.faulty_log import FaultyLog
 from tests.gateway.fakes import Client
+from tests.logs import chat_on, sent
 from tests.virtual import turns, virtual
-
-
-def chat_on(log: Any, **options: Any) -> Chat:
-    return Chat(persistence=log, middlewares=(), **options)
-
-
-async def sent(chat: Chat, count: int) -> list[Message]:
-    return [await chat.send_message("room", "ada", str(number)) for number in range(count)]
 
 
 @asynccontextmanager

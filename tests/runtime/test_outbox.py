@@ -17,6 +17,7 @@ from chatx.runtime import outbox
 from chatx.runtime.outbox import CALLS, CLAIMED_AT_ONCE, LEASE_MS, LOOKED_EVERY_S
 from chatx.runtime.outbox_bound import COUNTED_EVERY_S
 from tests.faults import AsyncFaultyNotifier, Hang, HangDeaf, awaited, raises
+from tests.logs import stored_on
 from tests.virtual import virtual
 
 
@@ -75,8 +76,8 @@ class Log(MemoryLog):
         return await self.list_notifications(state, None, 10_000)
 
 
-def chat_on(log: Any, notifier: Any, **options: Any) -> Chat:
-    return Chat(**{"persistence": log, "notifier": notifier, "middlewares": (), "durability": "stored"} | options)
+def telling(log: Any, notifier: Any, **options: Any) -> Chat:
+    return stored_on(log, **{"notifier": notifier} | options)
 
 
 async def join(chat: Chat, *users: str) -> None:
@@ -87,7 +88,7 @@ async def join(chat: Chat, *users: str) -> None:
 @virtual
 async def test_the_members_of_the_moment_are_told_once_of_what_is_stored_and_nothing_is_left() -> None:
     log, notifier = Log(), Told()
-    async with chat_on(log, notifier) as chat:
+    async with telling(log, notifier) as chat:
         await join(chat, "alice", "bob", "carol")
         await chat.send_message("room", "alice", "one")
         await chat.leave("room", "carol")
@@ -108,7 +109,7 @@ async def test_the_members_of_the_moment_are_told_once_of_what_is_stored_and_not
 @virtual
 async def test_what_is_only_sequenced_does_not_go_through_the_outbox() -> None:
     log, notifier = Log(), Told()
-    async with chat_on(log, notifier, durability="sequenced") as chat:
+    async with telling(log, notifier, durability="sequenced") as chat:
         await join(chat, "bob")
         await chat.send_message("room", "alice", "sequenced")
         stored = asyncio.create_task(chat.send_message("room", "alice", "stored", durability="stored"))
@@ -123,10 +124,10 @@ async def test_what_is_only_sequenced_does_not_go_through_the_outbox() -> None:
 @virtual
 async def test_nothing_is_kept_where_nobody_is_to_be_told() -> None:
     log = Log()
-    async with chat_on(log, Told()) as chat:
+    async with telling(log, Told()) as chat:
         await join(chat, "alice")
         await chat.send_message("room", "alice", "to nobody")
-    async with chat_on(log, None) as chat:
+    async with telling(log, None) as chat:
         await join(chat, "bob")
         await chat.send_message("room", "alice", "no notifier")
     assert [each.notify for each in log.records("room")] == [None, None]
@@ -135,7 +136,7 @@ async def test_nothing_is_kept_where_nobody_is_to_be_told() -> None:
 @virtual
 async def test_stopping_tells_what_was_just_stored() -> None:
     log, notifier = Log(), Told()
-    async with chat_on(log, notifier) as chat:
+    async with telling(log, notifier) as chat:
         await join(chat, "bob")
         for number in range(3 * CLAIMED_AT_ONCE):
             await chat.send_message("room", "alice", str(number))
@@ -152,7 +153,7 @@ async def test_who_fails_is_told_again_alone_and_is_dead_in_the_end_and_can_be_t
 
     notifier = AsyncFaultyNotifier(awaited(raises), victim="bob")
     options = {"delivery_max_retries": 2, "on_dead_letter": on_dead_letter}
-    async with chat_on(log, notifier, **options) as chat:
+    async with telling(log, notifier, **options) as chat:
         await join(chat, "bob", "carol")
         message = await chat.send_message("room", "alice", "hello")
         await asyncio.sleep(10)
@@ -162,7 +163,7 @@ async def test_who_fails_is_told_again_alone_and_is_dead_in_the_end_and_can_be_t
         assert letters == list(chat.dead_letters) == [DeadLetter(message, "notifier", "bob", 3, "raised")]
         assert chat.statistics().delivery_retries == 2
     notifier = AsyncFaultyNotifier(awaited(raises), victim="nobody")
-    async with chat_on(log, notifier) as chat:
+    async with telling(log, notifier) as chat:
         await asyncio.sleep(60)
         assert notifier.attempts == [], "what is dead stays so"
         assert await log.retry_notifications([message.id]) == 1
@@ -174,13 +175,13 @@ async def test_who_fails_is_told_again_alone_and_is_dead_in_the_end_and_can_be_t
 @virtual
 async def test_what_a_dead_process_had_claimed_is_told_when_its_lease_is_over() -> None:
     log, notifier = Log(), Told()
-    async with chat_on(log, AsyncFaultyNotifier(awaited(raises), victim="bob")) as chat:
+    async with telling(log, AsyncFaultyNotifier(awaited(raises), victim="bob")) as chat:
         await join(chat, "bob")
         await chat.send_message("room", "alice", "hello")
         await asyncio.sleep(0.05)
     now = time.time_ns() // 1_000_000
     assert len(await log.claim_notifications("of a process that dies now", 10, now + 60_000, now + LEASE_MS)) == 1
-    async with chat_on(log, notifier):
+    async with telling(log, notifier):
         await asyncio.sleep(LEASE_MS / 1000 - 1)
         assert not notifier.told
         await asyncio.sleep(1 + outbox.LOOKED_EVERY_S + 1)
@@ -192,7 +193,7 @@ async def test_what_a_dead_process_had_claimed_is_told_when_its_lease_is_over() 
 async def test_a_lease_is_made_longer_while_a_round_goes_on_and_a_stop_puts_back_who_was_not_told() -> None:
     log = Log()
     notifier = AsyncFaultyNotifier(Hang(), victim="bob")
-    async with chat_on(log, notifier, adapter_timeout_ms=100_000, drain_timeout_ms=1000) as chat:
+    async with telling(log, notifier, adapter_timeout_ms=100_000, drain_timeout_ms=1000) as chat:
         await join(chat, "bob", "carol")
         await chat.send_message("room", "alice", "hello")
         for _ in range(60):
@@ -219,7 +220,7 @@ async def test_a_notifier_that_hangs_holds_no_send_and_nobody_is_called_again_be
     log, deaf = Log(), HangDeaf()
     notifier = AsyncFaultyNotifier(deaf, victim="bob")
     options = {"adapter_timeout_ms": 1000, "delivery_retry_base_ms": 1, "drain_timeout_ms": 1000}
-    async with chat_on(log, notifier, **options) as chat:
+    async with telling(log, notifier, **options) as chat:
         await join(chat, "bob")
         for number in range(2 * CLAIMED_AT_ONCE):
             await chat.send_message("room", "alice", str(number))
@@ -240,7 +241,7 @@ async def test_a_notifier_that_hangs_holds_no_send_and_nobody_is_called_again_be
 @virtual
 async def test_one_user_whose_calls_hang_keeps_no_others_waiting_for_long() -> None:
     log, notifier = Log(), AsyncFaultyNotifier(Hang(), victim="bob")
-    async with chat_on(log, notifier, adapter_timeout_ms=100, delivery_max_retries=1) as chat:
+    async with telling(log, notifier, adapter_timeout_ms=100, delivery_max_retries=1) as chat:
         await join(chat, "bob", "carol")
         for number in range(20):
             await chat.send_message("room", "alice", str(number))
@@ -252,7 +253,7 @@ async def test_one_user_whose_calls_hang_keeps_no_others_waiting_for_long() -> N
 @virtual
 async def test_a_notifier_says_whom_to_tell_and_is_asked_again_where_that_fails() -> None:
     log, notifier = Log(), Names("x", "y", "x")
-    async with chat_on(log, notifier, delivery_max_retries=1) as chat:
+    async with telling(log, notifier, delivery_max_retries=1) as chat:
         await join(chat, "bob")
         await chat.send_message("room", "alice", "one")
         await asyncio.sleep(1)
@@ -281,7 +282,7 @@ async def test_users_that_fail_are_kept_up_to_a_rows_bound_and_else_all_are_aske
             raise RuntimeError("all of them")
 
     notifier.notify = fails  # type: ignore[method-assign]
-    async with chat_on(log, notifier) as chat:
+    async with telling(log, notifier) as chat:
         await chat.send_message("room", "alice", "hello")
         await asyncio.sleep(10)
         assert notifier.asked == 2
@@ -292,7 +293,7 @@ async def test_users_that_fail_are_kept_up_to_a_rows_bound_and_else_all_are_aske
 @virtual
 async def test_in_a_room_of_too_many_members_the_notifier_has_to_say_whom(caplog: pytest.LogCaptureFixture) -> None:
     log, notifier = Log(), Told()
-    async with chat_on(log, notifier) as chat:
+    async with telling(log, notifier) as chat:
         await join(chat, "alice", *(f"u{number}" for number in range(OUTBOX_USERS)))
         await chat.send_message("room", "alice", "as many as fit")
         await asyncio.sleep(10)
@@ -312,7 +313,7 @@ async def test_in_a_room_of_too_many_members_the_notifier_has_to_say_whom(caplog
     assert said.levelno == logging.ERROR
     assert "Room 'room' has more than 1000 members" in said.getMessage()
     names = Names("carol")
-    async with chat_on(log, names):
+    async with telling(log, names):
         await log.retry_notifications([each.id for each in rows])
         await asyncio.sleep(10)
         assert names.told == {("carol", "too many"): 2}
@@ -321,7 +322,7 @@ async def test_in_a_room_of_too_many_members_the_notifier_has_to_say_whom(caplog
 @virtual
 async def test_while_the_outbox_is_away_sends_go_on_and_what_was_told_is_not_told_again() -> None:
     log, notifier = Log(), Told()
-    async with chat_on(log, notifier) as chat:
+    async with telling(log, notifier) as chat:
         await join(chat, "bob")
         log.away = {"settle"}
         await chat.send_message("room", "alice", "one")
@@ -341,7 +342,7 @@ async def test_while_the_outbox_is_away_sends_go_on_and_what_was_told_is_not_tol
 @virtual
 async def test_a_stop_does_not_wait_for_an_outbox_that_is_away() -> None:
     log, notifier = Log(), Told()
-    chat = chat_on(log, notifier, drain_timeout_ms=100_000)
+    chat = telling(log, notifier, drain_timeout_ms=100_000)
     async with chat:
         await join(chat, "bob")
         log.away = {"settle", "claim"}
@@ -358,7 +359,7 @@ async def test_a_wrong_answer_of_the_outbox_is_contained(caplog: pytest.LogCaptu
         async def claim_notifications(self, *args: Any) -> Any:
             return None
 
-    async with chat_on(Wrong(), Told()) as chat:
+    async with telling(Wrong(), Told()) as chat:
         await join(chat, "bob")
         await chat.send_message("room", "alice", "one")
         await asyncio.sleep(5)
@@ -370,12 +371,12 @@ async def test_a_wrong_answer_of_the_outbox_is_contained(caplog: pytest.LogCaptu
 async def test_a_row_whose_message_is_gone_is_dead_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
     log, notifier = Log(), Told()
     log.away = {"claim"}
-    async with chat_on(log, notifier, drain_timeout_ms=100) as chat:
+    async with telling(log, notifier, drain_timeout_ms=100) as chat:
         await join(chat, "bob")
         message = await chat.send_message("room", "alice", "one")
     log.forget("room", (await log.take_over("room")).head._replace(offset=2))  # type: ignore[union-attr]
     log.away.clear()
-    async with chat_on(log, notifier):
+    async with telling(log, notifier):
         await asyncio.sleep(5)
     assert [(each.id, each.state, each.reason) for each in await log.rows()] == [(message.id, "dead", "entry_gone")]
     assert not notifier.told
@@ -385,7 +386,7 @@ async def test_a_row_whose_message_is_gone_is_dead_and_says_so(caplog: pytest.Lo
 @virtual
 async def test_two_chats_on_one_outbox_tell_everything_once() -> None:
     log, one, other = Log(), Told(), Told()
-    async with chat_on(log, one) as chat, chat_on(log, other):
+    async with telling(log, one) as chat, telling(log, other):
         await join(chat, "bob")
         await asyncio.gather(*(chat.send_message("room", f"u{number}", str(number)) for number in range(300)))
         await asyncio.sleep(60)
@@ -395,7 +396,7 @@ async def test_two_chats_on_one_outbox_tell_everything_once() -> None:
 @virtual
 async def test_many_rows_are_claimed_and_settled_together() -> None:
     log, notifier = Log(), Told()
-    async with chat_on(log, notifier, room_queue_limit=2000) as chat:
+    async with telling(log, notifier, room_queue_limit=2000) as chat:
         await join(chat, "bob")
         await asyncio.gather(*(chat.send_message("room", f"u{number}", str(number)) for number in range(1000)))
         await asyncio.sleep(60)
@@ -488,7 +489,7 @@ async def test_a_wrong_count_is_contained_and_notifications_go_on(
 async def test_the_outbox_is_looked_at_page_by_page() -> None:
     log = Log()
     log.away = {"claim"}
-    async with chat_on(log, Told(), drain_timeout_ms=1) as chat:
+    async with telling(log, Told(), drain_timeout_ms=1) as chat:
         await join(chat, "bob")
         sent = [await chat.send_message("room", "alice", str(number)) for number in range(5)]
         first = await chat.outbox(limit=3)
@@ -522,7 +523,7 @@ async def test_an_outbox_that_is_not_there_or_cannot_be_read_is_said() -> None:
     async with chat:
         with pytest.raises(ConfigError, match="persistence keeps no outbox; give a log"):
             await chat.outbox()
-    async with chat_on(Unreadable(), None) as chat:
+    async with telling(Unreadable(), None) as chat:
         with pytest.raises(AdapterError, match="Unreadable could not list its outbox"):
             await chat.outbox()
 
@@ -531,7 +532,7 @@ async def test_an_outbox_that_is_not_there_or_cannot_be_read_is_said() -> None:
 async def test_a_stop_puts_back_what_was_to_be_held_longer_just_then() -> None:
     log = Log()
     notifier = AsyncFaultyNotifier(Hang(), victim="bob")
-    async with chat_on(log, notifier, adapter_timeout_ms=100_000, drain_timeout_ms=1) as chat:
+    async with telling(log, notifier, adapter_timeout_ms=100_000, drain_timeout_ms=1) as chat:
         await join(chat, "bob", "carol")
         await chat.send_message("room", "alice", "hello")
         await asyncio.sleep(1)

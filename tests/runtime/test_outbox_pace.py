@@ -9,7 +9,7 @@ import pytest
 from chatx.adapters.outbox import Outcome
 from chatx.runtime.outbox import CALLS, CLAIMED_AT_ONCE, LEASE_MS
 from tests.faults import AsyncFaultyNotifier, Hang, HangDeaf, awaited, raises
-from tests.runtime.test_outbox import Log, Names, Told, chat_on, join
+from tests.runtime.test_outbox import Log, Names, Told, join, telling
 from tests.virtual import virtual
 
 
@@ -37,7 +37,7 @@ class Paced(Told):
 @virtual
 async def test_what_comes_within_a_moment_is_claimed_together() -> None:
     log = Log()
-    async with chat_on(log, Told(), delivery_tick_ms=100) as chat:
+    async with telling(log, Told(), delivery_tick_ms=100) as chat:
         await join(chat, "bob")
         for number in range(100):
             await chat.send_message("room", "alice", str(number))
@@ -49,18 +49,18 @@ async def test_what_comes_within_a_moment_is_claimed_together() -> None:
 async def test_who_failed_is_told_again_when_the_backoff_is_over_and_what_was_left_right_after_the_start() -> None:
     log = Log()
     notifier = AsyncFaultyNotifier(awaited(raises), victim="bob")
-    async with chat_on(log, notifier, delivery_retry_base_ms=1000, delivery_max_retries=2) as chat:
+    async with telling(log, notifier, delivery_retry_base_ms=1000, delivery_max_retries=2) as chat:
         await join(chat, "bob")
         await chat.send_message("room", "alice", "hello")
         await asyncio.sleep(4)
         assert len(notifier.attempts) == 3, "at most 1 s and 2 s, and a little"
     log.away = {"claim"}
-    async with chat_on(log, Told(), drain_timeout_ms=1) as chat:
+    async with telling(log, Told(), drain_timeout_ms=1) as chat:
         await join(chat, "bob")
         await chat.send_message("room", "alice", "left")
     log.away.clear()
     told = Told()
-    async with chat_on(log, told):
+    async with telling(log, told):
         await asyncio.sleep(0.5)
         assert told.told == {("bob", "left"): 1}
 
@@ -70,7 +70,7 @@ async def test_who_failed_is_told_again_when_the_backoff_is_over_and_what_was_le
 async def test_while_a_call_hangs_its_row_is_looked_at_now_and_then_only(timeout_ms: int, most: int) -> None:
     log, deaf = Log(), HangDeaf()
     notifier = AsyncFaultyNotifier(deaf, victim="bob")
-    async with chat_on(log, notifier, adapter_timeout_ms=timeout_ms, drain_timeout_ms=1) as chat:
+    async with telling(log, notifier, adapter_timeout_ms=timeout_ms, drain_timeout_ms=1) as chat:
         await join(chat, "bob")
         await chat.send_message("room", "alice", "hello")
         await asyncio.sleep(201)
@@ -87,7 +87,7 @@ async def test_while_a_call_hangs_its_row_is_looked_at_now_and_then_only(timeout
 async def test_so_many_rows_are_worked_at_that_the_users_in_memory_are_bounded() -> None:
     log, notifier = Log(), Names("bob")
     notifier.notify = AsyncFaultyNotifier(Hang(), victim="bob").notify  # type: ignore[method-assign]
-    async with chat_on(log, notifier, adapter_timeout_ms=100_000, drain_timeout_ms=1) as chat:
+    async with telling(log, notifier, adapter_timeout_ms=100_000, drain_timeout_ms=1) as chat:
         for number in range(CLAIMED_AT_ONCE):
             await chat.send_message("room", "alice", str(number))
         await asyncio.sleep(50)
@@ -105,7 +105,7 @@ async def test_a_round_that_stops_midway_counts_as_an_attempt_where_it_has_faile
         await asyncio.sleep(3600)
 
     notifier.notify = fails_or_hangs  # type: ignore[method-assign]
-    async with chat_on(log, notifier, adapter_timeout_ms=100_000, drain_timeout_ms=1) as chat:
+    async with telling(log, notifier, adapter_timeout_ms=100_000, drain_timeout_ms=1) as chat:
         await join(chat, "bob", "carol")
         await chat.send_message("room", "alice", "hello")
         await asyncio.sleep(1)
@@ -117,7 +117,7 @@ async def test_a_round_that_stops_midway_counts_as_an_attempt_where_it_has_faile
 async def test_a_round_that_ends_while_its_lease_is_made_longer_is_not_told_again() -> None:
     log, notifier = SlowLog(), Paced()
     notifier.seconds = LEASE_MS / 3000 + 2
-    async with chat_on(log, notifier, adapter_timeout_ms=100_000) as chat:
+    async with telling(log, notifier, adapter_timeout_ms=100_000) as chat:
         await join(chat, "bob")
         log.slow_s = 4
         await chat.send_message("room", "alice", "hello")
@@ -130,7 +130,7 @@ async def test_a_round_that_ends_while_its_lease_is_made_longer_is_not_told_agai
 async def test_a_round_whose_lease_could_not_be_made_longer_in_time_is_not_begun_twice() -> None:
     log, notifier = SlowLog(), Paced()
     notifier.seconds = 50
-    async with chat_on(log, notifier, adapter_timeout_ms=100_000) as chat:
+    async with telling(log, notifier, adapter_timeout_ms=100_000) as chat:
         await join(chat, "bob")
         log.slow_s = LEASE_MS / 1000 + 5
         await chat.send_message("room", "alice", "hello")

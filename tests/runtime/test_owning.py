@@ -7,16 +7,14 @@ import pytest
 
 from chatx import AdapterError, Chat, ChatError, Gap, Message, RoomUnavailable
 from chatx.adapters.memory_log import MemoryLog
+from chatx.adapters.room_log import Opened
 from chatx.runtime.log_storage import LogStorage
 from chatx.runtime.process import RESTARTS
 from chatx.runtime.rooms import FENCED_S
 from chatx.testing.faulty_log import FaultyLog, Script
 from tests.faults import CrashingChat
+from tests.logs import chat_on
 from tests.virtual import turns, virtual
-
-
-def chat_on(log: Any, **options: Any) -> Chat:
-    return Chat(persistence=log, middlewares=(), **options)
 
 
 def contents(log: MemoryLog, room_id: str) -> list[str]:
@@ -307,3 +305,93 @@ async def test_a_new_stream_is_not_begun_behind_what_another_chat_has_written_me
             await asyncio.sleep(5)
         assert [each.reason for each in chat.dead_letters] == ["fenced"]
     assert contents(log, "a") == ["hi"]
+
+
+class LateTakeOver(MemoryLog):
+    """A log whose first take-over is answered by nobody and done all the same, when it is let."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.late = asyncio.Event()
+        self.calls = 0
+
+    async def take_over(self, room_id: str, /) -> Opened:
+        self.calls += 1
+        if self.calls == 1:
+            raise ConnectionResetError("perhaps")
+        return await super().take_over(room_id)
+
+    async def lands(self, room_id: str) -> None:
+        await super().take_over(room_id)
+
+
+@pytest.mark.parametrize("durability", ["stored", "sequenced"])
+@virtual
+async def test_a_take_over_of_ours_that_comes_late_closes_no_room(durability: Any) -> None:
+    log = LateTakeOver()
+    async with chat_on(log) as chat:
+        if durability == "stored":
+            with pytest.raises(RoomUnavailable):
+                await chat.send_message("a", "ann", "0", durability=durability)
+            assert (await chat.send_message("a", "ann", "1", durability=durability)).offset == 1
+        else:
+            assert (await chat.send_message("a", "ann", "1")).offset == 1
+        await asyncio.sleep(10)
+        assert log.calls > 1
+        await log.lands("a")
+        if durability == "stored":
+            with pytest.raises(RoomUnavailable):
+                await chat.send_message("a", "ann", "2", durability=durability)
+        assert (await chat.send_message("a", "ann", "2", durability=durability)).offset == 2
+        await asyncio.sleep(10)
+        assert chat.dead_letters == ()
+        assert [each.entry.content for each in log.records("a")] == ["1", "2"]
+        # It is doubted once: whoever takes the room over then is somebody else.
+        await log.lands("a")
+        with pytest.raises(RoomUnavailable, match="somebody else"):
+            await chat.send_message("a", "ann", "3", durability="stored")
+
+
+@virtual
+async def test_a_room_that_somebody_has_taken_over_closes_before_anything_unstored_is_said() -> None:
+    log = MemoryLog()
+    async with chat_on(log, durability="stored") as chat:
+        await chat.send_message("a", "ann", "1")
+        closed: list[ChatError] = []
+        async with chat.subscribe_callback("a", print, on_closed=closed.append):
+            await log.take_over("a")
+            with pytest.raises(ChatError):
+                await chat.send_message("a", "ann", "2", durability="sequenced")
+            assert [each.code for each in closed] == ["room_unavailable"]
+        await asyncio.sleep(6)
+        assert (await chat.send_message("a", "ann", "3", durability="sequenced")).offset == 2
+
+
+@virtual
+async def test_ten_thousand_rooms_that_another_chat_takes_are_closed_within_linear_work() -> None:
+    log = MemoryLog()
+    async with chat_on(log, durability="stored") as chat:
+        rooms = chat.engine.rooms
+        for each in range(10_000):
+            rooms._fenced[str(each)] = asyncio.get_running_loop().time() + 5
+        await chat.send_message("a", "ann", "1")
+        process = rooms.find("a")
+        assert process is not None
+
+        class Counted(dict[str, float]):
+            looked = 0
+
+            def items(self) -> Any:
+                for each in super().items():
+                    Counted.looked += 1
+                    yield each
+
+        rooms._fenced = Counted(rooms._fenced)
+        rooms.fenced(process)
+        assert Counted.looked <= 2
+        await asyncio.sleep(6)
+        await chat.send_message("b", "ann", "1")
+        other = rooms.find("b")
+        assert other is not None
+        rooms.fenced(other)
+        assert list(rooms._fenced) == ["b"]

@@ -21,17 +21,10 @@ from chatx.runtime import trimming, wall_clock
 from chatx.runtime.trimming import DAY_MS, ROUND_S, SPARED_MS
 from chatx.runtime.wall_clock import BELIEVED_S
 from tests.gateway.real_client import until
+from tests.logs import sent, stored_on
 from tests.virtual import virtual
 
 NEVER = 2**62
-
-
-def chat_on(log: Any, **options: Any) -> Chat:
-    return Chat(persistence=log, middlewares=(), durability="stored", **options)
-
-
-async def sent(chat: Chat, count: int, room_id: str = "room", **options: Any) -> list[Message]:
-    return [await chat.send_message(room_id, "ada", str(number), **options) for number in range(count)]
 
 
 @pytest.fixture
@@ -75,7 +68,7 @@ async def round_() -> None:
 async def test_what_is_too_much_goes_a_little_at_a_time_in_all_rooms(later: Callable[[int], None]) -> None:
     log = Log()
     rooms = [f"room {number}" for number in range(ROOMS_AT_ONCE + 10)]
-    async with chat_on(log, retention_messages=3, room_idle_ms=10**9) as chat:
+    async with stored_on(log, retention_messages=3, room_idle_ms=10**9) as chat:
         many = await sent(chat, 2 * TRIMMED_AT_ONCE + 10)
         for room_id in rooms:
             await sent(chat, 5, room_id)
@@ -95,10 +88,10 @@ async def test_what_is_too_much_goes_a_little_at_a_time_in_all_rooms(later: Call
 @virtual
 async def test_what_is_below_what_is_kept_is_too_old_in_every_way_to_read_it(later: Callable[[int], None]) -> None:
     log = Log()
-    async with chat_on(log, retention_days=30) as chat:
+    async with stored_on(log, retention_days=30) as chat:
         old = await sent(chat, 10)
     later(30 * DAY_MS + 60_000)
-    async with chat_on(log, retention_days=30) as chat:
+    async with stored_on(log, retention_days=30) as chat:
         await round_()
         assert await chat.history("room") == []
         assert await chat.history("room", after=old[9]) == []
@@ -115,7 +108,7 @@ async def test_what_is_below_what_is_kept_is_too_old_in_every_way_to_read_it(lat
 async def test_a_key_that_must_answer_keeps_its_message_and_those_behind_it(later: Callable[[int], None]) -> None:
     log = Log()
     later(SPARED_MS + 1000)
-    async with chat_on(log, retention_messages=1) as chat:
+    async with stored_on(log, retention_messages=1) as chat:
         before = await sent(chat, 5)
         (keyed,) = await sent(chat, 1, idempotency_key="key")
         behind = await sent(chat, 5)
@@ -134,7 +127,7 @@ async def test_a_log_that_fails_is_asked_again_and_nobody_else_notices(
 ) -> None:
     log = Log()
     later(SPARED_MS + 1000)
-    async with chat_on(log, retention_messages=2) as chat:
+    async with stored_on(log, retention_messages=2) as chat:
         log.answer = answer if answer is not None else "none at all"
         await sent(chat, 5)
         await round_()
@@ -159,7 +152,7 @@ async def test_what_is_no_list_of_rooms_behind_a_place_is_refused_and_asked_for_
             return answer
 
     log = Wrong()
-    async with chat_on(log, retention_messages=2) as chat:
+    async with stored_on(log, retention_messages=2) as chat:
         await round_()
         assert 1 < log.asked <= 2 * ROUND_S
         assert log.trims == []
@@ -226,7 +219,7 @@ async def test_a_clock_that_was_set_far_ahead_takes_nothing_unless_it_stays_ther
     ahead_ms = 0
     monkeypatch.setattr(trimming, "_now_ms", lambda: began_ms + ahead_ms + round(loop.time() * 1000))
     log = Log()
-    async with chat_on(log, retention_days=30, retention_messages=1) as chat:
+    async with stored_on(log, retention_days=30, retention_messages=1) as chat:
         messages = await sent(chat, 3)
         ahead_ms = 365 * DAY_MS
         await asyncio.sleep(BELIEVED_S - 2 * ROUND_S)
@@ -250,7 +243,7 @@ async def test_a_clock_that_was_set_far_ahead_takes_nothing_unless_it_stays_ther
 @virtual
 async def test_without_a_bound_nothing_is_asked() -> None:
     log = Log()
-    async with chat_on(log) as chat:
+    async with stored_on(log) as chat:
         await sent(chat, 3)
         await round_()
         assert log.trims == []
@@ -262,7 +255,7 @@ async def test_a_stop_does_not_wait_for_a_log_that_hangs_in_it(later: Callable[[
         async def list_rooms(self, after: str, limit: int, /) -> Any:
             await asyncio.Event().wait()
 
-    async with asyncio.timeout(60), chat_on(Hangs(), retention_days=1) as chat:
+    async with asyncio.timeout(60), stored_on(Hangs(), retention_days=1) as chat:
         await sent(chat, 1)
 
 

@@ -14,6 +14,7 @@ from chatx.adapters.room_log import FENCED, Append, LogUnavailable, Recipients, 
 from chatx.core.message import Message, Position
 from chatx.testing import check_room_log
 from chatx.testing.faulty_log import Chance, FaultyLog, LogBroken, Script
+from tests.logs import Bare
 from tests.virtual import virtual
 
 FIRST = Message("id", "room", "alice", "hello", 1, "e", 1)
@@ -60,14 +61,6 @@ async def test_each_fault_does_what_the_table_says() -> None:
     assert (await inner.take_over("room")).term == 3
 
 
-class OnlyALog:
-    """A log without an outbox, which keeps everything."""
-
-    def __init__(self, log: MemoryLog) -> None:
-        for name in ("look", "take_over", "unproven", "append", "read", "close_rooms", "find"):
-            setattr(self, name, getattr(log, name))
-
-
 @virtual
 async def test_it_has_an_outbox_and_retention_where_the_log_has_them_and_they_fail_likewise() -> None:
     await check_room_log(lambda: FaultyLog(MemoryLog()))
@@ -87,7 +80,7 @@ async def test_it_has_an_outbox_and_retention_where_the_log_has_them_and_they_fa
     assert (await log.take_over("room")).term == 3
     assert ("trim", "fenced") in log.calls
 
-    bare: Any = FaultyLog(OnlyALog(MemoryLog()))  # type: ignore[arg-type]  # its methods are set, not written
+    bare: Any = FaultyLog(Bare(MemoryLog()))  # type: ignore[arg-type]  # its methods are set, not written
     assert not has_outbox(bare)
     assert not trims(bare)
     with pytest.raises(AttributeError, match="'FaultyLog' object has no attribute 'trim'"):
