@@ -411,7 +411,7 @@ async def test_what_an_outbox_has_no_room_for_is_stored_and_a_dead_letter_and_wh
 ) -> None:
     log = Log()
     notifier = AsyncFaultyNotifier(awaited(raises), "bob")
-    async with chat_on(log, notifier, outbox_limit=3, delivery_max_retries=0) as chat:
+    async with telling(log, notifier, outbox_limit=3, delivery_max_retries=0) as chat:
         await join(chat, "bob")
         for number in range(3):
             await chat.send_message("room", "alice", str(number))
@@ -447,12 +447,12 @@ async def test_what_an_outbox_has_no_room_for_is_stored_and_a_dead_letter_and_wh
 async def test_what_an_outbox_had_before_the_start_counts_and_what_was_written_in_vain_does_not_for_long() -> None:
     log = Log()
     log.away = {"claim"}
-    async with chat_on(log, Told(), drain_timeout_ms=1) as chat:
+    async with telling(log, Told(), drain_timeout_ms=1) as chat:
         await join(chat, "bob")
         for number in range(3):
             await chat.send_message("room", "alice", str(number))
     log.away = set()
-    async with chat_on(log, AsyncFaultyNotifier(Hang(), "bob"), outbox_limit=5, drain_timeout_ms=1) as chat:
+    async with telling(log, AsyncFaultyNotifier(Hang(), "bob"), outbox_limit=5, drain_timeout_ms=1) as chat:
         await join(chat, "bob")
         await asyncio.sleep(1)
         assert chat.statistics().outbox == 3
@@ -477,7 +477,7 @@ async def test_a_wrong_count_is_contained_and_notifications_go_on(
             return answer
 
     notifier = Told()
-    async with chat_on(Miscounts(), notifier) as chat:
+    async with telling(Miscounts(), notifier) as chat:
         await join(chat, "bob")
         await chat.send_message("room", "alice", "hi")
         await asyncio.sleep(10)
