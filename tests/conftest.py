@@ -52,6 +52,14 @@ def quiet_logging() -> Iterator[None]:
     root.handlers[:], root.level, own.level = before
 
 
+@pytest.fixture
+def quiet() -> Iterator[None]:
+    """Keep the faults that a test orders out of the log: formatting them costs more than a run that is drawn."""
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
     """A PostgreSQL of the tests' own; whoever stops it starts it again."""

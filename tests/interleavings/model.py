@@ -11,16 +11,7 @@ from typing import Any
 
 from chatx import Event, Gap, Message, PresenceDiff, PresenceState
 from chatx.core.message import Position, SubscriptionEnded
-
-
-class Violation(AssertionError):
-    """The engine broke a promise."""
-
-
-def promise(kept: object, broken: str, *about: object) -> None:
-    """Raise `Violation` unless the promise was kept."""
-    if not kept:
-        raise Violation(" ".join([broken, *map(repr, about)]))
+from tests.seeds import promise
 
 
 class RoomModel:

@@ -11,8 +11,9 @@ from typing import Any
 from chatx import Chat, ChatError, Event, Subscription
 from chatx.core.mailbox import OverflowPolicy
 from chatx.core.message import SubscriptionEnded
-from tests.interleavings.model import View, promise
-from tests.interleavings.world import ROOMS, Chance, Serves, World, finish
+from tests.interleavings.model import View
+from tests.interleavings.world import ROOMS, Serves, World, finish
+from tests.seeds import Chance, promise
 
 CRASHES = (
     "publish: before",

@@ -1,39 +1,22 @@
 """Everything at once, in the order of each seed: 500 of them, TEST_SEEDS=n for more, TEST_SEED=n for one of them."""
 
-import logging
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.interleavings.play import play
 from tests.interleavings.world import run
+from tests.seeds import chunks
 
 SUITE = 500
-SEEDS = int(os.environ.get("TEST_SEEDS") or SUITE)
-AT_A_TIME = 50
-ONE = os.environ.get("TEST_SEED")
+
+pytestmark = pytest.mark.usefixtures("quiet")
 
 
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    """Keep the faults that are ordered here out of the log: formatting them costs more than the runs."""
-    logging.disable(logging.CRITICAL)
-    yield
-    logging.disable(logging.NOTSET)
-
-
-def seeds() -> list[range]:
-    """Return the seeds to run, in chunks of a few seconds each at most."""
-    if ONE:
-        return [range(int(ONE), int(ONE) + 1)]
-    return [range(first, min(first + AT_A_TIME, SEEDS)) for first in range(0, SEEDS, AT_A_TIME)]
-
-
-@pytest.mark.parametrize("chunk", seeds(), ids=lambda chunk: f"{chunk.start}-{chunk.stop - 1}")
+@pytest.mark.parametrize("chunk", chunks(SUITE, 50), ids=lambda chunk: f"{chunk.start}-{chunk.stop - 1}")
 def test_every_promise_holds_in_every_order(chunk: range) -> None:
     for seed in chunk:
         run(seed, play)

@@ -15,10 +15,10 @@ from chatx.core.presence import Presence
 from chatx.core.room import Effects
 from chatx.runtime.lanes import Lanes
 from chatx.runtime.saving import Saving
-from tests.interleavings.model import Violation
 from tests.interleavings.play import play
 from tests.interleavings.test_interleavings import SUITE
 from tests.interleavings.world import WorldRoom, run
+from tests.seeds import assert_found
 
 
 class ReorderingFanout(Fanout):
@@ -190,20 +190,6 @@ class HeedlessSaving(Saving):
         self._done(parcel)
 
 
-def assert_found(room_class: type[WorldRoom] = WorldRoom) -> None:
-    """Fail unless a seed of the suite's shows the fault, and says how to see it again."""
-    for seed in range(SUITE):
-        try:
-            run(seed, play, room_class)
-        except Violation as violation:
-            found = violation
-        else:
-            continue
-        assert f"TEST_SEED={seed} " in found.__notes__[-1]
-        return
-    pytest.fail(f"{SUITE} seeds did not show the fault.")
-
-
 @pytest.mark.parametrize(
     "room_class",
     [
@@ -218,7 +204,7 @@ def assert_found(room_class: type[WorldRoom] = WorldRoom) -> None:
     ],
 )
 def test_a_broken_room_is_found(room_class: type[WorldRoom]) -> None:
-    assert_found(room_class)
+    assert_found(lambda seed: run(seed, play, room_class), SUITE)
 
 
 @pytest.mark.parametrize(
@@ -232,4 +218,4 @@ def test_a_broken_room_is_found(room_class: type[WorldRoom]) -> None:
 )
 def test_a_broken_part_of_the_engine_is_found(monkeypatch: pytest.MonkeyPatch, place: str, fault: type) -> None:
     monkeypatch.setattr(f"chatx.runtime.{place}", fault)
-    assert_found()
+    assert_found(lambda seed: run(seed, play), SUITE)

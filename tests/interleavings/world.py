@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import random
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, TypeVar
 
@@ -13,9 +11,9 @@ from chatx.core.fanout import Subscriber
 from chatx.core.message import Draft, Entry, Position
 from chatx.core.room import Room
 from chatx.runtime.engine import Engine
-from chatx.testing import run_seeded
 from tests.faults import Broken, Crashes, CrashingRoom, Hang, Stored
-from tests.interleavings.model import RoomModel, View, Violation, promise
+from tests.interleavings.model import RoomModel, View
+from tests.seeds import Chance, Traced, promise
 
 X = TypeVar("X")
 
@@ -24,22 +22,6 @@ ACTORS_S = 600.0
 """By then every actor has long done its share, in virtual seconds; one that has not is stuck."""
 SHOWN = 40
 """Actions of a failed run that are shown."""
-
-
-class Chance(random.Random):
-    """A source of chances of its own for each actor, so that one's do not move another's."""
-
-    def pick(self, choices: Sequence[X]) -> X:
-        """Return one of them."""
-        return choices[int(self.random() * len(choices))]
-
-    def once_in(self, times: float) -> bool:
-        """Return True once in so many times."""
-        return self.random() * times < 1
-
-    def upto(self, most: int) -> int:
-        """Return a number from 1 to this one."""
-        return 1 + int(self.random() * most)
 
 
 class WorldRoom(CrashingRoom):
@@ -152,16 +134,14 @@ class Serves(Stored):
         return {message.id: message for message in self.rows.values()}
 
 
-class World:
+class World(Traced):
     """The chat, its model and its actors."""
 
     now: World
 
     def __init__(self, seed: int, room_class: type[Room]) -> None:
+        super().__init__(seed)
         World.now = self
-        self.seed = seed
-        self.trace: list[str] = []
-        self.broken: Violation | None = None
         self.rooms = {room_id: RoomModel(room_id) for room_id in ROOMS}
         self.acked: dict[str, Message] = {}
         self.by_key: dict[tuple[str, str, str], str] = {}
@@ -210,30 +190,10 @@ class World:
         self.chat.chance = self.chances("backoff")
         self.chat.telemetry.attach("room_crash", self._crashed)
 
-    def chances(self, name: str) -> Chance:
-        """Return a source of chances for one who is named so."""
-        return Chance(f"{self.seed} {name}")
-
-    def note(self, *what: object) -> None:
-        """Write down what happened."""
-        self.trace.append(f"{asyncio.get_running_loop().time():8.3f}  {' '.join(map(str, what))}")
-
-    def told(self, what: Callable[..., object], *args: object) -> None:
-        """Call this inside the engine, which would contain a `Violation`; the first one is kept for `check`."""
-        try:
-            what(*args)
-        except Violation as violation:
-            self.note("VIOLATION", violation)
-            self.broken = self.broken or violation
-
     def chat_crash(self, place: str, room_id: str, times: int) -> None:
         """Let a room crash at this place, so many times."""
         self.note(room_id, "is to crash", place, times)
         Crashes.planned += [(place, room_id)] * times
-
-    def digest(self) -> str:
-        """Return a hash of the trace."""
-        return hashlib.sha256("\n".join(self.trace).encode()).hexdigest()
 
     async def stall(self, draft: Draft) -> Draft:
         """Take some time, as a middleware, and count who is in here."""
@@ -299,8 +259,7 @@ class World:
 
     def check(self) -> None:
         """What holds at any time: acknowledged is published, each sender's order, everybody's order."""
-        if self.broken is not None:
-            raise self.broken
+        super().check()
         everything = {each.id: each for room in self.rooms.values() for s in room.streams.values() for each in s}
         for message in self.acked.values():
             found = everything.get(message.id)
@@ -377,10 +336,5 @@ async def finish(actors: Iterable[asyncio.Task[Any]]) -> None:
 def run(seed: int, play: Play, room_class: type[Room] = WorldRoom) -> World:
     """Run the play of this seed; what it raises tells how to replay it, and what happened last."""
     world = World(seed, room_class)
-    try:
-        run_seeded(seed, play(world))
-    except BaseException as error:
-        error.add_note("The last that happened:\n" + "\n".join(world.trace[-SHOWN:]))
-        error.add_note(f"Replay it: TEST_SEED={seed} python -m pytest tests/interleavings/test_interleavings.py")
-        raise
+    world.run(play(world), "tests/interleavings/test_interleavings.py", SHOWN)
     return world

@@ -12,16 +12,7 @@ from typing import NamedTuple
 
 from chatx import Event, Gap, Message
 from chatx.core.message import Entry, Position
-
-
-class Violation(AssertionError):
-    """A promise was broken."""
-
-
-def promise(kept: object, broken: str, *about: object) -> None:
-    """Raise `Violation` unless the promise was kept."""
-    if not kept:
-        raise Violation(" ".join([broken, *map(repr, about)]))
+from tests.seeds import promise
 
 
 class Place(NamedTuple):

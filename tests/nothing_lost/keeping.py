@@ -10,8 +10,8 @@ from chatx import Message
 from chatx.adapters.memory_log import MemoryLog
 from chatx.adapters.retention import Retention
 from chatx.adapters.room_log import Record
-from tests.interleavings.world import Chance
-from tests.nothing_lost.evidence import Evidence, Kept, promise
+from tests.nothing_lost.evidence import Evidence, Kept
+from tests.seeds import Chance, promise
 
 if TYPE_CHECKING:
     from tests.nothing_lost.world import Life, World

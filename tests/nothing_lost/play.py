@@ -9,10 +9,10 @@ from chatx import ChatError, Event
 from chatx.adapters.outbox import Notification
 from chatx.runtime.rooms import FENCED_S
 from tests.faults import Crashes
-from tests.interleavings.world import Chance
-from tests.nothing_lost.evidence import Reading, promise
+from tests.nothing_lost.evidence import Reading
 from tests.nothing_lost.keeping import KEYS_KEPT_MS, SPARED_MS
 from tests.nothing_lost.world import ROOMS, Life, World
+from tests.seeds import Chance, promise
 
 READERS = 5
 CRASHES = ("publish: before", "publish: recorded only", "publish: after", "flush: before", "flush: after")

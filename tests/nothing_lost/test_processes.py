@@ -17,9 +17,9 @@ import pytest
 
 from chatx.adapters.sqlite import SQLitePersistence
 from chatx.core.message import Entry
-from tests.nothing_lost.evidence import Violation
 from tests.nothing_lost.watching import Watch
 from tests.nothing_lost.world import ROOMS
+from tests.seeds import Violation
 
 KILLS = int(os.environ.get("TEST_KILLS") or 20)
 SEED = int(os.environ.get("TEST_SEED") or 1)

@@ -3,38 +3,19 @@
 TEST_SEED=n runs one of them.
 """
 
-import logging
-import os
-from collections.abc import Iterator
-
 import pytest
 
 from tests.nothing_lost.play import play
 from tests.nothing_lost.world import run
+from tests.seeds import chunks
 
 SUITE = 2000
-SEEDS = int(os.environ.get("TEST_SEEDS") or SUITE)
-AT_A_TIME = 200
-ONE = os.environ.get("TEST_SEED")
 
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    """Keep the faults that are ordered here out of the log: formatting them costs more than the runs."""
-    logging.disable(logging.CRITICAL)
-    yield
-    logging.disable(logging.NOTSET)
-
-
-def seeds() -> list[range]:
-    """Return the seeds to run, in chunks of a few seconds each at most."""
-    if ONE:
-        return [range(int(ONE), int(ONE) + 1)]
-    return [range(first, min(first + AT_A_TIME, SEEDS)) for first in range(0, SEEDS, AT_A_TIME)]
+pytestmark = pytest.mark.usefixtures("quiet")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("chunk", seeds(), ids=lambda chunk: f"{chunk.start}-{chunk.stop - 1}")
+@pytest.mark.parametrize("chunk", chunks(SUITE, 200), ids=lambda chunk: f"{chunk.start}-{chunk.stop - 1}")
 def test_nothing_is_lost_in_any_schedule(chunk: range) -> None:
     for seed in chunk:
         run(seed, play)

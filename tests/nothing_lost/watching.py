@@ -16,10 +16,11 @@ from typing import Any
 import msgspec
 
 from chatx.core.message import Entry
-from tests.nothing_lost.evidence import Evidence, Kept, Reading, Violation, promise
+from tests.nothing_lost.evidence import Evidence, Kept, Reading
 from tests.nothing_lost.talk import Fact, Got, Now, Orders, Refused, Sent, Try
 from tests.nothing_lost.world import ROOMS
 from tests.process import ENVIRONMENT
+from tests.seeds import Violation, promise
 
 WITHIN_S = 120.0
 """How long a process may take to come to something, also on a loaded machine."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -16,13 +15,12 @@ from chatx.core.message import Draft, Entry, Position
 from chatx.runtime.appends import PROVEN_AGAIN_S
 from chatx.runtime.dead_letters import DeadLetter
 from chatx.runtime.engine import Engine
-from chatx.testing import run_seeded
 from chatx.testing.faulty_log import Chance as Faults
 from chatx.testing.faulty_log import Fault, FaultyLog
 from tests.faults import Crashes, CrashingRoom
-from tests.interleavings.world import Chance
-from tests.nothing_lost.evidence import Evidence, Kept, Reading, Violation, promise
+from tests.nothing_lost.evidence import Evidence, Kept, Reading
 from tests.nothing_lost.keeping import PACE, Notifications, TrimmedLog, draws, everything, options
+from tests.seeds import Chance, Traced, promise
 
 ROOMS = ("vault", "mixed", "plain", "rare")
 """In the first all is stored, in the third nothing; the others have both."""
@@ -203,7 +201,7 @@ class Life:
         self.actors.clear()
 
 
-class World:
+class World(Traced):
     """The log, what is known of it, and who reads and writes.
 
     Attributes:
@@ -212,9 +210,7 @@ class World:
     """
 
     def __init__(self, seed: int, room_class: type[SeenRoom]) -> None:
-        self.seed = seed
-        self.trace: list[str] = []
-        self.broken: Violation | None = None
+        super().__init__(seed)
         self.room_class = room_class
         self.log = TrimmedLog(self)
         self.notifications = Notifications()
@@ -233,29 +229,9 @@ class World:
         self.numbers = 0
         self.calm = False
 
-    def chances(self, name: str) -> Chance:
-        """Return a source of chances for one who is named so."""
-        return Chance(f"{self.seed} {name}")
-
     def now_ms(self) -> int:
         """Return what the machine's clock says, which goes with the loop's."""
         return EPOCH_MS + int(asyncio.get_running_loop().time() * 1000)
-
-    def note(self, *what: object) -> None:
-        """Write down what happened."""
-        self.trace.append(f"{asyncio.get_running_loop().time():8.3f}  {' '.join(map(str, what))}")
-
-    def told(self, what: Callable[..., object], *args: object) -> None:
-        """Call this inside the engine, which would contain a `Violation`; the first one is kept for `check`."""
-        try:
-            what(*args)
-        except Violation as violation:
-            self.note("VIOLATION", violation)
-            self.broken = self.broken or violation
-
-    def digest(self) -> str:
-        """Return a hash of the trace."""
-        return hashlib.sha256("\n".join(self.trace).encode()).hexdigest()
 
     def reading(self, room_id: str) -> Reading:
         """Return a new reader of a room."""
@@ -295,11 +271,6 @@ class World:
     def _in_time(self, took: float, content: str) -> None:
         promise(took <= ANSWERED_S, "answered late:", content, took)
 
-    def check(self) -> None:
-        """Raise what was found so far."""
-        if self.broken is not None:
-            raise self.broken
-
     def check_log(self) -> None:
         """Hold the log against all that is known."""
         self.check()
@@ -336,11 +307,9 @@ def run(seed: int, play: Play, room_class: type[SeenRoom] = SeenRoom) -> World:
             patched.enter_context(patch("time.time_ns", lambda: world.now_ms() * 1_000_000))
             for name, value in PACE.items():
                 patched.enter_context(patch(name, value))
-            run_seeded(seed, play(world))
-    except BaseException as error:
+            world.run(play(world), "tests/nothing_lost/test_schedules.py", SHOWN)
+    except BaseException:
         for task in (each for life in world.lives for each in life.actors if each.done() and not each.cancelled()):
             task.exception()  # that it failed too is not to be reported later
-        error.add_note("The last that happened:\n" + "\n".join(world.trace[-SHOWN:]))
-        error.add_note(f"Replay it: TEST_SEED={seed} python -m pytest tests/nothing_lost/test_schedules.py")
         raise
     return world

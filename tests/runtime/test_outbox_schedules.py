@@ -4,10 +4,7 @@
 """
 
 import asyncio
-import logging
-import os
 from collections import Counter
-from collections.abc import Iterator
 from random import Random
 from typing import Any
 
@@ -21,9 +18,9 @@ from chatx.runtime import outbox
 from chatx.runtime.outbox import CALLS, CLAIMED_AT_ONCE
 from chatx.runtime.outbox_round import Round
 from chatx.testing.seeded import run_seeded
+from tests.seeds import chunks
 
-SEEDS = int(os.environ.get("TEST_SEEDS") or 100)
-ONE = os.environ.get("TEST_SEED")
+pytestmark = pytest.mark.usefixtures("quiet")
 
 USERS = tuple(f"user {number}" for number in range(12))
 
@@ -183,16 +180,9 @@ class Play:
         assert self.told.keys() <= self.wanted
 
 
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    logging.disable(logging.CRITICAL)
-    yield
-    logging.disable(logging.NOTSET)
-
-
-@pytest.mark.parametrize("first", [int(ONE)] if ONE else range(0, SEEDS, 50))
-def test_everybody_is_told_in_every_order(first: int) -> None:
-    for seed in range(first, first + (1 if ONE else 50)):
+@pytest.mark.parametrize("chunk", chunks(100, 50), ids=lambda chunk: f"{chunk.start}-{chunk.stop - 1}")
+def test_everybody_is_told_in_every_order(chunk: range) -> None:
+    for seed in chunk:
         run_seeded(seed, Play(seed)())
 
 
