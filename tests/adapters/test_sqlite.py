@@ -1,13 +1,11 @@
 """`SQLitePersistence`: the contract, and what it does with files, faults and other processes."""
 
 import contextlib
-import itertools
-import os
 import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +18,7 @@ from chatx import ChatConfig, ConfigError, Message
 from chatx.adapters import sqlite_file
 from chatx.adapters.sqlite import SQLitePersistence
 from chatx.testing import check_persistence
-
-Open = Callable[..., SQLitePersistence]
-
-
-@pytest.fixture
-def opened(tmp_path: Path) -> Iterator[Open]:
-    """Opens the test's file, as often as it is called; closes all in the end."""
-    with contextlib.ExitStack() as stack:
-
-        def open_(path: str | os.PathLike[str] = tmp_path / "chat.db") -> SQLitePersistence:
-            return stack.enter_context(contextlib.closing(SQLitePersistence(path)))
-
-        yield open_
+from tests.adapters.opening import Open, in_threads
 
 
 def message(
@@ -357,26 +343,13 @@ def test_a_place_that_becomes_known_while_it_is_looked_up_is_read_as_one_moment_
 
 def test_threads_and_two_openings_of_one_file_lose_nothing(opened: Open) -> None:
     persistences = [opened(), opened()]
-    failures: list[BaseException] = []
 
     def save(persistence: SQLitePersistence, room_id: str) -> None:
-        try:
-            for offset in range(1, 26):
-                persistence.save_messages([message(offset, room_id=room_id)])
-                assert len(persistence.load_messages(room_id, limit=100)) == offset
-        except BaseException as error:
-            failures.append(error)
+        for offset in range(1, 26):
+            persistence.save_messages([message(offset, room_id=room_id)])
+            assert len(persistence.load_messages(room_id, limit=100)) == offset
 
-    rooms = [f"room {number}" for number in range(4)]
-    threads = [
-        threading.Thread(target=save, args=(persistence, room_id))
-        for room_id, persistence in zip(rooms, itertools.cycle(persistences), strict=False)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failures == []
+    rooms = in_threads(save, persistences)
     for persistence in persistences:
         for room_id in rooms:
             assert [each.offset for each in persistence.load_messages(room_id, limit=100)] == list(range(1, 26))

@@ -5,8 +5,7 @@ import itertools
 import sqlite3
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +16,7 @@ from chatx.adapters.room_log import FENCED, KEYS_KEPT_MS, Append, LogUnavailable
 from chatx.adapters.sqlite import SQLitePersistence
 from chatx.core.message import Entry, Message, Position, UnknownEntry
 from chatx.testing import check_room_log
-
-Open = Callable[..., SQLitePersistence]
-
-
-@pytest.fixture
-def opened(tmp_path: Path) -> Iterator[Open]:
-    """Opens the test's file, as often as it is called; closes all in the end."""
-    with contextlib.ExitStack() as stack:
-
-        def open_(path: str | Path = tmp_path / "chat.db") -> SQLitePersistence:
-            return stack.enter_context(contextlib.closing(SQLitePersistence(path)))
-
-        yield open_
+from tests.adapters.opening import Open, in_threads
 
 
 def message(offset: int, epoch: str = "e", room_id: str = "room", content: str = "hello", at: int = 1000) -> Message:
@@ -441,29 +428,13 @@ def test_an_unknown_kind_is_an_entry_and_no_message(opened: Open) -> None:
 
 def test_threads_that_append_to_rooms_of_their_own_lose_nothing_while_others_are_fenced(opened: Open) -> None:
     logs = [opened(), opened()]
-    failures: list[BaseException] = []
 
     def write(log: SQLitePersistence, room_id: str) -> None:
-        try:
-            term = log.take_over(room_id).term
-            for offset in range(1, 26):
-                assert log.append([append(term, message(offset, room_id=room_id)), append(9, message(1))]) == [
-                    None,
-                    FENCED,
-                ]
-        except BaseException as error:
-            failures.append(error)
+        term = log.take_over(room_id).term
+        for offset in range(1, 26):
+            assert log.append([append(term, message(offset, room_id=room_id)), append(9, message(1))]) == [None, FENCED]
 
-    rooms = [f"room {number}" for number in range(4)]
-    threads = [
-        threading.Thread(target=write, args=(log, room_id))
-        for room_id, log in zip(rooms, itertools.cycle(logs), strict=False)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failures == []
+    rooms = in_threads(write, logs)
     for log in logs:
         for room_id in rooms:
             assert [each.offset for each in log.read(room_id, limit=100).entries] == list(range(1, 26))

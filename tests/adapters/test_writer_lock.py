@@ -8,30 +8,17 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from chatx import ConfigError, Message
 from chatx.adapters import writer_lock
-from chatx.adapters.sqlite import SQLitePersistence
-
-Open = Callable[..., SQLitePersistence]
+from tests.adapters.opening import Open
 
 LONG_MS = 50_000
 """Longer than any of these tests may take: whoever waits so long fails by its time limit."""
-
-
-@pytest.fixture
-def opened(tmp_path: Path) -> Iterator[Open]:
-    """Opens the test's file, as often as it is called; closes all in the end."""
-    with contextlib.ExitStack() as stack:
-
-        def open_(path: str | Path = tmp_path / "chat.db") -> SQLitePersistence:
-            return stack.enter_context(contextlib.closing(SQLitePersistence(path)))
-
-        yield open_
 
 
 HOLDER = """

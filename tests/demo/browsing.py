@@ -6,12 +6,16 @@
 from __future__ import annotations
 
 import re
+import shutil
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import count
 from typing import Any, ClassVar, TypeVar
 from urllib.parse import urlencode
 
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Dialog, Locator, Page, expect
+import pytest
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Dialog, Locator, Page, expect, sync_playwright
 
 from tests.process import Served
 
@@ -24,6 +28,19 @@ CHROMIUM_OPTIONS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """Run Chromium. Not for longer than a module: its event loop would be in the way of asynchronous tests."""
+    executable = shutil.which("chromium")
+    if executable is None:
+        pytest.fail("There is no chromium on the PATH; these tests drive it. On Debian: apt-get install chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=CHROMIUM_OPTIONS)
+        yield browser
+        browser.close()
+
 
 # What Chromium itself logs while there is no server; pages cannot prevent it.
 NO_SERVER = re.compile(

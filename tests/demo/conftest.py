@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser
 
-from tests.demo.browsing import CHROMIUM_OPTIONS, Channel, Live, Screen, Visitors
+from tests.demo.browsing import Channel, Live, Screen, Visitors, chromium
 from tests.process import Demo, demo
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Chromium. Not for longer than a module: its event loop would be in the way of asynchronous tests."""
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.fail("There is no chromium on the PATH; these tests drive it. On Debian: apt-get install chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_OPTIONS)
-        yield browser
-        browser.close()
+    """Chromium, for a module's tests."""
+    with chromium() as running:
+        yield running
 
 
 @pytest.fixture(scope="module")

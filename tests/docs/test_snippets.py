@@ -18,6 +18,7 @@ from types import CodeType
 import pytest
 
 from chatx import ChatConfig, ConfigError, cli
+from tests.docs.checkers import assert_both_pass
 from tests.docs.markdown import PAGES, ROOT, Block, all_blocks, blocks
 
 PYTHON = all_blocks("python")
@@ -95,20 +96,8 @@ def test_python_snippets_pass_the_linters_and_the_type_checker(tmp_path: Path) -
             code = "async def snippet() -> None:\n" + textwrap.indent(code, "    ")
         name = re.sub(r"\W", "_", block.name)
         (tmp_path / f"{name}.py").write_text(f'"""{block.name}."""\n\n{code}', encoding="utf-8")
-    config = ROOT / "pyproject.toml"
     # A snippet shows one thing: it has no docstrings, prints, asserts, and keeps no blank lines that the page wraps.
-    lint = ["ruff", "check", "--no-cache", "--config", str(config), "--extend-ignore", "D,I001,INP,PT,S101,T20", "."]
-    types = ["mypy", "--config-file", str(config), "--cache-dir", str(ROOT / ".mypy_cache" / "snippets"), "."]
-    for command in (lint, types):
-        run = subprocess.run(
-            [sys.executable, "-m", *command],
-            cwd=tmp_path,
-            env=os.environ | {"MYPYPATH": str(ROOT / "src")},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert run.returncode == 0, run.stdout + run.stderr
+    assert_both_pass(tmp_path, "snippets", "D,I001,INP,PT,S101,T20")
 
 
 @pytest.mark.parametrize("block", TOML, ids=lambda each: each.name)

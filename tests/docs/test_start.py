@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,7 @@ import pytest
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
+from tests.docs.checkers import assert_both_pass
 from tests.docs.markdown import ROOT, blocks, prose
 
 START = ROOT / "docs" / "start.md"
@@ -128,17 +126,5 @@ def test_messages_outlive_a_restart() -> None:
 @pytest.mark.slow
 def test_the_application_passes_the_linter_and_the_type_checker(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(f'"""A chat."""\n\n{CODE}', encoding="utf-8")
-    config = ROOT / "pyproject.toml"
     # A reader's file has no docstrings yet.
-    lint = ["ruff", "check", "--no-cache", "--config", str(config), "--extend-ignore", "D,INP", "app.py"]
-    types = ["mypy", "--config-file", str(config), "--cache-dir", str(ROOT / ".mypy_cache" / "start"), "app.py"]
-    for command in (lint, types):
-        run = subprocess.run(
-            [sys.executable, "-m", *command],
-            cwd=tmp_path,
-            env=os.environ | {"MYPYPATH": str(ROOT / "src")},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert run.returncode == 0, run.stdout + run.stderr
+    assert_both_pass(tmp_path, "start", "D,INP", "app.py")

@@ -41,10 +41,17 @@ async def served(
             yield bound
         return
     app = Starlette(routes=[Mount("/socket", chat.asgi(authenticate=authenticate, **options))], lifespan=chat.lifespan)
+    async with under_uvicorn(app, port, **(uvicorn_options or {})) as bound:
+        yield bound
+
+
+@asynccontextmanager
+async def under_uvicorn(app: Any, port: int = 0, **options: Any) -> AsyncIterator[int]:
+    """Serve an application under uvicorn; the value is the port, a free one by default."""
     listening = socket.create_server(("127.0.0.1", port))
     # Connections inherit it: for a peer that does not read, the kernel soon takes no more.
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws_max_size=65_537, **(uvicorn_options or {})))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws_max_size=65_537, **options))
     task = asyncio.create_task(server.serve([listening]))
     try:
         await until(lambda: server.started)

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import socket
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, closing
+from collections.abc import Callable
+from contextlib import AsyncExitStack, closing
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
 from fastapi import FastAPI
 from starlette.applications import Starlette
 from starlette.routing import Mount
@@ -25,7 +23,7 @@ from chatx.core.rate_limit import RateLimit
 from chatx.gateway.entry.handshake import Handshake
 from tests.gateway.fakes import chatx_tasks
 from tests.gateway.real_client import real_client, until
-from tests.gateway.servers import named
+from tests.gateway.servers import named, under_uvicorn
 from tests.process import demo
 
 pytestmark = pytest.mark.process
@@ -43,25 +41,10 @@ def fastapi_app(chat: Chat) -> Any:
     return app
 
 
-@asynccontextmanager
-async def served(app: Any) -> AsyncIterator[int]:
-    """Serve an application on a port of its own."""
-    listening = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws_max_size=65_537))
-    task = asyncio.create_task(server.serve([listening]))
-    try:
-        await until(lambda: server.started)
-        yield listening.getsockname()[1]
-    finally:
-        server.should_exit = True
-        await task
-        listening.close()
-
-
 @pytest.mark.parametrize("build", [starlette_app, fastapi_app])
 async def test_fifty_clients_see_the_same_messages_in_the_same_order(build: Callable[[Chat], Any]) -> None:
     chat = Chat(rate_limit=RateLimit(messages_per_sec=1e6, burst=10**6))
-    async with served(build(chat)) as port, AsyncExitStack() as stack:
+    async with under_uvicorn(build(chat)) as port, AsyncExitStack() as stack:
         clients = [await stack.enter_async_context(real_client(port, f"user{number}")) for number in range(CLIENTS)]
         await asyncio.gather(*(client.ask("room:a", "phx_join") for client in clients))
         for number in range(4):
@@ -86,7 +69,7 @@ async def test_fifty_clients_see_the_same_messages_in_the_same_order(build: Call
 
 
 async def test_a_refused_handshake_is_a_403() -> None:
-    async with served(starlette_app(Chat())) as port:
+    async with under_uvicorn(starlette_app(Chat())) as port:
         for options in ({"origin": "http://evil.example"}, {"origin": None, "additional_headers": {"Cookie": "a=1"}}):
             with pytest.raises(InvalidStatus) as refused:
                 async with real_client(port, "ada", **options):
@@ -98,7 +81,7 @@ async def test_at_a_bound_a_handshake_is_refused_and_a_place_that_is_given_back_
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     chat = Chat(max_connections_per_user=1, max_connections_per_address=2)
-    async with served(starlette_app(chat)) as port:
+    async with under_uvicorn(starlette_app(chat)) as port:
         async with real_client(port, "ada"), real_client(port, "bob"):
             for user in ("ada", "carol"):
                 with pytest.raises(InvalidStatus) as refused:
@@ -118,7 +101,7 @@ async def test_a_revoked_user_and_an_expired_token_each_have_their_close_code() 
 
     chat = Chat()
     app = Starlette(routes=[Mount("/socket", chat.asgi(authenticate=authenticate))], lifespan=chat.lifespan)
-    async with served(app) as port, real_client(port, "ada") as expiring, real_client(port, "eve") as revoked:
+    async with under_uvicorn(app) as port, real_client(port, "ada") as expiring, real_client(port, "eve") as revoked:
         await revoked.ask("room:a", "phx_join")
         assert await chat.revoke("eve") == 1
         await asyncio.gather(expiring.connection.wait_closed(), revoked.connection.wait_closed())
@@ -135,7 +118,7 @@ async def test_the_token_arrives_and_only_phoenix_is_echoed() -> None:
     chat = Chat()
     app = Starlette(routes=[Mount("/socket", chat.asgi(authenticate=authenticate))], lifespan=chat.lifespan)
     async with (
-        served(app) as port,
+        under_uvicorn(app) as port,
         real_client(port, "x", subprotocols=["base64url.bearer.phx.czNjcmV0", "phoenix"]) as client,
     ):
         assert client.connection.subprotocol == "phoenix"
@@ -143,7 +126,7 @@ async def test_the_token_arrives_and_only_phoenix_is_echoed() -> None:
 
 
 async def test_a_message_larger_than_the_protocol_allows_is_closed_with_1009() -> None:
-    async with served(starlette_app(Chat())) as port, real_client(port, "ada") as client:
+    async with under_uvicorn(starlette_app(Chat())) as port, real_client(port, "ada") as client:
         await client.connection.send("x" * 65_537)
         with pytest.raises(ConnectionClosedError) as closed:
             await client.connection.recv()

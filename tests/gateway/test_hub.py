@@ -147,12 +147,18 @@ async def test_while_the_server_drains_messages_are_written_and_presence_is_not_
         eve.session.end()
 
 
-async def a_crowd(gateway: Gateway) -> list[Client]:
-    """Return as many members of a room as are told of every change at once, after it was quiet for a while."""
-    crowd = [Client(gateway, f"user{number}") for number in range(hub.SMALL)]
-    for client in crowd:
+async def joined(gateway: Gateway, *names: str) -> list[Client]:
+    """Return clients of these names that have joined a room, one after another."""
+    clients = [Client(gateway, name) for name in names]
+    for client in clients:
         await client.join("room:a")
     await settle()
+    return clients
+
+
+async def a_crowd(gateway: Gateway) -> list[Client]:
+    """Return as many members of a room as are told of every change at once, after it was quiet for a while."""
+    crowd = await joined(gateway, *(f"user{number}" for number in range(hub.SMALL)))
     await asyncio.sleep(2 * PAUSE_S)
     for client in crowd:
         client.forget()
@@ -195,10 +201,7 @@ async def test_a_message_does_not_wait_for_presence_not_even_for_one_who_has_jus
     async with Chat() as chat:
         gateway = Gateway(chat.engine)
         crowd = await a_crowd(gateway)
-        newcomers = [Client(gateway, "first"), Client(gateway, "second")]
-        for client in newcomers:
-            await client.join("room:a")
-        await settle()
+        newcomers = await joined(gateway, "first", "second")
         await chat.send_message("a", "server", "hi")
         await settle()
         assert newcomers[1].events("presence_state") == []
@@ -229,10 +232,7 @@ async def test_a_pause_ends_with_the_hub() -> None:
     async with Chat() as chat:
         gateway = Gateway(chat.engine)
         crowd = await a_crowd(gateway)
-        late = [Client(gateway, "first"), Client(gateway, "second")]
-        for client in late:
-            await client.join("room:a")
-        await settle()
+        late = await joined(gateway, "first", "second")
         held = gateway.hub(chat.engine.rooms.find("a"))  # type: ignore[arg-type]  # it is there
         assert held._timer is not None
         for client in [*crowd, *late]:

@@ -20,7 +20,7 @@ from chatx.integrations.live_streams import UNTAKEN_S, streams_of
 from chatx.integrations.starlette import KEEP_ALIVE_S, snapshot
 from tests.faults import Stored
 from tests.gateway.real_client import until
-from tests.gateway.test_asgi_real import served
+from tests.gateway.servers import under_uvicorn
 from tests.integrations.live_reader import Reader, settle
 from tests.integrations.test_live import gone, opened, plain, running, say
 from tests.virtual import virtual
@@ -289,7 +289,7 @@ async def test_streams_over_real_connections_are_bounded_and_a_closed_one_gives_
         async def events(_: StarletteRequest) -> Response:
             return chat.live("a", plain, user_id="ada")
 
-        async with served(Starlette(routes=[Route("/events", events)])) as port:
+        async with under_uvicorn(Starlette(routes=[Route("/events", events)])) as port:
             opened = [await asked_for(port) for _ in range(5)]
             assert [head.split()[1] for head, _, _ in opened] == [b"200"] * 3 + [b"429"] * 2
             assert b"\r\nretry-after: 5\r\n" in opened[4][0]

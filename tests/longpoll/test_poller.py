@@ -47,14 +47,20 @@ async def quiet(client: PollingClient) -> None:
         pass
 
 
+async def joined(app: Any) -> PollingClient:
+    """Return a client that has joined the room `a` and taken all there is."""
+    client = PollingClient(inside(app))
+    await client.open()
+    await client.join("room:a")
+    await quiet(client)
+    return client
+
+
 @virtual
 async def test_a_poll_waits_for_a_message_and_else_for_its_time() -> None:
     loop = asyncio.get_running_loop()
     async with Chat() as chat:
-        ada = PollingClient(inside(app_of(chat)))
-        await ada.open()
-        await ada.join("room:a")
-        await quiet(ada)
+        ada = await joined(app_of(chat))
         began = loop.time()
         assert await ada.poll() == (204, [])
         assert loop.time() - began == POLL_S
@@ -70,10 +76,7 @@ async def test_a_poll_waits_for_a_message_and_else_for_its_time() -> None:
 @virtual
 async def test_a_second_poll_supersedes_the_first_and_gets_the_messages() -> None:
     async with Chat() as chat:
-        ada = PollingClient(inside(app_of(chat)))
-        await ada.open()
-        await ada.join("room:a")
-        await quiet(ada)
+        ada = await joined(app_of(chat))
         first = asyncio.create_task(ada.poll())
         await settle()
         second = asyncio.create_task(ada.poll())
@@ -87,10 +90,7 @@ async def test_a_second_poll_supersedes_the_first_and_gets_the_messages() -> Non
 async def test_what_a_lost_response_held_comes_with_the_next_poll_of_the_same_token() -> None:
     async with Chat() as chat:
         app = app_of(chat)
-        ada = PollingClient(inside(app))
-        await ada.open()
-        await ada.join("room:a")
-        await quiet(ada)
+        ada = await joined(app)
         lost = Call(app, "GET", query(ada))
         await settle()
         await chat.send_message("a", "bob", "1")
@@ -125,10 +125,7 @@ async def test_a_long_resume_waits_for_the_polls_of_its_client() -> None:
 async def test_a_client_that_acknowledges_nothing_must_begin_anew() -> None:
     async with Chat() as chat:
         app = app_of(chat)
-        ada = PollingClient(inside(app))
-        await ada.open()
-        await ada.join("room:a")
-        await quiet(ada)
+        ada = await joined(app)
         await chat.send_message("a", "bob", "1")
         await settle()
         first = query(ada)
@@ -142,10 +139,7 @@ async def test_a_client_that_acknowledges_nothing_must_begin_anew() -> None:
 async def test_a_client_that_goes_while_it_polls_is_gone_soon_and_takes_no_message_along() -> None:
     async with Chat() as chat:
         app = app_of(chat)
-        ada = PollingClient(inside(app))
-        await ada.open()
-        await ada.join("room:a")
-        await quiet(ada)
+        ada = await joined(app)
         call = Call(app, "GET", query(ada))
         await settle()
         call.disconnect()
@@ -191,10 +185,7 @@ async def test_a_session_that_nobody_polls_ends() -> None:
 async def test_a_response_that_nobody_takes_is_given_up_and_its_messages_are_kept() -> None:
     async with Chat() as chat:
         app = app_of(chat)
-        ada = PollingClient(inside(app))
-        await ada.open()
-        await ada.join("room:a")
-        await quiet(ada)
+        ada = await joined(app)
         call = Call(app, "GET", query(ada))
         call.flowing.clear()
         await settle()
@@ -349,10 +340,7 @@ async def test_a_new_token_is_asked_about_and_puts_the_end_off() -> None:
 async def test_messages_reach_a_poll_that_waits_when_its_session_is_closed() -> None:
     async with Chat() as chat:
         app = app_of(chat)
-        ada = PollingClient(inside(app))
-        await ada.open()
-        await ada.join("room:a")
-        await quiet(ada)
+        ada = await joined(app)
         poll = asyncio.create_task(ada.poll())
         await settle()
         assert (await ada.post('[null,"7","phoenix","heartbeat",{}]', "[]")).status == 410

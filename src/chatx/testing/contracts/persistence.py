@@ -170,15 +170,21 @@ async def _rooms_are_kept_apart(store: _Store) -> None:
     await store.expect_loaded([], one.room_id.upper(), after=(one.epoch, 0))
 
 
-async def _after_gives_the_first_ones_past_a_place(store: _Store) -> None:
-    if not store.serves_history:
-        return
+async def _after_an_epoch(store: _Store) -> tuple[Stream, list[Message], str]:
+    """Return a stream that has begun its second epoch, and what is saved of its first: three messages, and its name."""
     stream = Stream()
     await store.begin(stream)
     earlier, old_epoch = stream.messages(3), stream.epoch
     await store.save(*earlier)
     stream.begin()
     await store.begin(stream)
+    return stream, earlier, old_epoch
+
+
+async def _after_gives_the_first_ones_past_a_place(store: _Store) -> None:
+    if not store.serves_history:
+        return
+    stream, earlier, old_epoch = await _after_an_epoch(store)
     # More than ten: offsets that are compared as text show.
     later, room_id = stream.messages(12), stream.room_id
     await store.save(*later)
@@ -195,12 +201,7 @@ async def _after_gives_the_first_ones_past_a_place(store: _Store) -> None:
 async def _before_gives_the_last_ones_ahead_of_a_place(store: _Store) -> None:
     if not store.serves_history:
         return
-    stream = Stream()
-    await store.begin(stream)
-    earlier, old_epoch = stream.messages(3), stream.epoch
-    await store.save(*earlier)
-    stream.begin()
-    await store.begin(stream)
+    stream, earlier, old_epoch = await _after_an_epoch(store)
     later, room_id = stream.messages(12), stream.room_id
     await store.save(*later)
     await store.expect_loaded(earlier + later, room_id)
@@ -216,12 +217,7 @@ async def _a_place_needs_no_message(store: _Store) -> None:
     """Messages are served from a dead letter's place and from the one behind the newest message as from any other."""
     if not store.serves_history:
         return
-    stream = Stream()
-    await store.begin(stream)
-    earlier, old_epoch = stream.messages(3), stream.epoch
-    await store.save(*earlier)
-    stream.begin()
-    await store.begin(stream)
+    stream, earlier, old_epoch = await _after_an_epoch(store)
     later, room_id, epoch = stream.messages(12), stream.room_id, stream.epoch
     stored = later[:4] + later[6:]  # 5 and 6 were never saved
     await store.save(*stored)
