@@ -15,6 +15,7 @@ from chatx.adapters import postgres_schema, postgres_tables
 from chatx.adapters.postgres_connections import ConnectionBroke
 from chatx.adapters.postgres_log import PostgresLog
 from chatx.adapters.room_log import FENCED, Append, Found, LogUnavailable, Opened, Record
+from chatx.adapters.stores import kind_of
 from chatx.testing import check_room_log
 from tests.postgres import Postgres
 
@@ -173,10 +174,33 @@ def test_an_option_out_of_its_bounds_is_refused(option: str, value: object) -> N
 
 
 async def test_a_url_that_the_driver_does_not_understand_is_a_config_error() -> None:
-    log = PostgresLog("postgresql://chat:secret/slash@localhost/chat")
+    log = PostgresLog("postgresql://chat:secret@localhost/chat?sslmode=secret")
     with pytest.raises(ConfigError, match="URL of PostgresLog cannot be read") as told:
         await log.take_over("room")
     assert "secret" not in str(told.value)
+
+
+@pytest.mark.parametrize("address", ["chat:secret/slash@localhost", "db:0", "db:65536", "a:5432,b:99999", "[::1"])
+def test_a_port_that_is_none_is_refused_before_it_is_connected_to(address: str) -> None:
+    with pytest.raises(ConfigError, match="a port is from 1 to 65535") as told:
+        PostgresLog(f"postgresql://{address}/chat")
+    assert "secret" not in str(told.value)
+
+
+@pytest.mark.parametrize("address", ["db", "db:5432", "a:5432,b:1,c", "[::1]:65535", "chat:p%2F:w@db:5432", "", "db:"])
+def test_a_port_that_is_one_is_taken(address: str) -> None:
+    assert kind_of(f"postgresql://{address}/chat") == "postgres"
+    PostgresLog(f"postgresql://{address}/chat")
+
+
+async def test_tables_that_are_not_as_they_were_made_are_said_to_be_so(log: PostgresLog, url: str) -> None:
+    await log.make_tables()
+    admin, newcomer = await asyncpg.connect(url), PostgresLog(url, timeout_ms=20_000)
+    await admin.execute("DELETE FROM chatx_schema")
+    with pytest.raises(LogUnavailable, match=r"nothing was changed: relation .* already exists.*from a backup"):
+        await newcomer.make_tables()
+    await newcomer.close()
+    await admin.close()
 
 
 async def test_a_database_that_is_not_there_is_named(postgres: Postgres) -> None:

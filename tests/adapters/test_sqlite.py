@@ -176,8 +176,13 @@ def test_a_path_that_is_none_is_refused(path: Any) -> None:
 def test_a_path_that_cannot_be_opened_is_refused_with_the_reason(tmp_path: Path) -> None:
     text = tmp_path / "notes.txt"
     text.write_text("dear diary, " * 1000)
-    for path in (tmp_path / "missing" / "chat.db", tmp_path, text):
-        with pytest.raises(ConfigError, match=r"cannot use '.*': .*; give a SQLite database, or a new file") as refused:
+    for path, todo in (
+        (tmp_path / "missing" / "chat.db", "the folder '.*missing' is not there"),
+        (tmp_path, "it is a folder, so name a file in it"),
+        (text / "chat.db", "the folder '.*notes.txt' is not there"),
+        (text, "give a SQLite database, or a new file"),
+    ):
+        with pytest.raises(ConfigError, match=f"cannot use '.*': .*; {todo}") as refused:
             SQLitePersistence(path)
         assert str(path) in str(refused.value)
     assert text.read_text().startswith("dear diary")

@@ -81,6 +81,7 @@ async def test_the_tables_in_postgresql_are_made_where_they_are_not(postgres: Po
         ("postgresql:db", "There is no store postgresql:..."),
         ("me:hunter2@db/x", "There is no store me:..."),
         ("postgresql+asyncpg://me:hunter2@db/x", "There is no store postgresql+asyncpg://db/x"),
+        ("postgresql+asyncpg://me:hunter2@db/x", "name no driver, and give one of"),
         (None, "NoneType"),
         (Path("a.db"), "PosixPath"),
         (b"a.db", "bytes"),

@@ -7,6 +7,7 @@ import fcntl
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 
 from chatx import ConfigError, Message
 from chatx.adapters import writer_lock
+from chatx.adapters.sqlite import SQLitePersistence
 from tests.adapters.opening import Open
 
 LONG_MS = 50_000
@@ -186,3 +188,42 @@ def test_who_holds_writes_beside_others_that_read_and_save(opened: Open) -> None
     assert one.hold(0)
     other.save_messages([Message("id", "room", "alice", "hello", 1, "e", 1)])
     assert len(one.load_messages("room", limit=9)) == 1
+
+
+WHO_MAY_ONLY_READ = """
+import os, sys
+from chatx import ConfigError
+from chatx.adapters.sqlite import SQLitePersistence
+
+if os.geteuid() == 0:
+    os.setgid(65534)
+    os.setuid(65534)
+store = SQLitePersistence(sys.argv[1])
+print(store.last_position("general"))
+try:
+    print(store.hold(0))
+except ConfigError as error:
+    print(error)
+print(store._holds)
+store.close()
+"""
+
+
+@pytest.mark.process
+def test_who_may_only_read_the_file_is_not_the_one_who_writes() -> None:
+    # Not in pytest's folder, into which only the user may who runs the tests.
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "chat.db"
+        SQLitePersistence(path).close()
+        Path(folder).chmod(0o777)
+        path.chmod(0o444)
+        ran = subprocess.run(
+            [sys.executable, "-c", WHO_MAY_ONLY_READ, str(path)],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    looked, refused, holds = ran.stdout.splitlines()
+    assert (looked, holds, ran.stderr) == ("None", "False", "")
+    assert refused.startswith(f"The file '{path}' cannot be written; this process may not read and write it")

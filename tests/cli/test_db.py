@@ -142,7 +142,9 @@ def test_the_store_may_come_from_the_configuration(
         (("--store", "sqlite://"), "in memory"),
         (("--store", "mysql://me:hunter2@db/x"), "There is no store mysql://db/x"),
         (("--config", "none.toml"), "cannot be read"),
-        (("--store", "{folder}"), "cannot be"),
+        (("--store", "{folder}"), "it is a folder, so name a file in it"),
+        (("--store", "{folder}/none/chat.db"), "/none' is not there"),
+        (("--store", "postgresql://me:hun/ter2@db/x"), "a / in a password is %2F"),
         (("--store", "{folder}/notes.txt"), "not a database"),
     ],
 )
@@ -266,3 +268,4 @@ def test_tables_of_a_later_version_in_postgresql_are_left_alone(
 def test_a_postgresql_that_is_away_is_1_and_shows_no_password(action: str, capsys: pytest.CaptureFixture[str]) -> None:
     status, said = refused(capsys, action, "--store", "postgresql://me:hunter2@127.0.0.1:1/chat")
     assert (status, "cannot be used now" in said, "hunter2" in said) == (1, True, False)
+    assert said.startswith("chatx: The store postgresql://127.0.0.1:1/chat: ")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from chatx import Chat, Message
 from chatx.adapters.outbox import Outcome
 from chatx.adapters.sqlite import SQLitePersistence
 from chatx.cli import main
+from tests.adapters.test_sqlite_schema import SCHEMA_1
 from tests.postgres import Postgres
 
 
@@ -139,8 +141,12 @@ def test_it_does_the_same_with_postgresql(postgres: Postgres, capsys: pytest.Cap
         (["list", "--store", "sqlite://"], 1, "There is no file sqlite:"),
         (["retry", "--store", "chat.db"], 2, "Give the ids of what to retry, or --all for every dead one; not both."),
         (["drop", "id", "--all", "--store", "chat.db"], 2, "Give the ids of what to drop, or --all"),
-        (["list", "--store", "text.db"], 1, "The store text.db: "),
-        (["list", "--store", "postgresql://chat:hunter2@127.0.0.1:1/chat"], 1, "cannot be used now: LogUnavailable"),
+        (["list", "--store", "text.db"], 1, "The store text.db cannot be read: file is not a database"),
+        (
+            ["list", "--store", "postgresql://chat:hunter2@127.0.0.1:1/chat"],
+            1,
+            "The store postgresql://127.0.0.1:1/chat: PostgreSQL cannot be used now: ",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_said(
@@ -160,6 +166,33 @@ def test_what_cannot_be_done_is_said(
     assert said in printed.err
     assert "hunter2" not in printed.err
     assert not (tmp_path / "nowhere.db").exists()
+
+
+def test_whoever_looks_makes_no_tables_and_takes_none_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    theirs, older = tmp_path / "theirs.db", tmp_path / "older.db"
+    with contextlib.closing(sqlite3.connect(theirs)) as db:
+        db.execute("CREATE TABLE mine (x)")
+    older.write_bytes(SCHEMA_1.read_bytes())
+    made = sorted(tmp_path.iterdir())
+    for path, said in ((theirs, "has no tables of chatx"), (older, "have version 1, and this chatx uses version")):
+        before = path.read_bytes()
+        for action in (["list"], ["retry", "--all"], ["drop", "--all"]):
+            assert outbox(*action, "--store", str(path)) == 1
+            assert said in capsys.readouterr().err
+        assert path.read_bytes() == before
+    assert sorted(tmp_path.iterdir()) == made
+    with contextlib.closing(SQLitePersistence(older)), contextlib.closing(sqlite3.connect(older)) as db, db:
+        db.execute("UPDATE chatx_schema SET version = 99")
+    assert outbox("list", "--store", str(older)) == 1
+    assert "use the chatx that made them" in capsys.readouterr().err
+
+
+@pytest.mark.process
+def test_whoever_looks_makes_no_tables_in_postgresql(postgres: Postgres, capsys: pytest.CaptureFixture[str]) -> None:
+    url = postgres.new_database()
+    assert outbox("list", "--store", url) == 1
+    assert "has no tables of chatx" in capsys.readouterr().err
+    assert outbox("list", "--store", url) == 1  # still
 
 
 @pytest.mark.parametrize("limit", ["0", "1001", "-1", "many", ""])

@@ -104,8 +104,8 @@ async def connected(url: str, timeout_s: float, *, patient: bool = False) -> Con
     except ValueError:
         # What the driver says of it can have a part of the password in it.
         raise ConfigError(
-            "The URL of PostgresLog cannot be read; write postgresql://user:password@host:port/database, and quote "
-            "each part of it with urllib.parse.quote(..., safe='')."
+            "The URL of PostgresLog cannot be read; write postgresql://user:password@host:port/database, quote each "
+            "part of it with urllib.parse.quote(..., safe=''), and have options as libpq has them."
         ) from None
     except _UNREACHABLE as error:
         raise LogUnavailable(f"PostgreSQL cannot be used now: {type(error).__name__}: {error}") from error

@@ -17,7 +17,6 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 from chatx.adapters import postgres_schema as sql
 from chatx.adapters.entry_rows import entry_of, row_of
@@ -45,6 +44,7 @@ from chatx.adapters.room_log import (
     Record,
     misplaced,
 )
+from chatx.adapters.stores import check_ports
 from chatx.core.message import Entry, Position
 from chatx.errors import ConfigError
 
@@ -81,12 +81,13 @@ class PostgresLog(PostgresOutbox, PostgresRetention):
         Raises:
             ConfigError: An argument is none of these.
         """
-        scheme = urlsplit(url).scheme if isinstance(url, str) else ""
+        scheme = url.partition("://")[0].lower() if isinstance(url, str) else ""
         if scheme not in {"postgresql", "postgres"}:
             # Not the URL itself: it may have a password in it.
             raise ConfigError(
                 "The URL of PostgresLog does not begin with postgresql://; give postgresql://user:password@host/database."
             )
+        check_ports(url)
         for name, value, most in (
             ("transactions", transactions, 64),
             ("readers", readers, 64),

@@ -70,6 +70,9 @@ SCHEMA_VERSION = len(STEPS)
 # Not by to_regclass(), which remembers for a while that there was none.
 IS_MADE = "SELECT EXISTS (SELECT FROM pg_class WHERE relname = 'chatx_schema' AND pg_table_is_visible(oid))"
 
+VERSION = "SELECT coalesce(max(version), 0) FROM chatx_schema"
+"""The version of the tables, where they are made."""
+
 ENTRY = 'e.id, e.user_id, e.content, e.inserted_at, e.kind, e.target, e.data, e.stored, s.epoch, e."offset"'
 """What is read of an entry: the columns of `entry_rows`, and its place."""
 

@@ -50,7 +50,7 @@ async def make_tables(db: Connection) -> None:
             ) from error
         version = 0
         if await db.fetchval(sql.IS_MADE):
-            version = await db.fetchval("SELECT max(version) FROM chatx_schema")
+            version = await db.fetchval(sql.VERSION)
         if 0 < version < sql.SCHEMA_VERSION and not await db.fetchval(WriterLock.FREE):
             raise LogUnavailable(
                 "Another chat writes to this database, in tables of an earlier version, which are not taken up under "
@@ -74,5 +74,5 @@ async def _take_up(db: Connection, version: int) -> None:
         what = f"taken up from version {version}" if version else "made"
         raise LogUnavailable(
             f"The tables in this database could not be {what}, and nothing was changed: {error}. "
-            + _TO_DO.get(str(error.sqlstate), "")
+            + _TO_DO.get(str(error.sqlstate), "Where they are not as chatx made them, restore them from a backup.")
         ) from error

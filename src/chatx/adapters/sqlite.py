@@ -69,7 +69,7 @@ class SQLitePersistence(SQLiteFile):
         systems without such locks (Windows) everybody is the one who writes: run one process there.
 
         Raises:
-            ConfigError: The file beside the database cannot be made, opened or locked.
+            ConfigError: The file cannot be written, or the one beside it cannot be made, opened or locked.
         """
         held_before = self._holds
         holds = super().hold(wait_ms)

@@ -21,6 +21,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeVar
 
 from chatx.adapters.room_log import LogUnavailable
@@ -88,12 +89,21 @@ class SQLiteFile:
             self.close()
             raise ConfigError(
                 f"SQLitePersistence cannot use {self.path!r}: {error}; "
-                "give a SQLite database, or a new file in a folder that exists and can be written."
+                + way_out(self.path, "give a SQLite database, or a new file in a folder that exists and can be written")
+                + "."
             ) from error
 
     def hold(self, wait_ms: int, /) -> bool:
-        """Take the lock of the file beside the database; return whether it is held."""
+        """Take the lock of the file beside the database; return whether it is held.
+
+        Raises:
+            ConfigError: The database may only be read, or the file beside it cannot be made or locked.
+        """
         held = self._writer is None or self._writer.hold(wait_ms)
+        if held and self._writer is not None and not os.access(self.path, os.W_OK):
+            # SQLite opens such a file to be read, and would fail with each write.
+            self.let_go()
+            raise ConfigError(f"The file {self.path!r} cannot be written; {way_out(self.path, 'see whose it is')}.")
         if held and self._closing:  # it was closed while this one waited
             self.let_go()
             return False
@@ -252,6 +262,23 @@ class SQLiteFile:
         if db is None or self._closing:
             raise FileClosed(f"The persistence in {self.path!r} is closed; close it after the chat has stopped.")
         return db
+
+
+def way_out(path: str | os.PathLike[str], otherwise: str) -> str:
+    """Return what to do where a file cannot be used, as far as its path tells; else what is said otherwise."""
+    try:
+        file = Path(path).absolute()
+        if file.is_dir():
+            return "it is a folder, so name a file in it"
+        if not file.parent.is_dir():
+            return f"the folder '{file.parent}' is not there, so make it, or see whether the path is right"
+        if file.exists() and not os.access(file, os.R_OK | os.W_OK):
+            return "this process may not read and write it, so run it as the user whose it is"
+        if not os.access(file.parent, os.W_OK):
+            return f"this process may not write in the folder '{file.parent}', and SQLite needs files beside it"
+    except OSError as error:
+        return f"its folder cannot be looked into ({error.strerror})"
+    return otherwise
 
 
 class FileClosed(RuntimeError):

@@ -134,7 +134,7 @@ def version_of(db: sqlite3.Connection) -> int:
     """
     if db.execute("SELECT 1 FROM sqlite_master WHERE name = 'chatx_schema'").fetchone() is None:
         return 0
-    version: int = db.execute("SELECT max(version) FROM chatx_schema").fetchone()[0]
+    version: int = db.execute("SELECT coalesce(max(version), 0) FROM chatx_schema").fetchone()[0]
     return version
 
 

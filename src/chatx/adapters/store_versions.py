@@ -19,6 +19,7 @@ from msgspec import Struct
 
 from chatx.adapters import sqlite_schema
 from chatx.adapters.sqlite import SQLitePersistence
+from chatx.adapters.sqlite_file import way_out
 from chatx.adapters.stores import IN_MEMORY, POSTGRES_MS, check_store, kind_of, path_of, shown
 from chatx.errors import ConfigError
 
@@ -86,14 +87,15 @@ def _found_in_sqlite(url: str) -> int:
         raise ConfigError("A store in memory ends with its chat, and is always of this version; name another.")
     path = Path(path_of(url)).absolute()
     try:
-        if not path.exists():
+        if not path.exists() and path.parent.is_dir():
             return 0
         # To read a database with a write-ahead log makes the two files of that log, where they are not there.
         mode = "mode=ro" if path.with_name(f"{path.name}-wal").exists() else "immutable=1"
         with closing(sqlite3.connect(f"{path.as_uri()}?{mode}", uri=True, timeout=BUSY_S)) as db:
             return sqlite_schema.version_of(db)
     except (OSError, sqlite3.Error) as error:
-        raise ConfigError(f"The store {shown(url)} cannot be read: {error}; give a database of SQLite.") from error
+        todo = way_out(path, "give a database of SQLite")
+        raise ConfigError(f"The store {shown(url)} cannot be read: {error}; {todo}.") from error
 
 
 async def _found_in_postgres(url: str) -> int:
@@ -106,7 +108,7 @@ async def _found_in_postgres(url: str) -> int:
         async with connections.one() as db:
             if not await db.fetchval(postgres_schema.IS_MADE):
                 return 0
-            version: int = await db.fetchval("SELECT max(version) FROM chatx_schema")
+            version: int = await db.fetchval(postgres_schema.VERSION)
             return version
     finally:
         await connections.close()

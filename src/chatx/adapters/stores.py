@@ -50,8 +50,30 @@ def kind_of(url: object) -> Literal["sqlite", "postgres"]:
         path_of(url)
         return "sqlite"
     if scheme[1].lower() in ("postgresql", "postgres") and url[scheme.end() :].startswith("//"):
+        check_ports(url)
         return "postgres"
-    raise ConfigError(f"There is no store {shown(url)}; give one of {FORMS}.")
+    driver = "name no driver, and " if "+" in scheme[1] else ""
+    raise ConfigError(f"There is no store {shown(url)}; {driver}give one of {FORMS}.")
+
+
+def check_ports(url: str) -> None:
+    """Check the ports in the URL of a database's server, of which there may be several.
+
+    Raises:
+        ConfigError: One of them is none.
+    """
+    try:
+        hosts = urlsplit(url).netloc.rpartition("@")[2]
+    except ValueError:
+        hosts = ":["  # it has one that is no address
+    for host in hosts.split(","):
+        port = host.rpartition("]")[2].partition(":")[2]
+        if port and not (port.isascii() and port.isdecimal() and 0 < int(port[:6]) < 65536):
+            # Not the port itself: it may be a part of the password.
+            raise ConfigError(
+                "The URL of the store has a host or a port that is none; a port is from 1 to 65535. Write "
+                "postgresql://user:password@host:port/database, and quote each part: a / in a password is %2F."
+            )
 
 
 def shown(url: str) -> str:

@@ -65,6 +65,7 @@ def add_to(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Look at the tables or take them up, and return the exit status."""
+    url: str | None = None
     try:
         url = configuration(options.config, options.store).store
         if url is None:
@@ -79,7 +80,7 @@ def run(options: argparse.Namespace) -> int:
     except ChatError as error:
         return fail(error, 1)
     except LogUnavailable as error:
-        return fail(str(error), 1)
+        return fail(f"The store {shown(url or '')}: {error}", 1)
     did = "made" if found.state == "none" else "taken up" if found.state == "older" else "left as they are"
     _print(options, shown(url), found, f"They were {did}, and are those of this chatx.")
     return 0

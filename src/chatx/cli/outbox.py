@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chatx.adapters.outbox import LISTED_AT_ONCE, NOTIFICATION_STATES, Notification
-from chatx.adapters.stores import IN_MEMORY, kind_of, open_store, path_of, shown
+from chatx.adapters.room_log import LogUnavailable
+from chatx.adapters.store_versions import versions_of
+from chatx.adapters.stores import IN_MEMORY, check_store, kind_of, open_store, path_of, shown
 from chatx.cli.command import add_store_to, command, fail
 from chatx.errors import ConfigError
 
@@ -33,6 +35,15 @@ is to be tried again. A dead notification has failed too often; it stays until i
 
 exit status: 0 done, 1 the store cannot be used, or one of the ids is none that this can be done with, 2 wrong options
 """
+
+_OTHERS = {
+    "none": "The store {} has no tables of chatx; name the store that the chat has.",
+    "older": "The tables of the store {} have version {}, and this chatx uses version {}; have chatx db upgrade take "
+    "them up first, or use the chatx that made them.",
+    "newer": "The tables of the store {} have version {}, and this chatx uses version {}; use the chatx that made "
+    "them.",
+}
+"""What is said of a store whose tables are not those of this chatx."""
 
 # Users that a line shows of a notification; the rest is counted.
 _SHOWN_USERS = 5
@@ -77,9 +88,19 @@ def run(options: argparse.Namespace) -> int:
     try:
         if kind_of(url) == "sqlite" and (path_of(url) == IN_MEMORY or not Path(path_of(url)).exists()):
             return fail(f"There is no file {shown(url)}; name the store that the chat has.", 1)
+        check_store(url)
+    except ConfigError as error:
+        return fail(error)
+    try:
+        # Whoever only looks makes no tables, and takes none up.
+        found = versions_of(url)
+        if (said := _OTHERS.get(found.state)) is not None:
+            return fail(said.format(shown(url), found.found, found.written), 1)
         store: Any = open_store(url)
     except ConfigError as error:
-        return fail(error, 1 if isinstance(error.__cause__, ConfigError) else 2)
+        return fail(error, 1)
+    except LogUnavailable as error:
+        return fail(f"The store {shown(url)}: {error}", 1)
     return asyncio.run(_act(store, options, shown(url)))
 
 
@@ -90,6 +111,8 @@ async def _act(store: Any, options: argparse.Namespace, name: str) -> int:
         return await _change(store, options)
     except ConfigError as error:
         return fail(error, 1)
+    except LogUnavailable as error:
+        return fail(f"The store {name}: {error}", 1)
     except Exception as error:  # whatever a database says of itself
         return fail(f"The store {name} cannot be used now: {type(error).__name__}: {error}", 1)
     finally:
