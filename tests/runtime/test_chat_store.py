@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
+import subprocess
+import sys
 import threading
 from collections.abc import Awaitable, Callable
 from contextlib import closing, suppress
@@ -74,6 +76,51 @@ async def test_a_file_that_cannot_be_used_is_an_error_when_it_starts(tmp_path: P
             await chat.start()
         assert threads() == []
     await chat.stop()
+
+
+FULL_DISK = """
+import asyncio, logging, resource, sys
+from chatx import AdapterError, Chat
+from chatx.cli import main
+
+store = sys.argv[1]
+none, all_ = resource.getrlimit(resource.RLIMIT_FSIZE)
+logged = []
+
+class MakesRoom(logging.Handler):
+    def emit(self, record):
+        logged.append(record.getMessage())
+        resource.setrlimit(resource.RLIMIT_FSIZE, (none, all_))
+
+async def start():
+    chat = Chat(store=store, drain_timeout_ms=50)
+    try:
+        await chat.start()
+    except AdapterError as error:
+        print(error)
+    logging.getLogger("chatx").addHandler(MakesRoom())
+    async with Chat(store=store, drain_timeout_ms=50_000) as chat:
+        print((await chat.send_message("room", "ada", "hello", durability="stored")).stored)
+    print(*logged)
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, all_))
+logging.getLogger("chatx").propagate = False
+print(main(["db", "upgrade", "--store", store]))
+asyncio.run(start())
+"""
+
+
+@pytest.mark.process
+def test_a_disk_that_is_full_is_waited_for_and_then_told(tmp_path: Path) -> None:
+    path = tmp_path / "chat.db"
+    command = [sys.executable, "-c", FULL_DISK, str(path)]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    status, refused, stored, waiting = ran.stdout.splitlines()
+    assert (status, stored) == ("1", "True"), ran.stderr
+    assert "make room on its disk" in ran.stderr
+    assert refused.startswith(f"The store {path} could not be used within 0.05 s")
+    assert refused.endswith("make room on its disk, or see whether that fails.")
+    assert waiting.startswith(f"Waiting up to 50 s for the store {path}: it cannot be used (")
 
 
 async def test_what_was_given_is_let_go_of_and_not_closed(tmp_path: Path) -> None:

@@ -56,6 +56,7 @@ class SQLitePersistence(SQLiteFile):
             ConfigError: The path is not one, cannot be opened or written, is no SQLite database, was made by a later
                 version, or stays locked.
             StoreInUse: That chat does not end.
+            LogUnavailable: The disk is full, or fails.
         """
         super().__init__(path)
 

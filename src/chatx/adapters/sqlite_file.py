@@ -42,6 +42,10 @@ OPENING_S = 10.0
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL)
 
 
+MAKE_ROOM = "make room on its disk, or see whether that fails"
+"""What to do where a disk takes nothing."""
+
+
 class SQLiteFile:
     """A file with the tables of chatx.
 
@@ -59,6 +63,7 @@ class SQLiteFile:
             ConfigError: The path is not one, cannot be opened or written, is no SQLite database, was made by a later
                 version, or stays locked.
             StoreInUse: That chat does not end.
+            LogUnavailable: Its disk is full, or fails.
         """
         if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
             raise ConfigError(f"The path of SQLitePersistence is {path!r}; give the name of a file, or ':memory:'.")
@@ -87,6 +92,8 @@ class SQLiteFile:
                 time.sleep(0.01)
         except sqlite3.Error as error:
             self.close()
+            if is_full(error):
+                raise LogUnavailable(f"The file {self.path!r} cannot be used now: {error}; {MAKE_ROOM}.") from error
             raise ConfigError(
                 f"SQLitePersistence cannot use {self.path!r}: {error}; "
                 + way_out(self.path, "give a SQLite database, or a new file in a folder that exists and can be written")
@@ -262,6 +269,12 @@ class SQLiteFile:
         if db is None or self._closing:
             raise FileClosed(f"The persistence in {self.path!r} is closed; close it after the chat has stopped.")
         return db
+
+
+def is_full(error: Exception) -> bool:
+    """Return whether SQLite says so of the disk, or cannot use it: without room for its own files it says only that."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
 
 
 def way_out(path: str | os.PathLike[str], otherwise: str) -> str:

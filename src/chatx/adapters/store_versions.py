@@ -18,8 +18,9 @@ from typing import Literal, TypeAlias
 from msgspec import Struct
 
 from chatx.adapters import sqlite_schema
+from chatx.adapters.room_log import LogUnavailable
 from chatx.adapters.sqlite import SQLitePersistence
-from chatx.adapters.sqlite_file import way_out
+from chatx.adapters.sqlite_file import MAKE_ROOM, is_full, way_out
 from chatx.adapters.stores import IN_MEMORY, POSTGRES_MS, check_store, kind_of, path_of, shown
 from chatx.errors import ConfigError
 
@@ -54,7 +55,7 @@ def versions_of(url: str) -> Versions:
 
     Raises:
         ConfigError: There is no such store, or it cannot be looked at.
-        LogUnavailable: PostgreSQL cannot be used now.
+        LogUnavailable: It cannot be used now.
     """
     check_store(url)
     if kind_of(url) == "postgres":
@@ -70,7 +71,7 @@ def upgrade(url: str) -> Versions:
     Raises:
         ConfigError: As `versions_of`; or they were made by a later version.
         StoreInUse: A chat of an earlier version writes to a file of SQLite.
-        LogUnavailable: PostgreSQL cannot be used now, or such a chat writes to it.
+        LogUnavailable: It cannot be used now, or such a chat writes to PostgreSQL.
     """
     before = versions_of(url)
     if before.state != "current":
@@ -94,6 +95,8 @@ def _found_in_sqlite(url: str) -> int:
         with closing(sqlite3.connect(f"{path.as_uri()}?{mode}", uri=True, timeout=BUSY_S)) as db:
             return sqlite_schema.version_of(db)
     except (OSError, sqlite3.Error) as error:
+        if is_full(error):
+            raise LogUnavailable(f"The file cannot be read now: {error}; {MAKE_ROOM}.") from error
         todo = way_out(path, "give a database of SQLite")
         raise ConfigError(f"The store {shown(url)} cannot be read: {error}; {todo}.") from error
 

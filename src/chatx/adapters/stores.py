@@ -152,6 +152,7 @@ def open_store(url: str, *, adapter_timeout_ms: int = 2 * POSTGRES_MS + 1) -> St
     Raises:
         ConfigError: As `check_store`; or the file cannot be used.
         StoreInUse: A chat of an earlier version writes to the file.
+        LogUnavailable: The file's disk is full, or fails.
     """
     if kind_of(url) == "sqlite":
         from chatx.adapters.sqlite import SQLitePersistence

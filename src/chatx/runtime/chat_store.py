@@ -49,6 +49,7 @@ class ChatStore:
         self._name = shown(config.store) if config.store is not None else _name_of(config.persistence)
         self._threads = AdapterThreads()
         self._asked: asyncio.Future[Any] | None = None  # the call that was made last
+        self._told = False  # that the store is waited for
         self._ended = False
 
     @property
@@ -84,6 +85,11 @@ class ChatStore:
                 except StoreInUse:  # it has waited for a while itself, and said so
                     if loop.time() > until:
                         raise
+                except LogUnavailable as error:
+                    if (left_s := until - loop.time()) <= 0:
+                        raise self._refused(error) from error
+                    self._tell_of_waiting(error)
+                    await asyncio.sleep(min(AWAY_S, left_s))
             if self._has_one_writer:
                 await self._hold(until)
         except BaseException as error:
@@ -114,7 +120,7 @@ class ChatStore:
 
     async def _hold(self, until: float) -> None:
         loop = asyncio.get_running_loop()
-        wait_ms, told = 0, False
+        wait_ms = 0
         patience_s = (LOOK_MS + self._config.adapter_timeout_ms) / 1000
         while True:
             away: BaseException | None = None
@@ -131,19 +137,23 @@ class ChatStore:
             left_s = until - loop.time()
             if left_s <= 0:
                 raise self._refused(away) from away
-            if not told:
-                told = True
-                reason = f"it cannot be used ({away})" if away else "another chat writes to it"
-                logger.warning(
-                    "Waiting up to %g s for the store %s: %s.",
-                    self._config.drain_timeout_ms / 1000,
-                    self._name,
-                    reason,
-                    extra={"store": self._name, "code": AdapterError.code if away else StoreInUse.code},
-                )
+            self._tell_of_waiting(away)
             if away:
                 await asyncio.sleep(min(AWAY_S, left_s))
             wait_ms = min(LOOK_MS, max(1, int(left_s * 1000)))
+
+    def _tell_of_waiting(self, away: BaseException | None) -> None:
+        if self._told:
+            return
+        self._told = True
+        reason = f"it cannot be used ({away})" if away else "another chat writes to it"
+        logger.warning(
+            "Waiting up to %g s for the store %s: %s.",
+            self._config.drain_timeout_ms / 1000,
+            self._name,
+            reason,
+            extra={"store": self._name, "code": AdapterError.code if away else StoreInUse.code},
+        )
 
     def _refused(self, away: BaseException | None) -> ChatError:
         waited = f"within {self._config.drain_timeout_ms / 1000:g} s (drain_timeout_ms)"
