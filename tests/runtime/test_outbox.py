@@ -444,7 +444,7 @@ async def test_what_an_outbox_has_no_room_for_is_stored_and_a_dead_letter_and_wh
 
 
 @virtual
-async def test_what_an_outbox_had_before_the_start_counts_and_what_was_written_in_vain_does_not_for_long() -> None:
+async def test_what_an_outbox_had_before_the_start_counts_and_what_was_written_in_vain_does_not() -> None:
     log = Log()
     log.away = {"claim"}
     async with telling(log, Told(), drain_timeout_ms=1) as chat:
@@ -462,9 +462,7 @@ async def test_what_an_outbox_had_before_the_start_counts_and_what_was_written_i
                 await chat.send_message("room", "alice", "in vain")
             await asyncio.sleep(5)
         kept = chat.statistics()
-        assert kept.outbox + kept.outbox_dead == 5
-        await asyncio.sleep(COUNTED_EVERY_S + LOOKED_EVERY_S + 1)
-        assert (chat.statistics().outbox, chat.statistics().outbox_dead) == (0, 3)
+        assert kept.outbox + kept.outbox_dead == 3
 
 
 @pytest.mark.parametrize("answer", [3, (1,), (1, True), ("1", 2), None], ids=repr)

@@ -79,6 +79,7 @@ class Flight(Struct, eq=False):
         drafts: What nobody has seen, each with its message.
         proves: Whether the log proves its head with it; for the caller.
         stood: Whether the head was proven when it was sent off; for the caller.
+        told: How many of its entries the outbox is to have a row for; for the caller.
         untold: Whether the outbox was full when it was sent off; for the caller.
     """
 
@@ -87,6 +88,7 @@ class Flight(Struct, eq=False):
     drafts: list[Waiting]
     proves: bool = False
     stood: bool = False
+    told: int = 0
     untold: bool = False
 
     @property

@@ -32,6 +32,10 @@ class Names(Protocol):
         """Return how many users are written down with each of the room's messages, at most."""
         ...
 
+    def wrote(self, rows: int) -> None:
+        """Take note of rows that were written."""
+        ...
+
     def left_out(self, process: RoomProcess, messages: Sequence[Message]) -> None:
         """Give up the notifications of messages that were stored while the outbox took no more."""
         ...
@@ -40,7 +44,7 @@ class Names(Protocol):
 def append_of(process: RoomProcess, flight: Flight, term: int | None, now: float, names: Names | None) -> Append:
     """Return a room's batch as it is appended under a term, `now` being the loop's time.
 
-    The flight notes whether it proves the head, and whether the outbox had no room for it.
+    The flight notes whether it proves the head, and what it has for the outbox, or that there was no room.
     """
     flight.untold = names is not None and names.full
     if flight.untold:
@@ -49,6 +53,7 @@ def append_of(process: RoomProcess, flight: Flight, term: int | None, now: float
         Record(entry, None if scope is None else key_of(scope), _notified(process, entry, names))
         for entry, scope in flight.entries
     )
+    flight.told = 0 if names is None else sum(each.notify is not None for each in records)
     stored = any(each.stored for each in flight.drafts)
     # Nothing unstored is seen while drafts are in flight, and what is owed is ahead of them.
     flight.stood = process.proven

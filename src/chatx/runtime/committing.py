@@ -345,8 +345,10 @@ class Committing(LogBacklog):
             else:
                 if not sender.done():
                     sender.set_result(message)
-        if flight.untold and self.names is not None:
-            self.names.left_out(process, [each.message for each in flight.drafts if each.message is not None])
+        if self.names is not None:
+            self.names.wrote(flight.told)
+            if flight.untold:
+                self.names.left_out(process, [each.message for each in flight.drafts if each.message is not None])
         self._go_on(process)
 
     def failed(self, process: RoomProcess) -> None:

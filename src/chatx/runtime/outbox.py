@@ -132,18 +132,6 @@ class Outbox:
 
     def recipients(self, process: RoomProcess, message: Message) -> Recipients | None:
         """Return whom the notifier is to tell of a message that is to be stored, or None where that is nobody."""
-        recipients = self._recipients(process, message)
-        if recipients is not None:
-            self.bound.wrote()
-        return recipients
-
-    def left_out(self, process: RoomProcess, messages: Sequence[Message]) -> None:
-        """Give up the notifications of messages that were stored while the log was to keep no more."""
-        untold = [each for each in messages if each.stored and self._recipients(process, each) is not None]
-        if untold:
-            self.bound.leave_out(untold, self._loop.time())
-
-    def _recipients(self, process: RoomProcess, message: Message) -> Recipients | None:
         due_at = self._now_ms()
         # One member more than fit may be the sender.
         if self._names_recipients or process.members_count > OUTBOX_USERS + 1:
@@ -152,6 +140,16 @@ class Outbox:
         if len(users) > OUTBOX_USERS:
             return Recipients(None, due_at)
         return Recipients(users, due_at) if users else None
+
+    def wrote(self, rows: int) -> None:
+        """Take note of rows that were written."""
+        self.bound.wrote(rows)
+
+    def left_out(self, process: RoomProcess, messages: Sequence[Message]) -> None:
+        """Give up the notifications of messages that were stored while the log was to keep no more."""
+        untold = [each for each in messages if each.stored and self.recipients(process, each) is not None]
+        if untold:
+            self.bound.leave_out(untold, self._loop.time())
 
     def named(self, process: RoomProcess) -> int:
         """Return how many users are written down with each of the room's messages, at most."""

@@ -2,7 +2,7 @@
 
 Rules:
 1. The log is asked once in `COUNTED_EVERY_S`. In between, what is written and settled is added up: what others drop or
-   let be tried again shows with the next count, and what was written in vain goes with it.
+   let be tried again shows with the next count.
 2. At `outbox_limit` rows, dead ones included, no more is written. A message is stored and acknowledged as ever; its
    notification is a dead letter at once (`queue_full`), as it is with the notifier's queue in memory.
 """
@@ -46,10 +46,10 @@ class OutboxBound:
         """Whether no more is to be written."""
         return self.alive + self.dead >= self._limit
 
-    def wrote(self) -> None:
-        """Take note of a row that is being written."""
-        self.alive += 1
-        self._written += 1
+    def wrote(self, rows: int) -> None:
+        """Take note of rows that were written."""
+        self.alive += rows
+        self._written += rows
 
     def settled(self, outcomes: Sequence[Outcome]) -> None:
         """Take note of what became of rows."""
