@@ -244,7 +244,7 @@ async def test_tables_of_an_earlier_version_are_taken_up_with_all_that_is_in_the
 @pytest.fixture
 def slow_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """One more version, whose step takes longer than a hasty log waits."""
-    step = "ALTER TABLE chatx_entries ADD COLUMN slow integer; SELECT pg_sleep(1.5)"
+    step = "ALTER TABLE chatx_entries ADD COLUMN slow integer; SELECT pg_sleep(2.5)"
     monkeypatch.setattr(postgres_schema, "STEPS", (*postgres_schema.STEPS, step))
     monkeypatch.setattr(postgres_schema, "SCHEMA_VERSION", postgres_schema.SCHEMA_VERSION + 1)
 

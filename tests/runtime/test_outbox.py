@@ -413,8 +413,10 @@ async def test_what_an_outbox_has_no_room_for_is_stored_and_a_dead_letter_and_wh
     notifier = AsyncFaultyNotifier(awaited(raises), "bob")
     async with telling(log, notifier, outbox_limit=3, delivery_max_retries=0) as chat:
         await join(chat, "bob")
+        await chat.send_message("empty", "alice", "nobody is there")
         for number in range(3):
             await chat.send_message("room", "alice", str(number))
+        assert (chat.statistics().outbox, chat.statistics().outbox_dead) == (3, 0)
         await asyncio.sleep(5)
         assert [len(await log.rows("dead")), chat.statistics().outbox, chat.statistics().outbox_dead] == [3, 0, 3]
         letters = len(chat.dead_letters)

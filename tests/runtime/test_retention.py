@@ -241,6 +241,29 @@ async def test_a_clock_that_was_set_far_ahead_takes_nothing_unless_it_stays_ther
 
 
 @virtual
+async def test_a_clock_that_is_set_far_ahead_while_rooms_are_listed_takes_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    began_ms, loop = trimming._now_ms(), asyncio.get_running_loop()
+    ahead_ms = 0
+    monkeypatch.setattr(trimming, "_now_ms", lambda: began_ms + ahead_ms + round(loop.time() * 1000))
+
+    class SetsTheClock(Log):
+        async def list_rooms(self, after: str, limit: int, /) -> Any:
+            nonlocal ahead_ms
+            found = await super().list_rooms(after, limit)
+            ahead_ms = 365 * DAY_MS if found else 0
+            return found
+
+    log = SetsTheClock()
+    async with stored_on(log, retention_days=30) as chat:
+        messages = await sent(chat, 3)
+        await round_()
+        assert ahead_ms
+        assert [each.entry for each in log.records("room")] == messages
+
+
+@virtual
 async def test_without_a_bound_nothing_is_asked() -> None:
     log = Log()
     async with stored_on(log) as chat:
