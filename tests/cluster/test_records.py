@@ -10,7 +10,7 @@ from msgspec import msgpack
 from chatx.adapters.room_log import APPENDED_AT_ONCE
 from chatx.cluster.fields import RECORD_BYTES, Part, Place
 from chatx.cluster.live import ENTRIES_AT_ONCE, Closed, EntryRow, Live, Opened, Placed, SignalRow
-from chatx.cluster.presence_records import Membership, PresenceChange, PresenceSnapshot
+from chatx.cluster.memberships import Membership
 from chatx.cluster.records import VERSION, BadRecord, Heartbeat, Record, Records, UnknownVersion
 from chatx.cluster.rpc import (
     Answer,
@@ -18,20 +18,24 @@ from chatx.cluster.rpc import (
     Attach,
     Attached,
     Detach,
+    Differ,
     Done,
+    Follow,
     Found,
+    HandedOff,
+    HandOff,
     Join,
     Leave,
     Members,
     Moved,
+    Presence,
     Present,
     Read,
     Refused,
-    Reply,
-    Request,
     Revoke,
     Sent,
     Submit,
+    Told,
 )
 from chatx.core.data import Data
 from chatx.core.message import Entry, Message, Signal, UnknownEntry
@@ -45,31 +49,37 @@ MESSAGE = Message(
 REACTION = UnknownEntry("m2", "general", "bob", "", 6, "e", 9, "reaction", "m1", Data.of({}))
 ROW, OTHER_ROW = EntryRow.of(MESSAGE, "key"), EntryRow.of(REACTION)
 
+MEMBER = Membership("alice", "r1", 5)
+
 ASKS: list[Ask] = [
-    Submit("general", "alice", "Hi", '{"a":1}', "key", "stored", True),
-    Submit("general", "alice", "Hi", None, "key", "sequenced"),
-    Attach("general", Place("e", 3)),
-    Attach("general"),
-    Detach("general"),
-    Read("general", Place("e", 3), None, 256),
-    Read("general", None, Place("e", 3), 1),
-    Members("general", BOOT, 2),
+    Submit("general", "alice", "Hi", '{"a":1}', "key", True, False),
+    Submit("general", "alice", "Hi", None, None, False, True),
+    Attach("general", BOOT, Place("e", 3), 256, (MEMBER,), True),
+    Attach("general", BOOT, None, 256, (), False),
+    Members("general", BOOT, (MEMBER,), (MEMBER,), False),
+    Follow(BOOT, {"general": 7}),
+    Detach("general", BOOT),
+    Read("general", Place("e", 3), True, 256),
+    Read("general", None, False, 1),
     Join("general", "alice"),
     Leave("general", "alice"),
-    Revoke("alice", None, "banned"),
-    Revoke("alice", "general"),
+    Present("general", "r1"),
+    Revoke("alice"),
+    HandOff("general", 256),
 ]
 ANSWERS: list[Answer] = [
     Done(),
-    Sent(Placed.of(MESSAGE), True),
-    Attached(4, Place("e", 9), 17),
-    Found((Placed.of(MESSAGE), Placed.of(REACTION)), Place("e", 1)),
-    Found((), None),
-    Present(0, 1, (Membership("alice", "r1", 5),)),
-    Moved("web-2", BOOT, "ab12"),
-    Moved(None, None, "ab12"),
+    Moved(),
     Refused("rate_limited", "Slow down.", 0.5),
     Refused("blocked", ""),
+    Sent(Placed.of(MESSAGE), True),
+    Attached(Place("e", 9), 17, (Placed.of(MESSAGE),), True, (MEMBER,), False),
+    Differ(("general",)),
+    Found((Placed.of(MESSAGE), Placed.of(REACTION)), Place("e", 1)),
+    Found((), None),
+    Presence((MEMBER,), True),
+    HandedOff(Place("e", 9), (Placed.of(MESSAGE, "key"),)),
+    HandedOff(None, ()),
 ]
 EXAMPLES: list[Record] = [
     Heartbeat(NODE, BOOT, 3, "up", "horde", VERSION, "ab12", "cd34", 2, 5, 6, 7),
@@ -77,10 +87,9 @@ EXAMPLES: list[Record] = [
     Closed("general", NODE, BOOT, 4, "e", 7, 16, 15),
     Live("general", NODE, BOOT, 4, "e", 7, 16, 15, (ROW, OTHER_ROW), (SignalRow("bob", "typing", "{}"),)),
     Live("general", NODE, BOOT, 4, "e", 7, 16, 15),
-    PresenceChange("general", BOOT, 3, (Membership("alice", "r1", 5),), (Membership("bob", "r2", 6),)),
-    PresenceSnapshot("general", BOOT, 3, 1, 2, (Membership("alice", "r1", 5),)),
-    *(Request(7, NODE, BOOT, 5_000, ask) for ask in ASKS),
-    *(Reply(7, BOOT, answer) for answer in ANSWERS),
+    Told("general", BOOT, 3, (Placed.of(MESSAGE),), (MEMBER,), (MEMBER,)),
+    *ASKS,
+    *ANSWERS,
 ]
 RECORDS = Records()
 
@@ -98,7 +107,7 @@ def test_record_comes_out_as_it_went_in(record: Record) -> None:
 
 def test_every_kind_has_an_example() -> None:
     kinds = {kind for kind in _leaves(Part) if kind.__struct_config__.tag is not None}
-    shown = {type(each) for each in (*EXAMPLES, *ASKS, *ANSWERS)}
+    shown = {type(each) for each in EXAMPLES}
     assert kinds == shown
 
 
@@ -227,9 +236,9 @@ def test_field_of_another_type_is_the_same_record_or_one_error(record: Record, v
 def test_too_deep_is_refused(depth: int, opening: bytes) -> None:
     with pytest.raises(BadRecord):
         RECORDS.decode(b"\x01" + opening * depth + b"\xc0")
-    fields = msgpack.encode(("request", 7, NODE, BOOT, 5))[1:]
+    fields = msgpack.encode(("told", "general", BOOT, 5))[1:]
     with pytest.raises(BadRecord):
-        RECORDS.decode(b"\x01\x96" + fields + opening * depth + b"\xc0")
+        RECORDS.decode(b"\x01\x97" + fields + opening * depth + b"\xc0")
 
 
 @pytest.mark.parametrize(
@@ -258,8 +267,8 @@ def heartbeat(**changes: Any) -> bytes:
     return raw("hb", *(fields | changes).values())
 
 
-def ask(*fields: Any) -> bytes:
-    return raw("request", 7, NODE, BOOT, 5_000, fields)
+def told(joins: Any = (), leaves: Any = ()) -> bytes:
+    return raw("told", "general", BOOT, 3, (), joins, leaves)
 
 
 BAD = {
@@ -268,8 +277,7 @@ BAD = {
     "kind of another type": raw(7),
     "not an array": b"\x01" + msgpack.encode({"type": "hb"}),
     "more fields than there are": raw("open", "general", NODE, BOOT, 4, "e", 7, 16, 15, 1),
-    "unknown ask": ask("explode", "general"),
-    "an answer for an ask": ask("done"),
+    "unknown ask": raw("explode", "general"),
     "room id with a control character": live(room_id="gen\neral"),
     "room id that is too long": live(room_id="x" * 129),
     "room id that is too long in bytes": live(room_id="é" * 65),
@@ -301,19 +309,18 @@ BAD = {
     "weight that is too large": heartbeat(weight=17),
     "version of 0": heartbeat(version=0),
     "view that breaks a line": heartbeat(view="a\nb"),
-    "durability that there is not": ask("submit", "general", "alice", "Hi", None, "key", "both"),
-    "limit of 0": ask("read", "general", None, None, 0),
-    "limit that is too large": ask("read", "general", None, None, 257),
-    "user of no name": ask("join", "general", "\n"),
-    "revocation in no room": ask("revoke", "alice", "\n"),
-    "waiting for ever": raw("request", 7, NODE, BOOT, 60_001, ("detach", "general")),
-    "negative pause": raw("reply", 7, BOOT, ("refused", "blocked", "", -1.0)),
-    "endless pause": raw("reply", 7, BOOT, ("refused", "blocked", "", float("inf"))),
-    "pause that is no number": raw("reply", 7, BOOT, ("refused", "blocked", "", float("nan"))),
-    "part that is none of the parts": raw("psnap", "general", BOOT, 3, 2, 2, ()),
-    "parts that are none": raw("psnap", "general", BOOT, 3, 0, 0, ()),
-    "more members than are said at once": raw("pchg", "general", BOOT, 3, [("alice", "r", 1)] * 1_001, ()),
-    "member of no name": raw("pchg", "general", BOOT, 3, (), [("\n", "r", 1)]),
+    "trust that is no bool": raw("submit", "general", "alice", "Hi", None, "key", 1, False),
+    "limit of 0": raw("read", "general", None, False, 0),
+    "limit that is too large": raw("read", "general", None, False, 257),
+    "user of no name": raw("join", "general", "\n"),
+    "nobody revoked": raw("revoke", "\n"),
+    "room of no name that is followed": raw("follow", BOOT, {"\n": 1}),
+    "more rooms than are followed at once": raw("follow", BOOT, {f"room-{each}": 1 for each in range(1_001)}),
+    "negative pause": raw("refused", "blocked", "", -1.0),
+    "endless pause": raw("refused", "blocked", "", float("inf")),
+    "pause that is no number": raw("refused", "blocked", "", float("nan")),
+    "more members than are said at once": told([("alice", "r", 1)] * 1_001),
+    "member of no name": told((), [("\n", "r", 1)]),
     "signal of nobody": raw("live", "general", NODE, BOOT, 4, "e", 7, 16, 15, (), [("", "typing", None)]),
     "signal with data that is none": raw(
         "live", "general", NODE, BOOT, 4, "e", 7, 16, 15, (), [("bob", "typing", "1")]
@@ -331,7 +338,7 @@ def test_bad_record_is_refused(content: bytes) -> None:
 
 
 def test_what_the_bad_ones_are_made_of_is_good() -> None:
-    for content in (live(row()), heartbeat(), ask("detach", "general")):
+    for content in (live(row()), heartbeat(), told()):
         RECORDS.decode(content)
 
 
@@ -341,8 +348,7 @@ def test_record_that_is_too_long_is_refused_unread() -> None:
 
 
 def test_record_that_is_too_large_is_not_written() -> None:
-    large = Reply(
-        7, BOOT, Sent(Placed(Place("e", 1), EntryRow("m", "alice", "x" * RECORD_BYTES, 5, "message", None, None, True)))
-    )
-    with pytest.raises(BadRecord, match=r"Reply has 10486\d\d bytes, and 1048576 are allowed"):
+    row = EntryRow("m", "alice", "x" * RECORD_BYTES, 5, "message", None, None, True)
+    large = Sent(Placed(Place("e", 1), row), False)
+    with pytest.raises(BadRecord, match=r"Sent has 10486\d\d bytes, and 1048576 are allowed"):
         RECORDS.encode(large)

@@ -95,9 +95,9 @@ class Placed(Part, frozen=True, gc=False):
     row: EntryRow
 
     @classmethod
-    def of(cls, entry: Entry) -> Placed:
+    def of(cls, entry: Entry, key: str | None = None) -> Placed:
         """Return an entry with its place."""
-        return cls(Place(entry.epoch, entry.offset), EntryRow.of(entry))
+        return cls(Place(entry.epoch, entry.offset), EntryRow.of(entry, key))
 
     def entry(self, room_id: str) -> Entry:
         """Return the entry."""

@@ -17,8 +17,7 @@ from msgspec import Meta, ValidationError, msgpack
 from chatx.cluster.fields import RECORD_BYTES, Boot, Count, NodeName, Part, Word
 from chatx.cluster.live import Closed, Live, Opened
 from chatx.cluster.placement import LARGEST_WEIGHT
-from chatx.cluster.presence_records import PresenceChange, PresenceSnapshot
-from chatx.cluster.rpc import Reply, Request
+from chatx.cluster.rpc import Answer, Ask, Told
 
 VERSION: Final = 1
 """The version of records that this node writes and reads; it reads the one before it too. At most 127."""
@@ -66,7 +65,7 @@ class Heartbeat(Part, frozen=True, gc=False, tag="hb"):
     rooms: Count = 0
 
 
-Record: TypeAlias = Heartbeat | Request | Reply | Live | Opened | Closed | PresenceChange | PresenceSnapshot
+Record: TypeAlias = Heartbeat | Ask | Answer | Told | Live | Opened | Closed
 
 
 class Records:

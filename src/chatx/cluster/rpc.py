@@ -1,21 +1,22 @@
-"""What a node asks another one, mostly the owner of a room, and what that answers.
+"""What a node asks another one, what that answers, and what the owner of a room tells whoever follows it.
 
-An ask says what is to be done, an answer what came of it; `Request` and `Reply` are the envelopes. What is asked for
-again, because no reply came, has the same id and the same key.
+An ask says what is to be done, an answer what came of it. Who tells and answers is known by the way it came.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal, TypeAlias
+from typing import Annotated, Final, TypeAlias
 
 from msgspec import Meta
 
-from chatx.cluster.fields import Boot, Count, Id, NodeName, Part, Place, Reason, Text, Word, check_content, check_ids
+from chatx.cluster.fields import Boot, Count, Id, Part, Place, Reason, Text, Word, check_content, check_ids
 from chatx.cluster.live import ENTRIES_AT_ONCE, Placed
-from chatx.cluster.presence_records import Memberships
+from chatx.cluster.memberships import Memberships
 
-LONGEST_MS: Final = 60_000
-"""The longest that an asker waits, in ms."""
+ROOMS_AT_ONCE: Final = 1_000
+"""Rooms in one record, at most."""
+
+Entries: TypeAlias = Annotated[tuple[Placed, ...], Meta(max_length=ENTRIES_AT_ONCE)]
 
 
 class _OfRoom(Part, frozen=True, gc=False):
@@ -40,189 +41,169 @@ class Submit(_OfUser, frozen=True, gc=False, tag="submit"):
     Attributes:
         room_id: The room.
         user_id: Who sends.
-        content: What was accepted at the edge.
+        content: What was accepted where it was sent.
         data: The JSON object that travels with it, as text, or None.
-        key: The idempotency key; a node makes one where the sender gave none.
-        durability: Which acknowledgement is wanted.
+        key: The idempotency key, or None.
         trusted: Whether no middleware is asked, since the application's own code sends.
+        stored: Whether it is to be stored before it is acknowledged.
     """
 
     content: Text
     data: Text | None
-    key: Id
-    durability: Literal["sequenced", "stored"]
-    trusted: bool = False
+    key: Id | None
+    trusted: bool
+    stored: bool
 
     def check(self) -> None:
         """Check the ids, the content and the data."""
-        _OfUser.check(self)
-        check_ids(key=self.key)
+        check_ids(room_id=self.room_id, user_id=self.user_id, key=self.key)
         check_content(self.content, self.data)
 
 
 class Attach(_OfRoom, frozen=True, gc=False, tag="attach"):
-    """Follow a room: the asker has a subscriber in it.
+    """Tell a node from now on what is placed in a room.
 
     Attributes:
         room_id: The room.
-        after: What the asker has seen of it up to, or None.
+        boot: Who asks.
+        after: The place up to which its replica has the stream; None where it has nothing of it yet.
+        most: Entries in the answer, at most.
+        members: That node's own memberships in the room, or the first of them.
+        more: Whether `Members` brings others. Where none do, it has no memberships but these.
     """
 
-    after: Place | None = None
-
-
-class Detach(_OfRoom, frozen=True, gc=False, tag="detach"):
-    """Follow a room no longer."""
-
-
-class Read(_OfRoom, frozen=True, gc=False, tag="read"):
-    """Read entries, as `RoomLog.read` does: with neither place the newest.
-
-    Attributes:
-        room_id: The room.
-        after: Behind this place, or None.
-        before: Ahead of this place, or None.
-        limit: At most so many.
-    """
-
+    boot: Boot
     after: Place | None
-    before: Place | None
-    limit: Annotated[int, Meta(ge=1, le=ENTRIES_AT_ONCE)]
-
-
-class Members(_OfRoom, frozen=True, gc=False, tag="members"):
-    """Tell who is in a room.
-
-    Attributes:
-        room_id: The room.
-        boot: Only those of this node, or None for all.
-        part: Which part of the answer, from 0.
-    """
-
-    boot: Boot | None = None
-    part: Annotated[int, Meta(ge=0, le=9_999)] = 0
-
-
-class Join(_OfUser, frozen=True, gc=False, tag="join"):
-    """Begin the plain membership of a user, which lives with the room's owner."""
-
-
-class Leave(_OfUser, frozen=True, gc=False, tag="leave"):
-    """End the plain membership of a user."""
-
-
-class Revoke(Part, frozen=True, gc=False, tag="revoke"):
-    """End what a user has on this node, in one room or in all.
-
-    Attributes:
-        user_id: The user.
-        room_id: The room, or None for all.
-        reason: Why, for a person.
-    """
-
-    user_id: Id
-    room_id: Id | None
-    reason: Reason = ""
+    most: Count
+    members: Memberships
+    more: bool
 
     def check(self) -> None:
-        """Check the ids."""
-        check_ids(user_id=self.user_id, room_id=self.room_id)
-
-
-Ask: TypeAlias = Submit | Attach | Detach | Read | Members | Join | Leave | Revoke
-
-
-class Done(Part, frozen=True, gc=False, tag="done"):
-    """It was done, and there is nothing to say of it."""
-
-
-class Sent(Part, frozen=True, gc=False, tag="sent"):
-    """The message has its place.
-
-    Attributes:
-        placed: It, with its place.
-        duplicate: Whether its key was seen before.
-    """
-
-    placed: Placed
-    duplicate: bool = False
-
-    def check(self) -> None:
-        """Check the message."""
-        self.placed.check()
-
-
-class Attached(Part, frozen=True, gc=False, tag="attached"):
-    """The asker follows the room.
-
-    Attributes:
-        term: The term under which the room is had.
-        head: Where the stream stands.
-        number: The number of the room's newest record; the next one that comes says it as `prev`.
-    """
-
-    term: Count
-    head: Place
-    number: Count
-
-
-class Found(Part, frozen=True, gc=False, tag="found"):
-    """What a read brought.
-
-    Attributes:
-        entries: Oldest first.
-        oldest: The oldest place that is kept, or None where the log has no such epoch.
-    """
-
-    entries: Annotated[tuple[Placed, ...], Meta(max_length=ENTRIES_AT_ONCE)]
-    oldest: Place | None
-
-    def check(self) -> None:
-        """Check the entries."""
-        for placed in self.entries:
-            placed.check()
-
-
-class Present(Part, frozen=True, gc=False, tag="present"):
-    """Who is in the room, or a part of them.
-
-    Attributes:
-        part: Which part this is, from 0.
-        parts: How many there are.
-        present: The memberships of this part.
-    """
-
-    part: Count
-    parts: Count
-    present: Memberships
-
-    def check(self) -> None:
-        """Check the memberships."""
-        for each in self.present:
+        """Check all ids."""
+        check_ids(room_id=self.room_id)
+        for each in self.members:
             each.check()
 
 
-class Moved(Part, frozen=True, gc=False, tag="moved"):
-    """Another node has the room, as far as this one knows; nothing was done.
+class Members(_OfRoom, frozen=True, gc=False, tag="members"):
+    """Memberships have begun, and others have ended, on a node that follows a room.
 
     Attributes:
-        node: The other node, or None where this one knows no owner.
-        boot: Which life of it, or None.
-        view: The hash of the view by which it is so.
+        room_id: The room.
+        boot: Which node.
+        joins: What has begun.
+        leaves: What has ended.
+        more: Whether more of what `Attach` began is to come.
     """
 
-    node: NodeName | None
-    boot: Boot | None
-    view: Word
+    boot: Boot
+    joins: Memberships
+    leaves: Memberships
+    more: bool
+
+    def check(self) -> None:
+        """Check all ids."""
+        check_ids(room_id=self.room_id)
+        for each in (*self.joins, *self.leaves):
+            each.check()
+
+
+class Follow(Part, frozen=True, gc=False, tag="follow"):
+    """A node follows rooms still.
+
+    Attributes:
+        boot: Which node.
+        rooms: Room id to the number of the last `Told` that it has.
+    """
+
+    boot: Boot
+    rooms: Annotated[dict[Id, Count], Meta(max_length=ROOMS_AT_ONCE)]
+
+    def check(self) -> None:
+        """Check the rooms' ids."""
+        for room_id in self.rooms:
+            check_ids(room_id=room_id)
+
+
+class Detach(_OfRoom, frozen=True, gc=False, tag="detach"):
+    """A node follows a room no longer, and has no memberships there."""
+
+    boot: Boot
+
+
+class Read(_OfRoom, frozen=True, gc=False, tag="read"):
+    """Bring entries.
+
+    Attributes:
+        room_id: The room.
+        place: The place; None for the newest entries.
+        behind: Whether those behind the place are wanted, or those ahead of it.
+        limit: How many, at most.
+    """
+
+    place: Place | None
+    behind: bool
+    limit: Annotated[int, Meta(ge=1, le=ENTRIES_AT_ONCE)]
+
+
+class Join(_OfUser, frozen=True, gc=False, tag="join"):
+    """Begin a user's plain membership, which lives with the room's owner."""
+
+
+class Leave(_OfUser, frozen=True, gc=False, tag="leave"):
+    """End a user's plain membership."""
+
+
+class Present(_OfRoom, frozen=True, gc=False, tag="present"):
+    """Say who is in a room.
+
+    Attributes:
+        room_id: The room.
+        behind: The ref behind which to go on, in the order of refs; empty for the first.
+    """
+
+    behind: Annotated[str, Meta(max_length=255)] = ""
+
+
+class Revoke(Part, frozen=True, gc=False, tag="revoke"):
+    """Cut off all that a user holds on a node."""
+
+    user_id: Id
+
+    def check(self) -> None:
+        """Check the id."""
+        check_ids(user_id=self.user_id)
+
+
+class HandOff(_OfRoom, frozen=True, gc=False, tag="handoff"):
+    """Give up a room that the node which asks owns now, and bring what is there of its stream.
+
+    Attributes:
+        room_id: The room.
+        most: Entries, at most.
+    """
+
+    most: Count
+
+
+Ask: TypeAlias = Submit | Attach | Members | Follow | Detach | Read | Join | Leave | Present | Revoke | HandOff
+
+
+class Done(Part, frozen=True, gc=False, tag="done"):
+    """It is done."""
+
+
+class Moved(Part, frozen=True, gc=False, tag="moved"):
+    """The room is not this node's, as far as it knows."""
 
 
 class Refused(Part, frozen=True, gc=False, tag="refused"):
-    """It was refused.
+    """It is refused, as `ChatError` says it.
 
     Attributes:
-        code: As in the table of errors.
+        code: As in the table of errors, or an application's own.
         reason: Why, for a person.
-        retry_after: Seconds to wait, or None where that is not known.
+        retry_after: In seconds, or None.
     """
 
     code: Word
@@ -230,44 +211,127 @@ class Refused(Part, frozen=True, gc=False, tag="refused"):
     retry_after: Annotated[float, Meta(ge=0, le=86_400)] | None = None
 
 
-Answer: TypeAlias = Done | Sent | Attached | Found | Present | Moved | Refused
-
-
-class Request(Part, frozen=True, gc=False, tag="request"):
-    """An ask on its way.
+class Sent(Part, frozen=True, gc=False, tag="sent"):
+    """What was sent.
 
     Attributes:
-        id: The asker's own number of it.
-        node: The asker.
-        boot: Which life of it.
-        timeout_ms: How long the asker waits, 1 to `LONGEST_MS`; whoever comes to it later leaves it.
-        ask: What is asked.
+        placed: The message.
+        duplicate: Whether the key had made it before.
     """
 
-    id: Count
-    node: NodeName
-    boot: Boot
-    timeout_ms: Annotated[int, Meta(ge=1, le=LONGEST_MS)]
-    ask: Ask
+    placed: Placed
+    duplicate: bool
 
     def check(self) -> None:
-        """Check the ask."""
-        self.ask.check()
+        """Check the message."""
+        self.placed.check()
 
 
-class Reply(Part, frozen=True, gc=False, tag="reply"):
-    """An answer on its way.
+class Attached(Part, frozen=True, gc=False, tag="attached"):
+    """What brings a replica up to date.
 
     Attributes:
-        id: That of the request.
-        boot: Which life of which node answers.
-        answer: What came of it.
+        head: The newest place of the room's stream.
+        number: That of the last `Told`; the next one follows it.
+        entries: What comes behind the replica's place, or, where that cannot be had whole, the newest.
+        whole: Whether nothing is missing between the replica's place and the entries.
+        present: The memberships that are not of the node that asks, or the first of them in the order of their refs.
+        more: Whether there are others, for which `Present` asks.
     """
 
-    id: Count
-    boot: Boot
-    answer: Answer
+    head: Place
+    number: Count
+    entries: Entries
+    whole: bool
+    present: Memberships
+    more: bool
 
     def check(self) -> None:
-        """Check the answer."""
-        self.answer.check()
+        """Check all that it brings."""
+        for each in (*self.entries, *self.present):
+            each.check()
+
+
+class Differ(Part, frozen=True, gc=False, tag="differ"):
+    """The rooms of which the node that asks does not have the newest, or does not follow any more."""
+
+    room_ids: Annotated[tuple[Id, ...], Meta(max_length=ROOMS_AT_ONCE)]
+
+
+class Found(Part, frozen=True, gc=False, tag="found"):
+    """Entries, oldest first.
+
+    Attributes:
+        entries: The entries.
+        oldest: The oldest place that is kept, or None where that is not known.
+    """
+
+    entries: Entries
+    oldest: Place | None
+
+    def check(self) -> None:
+        """Check the entries."""
+        for each in self.entries:
+            each.check()
+
+
+class Presence(Part, frozen=True, gc=False, tag="presence"):
+    """Who is in a room, in the order of refs.
+
+    Attributes:
+        present: Memberships.
+        more: Whether there are others behind them.
+    """
+
+    present: Memberships
+    more: bool
+
+    def check(self) -> None:
+        """Check all ids."""
+        for each in self.present:
+            each.check()
+
+
+class HandedOff(Part, frozen=True, gc=False, tag="handedoff"):
+    """What was there of a room's stream.
+
+    Attributes:
+        head: The newest place; None where nothing was there.
+        entries: The newest entries, with their keys.
+    """
+
+    head: Place | None
+    entries: Entries
+
+    def check(self) -> None:
+        """Check the entries."""
+        for each in self.entries:
+            each.check()
+
+
+Answer: TypeAlias = Done | Moved | Refused | Sent | Attached | Differ | Found | Presence | HandedOff
+
+
+class Told(_OfRoom, frozen=True, gc=False, tag="told"):
+    """What an owner tells whoever follows a room.
+
+    Attributes:
+        room_id: The room.
+        boot: The owner.
+        number: Of this among all that this owner tells of the room, without a hole.
+        entries: What was placed, in order.
+        joins: Memberships that have begun.
+        leaves: Memberships that have ended.
+    """
+
+    boot: Boot
+    number: Count
+    entries: Entries
+    joins: Memberships
+    leaves: Memberships
+
+    def check(self) -> None:
+        """Check all that it brings."""
+        check_ids(room_id=self.room_id)
+        for each in (*self.entries, *self.joins, *self.leaves):
+            each.check()
