@@ -14,7 +14,6 @@ from chatx.adapters.outbox import Notification, NotificationState
 from chatx.config import ChatConfig
 from chatx.core.mailbox import OverflowPolicy
 from chatx.core.message import Event, Message, Presences
-from chatx.core.validation import valid_id
 from chatx.errors import AlreadyStarted, ChatError, Closed, ConfigError, WrongLoop
 from chatx.extras import needs
 from chatx.runtime.chat_store import ChatStore
@@ -195,8 +194,7 @@ class Chat:
             RoomUnavailable: The room has just failed.
             Closed: The chat is not running.
         """
-        process = await self.engine.enter(room_id, user_id, "join")
-        process.join_plain(user_id, time.time_ns() // 1_000_000)
+        await self.engine.join_plain(room_id, user_id, time.time_ns() // 1_000_000)
 
     async def leave(self, room_id: str, user_id: str) -> None:
         """End the membership that `join` began, if there is one; those of connections stay.
@@ -205,10 +203,7 @@ class Chat:
             InvalidMessage: An id is not valid.
             Closed: The chat is not running.
         """
-        valid_id(user_id, "user_id")
-        process = self.engine.rooms.find(valid_id(room_id, "room_id"))
-        if process is not None:
-            process.leave_plain(user_id)
+        await self.engine.leave_plain(room_id, user_id)
 
     async def send_message(
         self,
@@ -346,8 +341,7 @@ class Chat:
             InvalidMessage: The room id is not valid.
             Closed: The chat is not running.
         """
-        process = self.engine.rooms.find(valid_id(room_id, "room_id"))
-        return process.presences() if process is not None else {}
+        return await self.engine.presences(room_id)
 
     async def history(
         self,

@@ -13,6 +13,7 @@ Rules:
 from __future__ import annotations
 
 from collections import OrderedDict, defaultdict
+from collections.abc import Collection
 from struct import Struct as Layout
 from typing import Final
 
@@ -137,6 +138,15 @@ class IdempotencyWindow:
         if stored:
             id_length -= _STORED
         return Place(texts[:id_length], inserted_at, texts[id_length:], offset, content_hash, stored)
+
+    def keys_of(self, room_ids: Collection[str]) -> dict[str, dict[int, str]]:
+        """Return room id to offset to key, of what is remembered of these rooms; it looks at every key there is."""
+        found: dict[str, dict[int, str]] = {}
+        for scope, kept in self._kept.items():
+            room_id = scope[: scope.index(b"\0")].decode()
+            if room_id in room_ids:
+                found.setdefault(room_id, {})[_LAYOUT.unpack_from(kept.packed)[2]] = key_of(scope)
+        return found
 
     def record(self, scope: bytes, message: Message, now: float) -> None:
         """Remember that a key, by the `scope_of` it in the message's room and for its sender, made this message."""

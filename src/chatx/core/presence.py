@@ -76,6 +76,10 @@ class Presence:
         """Return whether the user is present."""
         return user_id in self._users
 
+    def has(self, user_id: str, ref: str) -> bool:
+        """Return whether the user has this membership."""
+        return ref in self._users.get(user_id, ())
+
     def users(self) -> tuple[str, ...]:
         """Return who is present, in the order of their coming; the same tuple until that changes."""
         if self._listed is None:

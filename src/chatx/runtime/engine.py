@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Sequence
 from threading import get_ident
 from typing import Literal
 
@@ -13,7 +14,7 @@ from chatx.adapters.protocols import Action
 from chatx.adapters.room_log import is_log
 from chatx.config import ChatConfig
 from chatx.config_checks import DURABILITIES
-from chatx.core.message import Draft, Message, Position, Unrecovered
+from chatx.core.message import Draft, Entry, Message, Position, Presences, Unrecovered
 from chatx.core.room import Room
 from chatx.core.validation import valid_id
 from chatx.errors import AdapterError, ChatError, Closed, ConfigError, InvalidMessage, Revoked
@@ -28,6 +29,7 @@ from chatx.runtime.catchup import (
 )
 from chatx.runtime.dead_letters import DeadLetter
 from chatx.runtime.delivery import Delivery
+from chatx.runtime.elsewhere import Elsewhere
 from chatx.runtime.history import checked_places, messages_after, messages_before
 from chatx.runtime.log_storage import LogStorage
 from chatx.runtime.own_loop import OwnLoop
@@ -70,8 +72,10 @@ class Engine(OwnLoop):
         dead_letters: deque[DeadLetter],
         *,
         room_class: type[Room] = Room,
+        elsewhere: Elsewhere | None = None,
     ) -> None:
         super().__init__()
+        self.elsewhere: Elsewhere | None = elsewhere
         self.config = config
         self.telemetry = telemetry
         self.turn: Turn = Turn(self.loop)
@@ -97,6 +101,7 @@ class Engine(OwnLoop):
             limit=config.idle_rooms_limit,
             delivery=self.delivery,
             room_class=room_class,
+            elsewhere=elsewhere,
         )
         self.sending: Sending = Sending(
             config=config,
@@ -106,6 +111,7 @@ class Engine(OwnLoop):
             delivery=self.delivery,
             storage=self.storage,
             loop=self.loop,
+            elsewhere=elsewhere,
         )
         self._by_default_stored = config.durability == "stored"
         self._connect_log()
@@ -126,6 +132,10 @@ class Engine(OwnLoop):
         """Whether the log could be used when it was tried last; None where there is no log."""
         committing = self.delivery.committing
         return None if committing is None else "away" if committing.away else "ok"
+
+    def _storage_of(self, room_id: str) -> Storage:
+        """Return what a room is read from, where memory does not have it."""
+        return (None if self.elsewhere is None else self.elsewhere.storage_of(room_id)) or self.storage
 
     def check_open(self) -> None:
         """Raise `Closed` unless the chat takes work."""
@@ -246,18 +256,64 @@ class Engine(OwnLoop):
         return process
 
     def revoke(self, user_id: str) -> int:
-        """Cut everything that this user holds, and return how many things were cut.
+        """Cut everything that this user holds, on all nodes, and return how many things were cut on this one.
 
         It looks at every reader, subscription and room, and takes that much time.
         """
         self.check_open()
         valid_id(user_id, "user_id")
+        if self.elsewhere is not None:
+            self.elsewhere.revoked(user_id)
+        return self.cut_off(user_id)
+
+    def cut_off(self, user_id: str) -> int:
+        """Cut everything that a user holds on this node, and return how many things were cut."""
         self.revocations.add(user_id)
         error = Revoked()
         held = [each for each in (*self.consumers, *self.callbacks) if each.user_id == user_id]
         for each in held:
             each.cut(error)
         return len(held) + sum(process.leave_plain(user_id) for process in self.rooms)
+
+    async def join_plain(self, room_id: str, user_id: str, now_ms: int) -> None:
+        """Begin a user's plain membership, which lives with the room's owner; errors as `Chat.join`."""
+        if self.elsewhere is None:
+            process = await self.enter(room_id, user_id, "join")
+            process.join_plain(user_id, now_ms)
+            return
+        self.check_open()
+        valid_id(room_id, "room_id")
+        valid_id(user_id, "user_id")
+        since = self.revocations.count
+        await self.authorize(user_id, room_id, "join")
+        self.revocations.check(user_id, since)
+        if self.elsewhere.owns(room_id):
+            await self.begin_plain(room_id, user_id, now_ms)
+        else:
+            await self.elsewhere.join(room_id, user_id)
+
+    async def begin_plain(self, room_id: str, user_id: str, now_ms: int) -> None:
+        """Begin the plain membership of a user who may, in a room of this node."""
+        process = await self.room(valid_id(room_id, "room_id"))
+        process.join_plain(valid_id(user_id, "user_id"), now_ms)
+
+    async def leave_plain(self, room_id: str, user_id: str) -> None:
+        """End a user's plain membership; errors as `Chat.leave`."""
+        valid_id(user_id, "user_id")
+        process = self.rooms.find(valid_id(room_id, "room_id"))
+        if self.elsewhere is not None and not self.elsewhere.owns(room_id):
+            await self.elsewhere.leave(room_id, user_id)
+        elif process is not None:
+            process.leave_plain(user_id)
+
+    async def presences(self, room_id: str) -> Presences:
+        """Return who is in a room; errors as `Chat.presence`."""
+        process = self.rooms.find(valid_id(room_id, "room_id"))
+        if process is not None:
+            return process.presences()
+        if self.elsewhere is not None and not self.elsewhere.owns(room_id):
+            return await self.elsewhere.presences(room_id)
+        return {}
 
     async def room(self, room_id: str, *, at_a_place: bool = False) -> RoomProcess:
         """Return the room, begun if need be; the caller holds on to it before it awaits anything.
@@ -279,11 +335,27 @@ class Engine(OwnLoop):
         except AdapterError:
             self.check_open()  # a read that the stop cut short is no fault of the adapter
             raise
+        if after is not None and process.replica:
+            await self.reach(process, after)
         return process, await self.missed(process, after)
+
+    async def reach(self, process: RoomProcess, place: Position) -> None:
+        """Bring a replica up to a place at which somebody stands already, since they have it from another node.
+
+        Raises:
+            RoomUnavailable: The room's owner cannot be reached, or the room has moved meanwhile.
+        """
+        head = process.head
+        if self.elsewhere is not None and place.epoch == head.epoch and place.offset > head.offset:
+            with process.held():
+                await self.elsewhere.reach(process)
+            process.check()
+            self.check_open()
 
     def missed_in_memory(self, process: RoomProcess, after: Position) -> Missed | None:
         """Return a page of what a reader of the room missed, or None where only `missed` can read it."""
-        return missed_in_memory(process, self.storage, after, self.page_messages, self.config.resume_max_messages)
+        storage = self._storage_of(process.room_id)
+        return missed_in_memory(process, storage, after, self.page_messages, self.config.resume_max_messages)
 
     async def missed(self, process: RoomProcess, after: Position | None) -> Missed:
         """Return a page of what a reader of the room missed; errors as `catchup.missed`.
@@ -293,7 +365,8 @@ class Engine(OwnLoop):
         try:
             # Reading from persistence takes time, in which an idle room would be forgotten.
             with process.held():
-                page = await missed(process, self.storage, after, self.page_messages, self.config.resume_max_messages)
+                storage = self._storage_of(process.room_id)
+                page = await missed(process, storage, after, self.page_messages, self.config.resume_max_messages)
         except AdapterError:
             self.check_open()  # a read that the stop cut short is no fault of the adapter
             raise
@@ -302,25 +375,54 @@ class Engine(OwnLoop):
 
     def page_in_memory(self, process: RoomProcess, after: Position, most: int) -> Page | Unrecovered | None:
         """Return the next page of a reader of the room, or None where only `next_page` can read it."""
-        return page_in_memory(process, self.storage, after, most)
+        return page_in_memory(process, self._storage_of(process.room_id), after, most)
 
     async def next_page(self, process: RoomProcess, after: Position, most: int) -> Page | Unrecovered:
         """Return the next page of a reader of the room; errors as `catchup.next_page`."""
         try:
             with process.held():
-                page = await next_page(process, self.storage, after, most)
+                page = await next_page(process, self._storage_of(process.room_id), after, most)
         except AdapterError:
             self.check_open()  # a read that the stop cut short is no fault of the adapter
             raise
         self.check_open()
         return page
 
+    async def entries(
+        self, room_id: str, place: Position | None, *, behind: bool, limit: int
+    ) -> tuple[Sequence[Entry], Position | None]:
+        """Return entries of a room of this node behind a place, ahead of one or the newest, and the oldest place kept.
+
+        Raises:
+            AdapterError: The store cannot be read now.
+        """
+        process = await self.room(room_id)
+        storage = self._storage_of(room_id)
+        with process.held():
+            oldest = Position(process.head.epoch, process.oldest)
+            if behind and place is not None:
+                page = process.page(place, limit)
+                if isinstance(page, list):
+                    return page, oldest
+                if not storage.serves_history:
+                    return (), oldest
+                found = await storage.read(room_id, after=place, limit=limit)
+                return found.entries, found.oldest
+            entries = process.newest(limit) if place is None else process.before(place, limit)
+            if entries or not storage.serves_history:
+                return entries, oldest
+            return await storage.load(room_id, before=place, limit=limit), None
+
     async def history(self, room_id: str, before: object, after: object, limit: int) -> list[Message]:
         """Return messages ahead of a place or behind it; errors as `Chat.history`."""
         self.check_open()
         valid_id(room_id, "room_id")
         ahead, behind = checked_places(before, after, limit)
-        committing = self.delivery.committing
+        committing, storage = self.delivery.committing, self._storage_of(room_id)
+
+        place, process = behind or ahead, self.rooms.find(room_id)
+        if place is not None and process is not None and process.replica:
+            await self.reach(process, place)
 
         def find() -> RoomProcess | None:
             process = self.rooms.find(room_id)
@@ -329,9 +431,9 @@ class Engine(OwnLoop):
 
         try:
             if behind is not None:
-                messages = await messages_after(find, self.storage, room_id, behind, limit)
+                messages = await messages_after(find, storage, room_id, behind, limit)
             else:
-                messages = await messages_before(find, self.storage, room_id, ahead, limit)
+                messages = await messages_before(find, storage, room_id, ahead, limit)
         except AdapterError:
             self.check_open()  # a read that the stop cut short is no fault of the adapter
             raise

@@ -51,10 +51,27 @@ class Keeper(Protocol):
         ...
 
 
+class Neighbours(Protocol):
+    """Who tells the other nodes of the memberships of this one."""
+
+    def new_ref(self) -> str:
+        """Return a ref for a membership: no other membership of any node has it."""
+        ...
+
+    def joined(self, process: RoomProcess, user_id: str, meta: PresenceMeta) -> None:
+        """Take note that a membership has begun on this node."""
+        ...
+
+    def left(self, process: RoomProcess, user_id: str, ref: str) -> None:
+        """Take note that a membership of this node has ended."""
+        ...
+
+
 class RoomProcess(RoomState):
     """One room, its supervisor, and the queue of each sender in it.
 
     Attributes:
+        replica: Whether another node owns the room: nothing is placed here.
         crashes: How often the room has crashed.
         lanes: The sends under way that await something, and those that wait for them.
         goes_on: Whether the stream began in an earlier life.
@@ -75,12 +92,16 @@ class RoomProcess(RoomState):
         keeper: Keeper,
         totals: Totals,
         proven: bool = False,
+        replica: bool = False,
+        neighbours: Neighbours | None = None,
     ) -> None:
         super().__init__(room)
+        self.replica: bool = replica
+        self._neighbours = neighbours
         self.crashes: int = 0
         self.lanes: Lanes = Lanes()
         self._proven = proven
-        self.detour: bool = proven
+        self.detour: bool = proven or replica
         self.goes_on: bool = False
         self.doubted: bool = False
         self.proofs: int = 0
@@ -131,7 +152,7 @@ class RoomProcess(RoomState):
     def update_detour(self) -> None:
         """Take note that the proof or the sequencer has changed."""
         sequencer = self.sequencer
-        self.detour = self._proven or (sequencer is not None and sequencer.blocked)
+        self.detour = self._proven or self.replica or (sequencer is not None and sequencer.blocked)
 
     def publish(self, draft: Draft, message_id: str, now_ms: int) -> Message:
         """Sequence a draft and fan it out.
@@ -210,9 +231,10 @@ class RoomProcess(RoomState):
     def join(self, user_id: str, now_ms: int) -> str:
         """Begin a membership of the user, beside those that the user may have, and return its ref."""
         self._refs += 1
-        ref = f"{self._refs:x}"
+        ref = f"{self._refs:x}" if self._neighbours is None else self._neighbours.new_ref()
+        meta = PresenceMeta(ref, now_ms)
         try:
-            first = self._contained(self.room.join, user_id, PresenceMeta(ref, now_ms))
+            first = self._contained(self.room.join, user_id, meta)
         except RoomUnavailable:
             # The crash may have come after the membership began: nobody would end it.
             self.room.presence.remove(user_id, ref)
@@ -220,6 +242,8 @@ class RoomProcess(RoomState):
         finally:
             self._count()
             self._turn.touch(self)
+        if self._neighbours is not None:
+            self._neighbours.joined(self, user_id, meta)
         if first and self._telemetry.watched("room_join"):
             self._told("room_join", user_id)
         return ref
@@ -233,9 +257,24 @@ class RoomProcess(RoomState):
             left = self._error is None and self.room.presence.remove(user_id, ref)
         self._count()
         self._turn.touch(self)
+        if left and self._neighbours is not None:
+            self._neighbours.left(self, user_id, ref)
         if left and user_id not in self.room.presence and self._telemetry.watched("room_leave"):
             self._told("room_leave", user_id)
         return left
+
+    def joined_elsewhere(self, user_id: str, meta: PresenceMeta) -> None:
+        """Begin a membership that another node has told of; twice is harmless."""
+        if not self.room.presence.has(user_id, meta.ref):
+            self._contained(self.room.join, user_id, meta)
+            self._count()
+            self._turn.touch(self)
+
+    def left_elsewhere(self, user_id: str, ref: str) -> None:
+        """End a membership that another node has told the end of; twice is harmless."""
+        self._contained(self.room.leave, user_id, ref)
+        self._count()
+        self._turn.touch(self)
 
     def join_plain(self, user_id: str, now_ms: int) -> bool:
         """Begin the user's plain membership; return whether there was none."""

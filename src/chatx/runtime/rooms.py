@@ -34,6 +34,7 @@ from chatx.core.room import Room
 from chatx.core.sorted_ids import SortedIds
 from chatx.errors import AdapterError, ChatError, Closed, RoomOverloaded, RoomUnavailable
 from chatx.runtime.delivery import Delivery
+from chatx.runtime.elsewhere import Elsewhere
 from chatx.runtime.endings import Endings
 from chatx.runtime.ids import new_epoch
 from chatx.runtime.passage import Passage
@@ -77,7 +78,9 @@ class Rooms:
         limit: int,
         delivery: Delivery,
         room_class: type[Room] = Room,
+        elsewhere: Elsewhere | None = None,
     ) -> None:
+        self._elsewhere = elsewhere
         self._loop = loop
         self._turn = turn
         self._telemetry = telemetry
@@ -127,7 +130,7 @@ class Rooms:
         if room_id in self._passages:
             return None
         process = self._rooms.get(room_id)
-        if process is not None or self._storage.serves_history:
+        if process is not None or self._storage.serves_history or self._elsewhere is not None:
             return process
         self._make_place()
         return self._begin(room_id, Position(new_epoch(), 0))
@@ -208,6 +211,11 @@ class Rooms:
         process.shut(self._refused_to_open(FENCED_S))
         self.closed_by_crashes -= 1
 
+    def moved(self, process: RoomProcess) -> None:
+        """Close a room that another node owns from now on, or that the owner has begun anew; it may be opened again."""
+        process.shut(RoomUnavailable("The room goes on elsewhere; join it again.", retry_after=0.1))
+        self.closed_by_crashes -= 1
+
     def _refused_to_open(self, wait_s: float) -> RoomUnavailable:
         return RoomUnavailable(
             "The room is somebody else's: another chat writes to the same store. Let one of them do so.",
@@ -267,7 +275,7 @@ class Rooms:
         self._blank.clear()
         self._idle.clear()
 
-    def _begin(self, room_id: str, position: Position, *, proven: bool = False) -> RoomProcess:
+    def _begin(self, room_id: str, position: Position, *, proven: bool = False, replica: bool = False) -> RoomProcess:
         process = RoomProcess(
             self._room_class(room_id, position, self._history_size),
             loop=self._loop,
@@ -276,6 +284,8 @@ class Rooms:
             keeper=self,
             totals=self.totals,
             proven=proven,
+            replica=replica,
+            neighbours=self._elsewhere,
         )
         self._rooms[room_id] = process
         self._ids.add(room_id)
@@ -329,6 +339,8 @@ class Rooms:
         """Return the end of a room's stream to be recorded; None where it has none, or is not saved whole."""
         saved = self._delivery.saved(process.room_id)
         self._delivery.forget(process.room_id)
+        if process.replica:
+            return None
         head = process.head
         unproven = not process.proven or process.doubted
         return head if saved and self._storage.marks and unproven and head.offset else None
@@ -346,19 +358,32 @@ class Rooms:
 
     async def _opening(self, room_id: str, passage: Passage) -> None:
         error: ChatError | None = Closed("The chat was stopped while the room was being opened.")
+        abroad = None if self._elsewhere is None else self._elsewhere.storage_of(room_id)
+        storage = abroad or self._storage
         try:
             try:
-                position = await self._storage.last_position(room_id)
+                if storage.serves_history or self._elsewhere is None:
+                    position = await storage.last_position(room_id)
+                else:
+                    position = await self._elsewhere.inherit(room_id)
             except AdapterError as unreadable:
                 # Who stands at a place must not be told of another stream for a store that was away.
                 passage.refuse(unreadable, only_at_a_place=True)
                 position = None
             if passage.wanted:
                 # A log has no proof of an epoch that it does not have yet; other stores are told of it ahead.
-                proven = position is not None if self._storage.is_log else self._storage.marks
-                process = self._begin(room_id, position or Position(new_epoch(), 0), proven=proven)
+                proven = position is not None if storage.is_log else storage.marks
+                process = self._begin(
+                    room_id, position or Position(new_epoch(), 0), proven=proven, replica=abroad is not None
+                )
                 process.goes_on = position is not None
+                if self._elsewhere is not None:
+                    self._elsewhere.began(process)
+            elif self._elsewhere is not None:
+                self._elsewhere.unwanted(room_id)
             error = None
+        except ChatError as refused:  # by the room's owner
+            error = refused
         finally:
             passage.over = True
             passage.let_through() if error is None else passage.refuse(error)
@@ -397,6 +422,8 @@ class Rooms:
             del self._rooms[process.room_id]
             self._ids.remove(process.room_id)
             process.retire()
+            if self._elsewhere is not None:
+                self._elsewhere.gone(process)
         self._blank.pop(process, None)
         self._idle.pop(process, None)
 

@@ -38,6 +38,7 @@ from chatx.errors import (
 )
 from chatx.runtime.committing import Committing
 from chatx.runtime.delivery import Delivery
+from chatx.runtime.elsewhere import Elsewhere
 from chatx.runtime.ids import MessageIds
 from chatx.runtime.log_storage import LogStorage
 from chatx.runtime.process import RoomProcess
@@ -88,7 +89,9 @@ class Sending:
         delivery: Delivery,
         storage: Storage,
         loop: asyncio.AbstractEventLoop,
+        elsewhere: Elsewhere | None = None,
     ) -> None:
+        self._elsewhere = elsewhere
         self._size_limit = config.message_size_limit
         self._data_limit = config.message_data_limit
         self._queue_limit = config.room_queue_limit
@@ -185,7 +188,9 @@ class Sending:
         began = self._now() if "message_sent" in self._watching else None
         self.under_way += 1
         try:
-            if key is None:
+            if self._elsewhere is not None and not self._elsewhere.owns(draft.room_id):
+                message = await self._elsewhere.send(draft, key, trusted, stored)
+            elif key is None:
                 message = await self._send_awaiting(draft, None, trusted, stored)
             else:
                 message = await self._send_once(draft, key, trusted, stored)
