@@ -1,0 +1,426 @@
+"""The rooms of other nodes, as the engine of this one reaches them: `Elsewhere`, over the `Peers`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from msgspec.structs import replace
+
+from chatx.cluster.fields import Place
+from chatx.cluster.live import ENTRIES_AT_ONCE, Placed
+from chatx.cluster.rpc import (
+    ROOMS_AT_ONCE,
+    Answer,
+    Ask,
+    Detach,
+    Differ,
+    Done,
+    Follow,
+    HandedOff,
+    HandOff,
+    Join,
+    Leave,
+    Moved,
+    Presence,
+    Present,
+    Refused,
+    Revoke,
+    Sent,
+    Submit,
+)
+from chatx.core.idempotency import IdempotencyWindow, scope_of
+from chatx.core.message import Draft, Message, Position, PresenceMeta, Presences
+from chatx.errors import RoomOverloaded, RoomUnavailable
+from chatx.runtime.nodes.owned import Owned
+from chatx.runtime.nodes.peers import Peers, Unreachable
+from chatx.runtime.nodes.reading import OwnersStorage
+from chatx.runtime.nodes.refusals import error_of
+from chatx.runtime.nodes.replica import Replica
+from chatx.runtime.process import RoomProcess
+from chatx.runtime.storage import Storage
+
+logger: logging.Logger = logging.getLogger("chatx")
+
+HELD_S = 5.0
+"""Seconds for which a send is held while the owner of its room cannot be reached."""
+
+AGAIN_S = 0.1
+"""Seconds between two tries to reach it."""
+
+LEFT_S = 10.0
+"""Seconds for which a room that has moved can be asked for here."""
+
+GIVEN_UP_S = 3.0
+"""Seconds for which a room is not this node's that another has asked for: by then it knows of the other."""
+
+LEFT_ROOMS = 10_000
+"""Rooms that are kept for that, at most; the oldest are forgotten."""
+
+
+class Abroad:
+    """The other nodes of one chat, and what they follow of this one.
+
+    Args:
+        peers: The other nodes.
+        history_size: Entries that a room keeps.
+        queue_limit: Sends under way to one room of another node, at most.
+        loop: The chat's loop.
+
+    Attributes:
+        owned: The rooms of this node that others follow; set by `begin`.
+    """
+
+    def __init__(self, peers: Peers, *, history_size: int, queue_limit: int, loop: asyncio.AbstractEventLoop) -> None:
+        self._peers = peers
+        self._history_size = history_size
+        self._queue_limit = queue_limit
+        self._loop = loop
+        self.owned: Owned | None = None
+        self._close_room: Callable[[RoomProcess], object] | None = None
+        self._window: IdempotencyWindow | None = None
+        self._storage = OwnersStorage(peers, self._open)
+        self._replicas: dict[str, Replica] = {}
+        self._under_way: dict[str, int] = {}  # room id -> sends to its owner
+        # Rooms that have moved, with what was here of them and until when it is kept; the oldest first.
+        self._left: OrderedDict[str, tuple[HandedOff, float]] = OrderedDict()
+        self._inherited: dict[str, HandedOff] = {}
+        self._given_up: OrderedDict[str, float] = OrderedDict()  # rooms that another node asked for, until when
+        self._refs = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def begin(self, owned: Owned, close_room: Callable[[RoomProcess], object], window: IdempotencyWindow) -> None:
+        """Begin to follow, and to be followed; `close_room` closes a room here that goes on elsewhere."""
+        self.owned = owned
+        self._window = window
+        self._close_room = close_room
+
+    def __len__(self) -> int:
+        """Return how many replicas are here."""
+        return len(self._replicas)
+
+    # What the engine asks
+
+    def owns(self, room_id: str) -> bool:
+        """Return whether the room is this node's."""
+        if self._given_up and self._given_up.get(room_id, 0.0) > self._loop.time():
+            return False
+        return self._peers.owner(room_id) == self._peers.boot
+
+    def storage_of(self, room_id: str) -> Storage | None:
+        """Return what a room that another node owns is read from, or None where it is this node's."""
+        return None if self.owns(room_id) else self._storage
+
+    async def send(self, draft: Draft, key: str | None, trusted: bool, stored: bool) -> Message:
+        """Have the owner of its room send a draft; errors as `Chat.send_message`."""
+        room_id = draft.room_id
+        under_way = self._under_way.get(room_id, 0)
+        if under_way >= self._queue_limit:
+            raise RoomOverloaded(
+                f"{under_way} messages wait for the node that has this room already; send again later.",
+                retry_after=AGAIN_S,
+            )
+        self._under_way[room_id] = under_way + 1
+        data = None if draft.data is None else draft.data.text
+        try:
+            answer = await self._asked(
+                room_id, Submit(room_id, draft.user_id, draft.content, data, key, trusted, stored)
+            )
+        finally:
+            self._under_way[room_id] -= 1
+            if not self._under_way[room_id]:
+                del self._under_way[room_id]
+        if isinstance(answer, Sent):
+            message = answer.placed.entry(room_id)
+            if isinstance(message, Message):
+                return replace(message, duplicate=True) if answer.duplicate else message
+        raise self._wrong(answer)
+
+    async def join(self, room_id: str, user_id: str) -> None:
+        """Have the owner begin a user's plain membership, unless there is one; errors as `send`."""
+        self._check_done(await self._asked(room_id, Join(room_id, user_id)))
+
+    async def leave(self, room_id: str, user_id: str) -> None:
+        """Have the owner end a user's plain membership, if there is one; errors as `send`."""
+        self._check_done(await self._asked(room_id, Leave(room_id, user_id)))
+
+    async def presences(self, room_id: str) -> Presences:
+        """Return who is in a room that another node owns; errors as `send`."""
+        found: Presences = {}
+        behind, more = "", True
+        while more:
+            answer = await self._asked(room_id, Present(room_id, behind))
+            if not isinstance(answer, Presence):
+                raise self._wrong(answer)
+            for each in answer.present:
+                found.setdefault(each.user_id, []).append(each.meta)
+                behind = each.ref
+            more = answer.more and bool(answer.present)
+        return found
+
+    def revoked(self, user_id: str) -> None:
+        """Tell all other nodes that a user was revoked, until each has heard it or is gone."""
+        for boot in self._peers.everybody():
+            self._spawn(self._tell_revoked(boot, user_id))
+
+    def new_ref(self) -> str:
+        """Return a ref for a membership of this node: no other membership of any node has it."""
+        self._refs += 1
+        return f"{self._peers.boot}.{self._refs:x}"
+
+    def joined(self, process: RoomProcess, user_id: str, meta: PresenceMeta) -> None:
+        """Take note that a membership has begun on this node."""
+        replica = self._replica_of(process)
+        if replica is not None:
+            replica.joined(user_id, meta)
+
+    def left(self, process: RoomProcess, user_id: str, ref: str) -> None:
+        """Take note that a membership of this node has ended."""
+        replica = self._replica_of(process)
+        if replica is not None:
+            replica.left(user_id, ref)
+
+    async def reach(self, process: RoomProcess) -> None:
+        """Bring a replica up to what its owner has placed by now.
+
+        Raises:
+            RoomUnavailable: The owner cannot be reached.
+        """
+        replica = self._replica_of(process)
+        if replica is None:
+            return
+        try:
+            async with asyncio.timeout(HELD_S):
+                await replica.catch_up()
+        except TimeoutError:
+            raise RoomUnavailable(
+                f"The node that has the room could not be reached for {HELD_S:g} s; try again later.", retry_after=1.0
+            ) from None
+
+    async def inherit(self, room_id: str) -> Position | None:
+        """Return the place at which a room of this node goes on that another had a moment ago, or None."""
+        until = self._loop.time() + HELD_S
+        asked: set[str] = set()
+        while left := [boot for boot in self._peers.before(room_id) if boot not in asked]:
+            try:
+                answer = await self._peers.ask(left[0], HandOff(room_id, min(self._history_size, ENTRIES_AT_ONCE)))
+            except Unreachable:
+                # It may be what has the room: where it is gone, the nodes' view changes soon.
+                if self._loop.time() >= until:
+                    return None
+                await asyncio.sleep(AGAIN_S)
+                continue
+            if isinstance(answer, HandedOff) and answer.head is not None:
+                self._inherited[room_id] = answer
+                return Position(answer.head.epoch, answer.head.offset - len(answer.entries))
+            asked.add(left[0])
+        return None
+
+    def began(self, process: RoomProcess) -> None:
+        """Take note that a room has begun here, owned or as a replica."""
+        inherited = self._inherited.pop(process.room_id, None)
+        replica = self._replicas.get(process.room_id)
+        if process.replica:
+            if replica is not None and replica.owner == self._peers.owner(process.room_id):
+                replica.begin(process)
+            else:
+                self._closed(process)  # it has moved while it was opened, and is opened anew
+        elif not self.owns(process.room_id):
+            self._closed(process)
+        elif inherited is not None:
+            self._take_over(process, inherited)
+
+    def unwanted(self, room_id: str) -> None:
+        """Take note that a room has not begun here after all."""
+        self._inherited.pop(room_id, None)
+        self._end(room_id)
+
+    def gone(self, process: RoomProcess) -> None:
+        """Take note that a room is here no longer."""
+        replica = self._replica_of(process)
+        if replica is not None:
+            self._end(process.room_id)
+        elif not process.replica and self.owned is not None:
+            self.owned.gone(process)
+
+    # What the nodes tell
+
+    def nodes_changed(self, processes: list[RoomProcess]) -> None:
+        """Close the rooms that are owned elsewhere now than their replicas, or they themselves, think."""
+        leaving: list[RoomProcess] = []
+        for process in processes:
+            owner = self._peers.owner(process.room_id)
+            replica = self._replica_of(process)
+            if process.replica:
+                moved = replica is None or replica.owner != owner
+            else:
+                moved = False
+                if owner != self._peers.boot:
+                    leaving.append(process)
+            if moved and self._close_room is not None:
+                self._close_room(process)
+        self._leave_behind(leaving)
+        for process in leaving:
+            self._closed(process)
+
+    def missed(self) -> None:
+        """Attach anew to everything: the way between the nodes was broken, or words were dropped."""
+        for replica in list(self._replicas.values()):
+            replica.fall_behind()
+
+    def hand_off(self, ask: HandOff, process: RoomProcess | None) -> HandedOff:
+        """Return what was here of a room that has moved, of which this node may not know yet."""
+        if process is not None and not process.replica:
+            self._leave_behind([process])
+            self._given_up[ask.room_id] = self._loop.time() + GIVEN_UP_S
+            self._closed(process)
+        kept = self._left.pop(ask.room_id, None)
+        return HandedOff(None, ()) if kept is None else kept[0]
+
+    async def follow(self) -> None:
+        """Tell each owner which of its rooms are followed, and attach anew where a word was missed; once a second."""
+        now = self._loop.time()
+        while self._left and next(iter(self._left.values()))[1] <= now:
+            self._left.popitem(last=False)
+        while self._given_up and next(iter(self._given_up.values())) <= now:
+            self._given_up.popitem(last=False)
+        by_owner: dict[str, dict[str, int]] = {}
+        for room_id, replica in self._replicas.items():
+            if replica.current:
+                by_owner.setdefault(replica.owner, {})[room_id] = replica.number
+        for boot, rooms in by_owner.items():
+            numbers = list(rooms.items())
+            for first in range(0, len(numbers), ROOMS_AT_ONCE):
+                try:
+                    answer = await self._peers.ask(
+                        boot, Follow(self._peers.boot, dict(numbers[first : first + ROOMS_AT_ONCE]))
+                    )
+                except Unreachable:
+                    break
+                if isinstance(answer, Differ):
+                    for room_id in answer.room_ids:
+                        found = self._replicas.get(room_id)
+                        if found is not None and found.owner == boot:
+                            found.fall_behind()
+
+    async def close(self) -> None:
+        """Follow nothing any more."""
+        for room_id in list(self._replicas):
+            self._end(room_id, tell=False)
+        tasks = set(self._tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    async def _open(self, room_id: str) -> Position:
+        self._end(room_id)
+        replica = self._replicas[room_id] = Replica(room_id, self._peers, self._history_size, self._closed)
+        try:
+            return await replica.open()
+        except BaseException:
+            self._end(room_id, tell=False)
+            raise
+
+    async def _asked(self, room_id: str, ask: Ask) -> Answer:
+        """Ask a room's owner, and again where it has surely done nothing, for `HELD_S`.
+
+        Raises:
+            RoomUnavailable: It cannot be reached.
+            ChatError: It has refused.
+        """
+        until = self._loop.time() + HELD_S
+        while True:
+            try:
+                answer = await self._peers.ask(self._peers.owner(room_id), ask)
+            except Unreachable as error:
+                if not error.surely:
+                    raise RoomUnavailable(
+                        "The node that has the room has not answered, so it is not known whether this was done; send "
+                        "again with the same idempotency key.",
+                        retry_after=1.0,
+                    ) from error
+            else:
+                if isinstance(answer, Refused):
+                    raise error_of(answer)
+                if not isinstance(answer, Moved):
+                    return answer
+            if self._loop.time() >= until:
+                raise RoomUnavailable(
+                    f"The node that has the room could not be reached for {HELD_S:g} s, so nothing was done; try again "
+                    "later.",
+                    retry_after=1.0,
+                )
+            await asyncio.sleep(AGAIN_S)
+
+    async def _tell_revoked(self, boot: str, user_id: str) -> None:
+        while boot in self._peers.everybody():
+            try:
+                await self._peers.ask(boot, Revoke(user_id))
+                return
+            except Unreachable:
+                await asyncio.sleep(AGAIN_S)
+
+    def _leave_behind(self, processes: list[RoomProcess]) -> None:
+        """Keep what is here of rooms for the nodes that own them now."""
+        until = self._loop.time() + LEFT_S
+        keys = {} if self._window is None else self._window.keys_of({each.room_id for each in processes})
+        for process in processes:
+            head = process.head
+            if head.offset:
+                of_room = keys.get(process.room_id, {})
+                newest = process.newest(min(self._history_size, ENTRIES_AT_ONCE))
+                entries = tuple(Placed.of(each, of_room.get(each.offset)) for each in newest)
+                self._left[process.room_id] = (HandedOff(Place(*head), entries), until)
+                self._left.move_to_end(process.room_id)
+        while len(self._left) > LEFT_ROOMS:
+            self._left.popitem(last=False)
+
+    def _take_over(self, process: RoomProcess, inherited: HandedOff) -> None:
+        try:
+            for each in inherited.entries:
+                entry = each.entry(process.room_id)
+                process.commit(entry)
+                if each.row.key is not None and isinstance(entry, Message) and self._window is not None:
+                    scope = scope_of(process.room_id, entry.user_id, each.row.key)
+                    self._window.record(scope, entry, self._loop.time())
+        except RoomUnavailable as error:
+            text = "What another node had of room %r could not be taken over: %s"
+            logger.error(text, process.room_id, error, extra={"room": process.room_id, "code": error.code})
+
+    def _closed(self, process: RoomProcess) -> None:
+        if self._close_room is not None:
+            self._close_room(process)
+
+    def _replica_of(self, process: RoomProcess) -> Replica | None:
+        replica = self._replicas.get(process.room_id)
+        return replica if replica is not None and replica.process is process else None
+
+    def _end(self, room_id: str, *, tell: bool = True) -> None:
+        replica = self._replicas.pop(room_id, None)
+        if replica is None:
+            return
+        replica.end()
+        if tell:
+            self._spawn(self._detach(replica.owner, room_id))
+
+    async def _detach(self, boot: str, room_id: str) -> None:
+        try:
+            await self._peers.ask(boot, Detach(room_id, self._peers.boot))
+        except Unreachable:
+            pass  # it lets go of who does not say that it follows
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(coroutine, name="chatx nodes")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _check_done(self, answer: Answer) -> None:
+        if not isinstance(answer, Done):
+            raise self._wrong(answer)
+
+    def _wrong(self, answer: Answer) -> RoomUnavailable:
+        return RoomUnavailable(f"The node that has the room answered with {type(answer).__name__}; try again later.")

@@ -1,0 +1,298 @@
+"""One room of another node, as it is here: given what its owner has placed, and brought up to date where some is lost.
+
+| state | what is told | becomes |
+|---|---|---|
+| opening | waits, in order | current, when the owner has answered and the room has begun here |
+| current | is applied, if it follows what was told last | behind, where something is missing or the owner says so |
+| behind | waits, in order | current, when the owner has answered with what was missed |
+| ended | is nothing to it | – |
+
+Rules:
+1. What cannot be applied without a hole is not applied: the room is closed here and may be opened anew, so that whoever
+   reads it comes back from the place that they have.
+2. This node's own memberships are what this node says. What the owner tells of them is passed over.
+3. At most `WAITING` of what is told waits; beyond it that is dropped, and the replica attaches anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable
+from itertools import islice
+
+from chatx.cluster.fields import Place
+from chatx.cluster.live import Placed
+from chatx.cluster.memberships import MEMBERSHIPS_AT_ONCE, Membership
+from chatx.cluster.rpc import Attach, Attached, Done, Members, Presence, Present, Told
+from chatx.core.message import Position, PresenceMeta
+from chatx.errors import ChatError, RoomUnavailable
+from chatx.runtime.nodes.owned import in_order
+from chatx.runtime.nodes.peers import Peers, Unreachable
+from chatx.runtime.process import RoomProcess
+
+logger: logging.Logger = logging.getLogger("chatx")
+
+WAITING = 1024
+"""What is told and waits for the owner's answer, at most."""
+
+AGAIN_S = (0.05, 1.0)
+"""Seconds after which an owner that cannot be asked is asked again: at first, and at most."""
+
+
+class _Hole(Exception):
+    """An entry does not follow the head."""
+
+
+class Replica:
+    """One room of another node.
+
+    Args:
+        room_id: The room.
+        peers: The other nodes.
+        most: Entries that are kept here.
+        closes: Called with the room where it cannot go on here.
+
+    Attributes:
+        owner: The boot id of the owner.
+        process: The room here, once it has begun.
+        number: Of what was told and applied last.
+    """
+
+    def __init__(self, room_id: str, peers: Peers, most: int, closes: Callable[[RoomProcess], object]) -> None:
+        self.room_id: str = room_id
+        self.owner: str = peers.owner(room_id)
+        self.process: RoomProcess | None = None
+        self.number: int = 0
+        self._peers = peers
+        self._most = most
+        self._closes = closes
+        self._first: tuple[Attached, list[Membership]] | None = None
+        self._waiting: deque[Told] = deque()
+        self._dropped = False
+        self._joins: dict[str, Membership] = {}  # by ref; not told to the owner yet
+        self._leaves: dict[str, Membership] = {}
+        self._task: asyncio.Task[None] | None = None  # that attaches anew, or tells of memberships
+        self._behind = False
+        self._caught_up: asyncio.Event | None = None  # from when somebody waits for it
+        self._ended = False
+        self._stop_listening: Callable[[], object] | None = peers.listen(room_id, self._heard)
+
+    @property
+    def current(self) -> bool:
+        """Whether it has everything, as far as it knows."""
+        return self.process is not None and not self._behind
+
+    async def open(self) -> Position:
+        """Attach for the first time, and return the place at which the room begins here.
+
+        Raises:
+            RoomUnavailable: The owner cannot be reached.
+        """
+        try:
+            self._first = attached, _ = await self._attach(None)
+        except Unreachable as error:
+            raise RoomUnavailable(
+                f"The node that has the room cannot be reached: {error}. Try again later.", retry_after=AGAIN_S[1]
+            ) from error
+        return Position(attached.head.epoch, attached.head.offset - len(attached.entries))
+
+    def begin(self, process: RoomProcess) -> None:
+        """Fill the room, which has begun here at the place that `open` returned."""
+        first, self._first = self._first, None
+        self.process = process
+        if first is not None:
+            self._bring_up(process, *first)
+
+    def joined(self, user_id: str, meta: PresenceMeta) -> None:
+        """Tell the owner of a membership that has begun here."""
+        self._joins[meta.ref] = Membership(user_id, meta.ref, meta.online_at)
+        self._go_on()
+
+    def left(self, user_id: str, ref: str) -> None:
+        """Tell the owner of a membership that has ended here."""
+        if self._joins.pop(ref, None) is None:
+            self._leaves[ref] = Membership(user_id, ref, 0)
+            self._go_on()
+
+    def fall_behind(self) -> None:
+        """Attach anew: something was missed, or may have been."""
+        self._behind = True
+        self._go_on()
+
+    async def catch_up(self) -> None:
+        """Ask the owner for what it has placed by now, and wait until that is here, or the replica has ended."""
+        self.fall_behind()
+        if self._caught_up is None:
+            self._caught_up = asyncio.Event()
+        await self._caught_up.wait()
+
+    def end(self) -> None:
+        """Follow the room no longer."""
+        self._ended = True
+        if self._caught_up is not None:
+            self._caught_up.set()
+        stop, self._stop_listening = self._stop_listening, None
+        if stop is not None:
+            stop()
+        if self._task is not None:
+            self._task.cancel()
+        self._waiting.clear()
+
+    # What is told
+
+    def _heard(self, told: Told | None) -> None:
+        if self._ended:
+            return
+        if told is None:
+            self.fall_behind()
+        elif told.room_id != self.room_id or told.boot != self.owner:
+            return  # by a node that does not know yet, or knows already, that the room has moved
+        elif self.current:
+            self._take(told)
+        elif len(self._waiting) < WAITING:
+            self._waiting.append(told)
+        else:
+            self._dropped = True
+
+    def _take(self, told: Told) -> None:
+        process = self.process
+        if process is None or told.number <= self.number:
+            return
+        if told.number != self.number + 1:
+            self._waiting.append(told)
+            self.fall_behind()
+            return
+        try:
+            self._apply(process, told.entries)
+            for each in self._others(told.joins):
+                process.joined_elsewhere(each.user_id, each.meta)
+            for each in self._others(told.leaves):
+                process.left_elsewhere(each.user_id, each.ref)
+        except (_Hole, RoomUnavailable) as error:
+            logger.warning("The replica of room %r attaches anew: %s", self.room_id, error, extra=self._logged)
+            self.fall_behind()
+            return
+        self.number = told.number
+
+    def _apply(self, process: RoomProcess, entries: Iterable[Placed]) -> None:
+        for each in entries:
+            head = process.head
+            if each.place.epoch != head.epoch or each.place.offset > head.offset + 1:
+                raise _Hole(f"{each.place.epoch}:{each.place.offset} does not follow {head.epoch}:{head.offset}")
+            if each.place.offset == head.offset + 1:
+                process.commit(each.entry(self.room_id))
+
+    # What is done in the background, one thing at a time
+
+    def _go_on(self) -> None:
+        if self._task is None and not self._ended:
+            self._task = asyncio.get_running_loop().create_task(self._work(), name=f"chatx replica {self.room_id}")
+            self._task.add_done_callback(self._worked)
+
+    def _worked(self, task: asyncio.Task[None]) -> None:
+        self._task = None
+        if not task.cancelled() and task.exception() is not None:
+            text = "The replica of room %r failed and is closed."
+            logger.error(text, self.room_id, exc_info=task.exception(), extra=self._logged)
+            self._close()
+
+    async def _work(self) -> None:
+        again_s = AGAIN_S[0]
+        while not self._ended and (self._behind or self._joins or self._leaves):
+            process = self.process
+            if process is None:
+                return
+            try:
+                if self._behind:
+                    attached, present = await self._attach(process)
+                    if attached.head.epoch != process.head.epoch or not attached.whole:
+                        self._close()
+                        return
+                    self._bring_up(process, attached, present)
+                else:
+                    await self._tell_members()
+                again_s = AGAIN_S[0]
+            except Unreachable:
+                # Where the node is gone, the nodes' view changes soon, and the room is closed here.
+                await asyncio.sleep(again_s)
+                again_s = min(2 * again_s, AGAIN_S[1])
+
+    async def _attach(self, process: RoomProcess | None) -> tuple[Attached, list[Membership]]:
+        """Return what the owner answers, and everybody who is in the room on other nodes."""
+        own: list[Membership] = []
+        if process is not None:
+            own = [each for each in in_order(process.presences()) if self._is_own(each.ref)]
+        first, rest = own[:MEMBERSHIPS_AT_ONCE], own[MEMBERSHIPS_AT_ONCE:]
+        self._joins = {each.ref: each for each in rest}
+        self._leaves.clear()
+        place = None if process is None else Place(*process.head)
+        answer = await self._peers.ask(
+            self.owner, Attach(self.room_id, self._peers.boot, place, self._most, tuple(first), bool(rest))
+        )
+        if not isinstance(answer, Attached):
+            raise Unreachable(f"it answered {type(answer).__name__}", surely=True)
+        present, more = list(answer.present), answer.more
+        while more and present:
+            page = await self._peers.ask(self.owner, Present(self.room_id, present[-1].ref))
+            if not isinstance(page, Presence):
+                raise Unreachable(f"it answered {type(page).__name__}", surely=True)
+            present += page.present
+            more = page.more and bool(page.present)
+        return answer, present
+
+    def _bring_up(self, process: RoomProcess, attached: Attached, present: list[Membership]) -> None:
+        try:
+            self._apply(process, attached.entries)
+            there = {each.ref for each in present}
+            for each in self._others(in_order(process.presences())):
+                if each.ref not in there:
+                    process.left_elsewhere(each.user_id, each.ref)
+            for each in self._others(present):
+                process.joined_elsewhere(each.user_id, each.meta)
+        except (_Hole, ChatError) as error:
+            logger.warning("The replica of room %r is closed: %s", self.room_id, error, extra=self._logged)
+            self._close()
+            return
+        self.number = attached.number
+        self._behind, self._dropped = self._dropped, False
+        while self._waiting and not self._behind:
+            self._take(self._waiting.popleft())
+        if self._behind:
+            self._go_on()
+        elif self._caught_up is not None:
+            self._caught_up.set()
+            self._caught_up = None
+
+    async def _tell_members(self) -> None:
+        joins = tuple(islice(self._joins.values(), MEMBERSHIPS_AT_ONCE))
+        leaves = tuple(islice(self._leaves.values(), MEMBERSHIPS_AT_ONCE))
+        for each in joins:
+            del self._joins[each.ref]
+        for each in leaves:
+            del self._leaves[each.ref]
+        ask = Members(self.room_id, self._peers.boot, joins, leaves, bool(self._joins))
+        try:
+            answer = await self._peers.ask(self.owner, ask)
+        except Unreachable:
+            self._behind = True  # whether it was heard is not known: attaching tells all of them
+            raise
+        if not isinstance(answer, Done):
+            self._behind = True
+
+    def _others(self, members: Iterable[Membership]) -> list[Membership]:
+        return [each for each in members if not self._is_own(each.ref)]
+
+    def _is_own(self, ref: str) -> bool:
+        return ref.startswith(f"{self._peers.boot}.")
+
+    @property
+    def _logged(self) -> dict[str, str]:
+        return {"room": self.room_id, "node": self.owner}
+
+    def _close(self) -> None:
+        process = self.process
+        self.end()
+        if process is not None:
+            self._closes(process)
