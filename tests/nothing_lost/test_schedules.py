@@ -1,6 +1,6 @@
 """Chats that live, are killed and follow one another over one log that fails: 2,000 seeds, TEST_SEEDS=n for more.
 
-TEST_SEED=n runs one of them.
+TEST_SEED=n runs one of them. A share of them has a notifier, and another a log that lets go of what is not to be kept.
 """
 
 import pytest
