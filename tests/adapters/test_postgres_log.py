@@ -17,6 +17,7 @@ from chatx.adapters.postgres_log import PostgresLog
 from chatx.adapters.room_log import FENCED, Append, Found, LogUnavailable, Opened, Record
 from chatx.adapters.stores import kind_of
 from chatx.testing import check_room_log
+from tests.gateway.real_client import until
 from tests.postgres import Postgres
 
 pytestmark = pytest.mark.process
@@ -400,6 +401,10 @@ async def test_who_lost_the_lock_to_another_writes_nothing_until_that_one_lets_g
     await asyncio.to_thread(postgres.cut_connections)
     if not await eventually(lambda: waiting if not waiting.done() else other.hold(50_000)):
         raise AssertionError("the lock was not freed")
+    # The server frees a lock before it closes the connection: until that is seen, the term is what keeps the order.
+    opened = log._opened
+    assert opened is not None
+    await until(lambda: not opened.lock._lives())
     for call in (
         lambda: log.append([append(1, message(1))]),
         lambda: log.take_over("room"),
