@@ -253,7 +253,7 @@ def test_node_that_never_hears_itself_is_isolated_while_it_joins() -> None:
 def test_heartbeat_that_was_on_its_way_for_long_does_not_heal() -> None:
     membership = up()
     sent = membership.beat(0.1)
-    assert kinds(membership.tick(1.5)) == ["isolated"]
+    assert [kinds(membership.tick(now)) for now in (0.5, 1.0, 1.5)] == [[], [], ["isolated"]]
     assert membership.heard(sent, 1.7) == []
     assert membership.isolated
 
@@ -264,7 +264,33 @@ def test_own_heartbeat_that_was_never_sent_or_comes_twice_proves_nothing() -> No
     assert membership.heard(replace(real, number=10**9), 0.5) == []
     membership.heard(real, 0.5)
     assert membership.heard(real, 1.9) == []
+    assert membership.tick(1.9) == []
     assert kinds(membership.tick(2.0)) == ["isolated"]
+
+
+def test_silence_of_the_others_begins_anew_when_isolation_heals() -> None:
+    membership = up()
+    membership.heard(UP, 0)
+    for now in (0.5, 1.0, 1.5, 2.0, 2.5, 3.0):
+        membership.tick(now)
+    assert own(membership, 3.0, 3.0) == ["healed", "left"], "it is down for the others, and joins anew"
+    for now in (3.5, 4.0, 4.5, 5.0):
+        own(membership, now, now)
+        membership.tick(now)
+        assert len(membership.peers()) == 1, now
+    own(membership, 5.5, 5.5)
+    assert kinds(membership.tick(5.5)) == ["left"]
+
+
+def test_isolation_ends_the_joining_that_was_under_way() -> None:
+    membership = Membership(ME, 0)
+    own(membership, 0.0, 0.0)
+    own(membership, 0.5, 0.5)
+    for now in (1.0, 1.5, 2.0):
+        membership.tick(now)
+    assert own(membership, 2.1, 2.1) == ["healed"]
+    assert own(membership, 2.6, 2.6) == []
+    assert own(membership, 3.1, 3.1) == ["joined"]
 
 
 # One name
@@ -336,6 +362,43 @@ def test_node_that_drains_sees_the_one_that_has_its_name_now() -> None:
     assert membership.serving
 
 
+def test_late_heartbeat_of_the_life_before_refuses_nobody() -> None:
+    membership = Membership(ME, 0)
+    own(membership, 0.0, 0.0)
+    assert kinds(membership.heard(replace(UP, node="me", boot="4" * 16), 0.1)) == ["joined"]
+    own(membership, 0.5, 0.5)
+    membership.tick(0.5)
+    assert kinds(membership.tick(0.9)) == ["left"]
+    assert own(membership, 1.0, 1.0) == ["joined"]
+
+
+def test_of_two_that_are_up_under_one_name_the_later_one_stays() -> None:
+    membership = up()
+    assert kinds(membership.heard(replace(UP, node="me", boot="4" * 16), 0)) == ["ignored"]
+    assert [seat.boot for seat in membership.view.seats] == [ME.boot]
+    assert kinds(membership.heard(replace(UP, node="me"), 0)) == ["refused", "left", "joined"]
+    assert "A later node was given the name 'me'" in str(membership.refused)
+    assert not membership.serving
+    assert [seat.boot for seat in membership.view.seats] == [UP.boot]
+    assert membership.heard(replace(UP, node="me", number=2), 0.5) == [], "it is told once"
+
+
+@pytest.mark.parametrize("order", [("6", "7"), ("7", "6")])
+def test_view_has_the_later_of_two_others_of_one_name(order: tuple[str, str]) -> None:
+    membership = up()
+    for digit in order:
+        membership.heard(replace(UP, boot=digit * 16), 0)
+    assert [seat.boot for seat in membership.view.seats] == [ME.boot, "7" * 16]
+
+
+def test_node_that_was_ignored_for_its_name_counts_when_the_name_is_free() -> None:
+    membership = up()
+    other = replace(UP, node="me", state="joining")
+    assert kinds(membership.heard(other, 0)) == ["ignored"]
+    membership.drain()
+    assert kinds(membership.heard(replace(other, number=2, state="up"), 0.5)) == ["joined"]
+
+
 # Who may not be in
 
 
@@ -351,7 +414,7 @@ def test_node_that_cannot_be_in_is_refused_by_itself_and_ignored_by_the_others(
 ) -> None:
     cluster = Cluster()
     (one,) = cluster.started("a")
-    other = cluster.start("b", **differs)
+    other = cluster.start("b", config="d", **differs)
     cluster.run(5)
     assert one.kinds("b") == ["ignored"]
     [told] = [change.reason for change in one.changes if change.kind == "ignored"]
@@ -425,6 +488,9 @@ def test_flood_of_lives_is_bounded_and_told_once() -> None:
     membership.tick(2.5)
     assert [peer.heartbeat.node for peer in membership.peers()] == ["other"], "who is known stays known"
     assert kinds(membership.heard(replace(UP, boot="7" * 16, node="late"), 2.6)) == ["joined"]
+    for number in range(2 * NODES):
+        told += membership.heard(replace(UP, boot=f"1{number:015d}", node=f"fake-{number}", state="joining"), 2.6)
+    assert kinds(told) == ["full", "full"], "once more, since there was room between"
 
 
 def test_last_words_of_a_flood_are_bounded() -> None:
@@ -447,4 +513,5 @@ def test_time_that_goes_back_takes_nobody_down() -> None:
     membership.heard(UP, 100)
     for now in (99, 0, -5, 100.1):
         assert membership.tick(now) == []
+    assert not membership.stalled
     assert [seat.node for seat in membership.view.seats] == ["me", "other"]

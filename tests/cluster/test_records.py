@@ -271,6 +271,8 @@ def told(joins: Any = (), leaves: Any = ()) -> bytes:
     return raw("told", "general", BOOT, 3, (), joins, leaves)
 
 
+PLACED_BY_NOBODY = (("e", 8), row(user_id="\n"))
+
 BAD = {
     "unknown kind": raw("nonsense", 1),
     "no kind": raw(),
@@ -325,6 +327,19 @@ BAD = {
     "signal with data that is none": raw(
         "live", "general", NODE, BOOT, 4, "e", 7, 16, 15, (), [("bob", "typing", "1")]
     ),
+    "message that nobody could send": raw("submit", "general", "alice", "\x00", None, "key", False, True),
+    "message with data that is none": raw("submit", "general", "alice", "Hi", "7", "key", False, True),
+    "message with a key that is none": raw("submit", "general", "alice", "Hi", None, "\n", False, True),
+    "answer with a message of nobody": raw("sent", PLACED_BY_NOBODY, False),
+    "answer with an entry of nobody": raw("found", [PLACED_BY_NOBODY], None),
+    "replica's entry of nobody": raw("attached", ("e", 8), 1, [PLACED_BY_NOBODY], True, (), False),
+    "replica's member of no name": raw("attached", ("e", 8), 1, (), True, [("\n", "r", 1)], False),
+    "entry of nobody that is handed off": raw("handedoff", None, [PLACED_BY_NOBODY]),
+    "entry of nobody that is told": raw("told", "general", BOOT, 3, [PLACED_BY_NOBODY], (), ()),
+    "answer with a member of no name": raw("presence", [("\n", "r", 1)], False),
+    "follower with a member of no name": raw("attach", "general", BOOT, None, 1, [("\n", "r", 1)], False),
+    "member of no name that begins": raw("members", "general", BOOT, [("\n", "r", 1)], (), False),
+    "room of no name that differs": raw("differ", ["\n"]),
     "text that is not UTF-8": b"\x01\x92\xa6detach\xa2\xff\xfe",
     "an extension": b"\x01\xc7\x01\x05\x00",
 }
@@ -338,7 +353,8 @@ def test_bad_record_is_refused(content: bytes) -> None:
 
 
 def test_what_the_bad_ones_are_made_of_is_good() -> None:
-    for content in (live(row()), heartbeat(), told()):
+    found = raw("found", [(("e", 8), row())], None)
+    for content in (live(row()), heartbeat(), told([("alice", "r", 1)]), found):
         RECORDS.decode(content)
 
 

@@ -257,6 +257,11 @@ class Differ(Part, frozen=True, gc=False, tag="differ"):
 
     room_ids: Annotated[tuple[Id, ...], Meta(max_length=ROOMS_AT_ONCE)]
 
+    def check(self) -> None:
+        """Check the rooms' ids."""
+        for room_id in self.room_ids:
+            check_ids(room_id=room_id)
+
 
 class Found(Part, frozen=True, gc=False, tag="found"):
     """Entries, oldest first.
