@@ -160,6 +160,8 @@ async def test_an_authenticate_that_fails_is_a_refusal() -> None:
         (bytes((0xC1, 0x80, 0, 0, 0, 0)), 1002),
         (masked(Opcode.CLOSE, (3000).to_bytes(2)), 3000),
     ],
+    # A mask is drawn by chance, and the name of a test must not be.
+    ids=["pings", "pieces", "bytes", "text", "json", "continued", "unmasked", "reserved", "closed"],
 )
 async def test_frames_that_are_too_much_or_wrong_close_the_socket_and_no_other(frames: bytes, code: int) -> None:
     async with Chat() as chat, native(chat) as (server, port), real_client(port, "bob") as bystander:
