@@ -16,6 +16,7 @@ test: check compiler
 	@tools/chromium
 	@tools/npm
 	@tools/postgresql
+	@tools/nats
 	@rm -f .coverage .coverage.*
 	TEST_LONG=$(LONG) $(BIN)/coverage run -m pytest $(if $(LONG),--timeout=1800)
 	@$(BIN)/coverage combine -q && $(BIN)/coverage report
