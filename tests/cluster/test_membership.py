@@ -66,6 +66,15 @@ def test_node_that_joins_is_not_in_the_view() -> None:
     assert membership.heard(replace(UP, number=3), 1.0) == []
 
 
+def test_weight_that_changes_is_in_the_view() -> None:
+    membership = up()
+    membership.heard(UP, 0)
+    before = membership.view.hash
+    assert membership.heard(replace(UP, number=2, weight=3), 0.5) == []
+    assert [seat.weight for seat in membership.view.seats] == [1, 3]
+    assert membership.view.hash != before
+
+
 # Going
 
 
@@ -381,6 +390,8 @@ def test_of_two_that_are_up_under_one_name_the_later_one_stays() -> None:
     assert not membership.serving
     assert [seat.boot for seat in membership.view.seats] == [UP.boot]
     assert membership.heard(replace(UP, node="me", number=2), 0.5) == [], "it is told once"
+    assert kinds(membership.heard(replace(UP, node="me", number=3, state="gone"), 0.6)) == ["left"]
+    assert not membership.view.seats, "who is refused does not come back"
 
 
 @pytest.mark.parametrize("order", [("6", "7"), ("7", "6")])

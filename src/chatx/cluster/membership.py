@@ -199,11 +199,11 @@ class Membership:
             return []
         if heartbeat.state == "gone":
             return self._departs(boot, math.inf, "It said that it is gone.")
+        before = None
         if peer is not None:
-            again = True
+            before = peer.counts
             peer.heard(heartbeat, now)
         elif len(self._peers) < NODES:
-            again = False
             peer = self._peers[boot] = Peer(heartbeat, now)
         elif self._full:
             return []
@@ -211,7 +211,7 @@ class Membership:
             self._full = True
             reason = f"{NODES} nodes are known, which is the most; others are left out until one of them has gone."
             return [Change("full", heartbeat.node, boot, reason)]
-        changes = self._judged(peer, again)
+        changes = self._judged(peer, before is not None)
         if heartbeat.config != self.me.config and not peer.told and peer.ignored is None:
             peer.told = True
             reason = (
@@ -219,7 +219,8 @@ class Membership:
                 "give all nodes the same options, or users are treated as the owner of their room is configured."
             )
             changes.append(Change("differs", heartbeat.node, boot, reason))
-        return changes + self._seated("It is no longer up.")
+        # Nearly every heartbeat says what the one before said.
+        return changes if peer.counts == before else changes + self._seated("It is no longer up.")
 
     def cannot_read(self, reason: str) -> list[Change]:
         """Take note that a heartbeat has a version that this node does not read: one that joins is refused.

@@ -71,6 +71,11 @@ class Peer:
         self.unanswered_at: float = math.inf
         self.told: bool = False  # whether it was said that its configuration differs
 
+    @property
+    def counts(self) -> tuple[str, int, str | None]:
+        """What decides how it counts: its state, its weight, and why it is ignored."""
+        return self.heartbeat.state, self.heartbeat.weight, self.ignored
+
     def heard(self, heartbeat: Heartbeat, now: float) -> None:
         """Take its next heartbeat."""
         self.heartbeat, self.heard_at, self.answered, self.unanswered_at = heartbeat, now, True, math.inf
