@@ -48,13 +48,19 @@ class NatsServer:
         self._program = program
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
-        config = folder / "nats.conf"
-        config.touch(mode=0o600)
-        config.write_text(
-            f"listen: 127.0.0.1:{self.port}\nauthorization {{ user: {self.user}, password: {self.password} }}\n"
-        )
-        self._config = config
+        self._config = folder / "nats.conf"
+        self._config.touch(mode=0o600)
+        self.configure(f"authorization {{ user: {self.user}, password: {self.password} }}")
         self.start()
+
+    def configure(self, *lines: str) -> None:
+        """Say how it is to be run from the next start, or reload, on."""
+        self._config.write_text("\n".join([f"listen: 127.0.0.1:{self.port}", *lines, ""]))
+
+    def reload(self) -> None:
+        """Have it read its configuration."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGHUP)
 
     @property
     def url(self) -> str:

@@ -300,8 +300,10 @@ class NatsBackplane:
             async with asyncio.timeout(timeout_s):
                 await self._first.wait()
         except TimeoutError:
-            await self.close()
             raise BackplaneAway(f"NATS was not reached within {timeout_s} s: {self._reason}") from None
+        finally:
+            if not self._first.is_set():
+                await self.close()
 
     async def close(self) -> None:
         """Send what waits, for a second at most, and end."""
