@@ -267,6 +267,20 @@ def test_heartbeat_that_was_on_its_way_for_long_does_not_heal() -> None:
     assert membership.isolated
 
 
+def test_node_whose_heartbeats_were_held_up_for_long_joins_anew() -> None:
+    membership = up()
+    beats = []
+    for tick in range(1, 60):
+        if tick % 5 == 0:
+            beats.append(membership.beat(tick / 10))
+        membership.tick(tick / 10)
+    assert membership.isolated
+    told = [change for beat in beats[:-1] for change in membership.heard(beat, 5.9)]
+    assert kinds(told) == ["healed", "left"]
+    assert "after 5.9 s" in told[0].reason
+    assert not membership.serving
+
+
 def test_own_heartbeat_that_was_never_sent_or_comes_twice_proves_nothing() -> None:
     membership = up()
     real = membership.beat(0.5)

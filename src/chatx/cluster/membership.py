@@ -82,6 +82,7 @@ class Membership:
     """
 
     __slots__ = (
+        "_alone_since",
         "_barrier",
         "_departed",
         "_full",
@@ -111,6 +112,7 @@ class Membership:
         self._number = 0
         self._under_way: deque[tuple[int, float]] = deque(maxlen=_UNDER_WAY)
         self._own_at = now  # when the newest own heartbeat was sent that has come back
+        self._alone_since = now  # what that was when isolation began
         self._heard = 0  # own heartbeats that have come back while joining
         self._barrier: int | None = None  # an own heartbeat behind this one has to come back after a stall
         self._ticked_at = now
@@ -225,6 +227,8 @@ class Membership:
     def cannot_read(self, reason: str) -> list[Change]:
         """Take note that a heartbeat has a version that this node does not read: one that joins is refused.
 
+        Any other node tells it each time, since the heartbeat does not say whose it is.
+
         Args:
             reason: What `UnknownVersion` says.
         """
@@ -247,7 +251,7 @@ class Membership:
         self._ticked_at = max(now, self._ticked_at)
         changes = []
         if not self.isolated and self.state != "gone" and now - self._own_at >= ISOLATED_S:
-            self.isolated, self._heard = True, 0
+            self.isolated, self._alone_since, self._heard = True, self._own_at, 0
             changes.append(self._change("isolated", f"It has not heard itself for {ISOLATED_S} s, and serves nothing."))
         return changes + self._take_down(now)
 
@@ -258,7 +262,6 @@ class Membership:
             self._under_way.popleft()
         if not self._under_way or self._under_way[0][0] != heartbeat.number:
             return []  # twice, or too late to matter
-        away = now - self._own_at
         self._own_at = self._under_way.popleft()[1]
         if self._barrier is not None and heartbeat.number > self._barrier:
             self._barrier = None
@@ -266,7 +269,7 @@ class Membership:
             return []
         changes = []
         if self.isolated and self._barrier is None:
-            self.isolated = False
+            self.isolated, away = False, now - self._alone_since
             for peer in self._peers.values():
                 peer.heard_at, peer.answered, peer.unanswered_at = now, True, math.inf
             changes.append(self._change("healed", f"It hears itself again, after {away:.1f} s."))
