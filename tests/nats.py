@@ -44,7 +44,7 @@ class NatsServer:
     def __init__(self, program: Path, folder: Path) -> None:
         self.port = free_port()
         self.user = "u" + secrets.token_hex(8)
-        self.password = secrets.token_hex(16)
+        self.password = "p" + secrets.token_hex(16)  # one that begins as a number would have to be quoted
         self._program = program
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None

@@ -64,8 +64,11 @@ SUBSCRIBES_WITHIN_S = 10
 ENDING_S = 1
 """How long the end of a connection is waited for, in seconds."""
 
+SHORTEST_PAUSE_S = 0.05
+"""The pause behind a connection that is lost, in seconds; it doubles where the next one fails, or does not last."""
+
 LONGEST_PAUSE_S = 1.0
-"""The longest pause between two attempts to connect, in seconds; they begin at a twentieth of it."""
+"""The longest pause between two attempts to connect, in seconds."""
 
 WAITING_MESSAGES = 65_536
 """How much of one subscription may wait for its callback, in messages. What comes beyond is dropped, and told."""
@@ -107,6 +110,7 @@ class _Connection:
         self.said: Exception | None = None  # what the client told last
         self.made: dict[_Subscription, ClientSubscription] = {}
         self._missed = missed
+        self._told_of_refusal = False
 
     async def open(self, url: str, boot: str, options: NatsOptions) -> None:
         """Connect and log in; raises what the client raises."""
@@ -226,8 +230,12 @@ class _Connection:
             # A reply that was dropped is waited for in vain, which is told by itself.
             if slow is not None:
                 self._missed(slow.topic)
-        elif isinstance(error, errors.UnexpectedEOF):
+        elif isinstance(error, errors.UnexpectedEOF) or "violation for subscription" in str(error).lower():
+            # A subscription that the server refuses would be deaf on a link that seems well.
             self.give_up()
+        elif "violation for publish" in str(error).lower() and not self._told_of_refusal:
+            self._told_of_refusal = True
+            logger.error("NATS does not let this node publish, and what it does is lost: %s", error)
 
 
 class NatsBackplane:
@@ -316,6 +324,7 @@ class NatsBackplane:
                         connection.unsubscribe(each)
                     await connection.confirm(ENDING_S)
         self._keeper = None
+        self._reason = "the link was closed"
         if keeper is not None:
             keeper.cancel()
             await asyncio.gather(keeper, return_exceptions=True)
@@ -432,7 +441,7 @@ class NatsBackplane:
     async def _keep(self) -> None:
         """Have a connection, one after the other, until this is cancelled."""
         turn = 0
-        pause = LONGEST_PAUSE_S / 20
+        pause = SHORTEST_PAUSE_S
         dropping: asyncio.Task[None] | None = None
         try:
             while True:
@@ -440,21 +449,23 @@ class NatsBackplane:
                 turn += 1
                 connection = await self._opened(url)
                 if connection is None:
-                    await asyncio.sleep(pause * random.uniform(0.5, 1))
-                    pause = min(LONGEST_PAUSE_S, 2 * pause)
+                    pause = await _paused(pause)
                     continue
-                pause = LONGEST_PAUSE_S / 20
+                began = asyncio.get_running_loop().time()
                 self._connected(connection)
                 try:
                     await connection.until_lost()
-                finally:
                     self._reason = f"{shown(url)}: {connection.said or 'it did not answer'}"
+                finally:
                     self._connection = None
                     connection.give_up()
                     self._tell_state("away")
                     if dropping is not None:
                         await dropping
                     dropping = asyncio.get_running_loop().create_task(connection.drop())
+                if asyncio.get_running_loop().time() - began > LONGEST_PAUSE_S:
+                    pause = SHORTEST_PAUSE_S
+                pause = await _paused(pause)
         finally:
             if dropping is not None:
                 await dropping
@@ -472,6 +483,8 @@ class NatsBackplane:
                         if not each.ended:
                             await connection.subscribe(each)
                 await connection.confirm(SUBSCRIBES_WITHIN_S)
+            if not connection.usable:
+                raise errors.ConnectionClosedError
         except BaseException as error:
             self._reason = f"{shown(url)}: {connection.said or error or 'no answer in time'}"
             await connection.drop()
@@ -492,7 +505,10 @@ class NatsBackplane:
         self._first.set()
 
     def _tell_state(self, state: LinkState) -> None:
-        logger.log(logging.INFO if state == "connected" else logging.WARNING, "the link to NATS is %s", state)
+        if state == "connected":
+            logger.info("the link to NATS is connected")
+        else:
+            logger.warning("the link to NATS is away: %s", self._reason)
         for told in self._on_state:
             _contained(told, state)
 
@@ -514,6 +530,12 @@ class NatsSubscribed:
     def end(self) -> None:
         """End it; twice is harmless."""
         self._ended()
+
+
+async def _paused(pause: float) -> float:
+    """Wait about so long, since all nodes lose a server at once; return how long to wait the next time."""
+    await asyncio.sleep(pause * random.uniform(0.5, 1))
+    return min(LONGEST_PAUSE_S, 2 * pause)
 
 
 def _contained(told: Callable[[Any], object], what: object) -> None:

@@ -1,0 +1,154 @@
+"""Who may come in to a NATS server, and what they may do there: credentials, TLS, permissions of subjects."""
+
+from __future__ import annotations
+
+import base64
+import logging
+import secrets
+from pathlib import Path
+
+import nkeys
+import pytest
+import trustme
+
+from chatx import ConfigError
+from chatx.cluster.backplane import BackplaneAway
+from chatx.cluster.nats import NatsBackplane
+from chatx.cluster.nats_options import NatsOptions
+from tests.cluster.links import WITHIN_S, hears, new_boot, until
+from tests.nats import NatsServer
+
+
+async def echo(payload: bytes) -> bytes:
+    return payload
+
+
+async def gets_in(options: NatsOptions) -> None:
+    """Look whether a node gets in, hears itself and is answered."""
+    link = NatsBackplane(new_boot(), options)
+    await link.connect(WITHIN_S)
+    try:
+        heard: list[bytes] = []
+        await link.subscribe("live.1.proom", heard.append)
+        await link.serve(echo)
+        await hears(link, "live.1.proom", heard)
+        assert await link.request(link.boot, b"x", WITHIN_S) == b"x"
+    finally:
+        await link.close()
+
+
+async def stays_out(options: NatsOptions) -> str:
+    """Return why a node does not get in."""
+    with pytest.raises(BackplaneAway) as caught:
+        await NatsBackplane(new_boot(), options).connect(1)
+    return str(caught.value)
+
+
+def restart(server: NatsServer, *lines: str) -> None:
+    server.stop()
+    server.configure(*lines)
+    server.start()
+
+
+@pytest.mark.process
+async def test_a_user_in_the_url_or_a_token_gets_in(current_nats: NatsServer) -> None:
+    url = f"nats://{current_nats.user}:{current_nats.password}@127.0.0.1:{current_nats.port}"
+    await gets_in(NatsOptions(servers=(url,)))
+    restart(current_nats, "authorization { token: s3cret }")
+    await gets_in(NatsOptions(servers=(current_nats.url,), token="s3cret"))
+    assert "Authorization" in await stays_out(NatsOptions(servers=(current_nats.url,), token="other"))
+
+
+@pytest.mark.process
+async def test_an_nkey_gets_in(own_nats: NatsServer, tmp_path: Path) -> None:
+    seed = bytes(nkeys.encode_seed(secrets.token_bytes(32), nkeys.PREFIX_BYTE_USER))
+    public = nkeys.from_seed(bytearray(seed)).public_key.decode()
+    file = tmp_path / "node.nk"
+    file.write_bytes(seed)
+    restart(own_nats, f"authorization {{ users: [ {{ nkey: {public} }} ] }}")
+    await gets_in(NatsOptions(servers=(own_nats.url,), nkey=str(file)))
+    assert "node.nope" in await stays_out(NatsOptions(servers=(own_nats.url,), nkey=str(tmp_path / "node.nope")))
+
+
+@pytest.mark.process
+async def test_tls_is_spoken_and_both_ends_are_checked(own_nats: NatsServer, tmp_path: Path) -> None:
+    authority, stranger = trustme.CA(), trustme.CA()
+    own, node = authority.issue_cert("127.0.0.1", "localhost"), authority.issue_cert("node")
+    for name, blob in {
+        "ca": authority.cert_pem,
+        "stranger": stranger.cert_pem,
+        "server": own.private_key_and_cert_chain_pem,
+        "node": node.private_key_and_cert_chain_pem,
+    }.items():
+        blob.write_to_path(tmp_path / f"{name}.pem")
+    pem = {each: str(tmp_path / f"{each}.pem") for each in ("ca", "stranger", "server", "node")}
+    restart(
+        own_nats,
+        f"tls {{ cert_file: {pem['server']}, key_file: {pem['server']}, ca_file: {pem['ca']}, verify: true }}",
+    )
+    servers = (own_nats.url.replace("nats:", "tls:"),)
+    node_files = {"tls_certificate": pem["node"], "tls_key": pem["node"]}
+    await gets_in(NatsOptions(servers=servers, tls_ca=pem["ca"], **node_files))
+    assert "certificate" in await stays_out(NatsOptions(servers=servers, tls_ca=pem["stranger"], **node_files))
+    await stays_out(NatsOptions(servers=servers, tls_ca=pem["ca"]))
+
+
+@pytest.mark.process
+async def test_the_subjects_of_one_cluster_are_all_that_a_node_needs(
+    own_nats: NatsServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    may = '{ publish: ["cx.test.>"], subscribe: ["cx.test.hb", "cx.test.live.>", "cx.test.n.*.rpc", "cx.test.in.>"] }'
+    restart(
+        own_nats,
+        f"authorization {{ users: [ {{ user: {own_nats.user}, password: {own_nats.password},",
+        f"permissions: {may} }} ] }}",
+    )
+    await gets_in(own_nats.options())
+    # What the server refuses to be subscribed is no link, rather than one that is deaf and seems well.
+    link = NatsBackplane(new_boot(), own_nats.options())
+    await link.connect(WITHIN_S)
+    subscribed = await link.subscribe("secret", print)
+    await until(lambda: link.state == "away")
+    with pytest.raises(BackplaneAway, match="permissions violation for subscription"):
+        link.publish("hb", b"")
+    subscribed.end()
+    await until(lambda: link.state == "connected")
+    await link.close()
+    other = NatsBackplane(
+        new_boot(),
+        NatsOptions(servers=(own_nats.url,), user=own_nats.user, password=own_nats.password, cluster="other"),
+    )
+    await other.connect(WITHIN_S)
+    with caplog.at_level(logging.ERROR, "chatx"):
+        other.publish("hb", b"lost")
+        other.publish("hb", b"lost")
+        await until(lambda: "does not let this node publish" in caplog.text)
+    assert other.state == "connected"
+    await other.close()
+
+
+@pytest.mark.parametrize(
+    "wrong, said",
+    [
+        ({"servers": ()}, "at least one URL"),
+        ({"servers": ("http://user:secret@host",)}, "http://host is no NATS server"),
+        ({"servers": ("nats://",)}, "no NATS server"),
+        ({"servers": ("nats://host:99999",)}, "no NATS server"),
+        ({"cluster": "a.b"}, "no cluster's name"),
+        ({"cluster": ""}, "no cluster's name"),
+        ({"user": "u"}, "belong together"),
+        ({"user": "u", "password": "p", "token": "t"}, "give one of them"),
+        ({"tls_key": "k"}, "belong together"),
+        ({"tls_ca": "no/such/file"}, "no/such/file"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(wrong: dict[str, object], said: str) -> None:
+    with pytest.raises(ConfigError, match=said) as caught:
+        NatsBackplane(new_boot(), NatsOptions(**{"servers": ("nats://host",), **wrong}))  # type: ignore[arg-type]
+    assert "secret" not in str(caught.value)
+
+
+def test_options_show_no_secret() -> None:
+    secret = base64.b32encode(secrets.token_bytes(10)).decode()
+    options = NatsOptions(servers=(f"nats://user:{secret}@host",), user="u", password=secret, token=secret)
+    assert secret not in repr(options) + str(options)
