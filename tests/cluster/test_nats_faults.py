@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from chatx.cluster import nats
+from chatx.cluster import nats_connection
 from chatx.cluster.backplane import BackplaneAway, BackplaneFull, NoReply
 from chatx.cluster.nats import NatsBackplane
 from chatx.cluster.nats_options import NatsOptions
@@ -95,7 +95,7 @@ async def test_a_server_that_freezes_is_noticed_while_it_is_frozen(own_nats: Nat
             with pytest.raises(BackplaneAway):
                 one.link.publish("t", b"refused")
             # The kernel takes connections for it still, and that is no server.
-            await asyncio.sleep(nats.CONNECTS_WITHIN_S)
+            await asyncio.sleep(nats_connection.CONNECTS_WITHIN_S)
             assert one.link.state == "away"
         await one.gone_and_back(two)
         await two.gone_and_back(one)
@@ -140,7 +140,7 @@ async def test_a_server_that_throws_a_node_out_is_asked_again(own_nats: NatsServ
 async def test_a_subscription_that_is_too_slow_is_told_and_goes_on(
     current_nats: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(nats, "WAITING_MESSAGES", 8)
+    monkeypatch.setattr(nats_connection, "WAITING_MESSAGES", 8)
     async with two_nodes(current_nats) as (one, two):
         slow: list[bytes] = []
         await one.link.subscribe("slow", slow.append)

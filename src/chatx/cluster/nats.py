@@ -1,13 +1,9 @@
-"""The link between nodes over core NATS; the one file that knows which client it is, `nats-py`.
+"""The link between nodes over core NATS.
 
 Rules:
 1. The client never reconnects by itself. What it does then cannot be told apart from outside: it replays what was
    published meanwhile, and some errors of a server close it for ever. Here each connection is a client of its own.
-2. A connection is believed while the server answers: one question is out at a time, and after two seconds without its
-   answer the connection is given up. Seconds are counted by turns of the loop, so that a process which stood still does
-   not blame the server.
-3. Connected means that every subscription is there, and that the server has said so.
-4. Nothing raises into the client's tasks.
+2. Connected means that every subscription is there, and that the server has said so.
 """
 
 from __future__ import annotations
@@ -15,18 +11,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 from chatx.cluster.answers import Answers, read_answer
 from chatx.cluster.backplane import (
-    PAYLOAD_BYTES,
     PENDING_BYTES,
     REQUESTS_AT_ONCE,
     SERVED_AT_ONCE,
     BackplaneAway,
-    BackplaneFull,
     Handle,
     LinkState,
     NobodyThere,
@@ -43,199 +37,25 @@ from chatx.extras import needs
 
 with needs("cluster", "chatx.cluster.nats"):
     from nats import errors
-    from nats.aio.client import Client
     from nats.aio.msg import Msg
-    from nats.aio.subscription import Subscription as ClientSubscription
+
+    from chatx.cluster.nats_connection import (
+        CONNECTS_WITHIN_S,
+        ENDING_S,
+        SUBSCRIBES_WITHIN_S,
+        Connection,
+        Subscription,
+        take_now,
+        unless_lost,
+    )
 
 logger: logging.Logger = logging.getLogger("chatx")
-
-ASKED_EVERY_S = 1.0
-"""How often the server is asked whether it is there, in seconds."""
-
-UNANSWERED = 2
-"""How many such turns without an answer end a connection."""
-
-CONNECTS_WITHIN_S = 2
-"""How long one attempt to connect may take, in seconds."""
-
-SUBSCRIBES_WITHIN_S = 10
-"""How long the server may take to confirm what is subscribed, in seconds."""
-
-ENDING_S = 1
-"""How long the end of a connection is waited for, in seconds."""
 
 SHORTEST_PAUSE_S = 0.05
 """The pause behind a connection that is lost, in seconds; it doubles where the next one fails, or does not last."""
 
 LONGEST_PAUSE_S = 1.0
 """The longest pause between two attempts to connect, in seconds."""
-
-WAITING_MESSAGES = 65_536
-"""How much of one subscription may wait for its callback, in messages. What comes beyond is dropped, and told."""
-
-WAITING_BYTES = 8_388_608
-"""How much of one subscription may wait for its callback, in bytes. What comes beyond is dropped, and told."""
-
-
-class _Subscription:
-    """One that is to be there on each connection."""
-
-    def __init__(self, topic: str | None, subject: str, receive: Callable[[Msg], object]) -> None:
-        self.topic = topic
-        self.subject = subject
-        self._receive: Callable[[Msg], object] | None = receive
-        self.ended = False
-
-    async def received(self, message: Msg) -> None:
-        """What the client calls."""
-        if self._receive is None:
-            return
-        try:
-            self._receive(message)
-        except Exception:
-            logger.exception("a message on %s was not taken; the subscription goes on", self.subject)
-
-    def end(self) -> None:
-        """Receive nothing more."""
-        self._receive = None
-        self.ended = True
-
-
-class _Connection:
-    """One connection to one server, from its first byte to its end."""
-
-    def __init__(self, missed: Callable[[str | None], object]) -> None:
-        self.client = Client()
-        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.said: Exception | None = None  # what the client told last
-        self.made: dict[_Subscription, ClientSubscription] = {}
-        self._missed = missed
-        self._told_of_refusal = False
-
-    async def open(self, url: str, boot: str, options: NatsOptions) -> None:
-        """Connect and log in; raises what the client raises."""
-        given: dict[str, Any] = {
-            "user": options.user,
-            "password": options.password,
-            "token": options.token,
-            "user_credentials": options.credentials,
-            "nkeys_seed": options.nkey,
-            "tls": options.tls(),
-        }
-        await self.client.connect(
-            [url],
-            name=f"chatx-{boot}",
-            inbox_prefix=f"cx.{options.cluster}.in.{boot}",
-            allow_reconnect=False,
-            max_reconnect_attempts=1,
-            reconnect_time_wait=0,
-            connect_timeout=CONNECTS_WITHIN_S,
-            # No bound of the client's, which would stop it to wait in the middle of a call: ours is asked before.
-            pending_size=0,
-            flusher_queue_size=0,
-            skip_subject_validation=True,  # each is checked before
-            error_cb=self._on_error,
-            disconnected_cb=self._on_end,
-            closed_cb=self._on_end,
-            **{name: value for name, value in given.items() if value is not None},
-        )
-        if self.client.max_payload < PAYLOAD_BYTES + 1:
-            raise errors.Error(
-                f"its max_payload is {self.client.max_payload} bytes; chatx needs 1MB, which is NATS's default"
-            )
-
-    async def subscribe(self, subscription: _Subscription) -> None:
-        """Tell the server of a subscription."""
-        if subscription in self.made:
-            return
-        made = await self.client.subscribe(
-            subscription.subject,
-            cb=subscription.received,
-            pending_msgs_limit=WAITING_MESSAGES,
-            pending_bytes_limit=WAITING_BYTES,
-        )
-        self.made[subscription] = made
-
-    def unsubscribe(self, subscription: _Subscription) -> None:
-        """Tell the server that a subscription has ended."""
-        made = self.made.pop(subscription, None)
-        if made is not None and self.usable:
-            _at_once(made.unsubscribe())
-
-    @property
-    def usable(self) -> bool:
-        """Whether something may be sent."""
-        return self.client.is_connected and not self.lost.done()
-
-    @property
-    def pending_bytes(self) -> int:
-        """What the client holds, and what its socket has not taken."""
-        held: int = self.client.pending_data_size
-        socket = self._socket()
-        return held if socket is None else held + socket.get_write_buffer_size()
-
-    async def confirm(self, within_s: int) -> None:
-        """Return when the server has taken all that the client was given before; raises what the client raises."""
-        # The client's question overtakes what it holds, and has it written meanwhile: only a second one is behind it.
-        await self.client.flush(within_s)
-        await self.client.flush(within_s)
-
-    async def until_lost(self) -> None:
-        """Return when the server does not answer, or the connection has ended."""
-        asked: asyncio.Task[None] | None = None
-        unanswered = 0
-        try:
-            while self.usable and unanswered < UNANSWERED:
-                if asked is None or asked.done():
-                    if asked is not None and asked.exception() is not None:
-                        return
-                    asked = asyncio.get_running_loop().create_task(self.client.flush(3600))
-                    unanswered = 0
-                await asyncio.wait([self.lost], timeout=ASKED_EVERY_S)
-                if not asked.done():
-                    unanswered += 1
-        finally:
-            if asked is not None:
-                asked.cancel()
-                await asyncio.gather(asked, return_exceptions=True)
-
-    async def drop(self) -> None:
-        """End it, whatever the server does."""
-        self.give_up()
-        socket = self._socket()
-        with suppress(Exception):
-            async with asyncio.timeout(ENDING_S):
-                await self.client.close()
-        if socket is not None:
-            # Whatever still waits to be written would keep it open for as long as a frozen server does.
-            socket.abort()
-
-    def _socket(self) -> asyncio.WriteTransport | None:
-        # The client has no public way to it. Where another version keeps it elsewhere, what is there is not counted.
-        writer = getattr(getattr(self.client, "_transport", None), "_io_writer", None)
-        return None if writer is None else writer.transport
-
-    def give_up(self) -> None:
-        """Use it no more; whoever waits for something on it hears of that."""
-        if not self.lost.done():
-            self.lost.set_result(None)
-
-    async def _on_end(self) -> None:
-        self.give_up()
-
-    async def _on_error(self, error: Exception) -> None:
-        self.said = error
-        if isinstance(error, errors.SlowConsumerError):
-            slow = next((each for each, made in self.made.items() if made is error.sub), None)
-            # A reply that was dropped is waited for in vain, which is told by itself.
-            if slow is not None:
-                self._missed(slow.topic)
-        elif isinstance(error, errors.UnexpectedEOF) or "violation for subscription" in str(error).lower():
-            # A subscription that the server refuses would be deaf on a link that seems well.
-            self.give_up()
-        elif "violation for publish" in str(error).lower() and not self._told_of_refusal:
-            self._told_of_refusal = True
-            logger.error("NATS does not let this node publish, and what it does is lost: %s", error)
 
 
 class NatsBackplane:
@@ -257,9 +77,9 @@ class NatsBackplane:
         self._boot = boot
         self._options = options
         self._prefix = f"cx.{options.cluster}."
-        self._subscriptions: dict[_Subscription, None] = {}
-        self._connection: _Connection | None = None
-        self._opening: _Connection | None = None
+        self._subscriptions: dict[Subscription, None] = {}
+        self._connection: Connection | None = None
+        self._opening: Connection | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._first = asyncio.Event()
         self._was_connected = False
@@ -350,7 +170,7 @@ class NatsBackplane:
             ValueError: The topic is none.
         """
         check_topic(topic)
-        subscription = _Subscription(topic, self._prefix + topic, lambda message: receive(message.data))
+        subscription = Subscription(topic, self._prefix + topic, lambda message: receive(message.data))
         await self._subscribe(subscription)
         return NatsSubscribed(lambda: self._end(subscription))
 
@@ -364,7 +184,7 @@ class NatsBackplane:
             if message.reply:
                 answers.take(message.data, lambda answer: self._reply(message.reply, answer))
 
-        await self._subscribe(_Subscription(None, self._subject_of(self._boot), take))
+        await self._subscribe(Subscription(None, self._subject_of(self._boot), take))
 
     async def request(self, boot: str, payload: bytes, timeout_s: float) -> bytes:
         """Ask a node; see `Backplane.request` for what it raises."""
@@ -396,7 +216,7 @@ class NatsBackplane:
     def _subject_of(self, boot: str) -> str:
         return f"{self._prefix}n.{boot}.rpc"
 
-    def _ready(self, payload: bytes) -> _Connection:
+    def _ready(self, payload: bytes) -> Connection:
         check_payload(payload)
         connection = self._connection
         if connection is None or not connection.usable:
@@ -408,7 +228,7 @@ class NatsBackplane:
 
     def _send(self, subject: str, payload: bytes) -> None:
         connection = self._ready(payload)
-        _at_once(connection.client.publish(subject, payload))
+        take_now(connection.client.publish(subject, payload))
 
     def _reply(self, subject: str, answer: bytes) -> None:
         connection = self._connection
@@ -417,9 +237,9 @@ class NatsBackplane:
         if connection.pending_bytes + len(answer) > PENDING_BYTES + 1:
             logger.warning("a reply to another node was dropped: too much waits to be sent")
             return
-        _at_once(connection.client.publish(subject, answer))
+        take_now(connection.client.publish(subject, answer))
 
-    async def _subscribe(self, subscription: _Subscription) -> None:
+    async def _subscribe(self, subscription: Subscription) -> None:
         self._subscriptions[subscription] = None
         for connection in (self._connection, self._opening):
             if connection is not None and connection.usable:
@@ -427,11 +247,11 @@ class NatsBackplane:
                 with suppress(errors.Error, OSError, TimeoutError):
                     await connection.subscribe(subscription)
                     async with asyncio.timeout(SUBSCRIBES_WITHIN_S):
-                        await _unless_lost(connection, connection.confirm(SUBSCRIBES_WITHIN_S))
+                        await unless_lost(connection, connection.confirm(SUBSCRIBES_WITHIN_S))
                 if subscription.ended:
                     connection.unsubscribe(subscription)
 
-    def _end(self, subscription: _Subscription) -> None:
+    def _end(self, subscription: Subscription) -> None:
         subscription.end()
         self._subscriptions.pop(subscription, None)
         for connection in (self._connection, self._opening):
@@ -470,9 +290,9 @@ class NatsBackplane:
             if dropping is not None:
                 await dropping
 
-    async def _opened(self, url: str) -> _Connection | None:
+    async def _opened(self, url: str) -> Connection | None:
         """Return a connection on which everything is subscribed, or None; the reason is kept."""
-        connection = self._opening = _Connection(self._tell_missed)
+        connection = self._opening = Connection(self._tell_missed)
         try:
             async with asyncio.timeout(CONNECTS_WITHIN_S):
                 await connection.open(url, self._boot, self._options)
@@ -496,7 +316,7 @@ class NatsBackplane:
             self._opening = None
         return connection
 
-    def _connected(self, connection: _Connection) -> None:
+    def _connected(self, connection: Connection) -> None:
         self._connection = connection
         again, self._was_connected = self._was_connected, True
         self._tell_state("connected")
@@ -543,28 +363,3 @@ def _contained(told: Callable[[Any], object], what: object) -> None:
         told(what)
     except Exception:
         logger.exception("a callback of the link between nodes raised; the link goes on")
-
-
-async def _unless_lost(connection: _Connection, asked: Coroutine[Any, Any, None]) -> None:
-    """Await an answer of the server for as long as there is a connection to it."""
-    task = asyncio.get_running_loop().create_task(asked)
-    try:
-        await asyncio.wait([task, connection.lost], return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-
-
-def _at_once(sending: Coroutine[Any, Any, object]) -> None:
-    """Have the client take what it is given, in this very step.
-
-    It is a coroutine for the sake of a full buffer, which is refused here before.
-    """
-    try:
-        sending.send(None)
-    except StopIteration:
-        return
-    except errors.Error as error:
-        raise BackplaneAway(f"NATS is away: {error}") from error
-    sending.close()
-    raise BackplaneFull("The client of NATS takes nothing now; try again later.")
