@@ -13,7 +13,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from typing import Any
+from typing import Any, Final
 
 from chatx.cluster.backplane import PAYLOAD_BYTES, BackplaneAway, BackplaneFull
 from chatx.cluster.nats_options import NatsOptions
@@ -27,25 +27,25 @@ with needs("cluster", "chatx.cluster.nats_connection"):
 
 logger: logging.Logger = logging.getLogger("chatx")
 
-ASKED_EVERY_S = 1.0
+ASKED_EVERY_S: Final = 1.0
 """How often the server is asked whether it is there, in seconds."""
 
-UNANSWERED = 2
+UNANSWERED: Final = 2
 """How many such turns without an answer end a connection."""
 
-CONNECTS_WITHIN_S = 2
+CONNECTS_WITHIN_S: Final = 2
 """How long one attempt to connect may take, in seconds."""
 
-SUBSCRIBES_WITHIN_S = 10
+SUBSCRIBES_WITHIN_S: Final = 10
 """How long the server may take to confirm what is subscribed, in seconds."""
 
-ENDING_S = 1
+ENDING_S: Final = 1
 """How long the end of a connection is waited for, in seconds."""
 
-WAITING_MESSAGES = 65_536
+WAITING_MESSAGES: Final = 65_536
 """How much of one subscription may wait for its callback, in messages. What comes beyond is dropped, and told."""
 
-WAITING_BYTES = 8_388_608
+WAITING_BYTES: Final = 8_388_608
 """How much of one subscription may wait for its callback, in bytes. What comes beyond is dropped, and told."""
 
 
@@ -53,10 +53,10 @@ class Subscription:
     """One that is to be there on each connection."""
 
     def __init__(self, topic: str | None, subject: str, receive: Callable[[Msg], object]) -> None:
-        self.topic = topic
-        self.subject = subject
+        self.topic: str | None = topic
+        self.subject: str = subject
         self._receive: Callable[[Msg], object] | None = receive
-        self.ended = False
+        self.ended: bool = False
 
     async def received(self, message: Msg) -> None:
         """What the client calls."""
