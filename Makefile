@@ -3,6 +3,8 @@ SHELL := bash
 BIN := .venv/bin
 CODE := $(wildcard src tests tools examples benchmarks)
 INPUTS := pyproject.toml constraints.txt tools/venv
+# So many files of tests beside each other, in tests/conftest.py's order.
+BESIDE := $(if $(TOGETHER),-n $(TOGETHER) --dist loadfile --no-loadscope-reorder)
 export PYTHON
 
 .PHONY: demo test check docs bench clean compiler
@@ -11,16 +13,17 @@ export PYTHON
 demo: .venv/.fastapi
 	@$(BIN)/chatx demo $(ARGS)
 
-# Everything on the main Python, the fast tests on each other one; `make test LONG=1` looks longer for counterexamples.
+# Everything on the main Python, the fast tests on each other one; `make test LONG=1` looks longer for counterexamples,
+# `make test TOGETHER=3` runs three files of tests beside each other.
 test: check compiler
 	@tools/chromium
 	@tools/npm
 	@tools/postgresql
 	@tools/nats
 	@rm -f .coverage .coverage.*
-	TEST_LONG=$(LONG) $(BIN)/coverage run -m pytest $(if $(LONG),--timeout=1800)
+	TEST_LONG=$(LONG) $(BIN)/coverage run -m pytest $(BESIDE) $(if $(LONG),--timeout=1800)
 	@$(BIN)/coverage combine -q && $(BIN)/coverage report
-	@tools/test-other-pythons
+	@tools/test-other-pythons $(BESIDE)
 
 check: .venv/.dev
 	$(BIN)/ruff format --check

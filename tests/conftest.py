@@ -5,6 +5,7 @@ import os
 import random
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -23,6 +24,15 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("long" if os.environ.get("TEST_LONG") else "ci")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that are given more time: one of them alone at the end would keep the others' cores idle."""
+    given: dict[Path, float] = {}
+    for item in items:
+        own = item.get_closest_marker("timeout")
+        given[item.path] = max(given.get(item.path, 0.0), own.args[0] if own else 0.0)
+    items.sort(key=lambda item: -given[item.path])
 
 
 class SeededRandom:
