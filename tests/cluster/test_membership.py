@@ -540,3 +540,23 @@ def test_time_that_goes_back_takes_nobody_down() -> None:
         assert membership.tick(now) == []
     assert not membership.stalled
     assert [seat.node for seat in membership.view.seats] == ["me", "other"]
+
+
+def test_node_that_is_down_for_the_others_does_not_say_that_it_is_up_before_it_knows() -> None:
+    membership = up()
+    membership.tick(0.5)
+    assert membership.serves(1.4)
+    # Frozen, and nothing of that is known before the next tick.
+    assert membership.serving
+    assert not membership.serves(5.0)
+    membership.tick(5.0)
+    assert membership.isolated
+    assert membership.beat(5.0).state == "joining"
+
+
+def test_node_that_was_isolated_for_a_moment_says_that_it_is_up() -> None:
+    membership = up()
+    for now in (0.5, 1.0, 1.6):
+        membership.tick(now)
+    assert membership.isolated
+    assert membership.beat(1.7).state == "up"

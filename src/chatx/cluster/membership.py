@@ -128,6 +128,10 @@ class Membership:
         """Whether this node may serve the rooms that it has."""
         return self.state in {"up", "draining"} and not self.isolated and self.refused is None
 
+    def serves(self, now: float) -> bool:
+        """Return whether this node may serve, and could know by now where it may not: a tick may be overdue."""
+        return self.serving and now - self._own_at < ISOLATED_S
+
     @property
     def stalled(self) -> bool:
         """Whether this node stalled, and has not yet read what waited meanwhile."""
@@ -161,13 +165,16 @@ class Membership:
     def beat(self, now: float, *, presence: int = 0, tails: int = 0, rooms: int = 0) -> Heartbeat:
         """Return the next heartbeat, to be published at once; the arguments are those of `Heartbeat`."""
         me = self.me
+        # Who has been away for so long is down for the others. Were it up for them again before it knows of that, they
+        # would count on it, and then no longer, and then again.
+        away = self.isolated and self.state == "up" and now - self._own_at >= DOWN_S
         self._number += 1
         self._under_way.append((self._number, now))
         return Heartbeat(
             me.node,
             me.boot,
             self._number,
-            self.state,
+            "joining" if away else self.state,
             me.strategy,
             me.version,
             self._view.hash,
