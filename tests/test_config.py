@@ -59,6 +59,13 @@ OBJECTS = {
     "middlewares": ("auth", "rate_limit", "moderation"),
     "rate_limit": RateLimit(messages_per_sec=10, burst=20),
     "cluster_strategy": "local",
+    "cluster_url": None,
+    "cluster_name": "chatx",
+    "node_name": None,
+    "cluster_credentials": None,
+    "cluster_ca": None,
+    "cluster_cert": None,
+    "cluster_key": None,
     "durability": "sequenced",
     "on_dead_letter": None,
 }
@@ -175,10 +182,44 @@ def test_an_unknown_strategy_is_refused_with_the_ones_there_are(strategy: Any) -
         ChatConfig(cluster_strategy=strategy)
 
 
-@pytest.mark.parametrize("strategy", ["pg", "horde"])
-def test_a_strategy_that_is_not_there_yet_is_refused_rather_than_ignored(strategy: Any) -> None:
+def test_a_strategy_that_is_not_there_yet_is_refused_rather_than_ignored() -> None:
     with pytest.raises(ConfigError, match="does not have yet"):
-        ChatConfig(cluster_strategy=strategy)
+        ChatConfig(cluster_strategy="horde", cluster_url="nats://127.0.0.1:4222")
+
+
+URL = "nats://127.0.0.1:4222"
+
+
+@pytest.mark.parametrize(
+    "options, told",
+    [
+        ({"cluster_strategy": "pg"}, "there is no cluster_url"),
+        ({"cluster_url": URL}, "'local' has no use for it"),
+        ({"cluster_strategy": "pg", "cluster_url": "redis://host"}, "give nats://host:port"),
+        ({"cluster_strategy": "pg", "cluster_url": f"{URL},"}, "give nats://host:port"),
+        ({"cluster_strategy": "pg", "cluster_url": "nats://user:hidden@host:port"}, "//...@host"),
+        ({"cluster_strategy": "pg", "cluster_url": ""}, "must be a text"),
+        ({"cluster_strategy": "pg", "cluster_url": 4222}, "must be a text"),
+        ({"cluster_name": "a.b"}, "cluster_name"),
+        ({"cluster_name": ""}, "cluster_name"),
+        ({"node_name": "a b"}, "node_name"),
+        ({"cluster_cert": "cert.pem"}, "belong together"),
+        ({"cluster_credentials": 5}, "must be a text"),
+        ({"cluster_strategy": "pg", "cluster_url": URL, "store": "sqlite:///chat.db"}, "one writer"),
+        ({"cluster_strategy": "pg", "cluster_url": URL, "persistence": MemoryLog()}, "one writer"),
+    ],
+)
+def test_options_of_a_cluster_that_do_not_fit_are_refused(options: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(told)) as refused:
+        ChatConfig(**options)
+    assert "hidden" not in str(refused.value)
+
+
+@pytest.mark.parametrize("url", [URL, f"{URL}, tls://user:p%40ss@nats.example.org", "nats://[::1]:4222/"])
+def test_the_nodes_meet_at_one_server_or_several_and_no_password_is_shown(url: str) -> None:
+    config = ChatConfig(cluster_strategy="pg", cluster_url=url)
+    assert "p%40ss" not in repr(config)
+    assert "p%40ss" not in str(config.effective())
 
 
 # All at once
@@ -198,7 +239,7 @@ WRONG: dict[str, Any] = {
     "history_size": 0,
     "mailbox_size": "5",
     "rate_limit": RateLimit(0, 0),
-    "cluster_strategy": "pg",
+    "cluster_strategy": "horde",
     "auth": object(),
     "moderation": FaultyModeration,
     "persistence": 5,
@@ -504,6 +545,12 @@ def test_every_option_can_be_a_variable() -> None:
     env = {f"CHATX_{name.upper()}": "3" for name in NUMBERS} | {
         "CHATX_RATE_LIMIT": "{ messages_per_sec = 2.5, burst = 4 }",
         "CHATX_CLUSTER_STRATEGY": "local",
+        "CHATX_CLUSTER_NAME": "staging",
+        "CHATX_NODE_NAME": "web-1",
+        "CHATX_CLUSTER_CREDENTIALS": "node.creds",
+        "CHATX_CLUSTER_CA": "ca.pem",
+        "CHATX_CLUSTER_CERT": "node.pem",
+        "CHATX_CLUSTER_KEY": "node.key",
         "CHATX_DURABILITY": "sequenced",
         "CHATX_AUTH": f"{ADAPTERS}:allows",
         "CHATX_MODERATION": f"{ADAPTERS}:Allows.Nested",
@@ -512,12 +559,14 @@ def test_every_option_can_be_a_variable() -> None:
         "CHATX_ON_DEAD_LETTER": "builtins:print",
         "CHATX_MIDDLEWARES": f"moderation, {ADAPTERS}:shout",
     }
-    # A store takes the place of persistence.
-    assert {name.removeprefix("CHATX_").lower() for name in env} == set(NUMBERS | OBJECTS) - {"store"}
+    # A store takes the place of persistence, and nodes have no log yet.
+    left_out = {"store", "cluster_url"}
+    assert {name.removeprefix("CHATX_").lower() for name in env} == set(NUMBERS | OBJECTS) - left_out
     config = ChatConfig.load(env=env)
     assert {getattr(config, name) for name in NUMBERS} == {3}
     assert config.rate_limit == RateLimit(2.5, 4)
     assert config.auth is allows
+    assert (config.cluster_name, config.node_name) == ("staging", "web-1")
     assert config.middlewares == ("moderation", shout)
     same = ChatConfig.load(env=env | {"CHATX_MIDDLEWARES": f'["moderation", "{ADAPTERS}:shout"]'})
     assert same.middlewares == config.middlewares

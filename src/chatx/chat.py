@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -20,6 +20,8 @@ from chatx.runtime.chat_store import ChatStore
 from chatx.runtime.connection import Connection
 from chatx.runtime.dead_letters import DeadLetter
 from chatx.runtime.engine import Engine
+from chatx.runtime.nodes.link import link_of
+from chatx.runtime.nodes.node import Node, new_boot
 from chatx.runtime.outbox_page import outbox_page
 from chatx.runtime.siblings import Siblings
 from chatx.runtime.statistics import Statistics, statistics_of
@@ -77,6 +79,7 @@ class Chat:
         self._stopping: asyncio.Task[None] | None = None
         self._siblings: Siblings | None = None
         self._store: ChatStore | None = None
+        self._node: Node | None = None
 
     async def start(self) -> None:
         """Start on the running loop.
@@ -89,7 +92,7 @@ class Chat:
             AlreadyStarted: It is running, or being started or stopped, already.
             StoreInUse: Another chat writes to its store still.
             ConfigError: The store cannot be used.
-            AdapterError: The store is away.
+            AdapterError: The store is away, or the broker of the nodes.
             Closed: It was stopped while it started.
             WrongLoop: It runs in another thread or loop, as from all that follow.
         """
@@ -100,15 +103,35 @@ class Chat:
         siblings, store = Siblings(self.config), ChatStore(self.config)
         try:
             if store.is_to_begin:
-                await self._begin(store)
-            self._engine = Engine(store.config, self.telemetry, self._dead_letters)
+                await self._begin(store.begin())
+            if self.config.cluster_strategy == "local":
+                self._engine = Engine(store.config, self.telemetry, self._dead_letters)
+            else:
+                await self._join_nodes(store)
         except BaseException:
             siblings.release()
             raise
         self._siblings, self._store = siblings, store
 
-    async def _begin(self, store: ChatStore) -> None:
-        self._starting = starting = asyncio.get_running_loop().create_task(store.begin(), name="chatx start")
+    async def _join_nodes(self, store: ChatStore) -> None:
+        node = engine = None
+        try:
+            boot = new_boot()
+            node = Node(store.config, link_of(store.config, boot))
+            await self._begin(node.connect())
+            engine = Engine(store.config, self.telemetry, self._dead_letters, elsewhere=node.abroad)
+            await self._begin(node.join(engine))
+        except BaseException:
+            if engine is not None:
+                await engine.stop(1)
+            if node is not None:
+                await node.close()
+            await store.end(_STORE_ENDS_S)
+            raise
+        self._engine, self._node = engine, node
+
+    async def _begin(self, begins: Coroutine[Any, Any, None]) -> None:
+        self._starting = starting = asyncio.get_running_loop().create_task(begins, name="chatx start")
         try:
             await starting
         except asyncio.CancelledError:
@@ -154,16 +177,22 @@ class Chat:
         timeout_ms = self.config.drain_timeout_ms if drain_timeout_ms is None else drain_timeout_ms
         deadline = engine.loop.time() + timeout_ms / 1000
         try:
+            if self._node is not None:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout_at(deadline):
+                        await self._node.drain()
             await engine.stop(timeout_ms)
         except asyncio.CancelledError:  # as when a loop is shut down: nothing is waited for any more
             deadline = engine.loop.time()
             raise
         finally:
             try:
+                if self._node is not None:
+                    await self._node.close()
                 if self._store is not None:
                     await self._store.end(max(_STORE_ENDS_S, deadline - engine.loop.time()))
             finally:
-                self._engine = self._store = None
+                self._engine = self._store = self._node = None
                 self._stopping = None
                 if self._siblings is not None:
                     self._siblings.release()

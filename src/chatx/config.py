@@ -20,6 +20,7 @@ from chatx.adapters.stores import shown
 from chatx.config_checks import (
     ADAPTERS,
     BUILT_IN,
+    check_cluster,
     check_dead_letter_handler,
     check_durability,
     check_number,
@@ -30,6 +31,7 @@ from chatx.config_checks import (
     checked_middlewares,
     import_name,
     shown_value,
+    without_passwords,
 )
 from chatx.core.middleware import Middleware
 from chatx.core.rate_limit import RateLimit
@@ -80,6 +82,15 @@ class ChatConfig:
     delivery_max_retries: int = _number(5, "retries", "after a failed delivery, before it is a dead letter", least=0)
     delivery_retry_base_ms: int = _number(100, "ms", "ceiling of the first backoff; it doubles each time")
     cluster_strategy: Literal["local", "pg", "horde"] = _object("local", "one of local, pg, horde")
+    cluster_url: str | None = _object(
+        None, "where the nodes meet: nats://host:4222, several by commas; tls:// for TLS", repr=False
+    )
+    cluster_name: str = _object("chatx", "what the nodes of one cluster have in common")
+    node_name: str | None = _object(None, "this node's own name; by default its host's and its process's")
+    cluster_credentials: str | None = _object(None, "a file with this node's NATS credentials")
+    cluster_ca: str | None = _object(None, "a file with the certificates that the nodes' servers are checked by")
+    cluster_cert: str | None = _object(None, "a file with this node's certificate, where the servers ask for one")
+    cluster_key: str | None = _object(None, "a file with the key of cluster_cert")
     mailbox_size: int = _number(1024, "events", "unread by one subscriber")
     mailbox_bytes: int = _number(1048576, "bytes", "unread by one subscriber")
     history_size: int = _number(256, "messages", "kept in memory per room, for resume")
@@ -132,6 +143,7 @@ class ChatConfig:
         check_rate_limit(self.rate_limit, problems)
         with problems.gathered():
             check_strategy(self.cluster_strategy)
+        check_cluster(self, problems)
         for role, check in ADAPTERS.items():
             adapter = getattr(self, role)
             if adapter is not None:
@@ -194,11 +206,15 @@ class ChatConfig:
                 value = [each if isinstance(each, str) else import_name(each) for each in value]
             elif option.name == "store" and value is not None:
                 value = shown(value)
+            elif option.name == "cluster_url" and value is not None:
+                value = without_passwords(value)
             elif value is not None and not isinstance(value, (int, str)):
                 value = import_name(value)
             values[option.name] = value
         return values
 
+
+_TEXTS = frozenset(name for name in ChatConfig.__dataclass_fields__ if name.startswith(("cluster_", "node_")))
 
 _OPTIONS = frozenset(option.name for option in fields(ChatConfig))
 
@@ -250,7 +266,7 @@ def _from_env(env: Mapping[str, str], problems: Problems) -> dict[str, Any]:
 def _env_value(variable: str, name: str, text: str) -> Any:
     if name == "middlewares" and not text.lstrip().startswith("["):
         return [part.strip() for part in text.split(",") if part.strip()]
-    if name in (*ADAPTERS, "on_dead_letter", "cluster_strategy", "durability", "store"):
+    if name in (*ADAPTERS, "on_dead_letter", "durability", "store") or name in _TEXTS:
         return text
     try:
         read = tomllib.loads(f"value = {text}")

@@ -13,6 +13,7 @@ from chatx.adapters.retention import trims
 from chatx.adapters.room_log import check_log, is_log
 from chatx.adapters.stores import check_store
 from chatx.core.middleware import Middleware
+from chatx.core.node_names import valid_cluster_name, valid_node_name
 from chatx.core.rate_limit import RateLimit
 from chatx.errors import ConfigError, Problems
 
@@ -73,8 +74,53 @@ def check_strategy(value: object) -> None:
     """Raise `ConfigError` unless this version has the cluster strategy."""
     if value not in STRATEGIES:
         raise ConfigError(f"cluster_strategy is {shown_value(value)}; it must be one of {', '.join(STRATEGIES)}.")
-    if value != "local":
-        raise ConfigError(f"cluster_strategy is '{value}', which this version does not have yet; use 'local'.")
+    if value == "horde":
+        raise ConfigError("cluster_strategy is 'horde', which this version does not have yet; use 'pg' or 'local'.")
+
+
+_URL = re.compile(r"(?:nats|tls)://(?:[^\s/@,]*@)?(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?/?")
+
+
+def check_cluster(config: Any, problems: Problems) -> None:
+    """Add to the problems what is wrong with the options of the cluster, of a `ChatConfig`."""
+    with problems.gathered():
+        valid_cluster_name(config.cluster_name)
+    if config.node_name is not None:
+        with problems.gathered():
+            valid_node_name(config.node_name)
+    for name in ("cluster_url", "cluster_credentials", "cluster_ca", "cluster_cert", "cluster_key"):
+        value = getattr(config, name)
+        with problems.gathered():
+            if value is not None and (not isinstance(value, str) or not value):
+                raise ConfigError(f"{name} is {shown_value(value)}; it must be a text.")
+    url = config.cluster_url
+    with problems.gathered():
+        if isinstance(url, str) and url and not all(_URL.fullmatch(each.strip()) for each in url.split(",")):
+            raise ConfigError(
+                f"cluster_url is {shown_value(without_passwords(url))}; give nats://host:port or tls://host:port, "
+                "several of one cluster by commas."
+            )
+    with problems.gathered():
+        if url is None and config.cluster_strategy == "pg":
+            raise ConfigError(
+                "cluster_strategy is 'pg' and there is no cluster_url: give the URL of a NATS server that all nodes "
+                "reach, as nats://127.0.0.1:4222."
+            )
+        if config.cluster_strategy == "pg" and (config.store is not None or is_log(config.persistence)):
+            raise ConfigError(
+                "cluster_strategy is 'pg' and there is a store: it has one writer, so it is for one node in this "
+                "version. Use 'local', or a persistence adapter of your own."
+            )
+        if url is not None and config.cluster_strategy == "local":
+            raise ConfigError("cluster_url is given, and cluster_strategy 'local' has no use for it; use 'pg'.")
+    with problems.gathered():
+        if (config.cluster_cert is None) != (config.cluster_key is None):
+            raise ConfigError("cluster_cert and cluster_key belong together; give both or neither.")
+
+
+def without_passwords(url: str) -> str:
+    """Return the URL of a cluster as it may be shown."""
+    return re.sub(r"//[^/@,]*@", "//...@", url)
 
 
 def check_dead_letter_handler(value: object) -> None:

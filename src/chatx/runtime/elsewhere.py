@@ -16,6 +16,11 @@ class Elsewhere(Neighbours, Protocol):
     replica: a `RoomProcess` that places nothing, and is given what the owner has placed.
     """
 
+    @property
+    def serving(self) -> bool:
+        """Whether this node is one of the others now, and has the rooms that are its own."""
+        ...
+
     def owns(self, room_id: str) -> bool:
         """Return whether the room is this node's."""
         ...

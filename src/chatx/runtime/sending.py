@@ -164,6 +164,8 @@ class Sending:
                     return draft
             if stored or (self._chain.awaits and not trusted):
                 return draft
+            if self._elsewhere is not None and not self._elsewhere.owns(draft.room_id):
+                return draft  # also where the room is here still: another node may have it by now
             process = self._rooms.at_once(draft.room_id)
             if process is None or process.detour or user_id in process.lanes:
                 return draft

@@ -107,6 +107,8 @@ class Node:
 
     # Peers
 
+    serving = True
+
     def owner(self, room_id: str) -> str:
         return _owner(room_id, self._seen)
 
@@ -150,7 +152,7 @@ class Node:
         for heard in list(self._listeners.get(told.room_id, ())):
             heard(told)
 
-    def listen(self, room_id: str, heard: Callable[[Told | None], object]) -> Callable[[], object]:
+    async def listen(self, room_id: str, heard: Callable[[Told | None], object]) -> Callable[[], object]:
         self._listeners.setdefault(room_id, []).append(heard)
 
         def end() -> None:

@@ -4,6 +4,7 @@
 |---|---|---|
 | `/healthz` | anybody | 200: the process answers |
 | `/readyz` | anybody | 200 where new sockets are taken, else 503: it starts, drains, or its chat does not run |
+| | | with [nodes](scaling.md), its `nodes` is `ok`, or, and then it is 503, `away` while it reaches none of them |
 | | | with a log, its `store` is `ok`, or `away` while the log cannot be used |
 | `/metrics` | anybody | figures in Prometheus' text format; they name no user and no room |
 | `/rooms` | the admin token | rooms and their sizes, sorted by id: `limit` of them, behind the id `after` |
@@ -60,8 +61,13 @@ def operations_app(chat: Chat, metrics: Metrics, *, ready: Callable[[], bool], a
     async def readyz(request: Request) -> Response:
         if ready() and isinstance(engine := _engine(chat), Engine):
             # A store that is away takes nobody's socket: readers and presence go on, and `sequenced` messages wait.
-            store = {} if engine.store is None else {"store": engine.store}
-            return _json({"status": "ready"} | store)
+            states = {} if engine.store is None else {"store": engine.store}
+            if engine.elsewhere is None:
+                return _json({"status": "ready"} | states)
+            # A node that does not reach the others has no rooms of its own, and nobody to ask for any.
+            if engine.elsewhere.serving:
+                return _json({"status": "ready"} | states | {"nodes": "ok"})
+            return _json({"status": "not ready"} | states | {"nodes": "away"}, HTTPStatus.SERVICE_UNAVAILABLE)
         return _json({"status": "not ready"}, HTTPStatus.SERVICE_UNAVAILABLE)
 
     async def figures(request: Request) -> Response:

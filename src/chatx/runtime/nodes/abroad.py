@@ -102,7 +102,17 @@ class Abroad:
         """Return how many replicas are here."""
         return len(self._replicas)
 
+    @property
+    def left_behind(self) -> int:
+        """How many rooms have moved that nobody has asked for yet."""
+        return len(self._left)
+
     # What the engine asks
+
+    @property
+    def serving(self) -> bool:
+        """Whether this node is one of the others now, and has the rooms that are its own."""
+        return self._peers.serving
 
     def owns(self, room_id: str) -> bool:
         """Return whether the room is this node's."""

@@ -29,6 +29,11 @@ class Peers(Protocol):
 
     boot: str
 
+    @property
+    def serving(self) -> bool:
+        """Whether this node is one of the others now."""
+        ...
+
     def owner(self, room_id: str) -> str:
         """Return the boot id of the node whose room it is."""
         ...
@@ -49,7 +54,7 @@ class Peers(Protocol):
         """Tell the replicas of a room what was placed there; return whether it is on its way."""
         ...
 
-    def listen(self, room_id: str, heard: Callable[[Told | None], object]) -> Callable[[], object]:
+    async def listen(self, room_id: str, heard: Callable[[Told | None], object]) -> Callable[[], object]:
         """Have what is told of a room given to `heard`, None for what cannot be read; call the answer to end that."""
         ...
 

@@ -77,7 +77,7 @@ class Replica:
         self._behind = False
         self._caught_up: asyncio.Event | None = None  # from when somebody waits for it
         self._ended = False
-        self._stop_listening: Callable[[], object] | None = peers.listen(room_id, self._heard)
+        self._stop_listening: Callable[[], object] | None = None
 
     @property
     def current(self) -> bool:
@@ -90,6 +90,11 @@ class Replica:
         Raises:
             RoomUnavailable: The owner cannot be reached.
         """
+        # From before the owner is asked: what it tells meanwhile waits.
+        stop = await self._peers.listen(self.room_id, self._heard)
+        if self._ended:
+            stop()
+        self._stop_listening = stop
         try:
             self._first = attached, _ = await self._attach(None)
         except Unreachable as error:

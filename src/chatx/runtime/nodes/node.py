@@ -1,0 +1,391 @@
+"""One node among the others: it says that it is there, hears who else is, asks them and answers.
+
+Rules:
+1. A node serves from when it has heard the others for two heartbeats; before that it owns nothing.
+2. One that does not hear itself owns nothing until that has healed: the others may have its rooms by now. It closes
+   those, and takes them over from the others.
+3. Each change of the view closes the rooms here that are owned elsewhere now, a part of them in each turn of the loop;
+   one that its new owner asks for is given up at once.
+4. A node that stops says so, keeps what it has of its rooms until their new owners have asked for it, for
+   `HANDED_OVER_S` at most, and goes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import re
+import secrets
+import socket
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from hashlib import blake2b
+from typing import Any, Literal
+
+from chatx.cluster import rpc
+from chatx.cluster.backplane import (
+    Backplane,
+    BackplaneAway,
+    BackplaneError,
+    BackplaneFull,
+    LinkState,
+    NobodyThere,
+    NodeBusy,
+    PayloadTooLarge,
+)
+from chatx.cluster.membership import BEAT_S, TICK_S, Membership
+from chatx.cluster.peers import Change, Me
+from chatx.cluster.placement import Placement, Seat, View
+from chatx.cluster.records import BadRecord, Heartbeat, Records, UnknownVersion
+from chatx.cluster.rpc import Answer, Ask, Told
+from chatx.cluster.tokens import room_token
+from chatx.config import ChatConfig
+from chatx.errors import AdapterError, ConfigError
+from chatx.runtime.engine import Engine
+from chatx.runtime.nodes.abroad import Abroad
+from chatx.runtime.nodes.answering import Answering
+from chatx.runtime.nodes.owned import Owned
+from chatx.runtime.nodes.peers import Unreachable
+
+logger: logging.Logger = logging.getLogger("chatx")
+
+ANSWERED_S = 2.0
+"""Seconds in which a node answers what awaits nothing but itself."""
+
+LOOKED_BACK_S = 10.0
+"""Seconds after a change of the view for which a room that begins may have been on another node."""
+
+BEFORE = 3
+"""Nodes that are asked what they had of such a room, at most."""
+
+SWEPT_AT_ONCE = 200
+"""Rooms looked at in one turn of the loop after a change of the view."""
+
+LOOK_S = 1.0
+"""Between two looks at whether replicas have what was told last, in seconds."""
+
+HANDED_OVER_S = 2.0
+"""Seconds for which a node that stops waits for its rooms to be taken over, at most."""
+
+_HEARTBEATS = "hb"
+
+# What all nodes must have alike, or a message is treated as the owner of its room happens to be configured.
+_MUST_AGREE = (
+    "middlewares",
+    "message_size_limit",
+    "message_data_limit",
+    "room_queue_limit",
+    "rate_limit",
+    "durability",
+    "history_size",
+)
+
+
+class Node:
+    """This process among the nodes of its chat; it is the `Peers` of its rooms.
+
+    Args:
+        config: The chat's options.
+        backplane: The link to the other nodes, which is not connected yet.
+
+    Attributes:
+        boot: The id of this life of the node.
+        name: Its name.
+        abroad: What the engine reaches of the other nodes.
+    """
+
+    def __init__(self, config: ChatConfig, backplane: Backplane) -> None:
+        self._config = config
+        self._backplane = backplane
+        self._loop = asyncio.get_running_loop()
+        self._records = Records()
+        self.boot: str = backplane.boot
+        self.name: str = config.node_name or default_name()
+        strategy: Literal["pg", "horde"] = "pg"
+        self._membership = Membership(Me(self.name, self.boot, strategy, configuration_hash(config)), self._loop.time())
+        self._placement = Placement(View.of(()))
+        self._others = Placement(View.of(()))  # with those that drain, without this one
+        self._changed_at = self._loop.time()
+        self.abroad: Abroad = Abroad(
+            self, history_size=config.history_size, queue_limit=config.room_queue_limit, loop=self._loop
+        )
+        self._owned: Owned | None = None
+        self._answering: Answering | None = None
+        self._engine: Engine | None = None
+        self._up = asyncio.Event()  # it serves, or was refused
+        self._view_changed = asyncio.Event()
+        self._slow_s = config.adapter_timeout_ms / 1000 + 1
+        self._jitter = random.Random()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # Its life
+
+    async def connect(self) -> None:
+        """Reach the others' broker.
+
+        Raises:
+            AdapterError: It cannot be reached.
+        """
+        self._backplane.watch(self._link_changed, self._missed)
+        try:
+            await self._backplane.connect()
+        except BackplaneAway as error:
+            raise AdapterError(f"The nodes' broker cannot be reached: {error}") from error
+
+    async def join(self, engine: Engine) -> None:
+        """Be one of the nodes: returns when this one serves.
+
+        Raises:
+            ConfigError: The others and this one do not fit together.
+        """
+        self._engine = engine
+        self._owned = owned = Owned(self, engine.turn)
+        self._answering = Answering(engine, self.abroad, owned)
+        self.abroad.begin(owned, engine.rooms.moved, engine.sending.window)
+        await self._backplane.serve(self._answer)
+        await self._backplane.subscribe(_HEARTBEATS, self._heard)
+        self._spawn(self._beat())
+        self._spawn(self._tick())
+        self._spawn(self._look())
+        self._spawn(self._sweep())
+        await self._up.wait()
+        if self._membership.refused is not None:
+            raise ConfigError(self._membership.refused)
+
+    async def drain(self) -> None:
+        """Let the other nodes take over what is here."""
+        if self._membership.state != "up":
+            return
+        self._done(self._membership.drain())
+        self._publish_heartbeat()
+        self.abroad.nodes_changed(list(self._engine.rooms) if self._engine is not None else [])
+        until = self._loop.time() + HANDED_OVER_S
+        # Each of the others asks for what it needs; what nobody asks for is begun anew by whoever comes.
+        while self.abroad.left_behind and self.everybody() and self._loop.time() < until:  # noqa: ASYNC110
+            await asyncio.sleep(TICK_S)
+
+    async def close(self) -> None:
+        """Be gone; twice is harmless."""
+        self._done(self._membership.leave())
+        self._publish_heartbeat()
+        tasks = set(self._tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        await self.abroad.close()
+        await self._backplane.close()
+
+    # Peers
+
+    @property
+    def serving(self) -> bool:
+        """Whether this node is one of the others now."""
+        return self._membership.serves(self._loop.time())
+
+    def owner(self, room_id: str) -> str:
+        """Return the boot id of the node whose room it is; empty where that cannot be known now."""
+        seat = self._placement.owner(room_id)
+        if seat is None or (seat.boot == self.boot and not self.serving):
+            return ""
+        return seat.boot
+
+    def before(self, room_id: str) -> list[str]:
+        """Return which nodes may have had the room a moment ago, likeliest first; none where no node changed."""
+        if self._loop.time() - self._changed_at > LOOKED_BACK_S:
+            return []
+        return [each.boot for each in self._others.ranked(room_id, BEFORE)]
+
+    async def ask(self, boot: str, ask: Ask) -> Answer:
+        """Ask a node, this one included; errors as `Peers.ask`."""
+        if boot == self.boot and self._answering is not None:
+            return await self._answering.answer(ask)
+        if not boot:
+            raise Unreachable("no node has it now", surely=True)
+        slow = isinstance(ask, rpc.Submit | rpc.Attach | rpc.Read | rpc.Join)
+        try:
+            payload = self._records.encode(ask, self._membership.speaks)
+            reply = await self._backplane.request(boot, payload, self._slow_s if slow else ANSWERED_S)
+            answer = self._records.decode(reply)
+        except NobodyThere as error:
+            self._done(self._membership.no_responders(boot, self._loop.time()))
+            raise Unreachable(str(error), surely=True) from error
+        except (BackplaneAway, BackplaneFull, NodeBusy, PayloadTooLarge) as error:
+            raise Unreachable(str(error), surely=True) from error
+        except (BackplaneError, BadRecord) as error:
+            raise Unreachable(str(error), surely=False) from error
+        if not isinstance(answer, Answer):
+            raise Unreachable(f"it answered with {type(answer).__name__}", surely=False)
+        return answer
+
+    def tell(self, told: Told) -> bool:
+        """Tell the replicas of a room what was placed there; return whether it is on its way."""
+        try:
+            payload = self._records.encode(told, self._membership.speaks)
+            self._backplane.publish(_topic(told.room_id), payload)
+        except (BackplaneError, BadRecord) as error:
+            # Each replica notices by the number of what comes next, or when it asks.
+            logger.warning(
+                "What room %r tells its replicas was not sent, and is caught up: %s",
+                told.room_id,
+                error,
+                extra={"room": told.room_id, "code": "not_sent"},
+            )
+            return False
+        return True
+
+    async def listen(self, room_id: str, heard: Callable[[Told | None], object]) -> Callable[[], object]:
+        """Have what is told of a room given to `heard`, None for what cannot be read; call the answer to end that."""
+
+        def receive(payload: bytes) -> None:
+            told = self._read(payload, f"what is told of room {room_id!r}")
+            heard(told if isinstance(told, Told) else None)
+
+        subscribed = await self._backplane.subscribe(_topic(room_id), receive)
+        return subscribed.end
+
+    def everybody(self) -> list[str]:
+        """Return the boot ids of the other nodes that are there."""
+        return [each.heartbeat.boot for each in self._membership.peers() if each.ignored is None]
+
+    # What comes in
+
+    def _heard(self, payload: bytes) -> None:
+        try:
+            record = self._records.decode(payload)
+        except UnknownVersion as error:
+            self._done(self._membership.cannot_read(str(error)))
+            return
+        except BadRecord as error:
+            logger.warning("A heartbeat cannot be read: %s", error, extra={"code": "malformed"})
+            return
+        if isinstance(record, Heartbeat):
+            self._done(self._membership.heard(record, self._loop.time()))
+
+    async def _answer(self, payload: bytes) -> bytes:
+        ask = self._read(payload, "what another node asks")
+        if self._answering is None or not isinstance(ask, Ask):
+            answer: Answer = rpc.Refused("invalid_message", "This node does not understand what it was asked.")
+        else:
+            answer = await self._answering.answer(ask)
+        try:
+            return self._records.encode(answer, self._membership.speaks)
+        except BadRecord as error:
+            return self._records.encode(rpc.Refused("message_too_large", str(error)), self._membership.speaks)
+
+    def _read(self, payload: bytes, what: str) -> object:
+        try:
+            return self._records.decode(payload)
+        except BadRecord as error:
+            logger.warning("Of the nodes %s cannot be read: %s", what, error, extra={"code": "malformed"})
+            return None
+
+    def _link_changed(self, state: LinkState) -> None:
+        level = logging.WARNING if state == "away" else logging.INFO
+        logger.log(level, "The link to the other nodes is %s.", state, extra={"code": f"link_{state}"})
+
+    def _missed(self, topic: str | None) -> None:
+        if topic != _HEARTBEATS:
+            self.abroad.missed()
+
+    # What goes on
+
+    async def _beat(self) -> None:
+        while True:
+            self._publish_heartbeat()
+            await asyncio.sleep(BEAT_S * self._jitter.uniform(0.9, 1.1))
+
+    def _publish_heartbeat(self) -> None:
+        rooms = 0 if self._engine is None else len(self._engine.rooms)
+        self._done(self._membership.tick(self._loop.time()))  # after a stall it is to know of that before it speaks
+        beat = self._membership.beat(self._loop.time(), rooms=rooms)
+        try:
+            self._backplane.publish(_HEARTBEATS, self._records.encode(beat, self._membership.hails))
+        except BackplaneError:
+            pass  # who does not hear itself is isolated
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            self._done(self._membership.tick(self._loop.time()))
+
+    async def _look(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_S)
+            try:
+                if self._owned is not None:
+                    self._owned.look(self._loop.time())
+                await self.abroad.follow()
+            except Exception:
+                logger.exception("A look at what the nodes follow failed; it goes on.", extra={"code": "internal"})
+
+    async def _sweep(self) -> None:
+        """Close what is owned elsewhere after each change of the view, a part of the rooms at a time."""
+        while True:
+            await self._view_changed.wait()
+            self._view_changed.clear()
+            processes = [] if self._engine is None else list(self._engine.rooms)
+            for first in range(0, len(processes), SWEPT_AT_ONCE):
+                try:
+                    self.abroad.nodes_changed(processes[first : first + SWEPT_AT_ONCE])
+                except Exception:
+                    logger.exception("Rooms that have moved could not be closed.", extra={"code": "internal"})
+                await asyncio.sleep(0)
+                if self._view_changed.is_set():
+                    break
+
+    def _done(self, changes: Sequence[Change]) -> None:
+        """Do what a change of the nodes asks for, and write it to the log."""
+        for change in changes:
+            serious = change.kind in ("isolated", "refused", "differs", "full", "ignored")
+            logger.log(
+                logging.WARNING if serious else logging.INFO,
+                "Node %s: %s. %s",
+                change.node or "unknown",
+                change.kind,
+                change.reason,
+                extra={"node": change.node, "code": f"node_{change.kind}"},
+            )
+            if change.kind == "left" and self._owned is not None:
+                self._owned.node_gone(change.boot)
+        if any(each.kind in ("joined", "left", "isolated", "healed", "refused") for each in changes):
+            self._placement = Placement(self._membership.view)
+            others = {
+                peer.heartbeat.node: Seat(peer.heartbeat.node, peer.heartbeat.boot, peer.heartbeat.weight)
+                for peer in self._membership.peers()
+                if peer.ignored is None and peer.heartbeat.state in ("up", "draining")
+            }
+            self._others = Placement(View.of(others.values()))
+            self._changed_at = self._loop.time()
+            self._view_changed.set()
+        if not self._up.is_set() and (self._membership.serving or self._membership.refused is not None):
+            self._up.set()
+            self._publish_heartbeat()  # the others are not to think for half a second that it is not up yet
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(coroutine, name="chatx node")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def new_boot() -> str:
+    """Return the id of one life of a node; a later one sorts behind."""
+    return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(4)}"
+
+
+def default_name() -> str:
+    """Return a node's name where it was given none: its host's and its process's."""
+    host = re.sub(r"[^A-Za-z0-9.-]+", "-", socket.gethostname()).strip(".-")[:48] or "node"
+    return f"{host}-{os.getpid()}"
+
+
+def configuration_hash(config: ChatConfig) -> str:
+    """Return a hash of the options that all nodes must have alike."""
+    values = config.effective()
+    return blake2b(repr([values[name] for name in _MUST_AGREE]).encode(), digest_size=8).hexdigest()
+
+
+def _topic(room_id: str) -> str:
+    return f"live.{room_token(room_id)}"

@@ -1,0 +1,236 @@
+"""Nodes as processes, over a real broker: `chatx serve` three times, and clients of the wire on each."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chatx.cluster.placement import Placement, Seat, View
+from tests import process
+from tests.gateway.real_client import RealClient, real_client, until
+from tests.nats import NatsServer, server
+from tests.process import Served
+
+pytestmark = pytest.mark.process
+
+NAMES = ("node-a", "node-b", "node-c")
+
+
+class Cluster:
+    """Three nodes on one broker."""
+
+    def __init__(self, broker: NatsServer, stack: ExitStack) -> None:
+        self.broker = broker
+        self.nodes: dict[str, Served] = {}
+        for name in NAMES:
+            self.nodes[name] = stack.enter_context(
+                process.serve(
+                    "--insecure-user-param",
+                    CHATX_CLUSTER_STRATEGY="pg",
+                    CHATX_CLUSTER_URL=f"nats://{broker.user}:{broker.password}@127.0.0.1:{broker.port}",
+                    CHATX_CLUSTER_NAME="test",
+                    CHATX_NODE_NAME=name,
+                )
+            )
+
+    def wait_until_all_answer(self) -> None:
+        for node in self.nodes.values():
+            node.wait_until_it_answers()
+
+    def owner(self, room: str, *names: str) -> str:
+        """Return which of these nodes has a room."""
+        seat = Placement(View.of(Seat(name, name) for name in names or NAMES)).owner(room)
+        assert seat is not None
+        return seat.node
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    with server("current", tmp_path) as broker, ExitStack() as stack:
+        running = Cluster(broker, stack)
+        running.wait_until_all_answer()
+        yield running
+
+
+class Member:
+    """A client of the wire that does what phoenix.js does: joins again when its room goes, from where it stands."""
+
+    def __init__(self, client: RealClient) -> None:
+        self.client = client
+        self.seen: list[dict[str, Any]] = []
+        self._read = 0
+
+    async def join(self) -> dict[str, Any]:
+        """Join, again and again while the room's owner cannot be reached; return the answer."""
+        place = {"epoch": self.seen[-1]["epoch"], "offset": self.seen[-1]["offset"]} if self.seen else {}
+        async with asyncio.timeout(30):
+            while True:
+                reply = await self._asked("phx_join", place)
+                if reply["status"] == "ok":
+                    answer: dict[str, Any] = reply["response"]
+                    if self.seen and not answer["recovered"]:
+                        # It was told of a gap: the room has begun anew, and it loads what was said since.
+                        page = await self._asked("history", {"limit": 50})
+                        known = {each["id"] for each in self.seen}
+                        self.seen += [each for each in page["response"]["messages"] if each["id"] not in known]
+                    return answer
+                await asyncio.sleep(0.2)
+
+    async def send(self, content: str) -> dict[str, Any]:
+        """Send, again and again under one key while that is refused for now; return the answer."""
+        async with asyncio.timeout(30):
+            while True:
+                reply = await self._asked("new_message", {"content": content, "key": content})
+                if reply["status"] == "ok":
+                    response: dict[str, Any] = reply["response"]
+                    return response
+                if reply["response"].get("reason") == "unmatched topic":
+                    await self.join()
+                await asyncio.sleep(0.2)
+
+    async def sees(self, *contents: str) -> None:
+        """Wait until messages have come."""
+        while not {*contents} <= {each["content"] for each in self.seen}:
+            await self._take()
+
+    async def falls_out(self) -> None:
+        """Wait until the room goes."""
+        while not self._gone:
+            await self._take(rejoins=False)
+
+    _gone = False
+
+    async def _take(self, *, rejoins: bool = True) -> None:
+        frames = self.client.received
+        if self._read == len(frames):
+            count = len(frames)
+            await self.client.wait_for(lambda _: len(frames) > count)
+        frame = frames[self._read]
+        self._read += 1
+        if frame.event == "new_message" and frame.payload["id"] not in {each["id"] for each in self.seen}:
+            self.seen.append(frame.payload)
+        elif frame.event == "phx_error":
+            self._gone = True
+            if rejoins:
+                await self.join()
+
+    async def _asked(self, event: str, payload: dict[str, Any]) -> dict[str, Any]:
+        ref = await self.client.push("room:general", event, payload)
+        if event == "phx_join":
+            self._gone = False
+        reply = await self.client.wait_for(lambda each: each.event == "phx_reply" and each.ref == ref)
+        answer: dict[str, Any] = reply.payload
+        return answer
+
+    @property
+    def places(self) -> list[tuple[str, int, str]]:
+        return [(each["epoch"], each["offset"], each["content"]) for each in self.seen]
+
+
+async def in_the_room(stack: AsyncExitStack, cluster: Cluster, *names: str) -> dict[str, Member]:
+    """Return a member on each of these nodes."""
+    members = {}
+    for name in names:
+        client = await stack.enter_async_context(real_client(cluster.nodes[name].port, f"user-{name}"))
+        members[name] = Member(client)
+        await members[name].join()
+    return members
+
+
+async def all_talk(members: dict[str, Member], when: str) -> None:
+    """Let each say something, and all see all of it, in one order."""
+    contents = [f"{when} {name}" for name in members]
+    for member, content in zip(members.values(), contents, strict=True):
+        await member.send(content)
+    for member in members.values():
+        await member.sees(*contents)
+    told = [[each for each in member.places if each[2] in contents] for member in members.values()]
+    assert all(each == told[0] for each in told)
+
+
+async def test_a_room_is_one_on_three_nodes(cluster: Cluster) -> None:
+    async with AsyncExitStack() as stack:
+        members = await in_the_room(stack, cluster, *NAMES)
+        for number in range(10):
+            await all_talk(members, f"{number}")
+        for member in members.values():
+            assert [offset for _, offset, _ in member.places] == list(range(1, 31))
+        state = await members["node-c"].client.wait_for(lambda each: each.event == "presence_state")
+        assert {*state.payload} == {f"user-{name}" for name in NAMES}
+
+
+async def test_when_the_owner_is_killed_the_room_goes_on_in_another_epoch_and_all_are_told(cluster: Cluster) -> None:
+    owner = cluster.owner("general")
+    async with AsyncExitStack() as stack:
+        members = await in_the_room(stack, cluster, *(name for name in NAMES if name != owner))
+        await all_talk(members, "before")
+        cluster.nodes[owner].kill()
+        for member in members.values():
+            await member.falls_out()
+            answer = await member.join()
+            assert (answer["recovered"], answer["reason"]) == (False, "epoch_changed")
+        await all_talk(members, "after")
+        for member in members.values():
+            assert len({epoch for epoch, _, _ in member.places}) == 2
+
+
+async def test_a_node_that_is_told_to_stop_hands_its_rooms_over_in_their_streams(cluster: Cluster) -> None:
+    owner = cluster.owner("general")
+    async with AsyncExitStack() as stack:
+        members = await in_the_room(stack, cluster, *(name for name in NAMES if name != owner))
+        await all_talk(members, "before")
+        cluster.nodes[owner].process.send_signal(signal.SIGTERM)
+        await all_talk(members, "after")
+        for member in members.values():
+            assert [offset for _, offset, _ in member.places] == [1, 2, 3, 4]
+            assert len({epoch for epoch, _, _ in member.places}) == 1
+
+
+@pytest.mark.parametrize("what", ["owner", "broker"])
+async def test_what_freezes_and_goes_on_is_in_the_room_again(cluster: Cluster, what: str) -> None:
+    owner = cluster.owner("general")
+    async with AsyncExitStack() as stack:
+        members = await in_the_room(stack, cluster, *NAMES)
+        await all_talk(members, "before")
+        with frozen(cluster, owner) if what == "owner" else cluster.broker.frozen():
+            await asyncio.sleep(5)
+        await all_talk(members, "after")
+
+
+async def test_a_broker_that_is_killed_and_comes_back_loses_no_room(cluster: Cluster) -> None:
+    async with AsyncExitStack() as stack:
+        members = await in_the_room(stack, cluster, *NAMES)
+        await all_talk(members, "before")
+        cluster.broker.kill()
+        node = cluster.nodes["node-b"]
+        await until(lambda: ready(node) == (503, "away"))
+        cluster.broker.start()
+        await all_talk(members, "after")
+        await until(lambda: ready(node) == (200, "ok"))
+
+
+@contextmanager
+def frozen(cluster: Cluster, name: str) -> Iterator[None]:
+    cluster.nodes[name].process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        cluster.nodes[name].process.send_signal(signal.SIGCONT)
+
+
+def ready(node: Served) -> tuple[int, str]:
+    """Return what a node says of its readiness, and of the others."""
+    try:
+        with urllib.request.urlopen(f"{node.url}/readyz", timeout=10) as answer:
+            return answer.status, json.load(answer)["nodes"]
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)["nodes"]

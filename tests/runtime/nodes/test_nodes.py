@@ -1,0 +1,171 @@
+"""Nodes as a whole over a broker in memory: who is there, what happens when they come, go, freeze or are cut off."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import pytest
+
+from chatx import AdapterError, Chat, ConfigError, Message, RoomUnavailable
+from chatx.cluster.memory_backplane import MemoryBackplane, MemoryHub
+from chatx.config import ChatConfig
+from tests.virtual import virtual
+
+Nodes = Callable[..., Any]
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> MemoryHub:
+    """The broker that all chats of the test have in common."""
+    hub = MemoryHub()
+    monkeypatch.setattr("chatx.chat.link_of", lambda config, boot: MemoryBackplane(hub, boot))
+    return hub
+
+
+def clustered(name: str, **options: Any) -> Chat:
+    return Chat(
+        config=ChatConfig(cluster_strategy="pg", cluster_url="nats://in.memory:4222", node_name=name, **options)
+    )
+
+
+@asynccontextmanager
+async def three(**options: Any) -> AsyncIterator[list[Chat]]:
+    async with AsyncExitStack() as stack:
+        chats = [clustered(name, **options) for name in "abc"]
+        await asyncio.gather(*(stack.enter_async_context(each) for each in chats))
+        await asyncio.sleep(1)  # until each has heard that the others are up
+        yield chats
+
+
+def owner_of(chats: list[Chat], room: str) -> Chat:
+    (owner,) = (each for each in chats if each.engine.elsewhere is not None and each.engine.elsewhere.owns(room))
+    return owner
+
+
+@virtual
+async def test_nodes_find_each_other_and_each_room_has_one_owner(hub: MemoryHub) -> None:
+    async with three() as chats:
+        owners = {owner_of(chats, f"room-{number}") for number in range(50)}
+        assert owners == {*chats}
+        room = "general"
+        async with AsyncExitStack() as stack:
+            readers = [await stack.enter_async_context(each.subscribe(room)) for each in chats]
+            sent = [await each.send_message(room, "ann", f"{number}") for number, each in enumerate(chats * 3)]
+            for reader in readers:
+                assert [await anext(reader) for _ in sent] == sent
+
+
+@virtual
+async def test_a_node_that_stops_hands_its_rooms_over(hub: MemoryHub) -> None:
+    async with three() as chats:
+        room = "general"
+        owner = owner_of(chats, room)
+        others = [each for each in chats if each is not owner]
+        before = [await others[0].send_message(room, "ann", f"{number}") for number in range(3)]
+        stopping = asyncio.create_task(owner.stop())
+        await asyncio.sleep(0.2)
+        after = await others[1].send_message(room, "ann", "after")
+        await stopping
+        assert (after.epoch, after.offset) == (before[0].epoch, 4)
+        assert await others[0].history(room) == [*before, after]
+
+
+@virtual
+async def test_a_room_whose_owner_is_cut_off_goes_on_elsewhere_and_comes_back_in_that_stream(hub: MemoryHub) -> None:
+    async with three() as chats:
+        room = "general"
+        owner = owner_of(chats, room)
+        other = next(each for each in chats if each is not owner)
+        first = await other.send_message(room, "ann", "before")
+        link = hub._nodes[boot_of(owner)]
+        link.cut_off()
+        with pytest.raises(RoomUnavailable):
+            await asyncio.sleep(2)
+            await owner.send_message(room, "ann", "where nobody hears it")
+        second = await other.send_message(room, "ann", "meanwhile")
+        assert second.epoch != first.epoch
+        link.come_back()
+        await asyncio.sleep(5)
+        assert owner_of(chats, room) is owner
+        third = await owner.send_message(room, "ann", "again")
+        assert (third.epoch, third.offset) == (second.epoch, 2)
+        assert await owner.history(room) == [second, third]
+
+
+@virtual
+async def test_while_the_broker_is_away_sends_are_refused_and_all_goes_on_when_it_is_back(hub: MemoryHub) -> None:
+    async with three() as chats:
+        room = "general"
+        async with chats[0].subscribe(room) as reader:
+            await chats[1].send_message(room, "ann", "before")
+            await anext(reader)
+            hub.stop()
+            await asyncio.sleep(3)
+            for chat in chats:
+                with pytest.raises(RoomUnavailable):
+                    await chat.send_message(room, "ann", "while it is away")
+            hub.start()
+            await asyncio.sleep(5)
+        async with chats[0].subscribe(room) as reader:
+            sent = [await each.send_message(room, "ann", "after") for each in chats]
+            assert [await anext(reader) for _ in sent] == sent
+
+
+def boot_of(chat: Chat) -> str:
+    assert chat._node is not None
+    return chat._node.boot
+
+
+@virtual
+async def test_a_node_that_froze_gives_up_what_the_others_have_by_now(hub: MemoryHub) -> None:
+    async with three() as chats:
+        room = "general"
+        owner = owner_of(chats, room)
+        others = [each for each in chats if each is not owner]
+        await others[0].send_message(room, "ann", "before")
+        with hub._nodes[boot_of(owner)].paused():
+            await asyncio.sleep(4)
+            taken = await others[0].send_message(room, "ann", "meanwhile")
+        await asyncio.sleep(5)
+        sent = [await each.send_message(room, "ann", "after") for each in chats]
+        assert {each.epoch for each in sent} == {taken.epoch}
+        pages = [await each.history(room) for each in chats]
+        assert all(page == [taken, *sent] for page in pages)
+
+
+@virtual
+async def test_two_nodes_of_one_name_are_refused_and_so_is_a_broker_that_is_away(hub: MemoryHub) -> None:
+    async with clustered("a"):
+        with pytest.raises(ConfigError, match="node_name"):
+            await clustered("a").start()
+    hub.stop()
+    with pytest.raises(AdapterError, match="broker"):
+        await clustered("b").start()
+
+
+@virtual
+async def test_nothing_is_left_of_a_node_that_has_stopped(hub: MemoryHub) -> None:
+    before = asyncio.all_tasks()
+    async with three() as chats, chats[0].subscribe("general"):
+        await chats[1].send_message("general", "ann", "hi")
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() == before
+    assert not hub._nodes
+
+
+@virtual
+async def test_members_on_many_nodes_converge(hub: MemoryHub) -> None:
+    async with three() as chats, AsyncExitStack() as stack:
+        for number, chat in zip(range(30), itertools.cycle(chats)):
+            connection = await stack.enter_async_context(chat.connect(f"user-{number}"))
+            await connection.join("general")
+        await asyncio.sleep(1)
+        for chat in chats:
+            assert len(await chat.presence("general")) == 30
+        found = await chats[0].history("general")
+        assert found == []
+        assert isinstance(await chats[0].send_message("general", "ann", "hi"), Message)
