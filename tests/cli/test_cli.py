@@ -20,7 +20,7 @@ from chatx.cli import main
 from chatx.config import ChatConfig
 from tests.process import ENVIRONMENT, demo, free_port, run
 
-COMMANDS = ("demo", "serve", "token", "check", "db", "outbox")
+COMMANDS = ("demo", "serve", "token", "check", "db", "outbox", "cluster")
 WITHOUT_OPTIONS = ("asyncapi",)
 ROOT = Path(__file__).parents[2]
 

@@ -69,7 +69,8 @@ LOOK_S = 1.0
 HANDED_OVER_S = 2.0
 """Seconds for which a node that stops waits for its rooms to be taken over, at most."""
 
-_HEARTBEATS = "hb"
+HEARTBEATS = "hb"
+"""The topic of heartbeats."""
 
 # What all nodes must have alike, or a message is treated as the owner of its room happens to be configured.
 _MUST_AGREE = (
@@ -145,7 +146,7 @@ class Node:
         self._answering = Answering(engine, self.abroad, owned)
         self.abroad.begin(owned, engine.rooms.moved, engine.sending.window)
         await self._backplane.serve(self._answer)
-        await self._backplane.subscribe(_HEARTBEATS, self._heard)
+        await self._backplane.subscribe(HEARTBEATS, self._heard)
         self._spawn(self._beat())
         self._spawn(self._tick())
         self._spawn(self._look())
@@ -287,7 +288,7 @@ class Node:
         logger.log(level, "The link to the other nodes is %s.", state, extra={"code": f"link_{state}"})
 
     def _missed(self, topic: str | None) -> None:
-        if topic != _HEARTBEATS:
+        if topic != HEARTBEATS:
             self.abroad.missed()
 
     # What goes on
@@ -302,7 +303,7 @@ class Node:
         self._done(self._membership.tick(self._loop.time()))  # after a stall it is to know of that before it speaks
         beat = self._membership.beat(self._loop.time(), rooms=rooms)
         try:
-            self._backplane.publish(_HEARTBEATS, self._records.encode(beat, self._membership.hails))
+            self._backplane.publish(HEARTBEATS, self._records.encode(beat, self._membership.hails))
         except BackplaneError:
             pass  # who does not hear itself is isolated
 
