@@ -207,12 +207,18 @@ URL = "nats://127.0.0.1:4222"
         ({"cluster_credentials": 5}, "must be a text"),
         ({"cluster_strategy": "pg", "cluster_url": URL, "store": "sqlite:///chat.db"}, "one writer"),
         ({"cluster_strategy": "pg", "cluster_url": URL, "persistence": MemoryLog()}, "one writer"),
+        ({"cluster_strategy": "pg", "cluster_url": URL, "store": "mysql://h/d"}, "There is no store"),
     ],
 )
 def test_options_of_a_cluster_that_do_not_fit_are_refused(options: dict[str, Any], told: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(told)) as refused:
         ChatConfig(**options)
     assert "hidden" not in str(refused.value)
+
+
+def test_nodes_may_share_a_store_in_postgresql() -> None:
+    store = "postgresql://chatx@db.example/chat"
+    assert ChatConfig(cluster_strategy="pg", cluster_url=URL, store=store, durability="stored").store == store
 
 
 @pytest.mark.parametrize("url", [URL, f"{URL}, tls://user:p%40ss@nats.example.org", "nats://[::1]:4222/"])

@@ -11,7 +11,7 @@ from typing import Any, Final
 from chatx.adapters.boundary import check_arguments, check_method
 from chatx.adapters.retention import trims
 from chatx.adapters.room_log import check_log, is_log
-from chatx.adapters.stores import check_store
+from chatx.adapters.stores import check_store, kind_of
 from chatx.core.middleware import Middleware
 from chatx.core.node_names import valid_cluster_name, valid_node_name
 from chatx.core.rate_limit import RateLimit
@@ -106,16 +106,26 @@ def check_cluster(config: Any, problems: Problems) -> None:
                 "cluster_strategy is 'pg' and there is no cluster_url: give the URL of a NATS server that all nodes "
                 "reach, as nats://127.0.0.1:4222."
             )
-        if config.cluster_strategy == "pg" and (config.store is not None or is_log(config.persistence)):
+        if config.cluster_strategy == "pg" and _has_one_writer(config):
             raise ConfigError(
-                "cluster_strategy is 'pg' and there is a store: it has one writer, so it is for one node in this "
-                "version. Use 'local', or a persistence adapter of your own."
+                "cluster_strategy is 'pg' and the store has one writer, so it is for one node; use PostgreSQL, which "
+                "the nodes can share, or a persistence adapter of your own."
             )
         if url is not None and config.cluster_strategy == "local":
             raise ConfigError("cluster_url is given, and cluster_strategy 'local' has no use for it; use 'pg'.")
     with problems.gathered():
         if (config.cluster_cert is None) != (config.cluster_key is None):
             raise ConfigError("cluster_cert and cluster_key belong together; give both or neither.")
+
+
+def _has_one_writer(config: Any) -> bool:
+    store = config.store
+    if isinstance(store, str):
+        try:
+            return kind_of(store) == "sqlite"
+        except ConfigError:
+            return False  # which is another problem, and told as one
+    return is_log(config.persistence) and not hasattr(config.persistence, "share")
 
 
 def without_passwords(url: str) -> str:

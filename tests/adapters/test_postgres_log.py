@@ -348,6 +348,28 @@ async def test_a_second_writer_is_refused_until_the_first_lets_go(log: PostgresL
     assert await log.hold(50_000)
 
 
+async def test_nodes_of_one_chat_write_beside_each_other_and_beside_no_other_chat(log: PostgresLog, url: str) -> None:
+    other, alone = PostgresLog(url, timeout_ms=20_000), PostgresLog(url, timeout_ms=20_000)
+    assert await log.share(0)
+    assert await other.share(0)
+    assert not await alone.hold(0)
+    # A room is the one's or the other's.
+    one = (await log.take_over("room")).term
+    two = (await other.take_over("room")).term
+    entry = Record(Message("m1", "room", "ann", "hi", 5, "e", 1, stored=True), None, None)
+    answers = [
+        await each.append([Append("room", term, Position("e", 0), (entry,), True)])
+        for each, term in ((log, one), (other, two))
+    ]
+    assert answers == [[FENCED], [None]]
+    await log.let_go()
+    assert not await alone.hold(0)
+    await other.close()
+    assert await alone.hold(50_000)
+    assert not await log.share(0)
+    await alone.close()
+
+
 HOLDER = """
 import asyncio, sys
 from chatx.adapters.postgres_connections import ConnectionBroke

@@ -236,7 +236,10 @@ class Connections:
 
 
 class WriterLock:
-    """The lock of a database that says which chat writes to it; it goes with the connection that has it."""
+    """The lock of a database that says which chat writes to it; it goes with the connection that has it.
+
+    The nodes of one chat share it: each writes to rooms of its own, and to none that another has taken over.
+    """
 
     # Of what is in one schema there is one lock.
     _KEY = "hashtextextended('chatx ' || current_schema(), 0)"
@@ -249,15 +252,21 @@ class WriterLock:
         self._connection: Connection | None = None
         self._held = False  # by this connection, while it lives
         self._wanted = False
+        self._shared = False
         self._let_go = 0  # how often it was; what is under way then is for nothing
         self._again = Attempt()
 
-    async def take(self, wait_s: float) -> bool:
+    async def take(self, wait_s: float, *, shared: bool = False) -> bool:
         """Take the lock, waiting for at most so long for another chat to let go; return whether it is held.
+
+        Args:
+            wait_s: How long, in seconds.
+            shared: Whether the other nodes of this chat may have it too.
 
         Raises:
             LogUnavailable: PostgreSQL could not be asked.
         """
+        self._shared = shared
         loop = asyncio.get_running_loop()
         until = loop.time() + wait_s
         while not await self._taken():
@@ -301,7 +310,8 @@ class WriterLock:
         if connection is None or connection.is_closed():
             connection = await self._connect()
         try:
-            held = await connection.fetchval(f"SELECT pg_try_advisory_lock({self._KEY})")
+            lock = "pg_try_advisory_lock_shared" if self._shared else "pg_try_advisory_lock"
+            held = await connection.fetchval(f"SELECT {lock}({self._KEY})")
         except BaseException as error:
             connection.terminate()
             if isinstance(error, _UNREACHABLE):

@@ -184,6 +184,13 @@ class PostgresLog(PostgresOutbox, PostgresRetention):
         """
         return await (await self._open()).lock.take(wait_ms / 1000)
 
+    async def share(self, wait_ms: int, /) -> bool:
+        """Become one of the nodes of a chat that write to this database, each to rooms of its own; otherwise as `hold`.
+
+        A room's term is the fence between them: who was taken over appends no more.
+        """
+        return await (await self._open()).lock.take(wait_ms / 1000, shared=True)
+
     async def let_go(self) -> None:
         """Let another one write; twice is harmless."""
         if self._opened is not None:

@@ -125,7 +125,10 @@ class ChatStore:
         while True:
             away: BaseException | None = None
             try:
-                if id(self._store) in _HOLDERS:
+                if self._config.cluster_strategy != "local":
+                    if await self._call(patience_s, self._store.share, wait_ms) is True:
+                        return
+                elif id(self._store) in _HOLDERS:
                     await asyncio.sleep(wait_ms / 1000)
                 elif (
                     await self._call(patience_s, self._store.hold, wait_ms) is True

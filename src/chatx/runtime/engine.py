@@ -275,6 +275,22 @@ class Engine(OwnLoop):
             each.cut(error)
         return len(held) + sum(process.leave_plain(user_id) for process in self.rooms)
 
+    async def settle(self, process: RoomProcess) -> None:
+        """Bring to the log what was said in a room that goes on elsewhere, and prove where it ends.
+
+        Its next owner goes on in its stream then. Where that fails it begins another one.
+        """
+        committing = self.delivery.committing
+        if committing is None:
+            return
+        try:
+            await committing.written(process.room_id)
+        except AdapterError:
+            return
+        head = process.head
+        if head.offset and process.stored_to == head and (not process.proven or process.doubted):
+            await self.storage.mark_closed([(process.room_id, head)])
+
     async def join_plain(self, room_id: str, user_id: str, now_ms: int) -> None:
         """Begin a user's plain membership, which lives with the room's owner; errors as `Chat.join`."""
         if self.elsewhere is None:

@@ -362,10 +362,11 @@ class Rooms:
         storage = abroad or self._storage
         try:
             try:
-                if storage.serves_history or self._elsewhere is None:
-                    position = await storage.last_position(room_id)
-                else:
-                    position = await self._elsewhere.inherit(room_id)
+                inherited = None
+                if abroad is None and self._elsewhere is not None:
+                    # Also where a log is asked: whoever had the room brings it there what was said, before it answers.
+                    inherited = await self._elsewhere.inherit(room_id)
+                position = await storage.last_position(room_id) if storage.serves_history else inherited
             except AdapterError as unreadable:
                 # Who stands at a place must not be told of another stream for a store that was away.
                 passage.refuse(unreadable, only_at_a_place=True)

@@ -75,7 +75,8 @@ class Node:
         self.abroad = Abroad(self, history_size=config.history_size, queue_limit=config.room_queue_limit, loop=loop)
         self.engine = Engine(config, Telemetry(), deque(maxlen=100), elsewhere=self.abroad)
         self.owned = Owned(self, self.engine.turn)
-        self.abroad.begin(self.owned, self.engine.rooms.moved, self.engine.sending.window)
+        settle = self.engine.settle if self.engine.storage.is_log else None
+        self.abroad.begin(self.owned, self.engine.rooms.moved, self.engine.sending.window, settle)
         self.answering = Answering(self.engine, self.abroad, self.owned)
         self.chat = Chat(config=config)
         self.chat._engine = self.engine

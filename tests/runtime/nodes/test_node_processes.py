@@ -18,6 +18,7 @@ from chatx.cluster.placement import Placement, Seat, View
 from tests import process
 from tests.gateway.real_client import RealClient, real_client, until
 from tests.nats import NatsServer, server
+from tests.postgres import Postgres
 from tests.process import Served
 
 pytestmark = pytest.mark.process
@@ -28,7 +29,7 @@ NAMES = ("node-a", "node-b", "node-c")
 class Cluster:
     """Three nodes on one broker."""
 
-    def __init__(self, broker: NatsServer, stack: ExitStack) -> None:
+    def __init__(self, broker: NatsServer, stack: ExitStack, **variables: str) -> None:
         self.broker = broker
         self.nodes: dict[str, Served] = {}
         for name in NAMES:
@@ -39,6 +40,7 @@ class Cluster:
                     CHATX_CLUSTER_URL=f"nats://{broker.user}:{broker.password}@127.0.0.1:{broker.port}",
                     CHATX_CLUSTER_NAME="test",
                     CHATX_NODE_NAME=name,
+                    **variables,
                 )
             )
 
@@ -216,6 +218,38 @@ async def test_a_broker_that_is_killed_and_comes_back_loses_no_room(cluster: Clu
         cluster.broker.start()
         await all_talk(members, "after")
         await until(lambda: ready(node) == (200, "ok"))
+
+
+async def test_over_postgresql_nothing_stored_is_lost_when_its_owner_is_killed(
+    tmp_path: Path, postgres: Postgres
+) -> None:
+    with server("current", tmp_path) as broker, ExitStack() as stack:
+        cluster = Cluster(broker, stack, CHATX_STORE=postgres.new_database(), CHATX_DURABILITY="stored")
+        cluster.wait_until_all_answer()
+        owner = cluster.owner("general")
+        async with AsyncExitStack() as clients:
+            members = await in_the_room(clients, cluster, *(name for name in NAMES if name != owner))
+            await all_talk(members, "before")
+            talking = asyncio.gather(*(many(member, name) for name, member in members.items()))
+            await asyncio.sleep(0.5)
+            cluster.nodes[owner].kill()
+            acknowledged = [content for contents in await talking for content in contents]
+            for member in members.values():
+                await member.sees(*acknowledged)
+                assert len({epoch for epoch, _, _ in member.places}) == 1
+                offsets = sorted(offset for _, offset, _ in member.places)
+                assert offsets == list(range(1, len(offsets) + 1))
+                contents = [content for _, _, content in member.places]
+                assert len({*contents}) == len(contents)
+
+
+async def many(member: Member, name: str) -> list[str]:
+    """Send, each under a key of its own, until the owner has been gone for a while; return what was acknowledged."""
+    contents = [f"{name} {number}" for number in range(60)]
+    for content in contents:
+        await member.send(content)
+        await asyncio.sleep(0.03)
+    return contents
 
 
 @contextmanager

@@ -10,20 +10,25 @@ import asyncio
 import contextlib
 import random
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
 from chatx import ChatError, Gap, Message
-from chatx.cluster.rpc import Attach, Attached, Differ, HandedOff, Told
+from chatx.adapters.memory_log import MemoryLog
+from chatx.cluster.rpc import Attach, Attached, Differ, HandedOff, HandOff, Told
 from chatx.core.idempotency import IdempotencyWindow
+from chatx.runtime.engine import Engine
 from chatx.runtime.nodes.abroad import Abroad
 from chatx.runtime.nodes.owned import FollowedRoom, Owned
 from chatx.runtime.nodes.replica import Replica
+from chatx.runtime.process import RoomProcess
 from chatx.testing.seeded import run_seeded
 from tests.runtime.nodes.fabric import UNLIMITED, Fabric, Node, nodes, room_of
 
 SEEDS = 500
+LOG_SEEDS = 200
 
 
 class Reader:
@@ -51,10 +56,16 @@ class Reader:
 class Play:
     """One schedule."""
 
-    def __init__(self, seed: int, *, crashes: bool) -> None:
+    def __init__(self, seed: int, *, crashes: bool, durability: str | None = None) -> None:
+        """`durability` is that of a log which all nodes share; None is no log."""
         self.random = random.Random(seed)
         self.seed = seed
         self.crashes = crashes
+        # What is stored outlives a crash, and so does the stream.
+        self.loses = crashes and durability != "stored"
+        self.options: dict[str, Any] = {"rate_limit": UNLIMITED}
+        if durability is not None:
+            self.options |= {"persistence": MemoryLog(), "durability": durability}
         self.settled = False
         self.acked: list[Message] = []
         self.readers = [Reader() for _ in range(4)]
@@ -64,7 +75,7 @@ class Play:
         return self.random.choice(list(fabric.nodes.values()))
 
     async def __call__(self) -> None:
-        async with nodes("a", "b", "c", seed=self.seed) as (fabric, _):
+        async with nodes("a", "b", "c", seed=self.seed, **self.options) as (fabric, _):
             reading = [
                 asyncio.create_task(each.read(lambda: self.somebody(fabric), self.room)) for each in self.readers
             ]
@@ -125,7 +136,7 @@ class Play:
                 await asyncio.sleep(self.random.random())
                 fabric.cut.clear()
             elif what == "come" and len(fabric.nodes) < 5:
-                come = Node(fabric, f"n{self.random.randrange(10**6)}", rate_limit=UNLIMITED)
+                come = Node(fabric, f"n{self.random.randrange(10**6)}", **self.options)
                 come.see(*sorted(fabric.nodes))  # it serves nobody before
                 await self.see_each_other(fabric)
             elif what == "crash" and len(fabric.nodes) > 2:
@@ -151,7 +162,7 @@ class Play:
                 if last is not None and last.epoch == each.epoch:
                     assert each.offset == last.offset + 1, "a hole without a gap"
                 last = each
-        if self.crashes:
+        if self.loses:
             return
         wanted = {each.id for each in self.acked}
         assert len(self.acked) == 37, "a send that never came through"
@@ -178,6 +189,15 @@ def test_nothing_is_lost_between_nodes(first: int, *, crashes: bool) -> None:
         run_seeded(seed, Play(seed, crashes=crashes)())
 
 
+@pytest.mark.parametrize("first", range(0, LOG_SEEDS, 50))
+@pytest.mark.parametrize("durability, crashes", [("stored", True), ("stored", False), ("sequenced", False)])
+def test_over_a_log_that_the_nodes_share_each_room_goes_on_in_its_stream(
+    first: int, durability: str, *, crashes: bool
+) -> None:
+    for seed in range(first, first + 50):
+        run_seeded(seed, Play(seed, crashes=crashes, durability=durability)())
+
+
 def deaf_to_holes(patch: pytest.MonkeyPatch) -> None:
     """Take each word as the next one, and each entry as the one behind the head."""
     take = Replica._take
@@ -201,7 +221,20 @@ def no_keys(patch: pytest.MonkeyPatch) -> None:
 
 def nothing_handed_off(patch: pytest.MonkeyPatch) -> None:
     """Begin each room anew that has moved."""
-    patch.setattr(Abroad, "hand_off", lambda self, ask, process: HandedOff(None, ()))
+
+    async def nothing(self: Abroad, ask: HandOff, process: RoomProcess | None) -> HandedOff:
+        return HandedOff(None, ())
+
+    patch.setattr(Abroad, "hand_off", nothing)
+
+
+def not_settled(patch: pytest.MonkeyPatch) -> None:
+    """Hand a room off before its log has what was said there."""
+
+    async def nothing(self: Engine, process: RoomProcess) -> None:
+        pass
+
+    patch.setattr(Engine, "settle", nothing)
 
 
 def no_members_again(patch: pytest.MonkeyPatch) -> None:
@@ -215,11 +248,14 @@ def no_members_again(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(FollowedRoom, "attach", attached)
 
 
-@pytest.mark.parametrize("sabotage", [deaf_to_holes, no_last_word, no_keys, nothing_handed_off, no_members_again])
+@pytest.mark.parametrize(
+    "sabotage", [deaf_to_holes, no_last_word, no_keys, nothing_handed_off, not_settled, no_members_again]
+)
 def test_the_checker_finds_each_sabotage(
     sabotage: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sabotage(monkeypatch)
     with pytest.raises(AssertionError):  # whichever seed it is that finds it
         for seed in range(2000):
-            run_seeded(seed, Play(seed, crashes=False)())
+            durability = "sequenced" if sabotage is not_settled else None
+            run_seeded(seed, Play(seed, crashes=False, durability=durability)())

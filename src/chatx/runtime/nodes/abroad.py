@@ -82,6 +82,8 @@ class Abroad:
         self.owned: Owned | None = None
         self._close_room: Callable[[RoomProcess], object] | None = None
         self._window: IdempotencyWindow | None = None
+        self._settle: Callable[[RoomProcess], Coroutine[Any, Any, None]] | None = None
+        self._settling: dict[str, asyncio.Task[None]] = {}  # rooms that have moved, and are brought to the log
         self._storage = OwnersStorage(peers, self._open)
         self._replicas: dict[str, Replica] = {}
         self._under_way: dict[str, int] = {}  # room id -> sends to its owner
@@ -92,8 +94,22 @@ class Abroad:
         self._refs = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def begin(self, owned: Owned, close_room: Callable[[RoomProcess], object], window: IdempotencyWindow) -> None:
-        """Begin to follow, and to be followed; `close_room` closes a room here that goes on elsewhere."""
+    def begin(
+        self,
+        owned: Owned,
+        close_room: Callable[[RoomProcess], object],
+        window: IdempotencyWindow,
+        settle: Callable[[RoomProcess], Coroutine[Any, Any, None]] | None,
+    ) -> None:
+        """Begin to follow, and to be followed.
+
+        Args:
+            owned: The rooms of this node that others follow.
+            close_room: Closes a room here that goes on elsewhere.
+            window: The idempotency keys of this node.
+            settle: Brings to the log what was said in such a room; None where there is no log.
+        """
+        self._settle = settle
         self.owned = owned
         self._window = window
         self._close_room = close_room
@@ -281,12 +297,15 @@ class Abroad:
         for replica in list(self._replicas.values()):
             replica.fall_behind()
 
-    def hand_off(self, ask: HandOff, process: RoomProcess | None) -> HandedOff:
+    async def hand_off(self, ask: HandOff, process: RoomProcess | None) -> HandedOff:
         """Return what was here of a room that has moved, of which this node may not know yet."""
         if process is not None and not process.replica:
             self._leave_behind([process])
             self._given_up[ask.room_id] = self._loop.time() + GIVEN_UP_S
             self._closed(process)
+        settling = self._settling.get(ask.room_id)
+        if settling is not None:
+            await asyncio.wait((settling,))
         kept = self._left.pop(ask.room_id, None)
         return HandedOff(None, ()) if kept is None else kept[0]
 
@@ -380,6 +399,8 @@ class Abroad:
         keys = {} if self._window is None else self._window.keys_of({each.room_id for each in processes})
         for process in processes:
             head = process.head
+            if head.offset and self._settle is not None:
+                self._begin_to_settle(process)
             if head.offset:
                 of_room = keys.get(process.room_id, {})
                 newest = process.newest(min(self._history_size, ENTRIES_AT_ONCE))
@@ -389,7 +410,23 @@ class Abroad:
         while len(self._left) > LEFT_ROOMS:
             self._left.popitem(last=False)
 
+    def _begin_to_settle(self, process: RoomProcess) -> None:
+        if self._settle is None or process.room_id in self._settling:
+            return
+        room_id = process.room_id
+        task = self._settling[room_id] = self._loop.create_task(self._settle(process), name=f"chatx room {room_id}")
+        self._tasks.add(task)
+
+        def settled(_: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            del self._settling[room_id]
+
+        task.add_done_callback(settled)
+
     def _take_over(self, process: RoomProcess, inherited: HandedOff) -> None:
+        head = inherited.head
+        if head is None or process.head != (head.epoch, head.offset - len(inherited.entries)):
+            return  # a log has all of it, and says where it goes on
         try:
             for each in inherited.entries:
                 entry = each.entry(process.room_id)

@@ -144,7 +144,9 @@ class Node:
         self._engine = engine
         self._owned = owned = Owned(self, engine.turn)
         self._answering = Answering(engine, self.abroad, owned)
-        self.abroad.begin(owned, engine.rooms.moved, engine.sending.window)
+        self.abroad.begin(
+            owned, engine.rooms.moved, engine.sending.window, engine.settle if engine.storage.is_log else None
+        )
         await self._backplane.serve(self._answer)
         await self._backplane.subscribe(HEARTBEATS, self._heard)
         self._spawn(self._beat())
@@ -205,7 +207,7 @@ class Node:
             return await self._answering.answer(ask)
         if not boot:
             raise Unreachable("no node has it now", surely=True)
-        slow = isinstance(ask, rpc.Submit | rpc.Attach | rpc.Read | rpc.Join)
+        slow = isinstance(ask, rpc.Submit | rpc.Attach | rpc.Read | rpc.Join | rpc.HandOff)
         try:
             payload = self._records.encode(ask, self._membership.speaks)
             reply = await self._backplane.request(boot, payload, self._slow_s if slow else ANSWERED_S)
