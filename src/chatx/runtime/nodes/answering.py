@@ -14,6 +14,7 @@ from chatx.core.message import Position
 from chatx.errors import ChatError, RoomUnavailable
 from chatx.runtime.engine import Engine
 from chatx.runtime.nodes.abroad import Abroad
+from chatx.runtime.nodes.fitting import newest_that_fit, oldest_that_fit
 from chatx.runtime.nodes.owned import Owned, in_order
 from chatx.runtime.nodes.refusals import refused
 
@@ -87,4 +88,5 @@ class Answering:
     async def _read(self, ask: rpc.Read) -> rpc.Answer:
         place = None if ask.place is None else Position(ask.place.epoch, ask.place.offset)
         entries, oldest = await self._engine.entries(ask.room_id, place, behind=ask.behind, limit=ask.limit)
-        return rpc.Found(tuple(Placed.of(each) for each in entries), None if oldest is None else Place(*oldest))
+        found = oldest_that_fit(entries) if ask.behind else newest_that_fit(entries)
+        return rpc.Found(tuple(Placed.of(each) for each in found), None if oldest is None else Place(*oldest))

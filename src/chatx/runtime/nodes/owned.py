@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from itertools import islice
 from typing import TypeVar
 
 from chatx.cluster.fields import Place
@@ -22,6 +21,7 @@ from chatx.cluster.rpc import Attach, Attached, Detach, Differ, Done, Follow, Me
 from chatx.core.fanout import Subscriber
 from chatx.core.message import ENTRIES, Entry, Event, Position, PresenceDiff, Presences
 from chatx.errors import ChatError
+from chatx.runtime.nodes.fitting import TOLD_BYTES, newest_that_fit, oldest_that_fit
 from chatx.runtime.nodes.peers import Peers
 from chatx.runtime.process import RoomProcess
 from chatx.runtime.turn import Turn
@@ -30,9 +30,6 @@ T = TypeVar("T")
 
 FOLLOWED_S = 5.0
 """Seconds after which a node that says nothing of a room follows it no longer."""
-
-TOLD_BYTES = 262_144
-"""Bytes of content and data that are told together, at most but for a single entry."""
 
 
 class Owned:
@@ -190,13 +187,15 @@ class FollowedRoom:
             )
 
     def _behind(self, after: Place | None, most: int) -> tuple[Sequence[Entry], bool]:
-        """Return what brings a replica from its place to the head, and whether that is whole; else the newest."""
-        head = self.process.head
-        if after is not None and after.epoch == head.epoch:
+        """Return what follows a replica's place, as much as goes at once, and whether nothing is missing between.
+
+        Where something is, it is the newest.
+        """
+        if after is not None and after.epoch == self.process.head.epoch:
             found = self.process.page(Position(after.epoch, after.offset), most)
-            if not isinstance(found, str) and after.offset + len(found) == head.offset:
-                return found, True
-        return self.process.newest(most), False
+            if not isinstance(found, str):
+                return oldest_that_fit(found), True
+        return newest_that_fit(self.process.newest(most)), False
 
     def _change(self, boot: str, joins: Iterable[Membership], leaves: Iterable[Membership], *, more: bool) -> None:
         members = self._members.setdefault(boot, {})
@@ -215,12 +214,7 @@ class FollowedRoom:
                 self.process.left_elsewhere(user_id, ref)
 
     def _next_entries(self) -> tuple[Placed, ...]:
-        size = count = 0
-        for entry in islice(self._entries, ENTRIES_AT_ONCE):
-            size += len(entry.content) + (0 if entry.data is None else entry.data.weight)
-            if count and size > TOLD_BYTES:
-                break
-            count += 1
+        count = len(oldest_that_fit(self._entries, TOLD_BYTES))
         return tuple(Placed.of(each) for each in _taken(self._entries, count))
 
     def _collect(self, event: Event) -> None:

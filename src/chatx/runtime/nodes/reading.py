@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from chatx.adapters.room_log import Found
 from chatx.cluster import rpc
@@ -53,6 +53,7 @@ class OwnersStorage(Storage):
         """Return entries in order, at most `limit`, and the oldest place that is kept; errors as `load`."""
         entries: list[Entry] = []
         oldest = None
+        # An answer may be short since no more goes at once: only an empty one says that there is no more.
         while (wanted := limit - len(entries)) > 0:
             found = await self._part(room_id, after, before, min(wanted, ENTRIES_AT_ONCE))
             oldest = found.oldest
@@ -64,8 +65,8 @@ class OwnersStorage(Storage):
             else:
                 entries[:0] = found.entries
                 before = Position(entries[0].epoch, entries[0].offset)
-            if len(found.entries) < min(wanted, ENTRIES_AT_ONCE):
-                break
+                if before == oldest:
+                    break
         return Found(tuple(entries), oldest)
 
     async def _part(self, room_id: str, after: Position | None, before: Position | None, limit: int) -> Found:
@@ -78,4 +79,23 @@ class OwnersStorage(Storage):
         if not isinstance(answer, rpc.Found):
             raise AdapterError(f"The node that has the room answered with {type(answer).__name__}; try again later.")
         oldest = None if answer.oldest is None else Position(answer.oldest.epoch, answer.oldest.offset)
-        return Found(tuple(each.entry(room_id) for each in answer.entries), oldest)
+        entries = tuple(each.entry(room_id) for each in answer.entries)
+        if not _in_order(entries, after, before):
+            # Who reads on behind what it got would never come to an end.
+            raise AdapterError("The node that has the room answered with other entries than were asked for.")
+        return Found(entries, oldest)
+
+
+def _in_order(entries: Sequence[Entry], after: Position | None, before: Position | None) -> bool:
+    """Return whether entries are in order, and behind the one place or ahead of the other."""
+    reached = after
+    for entry in entries:
+        if reached is not None and entry.epoch == reached.epoch:
+            if entry.offset <= reached.offset:
+                return False
+        elif after is not None:
+            return False
+        if before is not None and entry.epoch == before.epoch and entry.offset >= before.offset:
+            return False
+        reached = Position(entry.epoch, entry.offset)
+    return True

@@ -260,6 +260,18 @@ class Replica:
             logger.warning("The replica of room %r is closed: %s", self.room_id, error, extra=self._logged)
             self._close()
             return
+        if process.head.offset < attached.head.offset:
+            if not attached.entries:
+                logger.warning(
+                    "The replica of room %r is closed: its owner has not what leads to its head.",
+                    self.room_id,
+                    extra=self._logged,
+                )
+                self._close()
+                return
+            self._behind = True  # more than goes at once
+            self._go_on()
+            return
         self.number = attached.number
         self._behind, self._dropped = self._dropped, False
         while self._waiting and not self._behind:

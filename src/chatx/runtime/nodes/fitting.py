@@ -1,0 +1,42 @@
+"""How many entries go into one record: as many as the link takes, and at least one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from typing import Final
+
+from chatx.cluster.live import ENTRIES_AT_ONCE
+from chatx.core.message import Entry
+
+ENTRIES_BYTES: Final = 700_000
+"""Bytes of the entries in one record, at most but for a single one: a thousand memberships go beside them."""
+
+TOLD_BYTES: Final = 262_144
+"""The same of what is told: two thousand memberships go beside it."""
+
+_FIELDS_BYTES: Final = 1_024
+# What an entry's epoch, ids, key and numbers have together, at most.
+
+
+def size_of(entry: Entry) -> int:
+    """Return the bytes that an entry has in a record, at most."""
+    content = entry.content
+    size = len(content) if content.isascii() else len(content.encode())
+    return size + _FIELDS_BYTES + (0 if entry.data is None else len(entry.data.text.encode()))
+
+
+def oldest_that_fit(entries: Iterable[Entry], most: int = ENTRIES_BYTES) -> list[Entry]:
+    """Return the first of the entries that go into one record together."""
+    size, found = 0, list[Entry]()
+    for entry in islice(entries, ENTRIES_AT_ONCE):
+        size += size_of(entry)
+        if found and size > most:
+            break
+        found.append(entry)
+    return found
+
+
+def newest_that_fit(entries: Sequence[Entry]) -> list[Entry]:
+    """Return the last of the entries that go into one record together, in their order."""
+    return oldest_that_fit(reversed(entries))[::-1]
