@@ -197,7 +197,18 @@ URL = "nats://127.0.0.1:4222"
         ({"cluster_url": URL}, "'local' has no use for it"),
         ({"cluster_strategy": "pg", "cluster_url": "redis://host"}, "give nats://host:port"),
         ({"cluster_strategy": "pg", "cluster_url": f"{URL},"}, "give nats://host:port"),
-        ({"cluster_strategy": "pg", "cluster_url": "nats://user:hidden@host:port"}, "//...@host"),
+        ({"cluster_strategy": "pg", "cluster_url": "nats://user:hidden@host:port"}, "...@host"),
+        *(
+            ({"cluster_strategy": "pg", "cluster_url": f"nats://user:{each}@host:4222"}, "a / is %2F")
+            for each in ("hidden/it", "hidden,it", "hidden@it", "it@nats://hidden", "it hidden")
+        ),
+        ({"cluster_strategy": "pg", "cluster_url": "nats://host:99999"}, "give nats://host:port"),
+        ({"cluster_strategy": "pg", "cluster_url": "nats://host:0"}, "give nats://host:port"),
+        ({"cluster_strategy": "pg", "cluster_url": "nats://u:hidden@a,nats://v@b"}, "cluster_url names several users"),
+        (
+            {"cluster_strategy": "pg", "cluster_url": "nats://u:hidden@a", "cluster_credentials": "node.creds"},
+            "cluster_url names a user, and cluster_credentials is given; give one of them.",
+        ),
         ({"cluster_strategy": "pg", "cluster_url": ""}, "must be a text"),
         ({"cluster_strategy": "pg", "cluster_url": 4222}, "must be a text"),
         ({"cluster_name": "a.b"}, "cluster_name"),

@@ -78,7 +78,9 @@ def check_strategy(value: object) -> None:
         raise ConfigError("cluster_strategy is 'horde', which this version does not have yet; use 'pg' or 'local'.")
 
 
-_URL = re.compile(r"(?:nats|tls)://(?:[^\s/@,]*@)?(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?/?")
+_URL = re.compile(
+    r"(?:nats|tls)://(?:(?P<user>[^\s/@,]*)@)?(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::(?P<port>[0-9]{1,5}))?/?"
+)
 
 
 def check_cluster(config: Any, problems: Problems) -> None:
@@ -95,11 +97,8 @@ def check_cluster(config: Any, problems: Problems) -> None:
                 raise ConfigError(f"{name} is {shown_value(value)}; it must be a text.")
     url = config.cluster_url
     with problems.gathered():
-        if isinstance(url, str) and url and not all(_URL.fullmatch(each.strip()) for each in url.split(",")):
-            raise ConfigError(
-                f"cluster_url is {shown_value(without_passwords(url))}; give nats://host:port or tls://host:port, "
-                "several of one cluster by commas."
-            )
+        if isinstance(url, str) and url:
+            _check_nodes_url(url, config.cluster_credentials)
     with problems.gathered():
         if url is None and config.cluster_strategy == "pg":
             raise ConfigError(
@@ -128,9 +127,26 @@ def _has_one_writer(config: Any) -> bool:
     return is_log(config.persistence) and not hasattr(config.persistence, "share")
 
 
+def _check_nodes_url(url: str, credentials: object) -> None:
+    found = [_URL.fullmatch(each.strip()) for each in url.split(",")]
+    if not all(each is not None and 0 < int(each["port"] or 4222) < 65536 for each in found):
+        raise ConfigError(
+            f"cluster_url is {shown_value(without_passwords(url))}; give nats://host:port or tls://host:port, several "
+            "of one cluster by commas. Quote what is in a user or a password: a / is %2F, an @ %40."
+        )
+    users = {each["user"] for each in found if each is not None and each["user"] is not None}
+    if len(users) > 1:
+        raise ConfigError("cluster_url names several users; a node is one user on all servers.")
+    if users and credentials is not None:
+        raise ConfigError("cluster_url names a user, and cluster_credentials is given; give one of them.")
+
+
 def without_passwords(url: str) -> str:
-    """Return the URL of a cluster as it may be shown."""
-    return re.sub(r"//[^/@,]*@", "//...@", url)
+    """Return the URL of a cluster as it may be shown; of one that is none, what is behind all users and passwords."""
+    if all(_URL.fullmatch(each.strip()) for each in url.split(",")):
+        return re.sub(r"//[^/@,]*@", "//...@", url)
+    # A password that was not quoted may have anything in it, and so end up anywhere.
+    return f"...@{url.rpartition('@')[2]}" if "@" in url else url
 
 
 def check_dead_letter_handler(value: object) -> None:

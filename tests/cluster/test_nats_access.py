@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import json
 import logging
 import secrets
 from pathlib import Path
@@ -66,8 +68,109 @@ async def test_an_nkey_gets_in(own_nats: NatsServer, tmp_path: Path) -> None:
     file = tmp_path / "node.nk"
     file.write_bytes(seed)
     restart(own_nats, f"authorization {{ users: [ {{ nkey: {public} }} ] }}")
-    await gets_in(NatsOptions(servers=(own_nats.url,), nkey=str(file)))
-    assert "node.nope" in await stays_out(NatsOptions(servers=(own_nats.url,), nkey=str(tmp_path / "node.nope")))
+    await gets_in(NatsOptions(servers=(own_nats.url,), credentials=str(file)))
+    file.write_bytes(bytes(nkeys.encode_seed(secrets.token_bytes(32), nkeys.PREFIX_BYTE_USER)))
+    assert "look at" in await stays_out(NatsOptions(servers=(own_nats.url,), credentials=str(file)))
+
+
+class Key:
+    """A key of NATS's own kind, and what it vouches for."""
+
+    def __init__(self, kind: int) -> None:
+        self.seed = bytes(nkeys.encode_seed(secrets.token_bytes(32), kind))
+        self.public: str = nkeys.from_seed(bytearray(self.seed)).public_key.decode()
+
+    def vouches(self, other: Key, name: str, **claims: object) -> str:
+        """Return a JWT in which this one says who another is."""
+        body = {"jti": secrets.token_hex(8), "iat": 0, "iss": self.public, "sub": other.public, "name": name}
+        head = {"typ": "JWT", "alg": "ed25519-nkey"}
+        signed = ".".join(encoded(json.dumps(part).encode()) for part in (head, {**body, "nats": claims}))
+        return f"{signed}.{encoded(nkeys.from_seed(bytearray(self.seed)).sign(signed.encode()))}"
+
+
+def encoded(part: bytes) -> str:
+    return base64.urlsafe_b64encode(part).decode().rstrip("=")
+
+
+@pytest.mark.process
+async def test_a_file_of_credentials_gets_in(own_nats: NatsServer, tmp_path: Path) -> None:
+    operator, account, user = (
+        Key(kind) for kind in (nkeys.PREFIX_BYTE_OPERATOR, nkeys.PREFIX_BYTE_ACCOUNT, nkeys.PREFIX_BYTE_USER)
+    )
+    limits = dict.fromkeys(("subs", "conn", "leaf", "imports", "exports", "data", "payload"), -1) | {"wildcards": True}
+    restart(
+        own_nats,
+        f"operator: {operator.vouches(operator, 'operator', type='operator', version=2)}",
+        "resolver: MEMORY",
+        f"resolver_preload: {{ {account.public}: "
+        f"{operator.vouches(account, 'account', type='account', version=2, limits=limits)} }}",
+    )
+    file = tmp_path / "node.creds"
+    options = NatsOptions(servers=(own_nats.url,), credentials=str(file))
+    unlimited = {"subs": -1, "data": -1, "payload": -1}
+    claims = {"pub": {"allow": ["cx.chatx.>"]}, "sub": {"allow": ["cx.chatx.>"]}, **unlimited}
+    for line_end in ("\n", "\r\n"):
+        lines = (
+            "-----BEGIN NATS USER JWT-----",
+            account.vouches(user, "node", type="user", version=2, **claims),
+            "------END NATS USER JWT------",
+            "",
+            "************************* IMPORTANT *************************",
+            "-----BEGIN USER NKEY SEED-----",
+            user.seed.decode(),
+            "------END USER NKEY SEED------",
+            "",
+        )
+        file.write_bytes(line_end.join(lines).encode())
+        await gets_in(options)
+    stranger = Key(nkeys.PREFIX_BYTE_USER).seed.decode()
+    file.write_text(file.read_text().replace(user.seed.decode(), stranger))
+    refused = await stays_out(options)
+    assert "look at the user in cluster_url, or at cluster_credentials" in refused
+    assert stranger not in refused
+
+
+@pytest.mark.parametrize(
+    "holds, said",
+    [
+        (None, "cannot be read: .*No such file"),
+        ("", "holds no NATS credentials"),
+        ("hidden", "holds no NATS credentials"),
+        ("SUAhidden", "holds no NATS credentials"),
+        ("-----BEGIN NATS USER JWT-----\nhidden", "holds no NATS credentials"),
+        ("-----BEGIN NATS USER JWT-----\nhidden\n------END NATS USER JWT------", "holds no NATS credentials"),
+        ("\0" * 100_000, "holds no NATS credentials"),
+    ],
+    ids=["none", "empty", "a word", "no seed", "cut off", "no seed behind", "zeros"],
+)
+def test_a_file_that_holds_no_credentials_is_refused(holds: str | None, said: str, tmp_path: Path) -> None:
+    file = tmp_path / "node.creds"
+    if holds is not None:
+        file.write_text(holds)
+    with pytest.raises(ConfigError, match=said) as caught:
+        NatsBackplane(new_boot(), NatsOptions(servers=("nats://host",), credentials=str(file)))
+    assert "hidden" not in str(caught.value)
+    assert str(file) in str(caught.value)
+
+
+async def test_nothing_is_said_in_clear_where_tls_is_asked_for() -> None:
+    said = asyncio.get_running_loop().create_future()
+
+    async def strip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Do as somebody in between does, who takes out what asks for TLS."""
+        told = {"server_id": "x", "version": "2.10.0", "max_payload": 1_048_576, "auth_required": True}
+        writer.write(f"INFO {json.dumps(told)}\r\n".encode())
+        if not said.done():
+            said.set_result(await reader.read(4096))
+        writer.close()
+
+    serving = await asyncio.start_server(strip, "127.0.0.1", 0)
+    async with serving:
+        port = serving.sockets[0].getsockname()[1]
+        options = NatsOptions(servers=(f"tls://127.0.0.1:{port}",), user="node", password="s3cret")
+        refused = await stays_out(options)
+        assert "it does not speak TLS, which tls:// or a TLS file asks for" in refused
+        assert await asyncio.wait_for(said, WITHIN_S) == b""
 
 
 @pytest.mark.process

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from chatx.cli.command import add_store_to, command, configuration, fail
 from chatx.errors import ConfigError
+from chatx.runtime.nodes.link import link_of
+from chatx.runtime.nodes.node import new_boot
 
 if TYPE_CHECKING:
     from chatx.cli.command import Commands
@@ -19,6 +21,10 @@ examples:
   chatx check pyproject.toml      or one with [tool.chatx]
   CHATX_ROOM_QUEUE_LIMIT=100 chatx check --json chatx.toml
   chatx check --store postgresql://chatx@db.example/chat      whether it can be a store; nothing is opened
+  CHATX_CLUSTER_STRATEGY=pg CHATX_CLUSTER_URL=nats://broker.example chatx check
+
+Of nodes it says also whether their client is installed, and whether the files that the options name can be used; no
+broker is asked.
 
 exit status: 0 valid, 2 not valid
 """
@@ -43,6 +49,8 @@ def run(options: argparse.Namespace) -> int:
     """Print the configuration in effect, or what is wrong with it, and return the exit status."""
     try:
         config = configuration(options.config, options.store)
+        if config.cluster_strategy != "local":
+            link_of(config, new_boot())
     except ConfigError as error:
         if options.json:
             print(json.dumps({"error": {"code": error.code, "reason": error.reason, "problems": error.problems}}))

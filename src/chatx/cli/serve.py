@@ -41,7 +41,8 @@ and /metrics, and, for whoever shows CHATX_ADMIN_TOKEN as a bearer token, /rooms
 environment:
   CHATX_SECRET        what tokens are signed with; 32 bytes or more
   CHATX_ADMIN_TOKEN   opens /rooms
-  CHATX_...           any option of the configuration, as CHATX_MAX_CONNECTIONS_PER_USER=0
+  CHATX_...           any option of the configuration, as CHATX_MAX_CONNECTIONS_PER_USER=0, or, for a node of several,
+                      CHATX_CLUSTER_STRATEGY=pg with CHATX_CLUSTER_URL=nats://broker.example
 
 A store has one writer: where another chat writes to it still, this one waits for up to drain_timeout_ms.
 

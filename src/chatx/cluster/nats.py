@@ -66,7 +66,7 @@ class NatsBackplane:
         options: Where NATS is.
 
     Raises:
-        ConfigError: The options make no sense, or a TLS file cannot be read.
+        ConfigError: The options make no sense, or a file of TLS or credentials cannot be read.
         ValueError: The boot id is none.
     """
 
@@ -74,6 +74,7 @@ class NatsBackplane:
         check_boot(boot)
         options.check()
         options.tls()
+        options.signs_with()
         self._boot = boot
         self._options = options
         self._prefix = f"cx.{options.cluster}."
@@ -307,6 +308,8 @@ class NatsBackplane:
                 raise errors.ConnectionClosedError
         except BaseException as error:
             self._reason = f"{shown(url)}: {connection.said or error or 'no answer in time'}"
+            if "authori" in self._reason.lower() or "authenti" in self._reason.lower():
+                self._reason += "; look at the user in cluster_url, or at cluster_credentials"
             await connection.drop()
             if not isinstance(error, Exception):
                 raise

@@ -21,7 +21,7 @@ from chatx.extras import needs
 
 with needs("cluster", "chatx.cluster.nats_connection"):
     from nats import errors
-    from nats.aio.client import Client
+    from nats.aio.client import Client, RawCredentials
     from nats.aio.msg import Msg
     from nats.aio.subscription import Subscription as ClientSubscription
 
@@ -73,11 +73,28 @@ class Subscription:
         self.ended = True
 
 
+class _Client(Client):
+    """A client that shows nobody who it is in clear where TLS is asked for.
+
+    The library's goes on without TLS where the server does not demand it, or somebody in between says so.
+    """
+
+    def _connect_command(self) -> bytes:
+        self.check_tls()
+        return super()._connect_command()
+
+    def check_tls(self) -> None:
+        """Raise the library's error unless the connection is encrypted, or need not be."""
+        socket = _socket_of(self)
+        if "tls" in self.options and (socket is None or socket.get_extra_info("ssl_object") is None):
+            raise errors.Error("it does not speak TLS, which tls:// or a TLS file asks for; nothing was said to it")
+
+
 class Connection:
     """One connection to one server, from its first byte to its end."""
 
     def __init__(self, missed: Callable[[str | None], object]) -> None:
-        self.client: Client = Client()
+        self.client: _Client = _Client()
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.said: Exception | None = None  # what the client told last
         self.made: dict[Subscription, ClientSubscription] = {}
@@ -90,10 +107,13 @@ class Connection:
             "user": options.user,
             "password": options.password,
             "token": options.token,
-            "user_credentials": options.credentials,
-            "nkeys_seed": options.nkey,
             "tls": options.tls(),
         }
+        match options.signs_with():
+            case "creds", text:
+                given["user_credentials"] = RawCredentials(text)
+            case "nkey", text:
+                given["nkeys_seed_str"] = text
         await self.client.connect(
             [url],
             name=f"chatx-{boot}",
@@ -111,6 +131,7 @@ class Connection:
             closed_cb=self._on_end,
             **{name: value for name, value in given.items() if value is not None},
         )
+        self.client.check_tls()  # where another version of the library does not ask it before it says who this is
         if self.client.max_payload < PAYLOAD_BYTES + 1:
             raise errors.Error(
                 f"its max_payload is {self.client.max_payload} bytes; chatx needs 1MB, which is NATS's default"
@@ -143,7 +164,7 @@ class Connection:
     def pending_bytes(self) -> int:
         """What the client holds, and what its socket has not taken."""
         held: int = self.client.pending_data_size
-        socket = self._socket()
+        socket = _socket_of(self.client)
         return held if socket is None else held + socket.get_write_buffer_size()
 
     async def confirm(self, within_s: int) -> None:
@@ -174,18 +195,13 @@ class Connection:
     async def drop(self) -> None:
         """End it, whatever the server does."""
         self.give_up()
-        socket = self._socket()
+        socket = _socket_of(self.client)
         with suppress(Exception):
             async with asyncio.timeout(ENDING_S):
                 await self.client.close()
         if socket is not None:
             # Whatever still waits to be written would keep it open for as long as a frozen server does.
             socket.abort()
-
-    def _socket(self) -> asyncio.WriteTransport | None:
-        # The client has no public way to it. Where another version keeps it elsewhere, what is there is not counted.
-        writer = getattr(getattr(self.client, "_transport", None), "_io_writer", None)
-        return None if writer is None else writer.transport
 
     def give_up(self) -> None:
         """Use it no more; whoever waits for something on it hears of that."""
@@ -208,6 +224,12 @@ class Connection:
         elif "violation for publish" in str(error).lower() and not self._told_of_refusal:
             self._told_of_refusal = True
             logger.error("NATS does not let this node publish, and what it does is lost: %s", error)
+
+
+def _socket_of(client: Client) -> asyncio.WriteTransport | None:
+    # The client has no public way to it. Where another version keeps it elsewhere, what is there is not counted.
+    writer = getattr(getattr(client, "_transport", None), "_io_writer", None)
+    return None if writer is None else writer.transport
 
 
 async def unless_lost(connection: Connection, asked: Coroutine[Any, Any, None]) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import ssl
-from typing import Final
+from pathlib import Path
+from typing import Final, Literal
 from urllib.parse import urlsplit
 
 from msgspec import Struct
@@ -15,6 +16,13 @@ CLUSTER_NAME: Final = r"[A-Za-z0-9_-]{1,32}"
 """What the name of a cluster looks like: one word of a subject."""
 
 _SCHEMES: Final = ("nats", "tls")
+
+_CREDENTIALS_BYTES: Final = 65_536
+"""The largest file of credentials, in bytes; those that there are have about a thousand."""
+
+_SEED: Final = r"SU[A-Z2-7]{56}"
+_JWT: Final = re.compile(r"-BEGIN NATS USER JWT-+\s+([\w.-]+?)\s+-+END NATS USER JWT-")
+_JWT_SEED: Final = re.compile(rf"-BEGIN USER NKEY SEED-+\s+({_SEED})\s+-+END USER NKEY SEED-")
 
 
 class NatsOptions(Struct, frozen=True, kw_only=True):
@@ -28,8 +36,7 @@ class NatsOptions(Struct, frozen=True, kw_only=True):
         user: A user's name, with `password`.
         password: Its password.
         token: A token instead.
-        credentials: The path of a `.creds` file instead.
-        nkey: The path of a file with the seed of an nkey instead.
+        credentials: The path of a file with credentials instead: a `.creds` file, or the seed of an nkey.
         tls_ca: The path of the certificates that are trusted; without it, and with `tls://`, the system's.
         tls_certificate: The path of this node's own certificate, with `tls_key`.
         tls_key: The path of its key.
@@ -41,7 +48,6 @@ class NatsOptions(Struct, frozen=True, kw_only=True):
     password: str | None = None
     token: str | None = None
     credentials: str | None = None
-    nkey: str | None = None
     tls_ca: str | None = None
     tls_certificate: str | None = None
     tls_key: str | None = None
@@ -63,9 +69,8 @@ class NatsOptions(Struct, frozen=True, kw_only=True):
                 raise ConfigError(f"{shown(url)} is no NATS server; expected nats://host:port or tls://host:port.")
         if not re.fullmatch(CLUSTER_NAME, self.cluster):
             raise ConfigError(f"{self.cluster!r} is no cluster's name; give 1 to 32 letters, digits, '-' or '_'.")
-        ways = [self.user is not None, self.token is not None, self.credentials is not None, self.nkey is not None]
-        if sum(ways) > 1:
-            raise ConfigError("user, token, credentials and nkey are given together; give one of them.")
+        if sum(each is not None for each in (self.user, self.token, self.credentials)) > 1:
+            raise ConfigError("user, token and credentials are given together; give one of them.")
         if (self.user is None) != (self.password is None):
             raise ConfigError("user and password belong together; give both or neither.")
         if (self.tls_certificate is None) != (self.tls_key is None):
@@ -85,10 +90,39 @@ class NatsOptions(Struct, frozen=True, kw_only=True):
                 context.load_cert_chain(self.tls_certificate, self.tls_key)
         except OSError as error:
             raise ConfigError(
-                f"The TLS files for NATS cannot be used: {error}; expected PEM files in tls_ca ({self.tls_ca}), "
-                f"tls_certificate ({self.tls_certificate}) and tls_key ({self.tls_key})."
+                f"The TLS files for NATS cannot be used: {error}; expected PEM files in cluster_ca ({self.tls_ca}), "
+                f"cluster_cert ({self.tls_certificate}) and cluster_key ({self.tls_key})."
             ) from error
         return context
+
+    def signs_with(self) -> tuple[Literal["creds", "nkey"], str] | None:
+        """Return what the file of credentials holds, in the form that clients read, or None where there is none.
+
+        It is read for each connection, so one that was changed meanwhile counts from the next one on.
+
+        Raises:
+            ConfigError: It cannot be read, or holds something else.
+        """
+        if self.credentials is None:
+            return None
+        try:
+            with Path(self.credentials).open("rb") as file:
+                text = file.read(_CREDENTIALS_BYTES).decode(errors="replace")
+        except OSError as error:
+            raise ConfigError(f"cluster_credentials cannot be read: {error}.") from error
+        if re.fullmatch(_SEED, text.strip()):
+            return "nkey", text.strip()
+        jwt, seed = _JWT.search(text), _JWT_SEED.search(text)
+        if jwt is None or seed is None:
+            raise ConfigError(
+                f"cluster_credentials names {self.credentials}, which holds no NATS credentials; expected a .creds "
+                "file, with a user's JWT and seed, or the seed of a user's nkey alone, SU..."
+            )
+        # The client looks for these lines, for ever where they are not there, and takes what is between as it is.
+        return "creds", (
+            f"-----BEGIN NATS USER JWT-----\n{jwt[1]}\n------END NATS USER JWT------\n"
+            f"-----BEGIN USER NKEY SEED-----\n{seed[1]}\n------END USER NKEY SEED------\n"
+        )
 
 
 def shown(url: str) -> str:

@@ -7,34 +7,30 @@ from urllib.parse import unquote, urlsplit
 from chatx.cluster.backplane import Backplane
 from chatx.cluster.nats_options import NatsOptions
 from chatx.config import ChatConfig
-from chatx.errors import ConfigError
+from chatx.extras import needs
 
 
 def link_of(config: ChatConfig, boot: str) -> Backplane:
     """Return the link of one life of a node, which is not connected yet.
 
     Raises:
-        ConfigError: The options do not fit together, or what it needs is not installed.
+        ConfigError: The options do not fit together, a file that they name cannot be used, or the client is not
+            installed.
     """
     options = options_of(config)
     options.check()
     # Only who has nodes needs a client.
-    from chatx.cluster.nats import NatsBackplane
+    with needs("cluster", f"cluster_strategy {config.cluster_strategy!r}"):
+        from chatx.cluster.nats import NatsBackplane
 
     return NatsBackplane(boot, options)
 
 
 def options_of(config: ChatConfig) -> NatsOptions:
-    """Return how NATS is reached; a user and a password are those of the first URL that has some.
-
-    Raises:
-        ConfigError: URLs have different users.
-    """
+    """Return how NATS is reached; a user and a password are those of whichever URL has some."""
     urls = [each.strip() for each in (config.cluster_url or "").split(",") if each.strip()]
-    users = {(parts.username, parts.password) for parts in map(urlsplit, urls) if parts.username is not None}
-    if len(users) > 1:
-        raise ConfigError("The URLs of cluster_url name different users; a node is one user on all servers.")
-    user, password = next(iter(users), (None, None))
+    named = (parts for parts in map(urlsplit, urls) if parts.username is not None)
+    user, password = next(((parts.username, parts.password) for parts in named), (None, None))
     return NatsOptions(
         servers=tuple(_without_user(each) for each in urls),
         cluster=config.cluster_name,

@@ -155,7 +155,7 @@ class Node:
         self._spawn(self._sweep())
         await self._up.wait()
         if self._membership.refused is not None:
-            raise ConfigError(self._membership.refused)
+            raise ConfigError(f"This node cannot be one of the others. {self._membership.refused}")
 
     async def drain(self) -> None:
         """Let the other nodes take over what is here."""
