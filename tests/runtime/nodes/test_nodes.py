@@ -169,3 +169,19 @@ async def test_members_on_many_nodes_converge(hub: MemoryHub) -> None:
         found = await chats[0].history("general")
         assert found == []
         assert isinstance(await chats[0].send_message("general", "ann", "hi"), Message)
+
+
+@virtual
+async def test_plain_memberships_move_with_their_room(hub: MemoryHub) -> None:
+    async with three() as chats:
+        room = "general"
+        owner = owner_of(chats, room)
+        others = [each for each in chats if each is not owner]
+        for user in ("ann", "bob"):
+            await others[0].join(room, user)
+        await owner.stop()
+        await asyncio.sleep(1)
+        for chat in others:
+            assert {*await chat.presence(room)} == {"ann", "bob"}
+        await others[0].leave(room, "ann")
+        assert {*await others[1].presence(room)} == {"bob"}

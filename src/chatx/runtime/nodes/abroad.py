@@ -34,7 +34,7 @@ from chatx.cluster.rpc import (
 )
 from chatx.core.idempotency import IdempotencyWindow, scope_of
 from chatx.core.message import Draft, Message, Position, PresenceMeta, Presences
-from chatx.errors import RoomOverloaded, RoomUnavailable
+from chatx.errors import ChatError, RoomOverloaded, RoomUnavailable
 from chatx.runtime.nodes.owned import Owned
 from chatx.runtime.nodes.peers import Peers, Unreachable
 from chatx.runtime.nodes.reading import OwnersStorage
@@ -91,6 +91,7 @@ class Abroad:
         self._left: OrderedDict[str, tuple[HandedOff, float]] = OrderedDict()
         self._inherited: dict[str, HandedOff] = {}
         self._given_up: OrderedDict[str, float] = OrderedDict()  # rooms that another node asked for, until when
+        self._moving = 0  # rooms whose plain memberships are being moved
         self._refs = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -120,8 +121,8 @@ class Abroad:
 
     @property
     def left_behind(self) -> int:
-        """How many rooms have moved that nobody has asked for yet."""
-        return len(self._left)
+        """How many rooms have moved that nobody has asked for yet, or that are being moved still."""
+        return len(self._left) + self._moving
 
     # What the engine asks
 
@@ -398,6 +399,9 @@ class Abroad:
         until = self._loop.time() + LEFT_S
         keys = {} if self._window is None else self._window.keys_of({each.room_id for each in processes})
         for process in processes:
+            if process.room.plain:
+                self._moving += 1
+                self._spawn(self._move_plain(process.room_id, list(process.room.plain)))
             head = process.head
             if head.offset and self._settle is not None:
                 self._begin_to_settle(process)
@@ -409,6 +413,17 @@ class Abroad:
                 self._left.move_to_end(process.room_id)
         while len(self._left) > LEFT_ROOMS:
             self._left.popitem(last=False)
+
+    async def _move_plain(self, room_id: str, user_ids: list[str]) -> None:
+        """Have plain memberships begin with a room's new owner, since they live with the owner."""
+        try:
+            for user_id in user_ids:
+                await self.join(room_id, user_id)
+        except ChatError as error:
+            text = "Memberships of room %r could not be moved to its new owner, and have ended: %s"
+            logger.warning(text, room_id, error, extra={"room": room_id, "code": error.code})
+        finally:
+            self._moving -= 1
 
     def _begin_to_settle(self, process: RoomProcess) -> None:
         if self._settle is None or process.room_id in self._settling:
