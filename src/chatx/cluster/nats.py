@@ -303,7 +303,8 @@ class NatsBackplane:
                     for each in missing:
                         if not each.ended:
                             await connection.subscribe(each)
-                await connection.confirm(SUBSCRIBES_WITHIN_S)
+                # A server that refuses one of them may say nothing more.
+                await unless_lost(connection, connection.confirm(SUBSCRIBES_WITHIN_S))
             if not connection.usable:
                 raise errors.ConnectionClosedError
         except BaseException as error:

@@ -171,6 +171,9 @@ class Connection:
         """Return when the server has taken all that the client was given before; raises what the client raises."""
         # The client's question overtakes what it holds, and has it written meanwhile: only a second one is behind it.
         await self.client.flush(within_s)
+        if not self.usable:
+            # Python 3.11 loses a cancellation that comes together with the answer; the second one would not come.
+            raise errors.ConnectionClosedError
         await self.client.flush(within_s)
 
     async def until_lost(self) -> None:
@@ -233,10 +236,12 @@ def _socket_of(client: Client) -> asyncio.WriteTransport | None:
 
 
 async def unless_lost(connection: Connection, asked: Coroutine[Any, Any, None]) -> None:
-    """Await an answer of the server for as long as there is a connection to it."""
+    """Await an answer of the server for as long as there is a connection to it; raises what `asked` raises."""
     task = asyncio.get_running_loop().create_task(asked)
     try:
         await asyncio.wait([task, connection.lost], return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            task.result()
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
