@@ -56,7 +56,8 @@ class OwnersStorage(Storage):
         # An answer may be short since no more goes at once: only an empty one says that there is no more.
         while (wanted := limit - len(entries)) > 0:
             found = await self._part(room_id, after, before, min(wanted, ENTRIES_AT_ONCE))
-            oldest = found.oldest
+            if oldest is None or (found.oldest is not None and found.oldest.offset < oldest.offset):
+                oldest = found.oldest  # that of memory, where the part came from there, is not that of the log
             if not found.entries:
                 break
             if after is not None:
