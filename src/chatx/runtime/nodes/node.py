@@ -21,6 +21,7 @@ import secrets
 import socket
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from hashlib import blake2b
 from typing import Any, Literal
 
@@ -65,6 +66,9 @@ SWEPT_AT_ONCE = 200
 
 LOOK_S = 1.0
 """Between two looks at whether replicas have what was told last, in seconds."""
+
+HEARS_ITSELF_S = 5.0
+"""Seconds after which a node that starts, and does not hear itself, gives up."""
 
 HANDED_OVER_S = 2.0
 """Seconds for which a node that stops waits for its rooms to be taken over, at most."""
@@ -140,6 +144,7 @@ class Node:
 
         Raises:
             ConfigError: The others and this one do not fit together.
+            AdapterError: The broker is away, or does not let this node hear the others.
         """
         self._engine = engine
         self._owned = owned = Owned(self, engine.turn)
@@ -153,7 +158,17 @@ class Node:
         self._spawn(self._tick())
         self._spawn(self._look())
         self._spawn(self._sweep())
-        await self._up.wait()
+        while not self._up.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(HEARS_ITSELF_S):
+                    await self._up.wait()
+            if not self._up.is_set() and (self._backplane.state == "away" or self._membership.isolated):
+                # Also where the broker lets a user in who may neither subscribe nor publish here.
+                raise AdapterError(
+                    f"This node has not heard itself for {HEARS_ITSELF_S} s, so it does not hear the others; the log "
+                    "says what the broker refuses. Look at whether it is reached, and at its permissions for "
+                    f"cx.{self._config.cluster_name}.>"
+                )
         if self._membership.refused is not None:
             raise ConfigError(f"This node cannot be one of the others. {self._membership.refused}")
 
