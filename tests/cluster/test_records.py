@@ -65,7 +65,8 @@ ASKS: list[Ask] = [
     Leave("general", "alice"),
     Present("general", "r1"),
     Revoke("alice"),
-    HandOff("general", 256),
+    HandOff("general", BOOT, "take-1"),
+    HandOff("general", BOOT, "take-1", 7),
 ]
 ANSWERS: list[Answer] = [
     Done(),

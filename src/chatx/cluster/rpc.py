@@ -180,10 +180,14 @@ class HandOff(_OfRoom, frozen=True, gc=False, tag="handoff"):
 
     Attributes:
         room_id: The room.
-        most: Entries, at most.
+        boot: Who asks.
+        take: The one take that the question is a part of: who asks again under it gets the same answer.
+        before: The offset ahead of which entries are wanted; None for the newest.
     """
 
-    most: Count
+    boot: Boot
+    take: Id
+    before: Count | None = None
 
 
 Ask: TypeAlias = Submit | Attach | Members | Follow | Detach | Read | Join | Leave | Present | Revoke | HandOff
@@ -194,7 +198,7 @@ class Done(Part, frozen=True, gc=False, tag="done"):
 
 
 class Moved(Part, frozen=True, gc=False, tag="moved"):
-    """The room is not this node's, as far as it knows."""
+    """The room is not this node's, as far as it knows, or it cannot be handed off yet."""
 
 
 class Refused(Part, frozen=True, gc=False, tag="refused"):
@@ -302,11 +306,13 @@ class HandedOff(Part, frozen=True, gc=False, tag="handedoff"):
 
     Attributes:
         head: The newest place; None where nothing was there.
-        entries: The newest entries, with their keys.
+        entries: Entries, with their keys: as many of the newest that were asked for as go at once.
+        more: Whether older ones are there.
     """
 
     head: Place | None
     entries: Entries
+    more: bool = False
 
     def check(self) -> None:
         """Check the entries."""

@@ -360,6 +360,7 @@ class Rooms:
         error: ChatError | None = Closed("The chat was stopped while the room was being opened.")
         abroad = None if self._elsewhere is None else self._elsewhere.storage_of(room_id)
         storage = abroad or self._storage
+        begun = False
         try:
             try:
                 inherited = None
@@ -378,14 +379,15 @@ class Rooms:
                     room_id, position or Position(new_epoch(), 0), proven=proven, replica=abroad is not None
                 )
                 process.goes_on = position is not None
+                begun = True
                 if self._elsewhere is not None:
                     self._elsewhere.began(process)
-            elif self._elsewhere is not None:
-                self._elsewhere.unwanted(room_id)
             error = None
         except ChatError as refused:  # by the room's owner
             error = refused
         finally:
+            if self._elsewhere is not None and not begun:
+                self._elsewhere.unwanted(room_id)
             passage.over = True
             passage.let_through() if error is None else passage.refuse(error)
             # Behind those who waited: they are resumed first.

@@ -282,6 +282,9 @@ class Sending:
                 self._check_open()
                 if error is not None:
                     raise error
+            if self._elsewhere is not None and not self._elsewhere.owns(draft.room_id):
+                # Another node may have it by now, also where this one stood still meanwhile and was not told yet.
+                raise RoomUnavailable("The room goes on elsewhere, so nothing was sent; send again.", retry_after=0.1)
             if stored or process.detour:
                 return self._commits.submit(process, draft, scope, stored)
             return self.publish(process, draft, scope)
@@ -335,7 +338,7 @@ class Sending:
             return outcome
         place = self.window.find(scope, self._now())
         if place is None:
-            sending = self._send_new if self._storage.is_log else self._send_awaiting
+            sending = self._send_new if self._storage.is_log else self._send_opening
             return await self._repeats.send_first(scope, sending(draft, scope, trusted, stored))
         answer = self._repeats.from_memory(draft, place)
         if answer is None:
@@ -345,6 +348,19 @@ class Sending:
             answer = await self._repeats.from_storage(draft, place)
             self._check_open()
         return answer
+
+    async def _send_opening(self, draft: Draft, scope: bytes, trusted: bool, stored: bool) -> Message:
+        """Send a draft whose key memory does not have, also when the room is here that may have moved here just now."""
+        if self._elsewhere is not None and self._rooms.at_once(draft.room_id) is None:
+            # The node that had the room tells the keys of what was said there.
+            await self._opened(draft.room_id, stored=stored)
+            self._check_open()
+            place = self.window.find(scope, self._now())
+            if place is not None:
+                answer = self._repeats.from_memory(draft, place) or await self._repeats.from_storage(draft, place)
+                self._check_open()
+                return answer
+        return await self._send_awaiting(draft, scope, trusted, stored)
 
     async def _send_new(self, draft: Draft, scope: bytes, trusted: bool, stored: bool) -> Message:
         """Send a draft whose key memory does not have; one that only the log has is answered with what it made."""

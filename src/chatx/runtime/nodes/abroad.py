@@ -11,7 +11,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from chatx.cluster.fields import Place
-from chatx.cluster.live import ENTRIES_AT_ONCE, Placed
+from chatx.cluster.live import Placed
 from chatx.cluster.rpc import (
     ROOMS_AT_ONCE,
     Answer,
@@ -20,6 +20,7 @@ from chatx.cluster.rpc import (
     Differ,
     Done,
     Follow,
+    Found,
     HandedOff,
     HandOff,
     Join,
@@ -27,6 +28,7 @@ from chatx.cluster.rpc import (
     Moved,
     Presence,
     Present,
+    Read,
     Refused,
     Revoke,
     Sent,
@@ -35,6 +37,8 @@ from chatx.cluster.rpc import (
 from chatx.core.idempotency import IdempotencyWindow, scope_of
 from chatx.core.message import Draft, Message, Position, PresenceMeta, Presences
 from chatx.errors import ChatError, RoomOverloaded, RoomUnavailable
+from chatx.runtime.nodes.fitting import placed_that_fit
+from chatx.runtime.nodes.left_rooms import Left, LeftRooms
 from chatx.runtime.nodes.owned import Owned
 from chatx.runtime.nodes.peers import Peers, Unreachable
 from chatx.runtime.nodes.reading import OwnersStorage
@@ -51,14 +55,11 @@ HELD_S = 5.0
 AGAIN_S = 0.1
 """Seconds between two tries to reach it."""
 
-LEFT_S = 10.0
-"""Seconds for which a room that has moved can be asked for here."""
-
 GIVEN_UP_S = 3.0
 """Seconds for which a room is not this node's that another has asked for: by then it knows of the other."""
 
-LEFT_ROOMS = 10_000
-"""Rooms that are kept for that, at most; the oldest are forgotten."""
+OFFERED_AT_ONCE = 50
+"""Rooms that have moved of which their new owners are told at a time."""
 
 
 class Abroad:
@@ -87,9 +88,10 @@ class Abroad:
         self._storage = OwnersStorage(peers, self._open)
         self._replicas: dict[str, Replica] = {}
         self._under_way: dict[str, int] = {}  # room id -> sends to its owner
-        # Rooms that have moved, with what was here of them and until when it is kept; the oldest first.
-        self._left: OrderedDict[str, tuple[HandedOff, float]] = OrderedDict()
-        self._inherited: dict[str, HandedOff] = {}
+        self._left = LeftRooms()
+        self._inherited: dict[str, Left] = {}
+        self._opening: dict[str, asyncio.Event] = {}  # owned rooms that are being opened; set when that is over
+        self._offering: asyncio.Task[None] | None = None
         self._given_up: OrderedDict[str, float] = OrderedDict()  # rooms that another node asked for, until when
         self._moving = 0  # rooms whose plain memberships are being moved
         self._refs = 0
@@ -122,7 +124,7 @@ class Abroad:
     @property
     def left_behind(self) -> int:
         """How many rooms have moved that nobody has asked for yet, or that are being moved still."""
-        return len(self._left) + self._moving
+        return self._left.untaken + self._moving
 
     # What the engine asks
 
@@ -191,7 +193,7 @@ class Abroad:
     def revoked(self, user_id: str) -> None:
         """Tell all other nodes that a user was revoked, until each has heard it or is gone."""
         for boot in self._peers.everybody():
-            self._spawn(self._tell_revoked(boot, user_id))
+            _ = self._spawn(self._tell_revoked(boot, user_id))
 
     def new_ref(self) -> str:
         """Return a ref for a membership of this node: no other membership of any node has it."""
@@ -229,41 +231,87 @@ class Abroad:
 
     async def inherit(self, room_id: str) -> Position | None:
         """Return the place at which a room of this node goes on that another had a moment ago, or None."""
+        self._opening[room_id] = asyncio.Event()
         until = self._loop.time() + HELD_S
         asked: set[str] = set()
-        while left := [boot for boot in self._peers.before(room_id) if boot not in asked]:
+        take = self.new_ref()
+        found = None
+        while found is None and (left := [boot for boot in self._peers.before(room_id) if boot not in asked]):
             try:
-                answer = await self._peers.ask(left[0], HandOff(room_id, min(self._history_size, ENTRIES_AT_ONCE)))
+                found = await self._take(left[0], room_id, take)
             except Unreachable:
                 # It may be what has the room: where it is gone, the nodes' view changes soon.
-                if self._loop.time() >= until:
-                    return None
+                if self._loop.time() >= until or room_id in self._given_up:
+                    break
                 await asyncio.sleep(AGAIN_S)
-                continue
-            if isinstance(answer, HandedOff) and answer.head is not None:
-                self._inherited[room_id] = answer
-                return Position(answer.head.epoch, answer.head.offset - len(answer.entries))
-            asked.add(left[0])
-        return None
+            else:
+                asked.add(left[0])
+        found = found or self._left.take_back(room_id)
+        if found is None:
+            return None
+        self._inherited[room_id] = found
+        return Position(found.head.epoch, found.head.offset - len(found.entries))
+
+    async def _take(self, boot: str, room_id: str, take: str) -> Left | None:
+        """Return what a node had of a room, part by part from the newest on; None where that is nothing.
+
+        Raises:
+            Unreachable: It cannot be asked, or is opening the room itself.
+        """
+        head: Place | None = None
+        entries: list[Placed] = []
+        while True:
+            before = entries[0].place.offset if entries else None
+            try:
+                answer = await self._peers.ask(boot, HandOff(room_id, self._peers.boot, take, before))
+            except Unreachable:
+                if head is None:
+                    raise
+                break  # the newest are here, and older ones are too old
+            if isinstance(answer, Moved) and head is None:
+                raise Unreachable("it is opening the room", surely=True)
+            if not isinstance(answer, HandedOff) or answer.head is None:
+                break
+            head = head or answer.head
+            end = head.offset + 1 if before is None else before
+            places = [each.place for each in answer.entries]
+            if places != [Place(head.epoch, offset) for offset in range(end - len(places), end)]:
+                break  # what does not lead up to the rest is none of it
+            entries[:0] = answer.entries
+            if not answer.more or not places or len(entries) >= self._history_size:
+                break
+        return None if head is None else Left(head, entries, 0.0)
 
     def began(self, process: RoomProcess) -> None:
         """Take note that a room has begun here, owned or as a replica."""
-        inherited = self._inherited.pop(process.room_id, None)
-        replica = self._replicas.get(process.room_id)
+        room_id = process.room_id
+        inherited = self._inherited.pop(room_id, None)
         if process.replica:
-            if replica is not None and replica.owner == self._peers.owner(process.room_id):
+            replica = self._replicas.get(room_id)
+            if replica is not None and replica.owner == self._peers.owner(room_id):
                 replica.begin(process)
             else:
                 self._closed(process)  # it has moved while it was opened, and is opened anew
-        elif not self.owns(process.room_id):
-            self._closed(process)
-        elif inherited is not None:
-            self._take_over(process, inherited)
+        else:
+            if inherited is not None:
+                self._take_over(process, inherited)
+            if not self.owns(room_id):
+                self._leave_behind([process])
+                self._closed(process)
+        self._opened(room_id)
 
     def unwanted(self, room_id: str) -> None:
         """Take note that a room has not begun here after all."""
-        self._inherited.pop(room_id, None)
+        inherited = self._inherited.pop(room_id, None)
+        if inherited is not None:
+            self._left.keep(room_id, inherited.head, inherited.entries, self._loop.time())
+        self._opened(room_id)
         self._end(room_id)
+
+    def _opened(self, room_id: str) -> None:
+        opening = self._opening.pop(room_id, None)
+        if opening is not None:
+            opening.set()
 
     def gone(self, process: RoomProcess) -> None:
         """Take note that a room is here no longer."""
@@ -280,13 +328,13 @@ class Abroad:
         leaving: list[RoomProcess] = []
         for process in processes:
             owner = self._peers.owner(process.room_id)
-            replica = self._replica_of(process)
+            moved = False
             if process.replica:
-                moved = replica is None or replica.owner != owner
-            else:
-                moved = False
-                if owner != self._peers.boot:
-                    leaving.append(process)
+                # Where nobody can know whose it is, who reads it here reads on, and is told when that is known.
+                replica = self._replica_of(process)
+                moved = replica is None or owner not in ("", replica.owner)
+            elif owner != self._peers.boot:
+                leaving.append(process)
             if moved and self._close_room is not None:
                 self._close_room(process)
         self._leave_behind(leaving)
@@ -298,43 +346,83 @@ class Abroad:
         for replica in list(self._replicas.values()):
             replica.fall_behind()
 
-    async def hand_off(self, ask: HandOff, process: RoomProcess | None) -> HandedOff:
+    async def hand_off(self, ask: HandOff, process: RoomProcess | None) -> Answer:
         """Return what was here of a room that has moved, of which this node may not know yet."""
+        room_id = ask.room_id
         if process is not None and not process.replica:
             self._leave_behind([process])
-            self._given_up[ask.room_id] = self._loop.time() + GIVEN_UP_S
+            self._give_up(room_id)
             self._closed(process)
-        settling = self._settling.get(ask.room_id)
+        opening = self._opening.get(room_id)
+        if opening is not None:
+            # Each may be asking the other: the later one goes first.
+            if ask.boot < self._peers.boot:
+                return Moved()
+            self._give_up(room_id)
+            await opening.wait()
+        settling = self._settling.get(room_id)
         if settling is not None:
             await asyncio.wait((settling,))
-        kept = self._left.pop(ask.room_id, None)
-        return HandedOff(None, ()) if kept is None else kept[0]
+        left = self._left.take(room_id, ask.take)
+        if left is None:
+            return HandedOff(None, ())
+        entries = left.entries
+        if ask.before is not None:
+            entries = [each for each in entries if each.place.offset < ask.before]
+        part = placed_that_fit(entries)
+        return HandedOff(left.head, part, len(part) < len(entries))
+
+    def _give_up(self, room_id: str) -> None:
+        self._given_up[room_id] = self._loop.time() + GIVEN_UP_S
+        self._given_up.move_to_end(room_id)
+
+    def offer(self) -> None:
+        """Begin to tell the new owners of rooms that have moved: who is told opens the room, and asks for it."""
+        if self._left.untaken and (self._offering is None or self._offering.done()):
+            self._offering = self._spawn(self._offer_all())
+
+    async def _offer_all(self) -> None:
+        missed: list[str] = []
+        while room_ids := self._left.to_offer(OFFERED_AT_ONCE):
+            told = await asyncio.gather(*(self._offer(room_id) for room_id in room_ids))
+            missed += [room_id for room_id, heard in zip(room_ids, told, strict=True) if not heard]
+        for room_id in missed:
+            self._left.offer_again(room_id)
+
+    async def _offer(self, room_id: str) -> bool:
+        owner = self._peers.owner(room_id)
+        if not owner or owner == self._peers.boot:
+            return False
+        try:
+            return isinstance(await self._peers.ask(owner, Read(room_id, None, False, 1)), Found)
+        except Unreachable:
+            return False
 
     async def follow(self) -> None:
         """Tell each owner which of its rooms are followed, and attach anew where a word was missed; once a second."""
         now = self._loop.time()
-        while self._left and next(iter(self._left.values()))[1] <= now:
-            self._left.popitem(last=False)
+        self._left.look(now, away=not self._peers.serving)
         while self._given_up and next(iter(self._given_up.values())) <= now:
             self._given_up.popitem(last=False)
+        self.offer()
         by_owner: dict[str, dict[str, int]] = {}
         for room_id, replica in self._replicas.items():
             if replica.current:
                 by_owner.setdefault(replica.owner, {})[room_id] = replica.number
-        for boot, rooms in by_owner.items():
-            numbers = list(rooms.items())
-            for first in range(0, len(numbers), ROOMS_AT_ONCE):
-                try:
-                    answer = await self._peers.ask(
-                        boot, Follow(self._peers.boot, dict(numbers[first : first + ROOMS_AT_ONCE]))
-                    )
-                except Unreachable:
-                    break
-                if isinstance(answer, Differ):
-                    for room_id in answer.room_ids:
-                        found = self._replicas.get(room_id)
-                        if found is not None and found.owner == boot:
-                            found.fall_behind()
+        await asyncio.gather(*(self._follow(boot, list(rooms.items())) for boot, rooms in by_owner.items()))
+
+    async def _follow(self, boot: str, numbers: list[tuple[str, int]]) -> None:
+        for first in range(0, len(numbers), ROOMS_AT_ONCE):
+            ask = Follow(self._peers.boot, dict(numbers[first : first + ROOMS_AT_ONCE]))
+            try:
+                answer = await self._peers.ask(boot, ask)
+            except Unreachable:
+                return
+            if isinstance(answer, Differ):
+                for room_id in answer.room_ids:
+                    found = self._replicas.get(room_id)
+                    if found is not None and found.owner == boot:
+                        found.fall_behind()
 
     async def close(self) -> None:
         """Follow nothing any more."""
@@ -396,23 +484,19 @@ class Abroad:
 
     def _leave_behind(self, processes: list[RoomProcess]) -> None:
         """Keep what is here of rooms for the nodes that own them now."""
-        until = self._loop.time() + LEFT_S
+        now = self._loop.time()
         keys = {} if self._window is None else self._window.keys_of({each.room_id for each in processes})
         for process in processes:
             if process.room.plain:
                 self._moving += 1
-                self._spawn(self._move_plain(process.room_id, list(process.room.plain)))
+                _ = self._spawn(self._move_plain(process.room_id, list(process.room.plain)))
             head = process.head
-            if head.offset and self._settle is not None:
-                self._begin_to_settle(process)
             if head.offset:
+                if self._settle is not None:
+                    self._begin_to_settle(process)
                 of_room = keys.get(process.room_id, {})
-                newest = process.newest(min(self._history_size, ENTRIES_AT_ONCE))
-                entries = tuple(Placed.of(each, of_room.get(each.offset)) for each in newest)
-                self._left[process.room_id] = (HandedOff(Place(*head), entries), until)
-                self._left.move_to_end(process.room_id)
-        while len(self._left) > LEFT_ROOMS:
-            self._left.popitem(last=False)
+                entries = [Placed.of(each, of_room.get(each.offset)) for each in process.newest(self._history_size)]
+                self._left.keep(process.room_id, Place(*head), entries, now)
 
     async def _move_plain(self, room_id: str, user_ids: list[str]) -> None:
         """Have plain memberships begin with a room's new owner, since they live with the owner."""
@@ -438,9 +522,9 @@ class Abroad:
 
         task.add_done_callback(settled)
 
-    def _take_over(self, process: RoomProcess, inherited: HandedOff) -> None:
+    def _take_over(self, process: RoomProcess, inherited: Left) -> None:
         head = inherited.head
-        if head is None or process.head != (head.epoch, head.offset - len(inherited.entries)):
+        if process.head != (head.epoch, head.offset - len(inherited.entries)):
             return  # a log has all of it, and says where it goes on
         try:
             for each in inherited.entries:
@@ -467,7 +551,7 @@ class Abroad:
             return
         replica.end()
         if tell:
-            self._spawn(self._detach(replica.owner, room_id))
+            _ = self._spawn(self._detach(replica.owner, room_id))
 
     async def _detach(self, boot: str, room_id: str) -> None:
         try:
@@ -475,10 +559,11 @@ class Abroad:
         except Unreachable:
             pass  # it lets go of who does not say that it follows
 
-    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = self._loop.create_task(coroutine, name="chatx nodes")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     def _check_done(self, answer: Answer) -> None:
         if not isinstance(answer, Done):

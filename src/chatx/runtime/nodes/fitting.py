@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import Final
 
-from chatx.cluster.live import ENTRIES_AT_ONCE
+from chatx.cluster.live import ENTRIES_AT_ONCE, Placed
 from chatx.core.message import Entry
 
 ENTRIES_BYTES: Final = 700_000
@@ -24,6 +24,18 @@ def size_of(entry: Entry) -> int:
     content = entry.content
     size = len(content) if content.isascii() else len(content.encode())
     return size + _FIELDS_BYTES + (0 if entry.data is None else len(entry.data.text.encode()))
+
+
+def placed_that_fit(entries: Sequence[Placed]) -> tuple[Placed, ...]:
+    """Return the last of the entries that go into one record together, in their order."""
+    size, count = 0, 0
+    for each in reversed(entries[-ENTRIES_AT_ONCE:]):
+        data = each.row.data
+        size += len(each.row.content.encode()) + _FIELDS_BYTES + (0 if data is None else len(data.encode()))
+        if count and size > ENTRIES_BYTES:
+            break
+        count += 1
+    return tuple(entries[len(entries) - count :])
 
 
 def oldest_that_fit(entries: Iterable[Entry], most: int = ENTRIES_BYTES) -> list[Entry]:

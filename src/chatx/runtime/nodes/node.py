@@ -180,8 +180,8 @@ class Node:
         self._publish_heartbeat()
         self.abroad.nodes_changed(list(self._engine.rooms) if self._engine is not None else [])
         until = self._loop.time() + HANDED_OVER_S
-        # Each of the others asks for what it needs; what nobody asks for is begun anew by whoever comes.
-        while self.abroad.left_behind and self.everybody() and self._loop.time() < until:  # noqa: ASYNC110
+        while self.abroad.left_behind and self.everybody() and self._loop.time() < until:
+            self.abroad.offer()
             await asyncio.sleep(TICK_S)
 
     async def close(self) -> None:

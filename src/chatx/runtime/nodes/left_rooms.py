@@ -1,0 +1,107 @@
+"""What is here of rooms that have moved, until their new owners have it.
+
+The state of a room is at one place at a time: in a room, here, or with whoever took it. Were it at two, both could go
+on in the same epoch, each with entries of its own.
+
+Rules:
+1. One take has it, and gets it again where the answer was lost; nobody else does, this node neither.
+2. A room that comes back here goes on from what was left, unless it was taken.
+3. At most `LEFT_ROOMS` are kept, each for `LEFT_S`, but for as long as this node is away from the others. What goes
+   without having been taken is told to the log.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+from chatx.cluster.fields import Place
+from chatx.cluster.live import Placed
+
+logger: logging.Logger = logging.getLogger("chatx")
+
+LEFT_S = 10.0
+"""Seconds for which a room that has moved can be asked for here."""
+
+LEFT_ROOMS = 10_000
+"""Rooms that are kept for that, at most; the oldest are forgotten."""
+
+
+class Left(Struct):
+    """What was here of a room.
+
+    Attributes:
+        head: The newest place.
+        entries: The newest entries, with their keys.
+        until: When it is forgotten.
+        taken: The take that has it, or None.
+        offered: Whether its owner was told of it.
+    """
+
+    head: Place
+    entries: Sequence[Placed]
+    until: float
+    taken: str | None = None
+    offered: bool = False
+
+
+class LeftRooms:
+    """The rooms that have moved from here."""
+
+    def __init__(self) -> None:
+        self._rooms: OrderedDict[str, Left] = OrderedDict()  # the oldest first
+
+    @property
+    def untaken(self) -> int:
+        """How many nobody has taken yet."""
+        return sum(each.taken is None for each in self._rooms.values())
+
+    def keep(self, room_id: str, head: Place, entries: Sequence[Placed], now: float) -> None:
+        """Keep a room."""
+        self._rooms[room_id] = Left(head, entries, now + LEFT_S)
+        self._rooms.move_to_end(room_id)
+        while len(self._rooms) > LEFT_ROOMS:
+            self._forget()
+
+    def take(self, room_id: str, take: str) -> Left | None:
+        """Return what a take has, from now on or since an answer that was lost; None where there is nothing for it."""
+        left = self._rooms.get(room_id)
+        if left is None or left.taken not in (None, take):
+            return None
+        left.taken = take
+        return left
+
+    def take_back(self, room_id: str) -> Left | None:
+        """Return what was here of a room that comes back; None where another node took it, or nothing is here."""
+        left = self._rooms.pop(room_id, None)
+        return None if left is None or left.taken is not None else left
+
+    def to_offer(self, most: int) -> list[str]:
+        """Return rooms of which their owners have not been told, and count them as told."""
+        found = [room_id for room_id, left in self._rooms.items() if left.taken is None and not left.offered][:most]
+        for room_id in found:
+            self._rooms[room_id].offered = True
+        return found
+
+    def offer_again(self, room_id: str) -> None:
+        """Take note that an owner could not be told."""
+        left = self._rooms.get(room_id)
+        if left is not None:
+            left.offered = False
+
+    def look(self, now: float, *, away: bool) -> None:
+        """Forget what was kept for long enough; while this node is `away` nobody could ask for it."""
+        if away:
+            for left in self._rooms.values():
+                left.until = now + LEFT_S
+        while self._rooms and next(iter(self._rooms.values())).until <= now:
+            self._forget()
+
+    def _forget(self) -> None:
+        room_id, left = self._rooms.popitem(last=False)
+        if left.taken is None:
+            text = "Room %r has moved, and its new owner has not asked for what was here: it begins in another epoch."
+            logger.warning(text, room_id, extra={"room": room_id, "code": "not_taken_over"})

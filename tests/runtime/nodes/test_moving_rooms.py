@@ -1,0 +1,147 @@
+"""Rooms that move: what was acknowledged is never at two places, and never nowhere, while no node crashes."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from chatx import Draft, RateLimit, RoomUnavailable
+from chatx.cluster.memory_backplane import MemoryHub
+from chatx.cluster.rpc import Answer, Ask, HandedOff, HandOff
+from chatx.runtime.nodes.peers import Unreachable
+from tests.runtime.nodes.fabric import Node, nodes, room_of
+from tests.runtime.nodes.test_large_records import filled, ids
+from tests.runtime.nodes.test_nodes import boot_of, clustered, hub, three
+from tests.virtual import virtual
+
+__all__ = ["hub"]
+
+
+class ForgetsAnAnswer(Node):
+    """A node that the first hand-off does not reach."""
+
+    forgotten = 0
+
+    async def ask(self, boot: str, ask: Ask) -> Answer:
+        answer = await super().ask(boot, ask)
+        if isinstance(answer, HandedOff) and not self.forgotten:
+            self.forgotten += 1
+            raise Unreachable("it has not answered", surely=False)
+        return answer
+
+
+@virtual
+async def test_a_room_with_a_large_history_is_handed_over_whole() -> None:
+    async with nodes("a", "b", history_size=700) as (fabric, (a, _)):
+        room = room_of("c", "a", "b")
+        sent = await filled(a, room, 600)
+        c = Node(fabric, "c", history_size=700)
+        fabric.see("a", "b", "c")
+        again = await c.chat.send_message(room, "ann", "whatever", idempotency_key="0")
+        assert (again.id, again.duplicate) == (sent[0].id, True)
+        assert ids(await c.chat.history(room, limit=1000)) == ids(sent)
+        assert (await c.chat.send_message(room, "ann", "next")).offset == 601
+
+
+@virtual
+async def test_a_hand_off_whose_answer_is_lost_is_answered_again_and_to_nobody_else() -> None:
+    async with nodes("a", "b") as (fabric, (a, b)):
+        room = room_of("c", "a", "b")
+        first = await a.chat.send_message(room, "ann", "first")
+        c = ForgetsAnAnswer(fabric, "c")
+        fabric.see("a", "b", "c")
+        second = await c.chat.send_message(room, "ann", "second")
+        assert c.forgotten
+        assert (second.epoch, second.offset) == (first.epoch, 2)
+        # What was taken is nobody else's: it went on with entries that are not in it.
+        assert await b.ask(a.boot, HandOff(room, b.boot, "another")) == HandedOff(None, ())
+
+
+@virtual
+async def test_a_room_that_comes_back_before_anybody_asked_for_it_goes_on() -> None:
+    async with nodes("a", "b") as (fabric, (a, b)):
+        room = room_of("c", "a", "b")
+        first = await a.chat.send_message(room, "ann", "first")
+        c = Node(fabric, "c")
+        a.see("a", "b", "c")
+        await c.crash()
+        fabric.see("a", "b")
+        second = await b.chat.send_message(room, "ann", "second")
+        assert (second.epoch, second.offset) == (first.epoch, 2)
+
+
+@virtual
+async def test_a_room_that_moves_on_while_it_is_taken_over_goes_on_at_the_third_node() -> None:
+    async with nodes("a", "b") as (fabric, (a, b)):
+        names = [f"room-{number}" for number in range(1000)]
+        c = Node(fabric, "c")
+        d = Node(fabric, "d")
+        a.see("a", "b")
+        first_owner = {each: a.owner(each) for each in names}
+        c.see("a", "b", "c")
+        then = {each: c.owner(each) for each in names}
+        d.see("a", "b", "c", "d")
+        last = {each: d.owner(each) for each in names}
+        room = next(each for each in names if (first_owner[each], then[each], last[each]) == (a.boot, c.boot, d.boot))
+        first = await a.chat.send_message(room, "ann", "first")
+        a.see("a", "b", "c")
+        opening = asyncio.create_task(c.chat.send_message(room, "ann", "second"))
+        await asyncio.sleep(0.0005)  # it asks for the room
+        fabric.see("a", "b", "c", "d")
+        third = await d.chat.send_message(room, "ann", "third")
+        await asyncio.gather(opening, return_exceptions=True)
+        assert third.epoch == first.epoch
+        history = await b.chat.history(room)
+        assert history[0] == first
+        assert [each.offset for each in history] == list(range(1, len(history) + 1))
+
+
+@virtual
+async def test_a_node_that_stops_hands_over_rooms_that_nobody_is_in(hub: MemoryHub) -> None:
+    async with three() as chats:
+        rooms = [f"room-{number}" for number in range(30)]
+        first = {room: await chats[0].send_message(room, "ann", "first") for room in rooms}
+        await chats[1].stop()
+        for room in rooms:
+            second = await chats[0].send_message(room, "ann", "second")
+            assert (second.epoch, second.offset) == (first[room].epoch, 2), room
+
+
+@virtual
+async def test_rooms_outlive_a_broker_that_is_away_for_a_minute(hub: MemoryHub) -> None:
+    async with three() as chats:
+        rooms = [f"room-{number}" for number in range(30)]
+        first = {room: await chats[0].send_message(room, "ann", "first") for room in rooms}
+        hub.stop()
+        await asyncio.sleep(60)
+        hub.start()
+        await asyncio.sleep(5)
+        for room in rooms:
+            second = await chats[0].send_message(room, "ann", "second")
+            assert (second.epoch, second.offset) == (first[room].epoch, 2), room
+
+
+class Slow:
+    """A middleware that takes its time."""
+
+    def __init__(self) -> None:
+        self.go_on = asyncio.Event()
+
+    async def __call__(self, draft: Draft) -> Draft:
+        await self.go_on.wait()
+        return draft
+
+
+@virtual
+async def test_a_message_whose_middleware_outlasts_the_ownership_takes_no_place(hub: MemoryHub) -> None:
+    slow = Slow()
+    async with clustered("a", middlewares=(slow,), rate_limit=RateLimit(1e6, 1_000_000)) as chat:
+        sending = asyncio.create_task(chat.send_message("general", "ann", "hi"))
+        await asyncio.sleep(1)
+        with hub._nodes[boot_of(chat)].paused():
+            # No tick in between: as in a process that stood still.
+            chat._node._membership._own_at -= 10  # type: ignore[union-attr]
+            slow.go_on.set()
+            with pytest.raises(RoomUnavailable, match="elsewhere"):
+                await sending
