@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
 from chatx import Gap, InvalidMessage, Message, PresenceDiff, PresenceState, RateLimit, RateLimited, Revoked
+from chatx.cluster.memberships import Membership
+from chatx.cluster.rpc import Done, Members
+from chatx.core.message import Position
 from chatx.runtime.subscription import Subscription
 from tests.runtime.nodes.fabric import Node, nodes, room_of
 from tests.virtual import virtual
@@ -198,3 +202,46 @@ async def test_refusals_of_the_owner_come_back_as_what_they_are() -> None:
                 for _ in range(9):
                     await b.chat.send_message(room, "ann", "too fast")
             assert 0 < (refused.value.retry_after or 0) <= 1
+
+
+@virtual
+async def test_who_comes_while_a_replica_catches_up_is_not_answered_with_what_was_asked_before() -> None:
+    async with nodes("a", "b") as (fabric, (a, b)):
+        room = room_of("a", "b")
+        await a.chat.send_message(room, "ann", "first")
+        async with b.chat.subscribe(room), asyncio.timeout(30):
+            fabric.lossy = 1.0
+            second = await a.chat.send_message(room, "ann", "second")
+            process = b.engine.rooms.find(room)
+            assert process is not None
+            attach, coming = a.owned.attach, list[asyncio.Task[None]]()
+
+            def attached(*args: Any) -> Any:
+                answer = attach(*args)
+                if not coming:
+                    # Said behind the answer, and read elsewhere by somebody who comes here before it is here.
+                    third = a.engine.send_at_once(room, "ann", "third", None)
+                    assert isinstance(third, Message)
+                    coming.append(asyncio.create_task(b.engine.reach(process, Position(third.epoch, third.offset))))
+                return answer
+
+            a.owned.attach = attached  # type: ignore[method-assign, assignment]
+            await b.engine.reach(process, Position(second.epoch, second.offset))
+            await coming[0]
+            assert process.head.offset == 3
+
+
+@virtual
+async def test_a_node_speaks_for_its_own_memberships_only() -> None:
+    async with nodes("a", "b", "c") as (_, (a, b, c)):
+        room = room_of("a", "b", "c")
+        async with b.chat.connect("ann") as ann, c.chat.connect("bob") as bob:
+            await ann.join(room)
+            await bob.join(room)
+            await asyncio.sleep(0.1)
+            present = await a.chat.presence(room)
+            (meta,) = present["ann"]
+            theirs = Membership("ann", meta.ref, 1)
+            forged = Membership("eve", f"{a.boot}.1", 1)
+            assert await c.ask(a.boot, Members(room, c.boot, (forged,), (theirs,), False)) == Done()
+            assert await a.chat.presence(room) == present

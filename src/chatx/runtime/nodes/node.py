@@ -321,7 +321,7 @@ class Node:
         beat = self._membership.beat(self._loop.time(), rooms=rooms)
         try:
             self._backplane.publish(HEARTBEATS, self._records.encode(beat, self._membership.hails))
-        except BackplaneError:
+        except (BackplaneError, BadRecord):
             pass  # who does not hear itself is isolated
 
     async def _tick(self) -> None:

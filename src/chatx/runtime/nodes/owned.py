@@ -200,12 +200,16 @@ class FollowedRoom:
     def _change(self, boot: str, joins: Iterable[Membership], leaves: Iterable[Membership], *, more: bool) -> None:
         members = self._members.setdefault(boot, {})
         unsaid = self._unsaid.get(boot, {})
+        own = f"{boot}."
         for each in joins:
+            if not each.ref.startswith(own):
+                continue  # of another node, which says so itself
             members[each.ref] = each.user_id
             unsaid.pop(each.ref, None)
             self.process.joined_elsewhere(each.user_id, each.meta)
         for each in leaves:
-            members.pop(each.ref, None)
+            if members.pop(each.ref, None) is None:
+                continue
             unsaid.pop(each.ref, None)
             self.process.left_elsewhere(each.user_id, each.ref)
         if not more:

@@ -75,7 +75,11 @@ class Replica:
         self._leaves: dict[str, Membership] = {}
         self._task: asyncio.Task[None] | None = None  # that attaches anew, or tells of memberships
         self._behind = False
-        self._caught_up: asyncio.Event | None = None  # from when somebody waits for it
+        self._again = False  # fell behind while it was attaching, so that the answer may be older than that
+        # Who waits to be told that all is here which the owner had when they came: by the answer that is under way, or,
+        # where they came behind the question, by the one after it.
+        self._waits_now: list[asyncio.Event] = []
+        self._waits_next: list[asyncio.Event] = []
         self._ended = False
         self._stop_listening: Callable[[], object] | None = None
 
@@ -123,21 +127,23 @@ class Replica:
 
     def fall_behind(self) -> None:
         """Attach anew: something was missed, or may have been."""
-        self._behind = True
+        self._behind = self._again = True
         self._go_on()
 
     async def catch_up(self) -> None:
         """Ask the owner for what it has placed by now, and wait until that is here, or the replica has ended."""
+        if self._ended:
+            return
         self.fall_behind()
-        if self._caught_up is None:
-            self._caught_up = asyncio.Event()
-        await self._caught_up.wait()
+        caught_up = asyncio.Event()
+        self._waits_next.append(caught_up)
+        await caught_up.wait()
 
     def end(self) -> None:
         """Follow the room no longer."""
         self._ended = True
-        if self._caught_up is not None:
-            self._caught_up.set()
+        self._waits_now += self._waits_next
+        self._tell_caught_up()
         stop, self._stop_listening = self._stop_listening, None
         if stop is not None:
             stop()
@@ -211,6 +217,9 @@ class Replica:
                 return
             try:
                 if self._behind:
+                    self._again = False
+                    self._waits_now += self._waits_next
+                    self._waits_next = []
                     attached, present = await self._attach(process)
                     if attached.head.epoch != process.head.epoch or not attached.whole:
                         self._close()
@@ -273,14 +282,17 @@ class Replica:
             self._go_on()
             return
         self.number = attached.number
-        self._behind, self._dropped = self._dropped, False
+        self._tell_caught_up()
+        self._behind, self._dropped = self._dropped or self._again, False
         while self._waiting and not self._behind:
             self._take(self._waiting.popleft())
         if self._behind:
             self._go_on()
-        elif self._caught_up is not None:
-            self._caught_up.set()
-            self._caught_up = None
+
+    def _tell_caught_up(self) -> None:
+        for each in self._waits_now:
+            each.set()
+        self._waits_now = []
 
     async def _tell_members(self) -> None:
         joins = tuple(islice(self._joins.values(), MEMBERSHIPS_AT_ONCE))
