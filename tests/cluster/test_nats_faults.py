@@ -192,3 +192,21 @@ async def test_a_connect_that_is_called_off_leaves_nothing(own_nats: NatsServer)
         with pytest.raises(asyncio.CancelledError):
             await connecting
     assert len(asyncio.all_tasks()) == 1
+
+
+async def test_a_link_that_is_lost_is_a_warning_and_one_that_is_closed_is_none(
+    own_nats: NatsServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "chatx")
+
+    def aways() -> list[str]:
+        return [each.levelname for each in caplog.records if getattr(each, "code", None) == "link_away"]
+
+    async with linked(lambda boot: NatsBackplane(boot, own_nats.options()), 1):
+        pass
+    assert aways() == ["INFO"]
+    caplog.clear()
+    async with linked(lambda boot: NatsBackplane(boot, own_nats.options()), 1) as (link,):
+        own_nats.kill()
+        await until(lambda: link.state == "away")
+    assert aways() == ["WARNING"]

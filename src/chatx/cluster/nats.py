@@ -330,9 +330,10 @@ class NatsBackplane:
 
     def _tell_state(self, state: LinkState) -> None:
         if state == "connected":
-            logger.info("the link to NATS is connected")
+            logger.info("the link to NATS is connected", extra={"code": "link_connected"})
         else:
-            logger.warning("the link to NATS is away: %s", self._reason)
+            level = logging.INFO if self._keeper is None else logging.WARNING  # closed by this node itself, or lost
+            logger.log(level, "the link to NATS is away: %s", self._reason, extra={"code": "link_away"})
         for told in self._on_state:
             _contained(told, state)
 

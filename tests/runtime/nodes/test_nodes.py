@@ -185,3 +185,19 @@ async def test_plain_memberships_move_with_their_room(hub: MemoryHub) -> None:
             assert {*await chat.presence(room)} == {"ann", "bob"}
         await others[0].leave(room, "ann")
         assert {*await others[1].presence(room)} == {"bob"}
+
+
+@virtual
+async def test_a_start_whose_broker_goes_meanwhile_fails_and_leaves_nothing(hub: MemoryHub) -> None:
+    before = asyncio.all_tasks()
+    chat = clustered("a")
+    starting = asyncio.create_task(chat.start())
+    await asyncio.sleep(0.1)
+    hub.stop()
+    with pytest.raises(AdapterError, match="has not heard itself"):
+        async with asyncio.timeout(60):
+            await starting
+    assert asyncio.all_tasks() == before
+    hub.start()
+    async with chat:
+        await chat.send_message("general", "ann", "hi")

@@ -31,7 +31,6 @@ from chatx.cluster.backplane import (
     BackplaneAway,
     BackplaneError,
     BackplaneFull,
-    LinkState,
     NobodyThere,
     NodeBusy,
     PayloadTooLarge,
@@ -54,6 +53,9 @@ logger: logging.Logger = logging.getLogger("chatx")
 
 ANSWERED_S = 2.0
 """Seconds in which a node answers what awaits nothing but itself."""
+
+START_S = 15.0
+"""Seconds within which a node is one of the others, or its start fails."""
 
 LOOKED_BACK_S = 10.0
 """Seconds after a change of the view for which a room that begins may have been on another node."""
@@ -133,7 +135,7 @@ class Node:
         Raises:
             AdapterError: It cannot be reached.
         """
-        self._backplane.watch(self._link_changed, self._missed)
+        self._backplane.watch(on_missed=self._missed)  # of its state the link itself writes to the log
         try:
             await self._backplane.connect()
         except BackplaneAway as error:
@@ -143,6 +145,7 @@ class Node:
         """Be one of the nodes: returns when this one serves.
 
         Raises:
+            AdapterError: The broker does not bring what this node says within `START_S`.
             ConfigError: The others and this one do not fit together.
             AdapterError: The broker is away, or does not let this node hear the others.
         """
@@ -299,10 +302,6 @@ class Node:
         except BadRecord as error:
             logger.warning("Of the nodes %s cannot be read: %s", what, error, extra={"code": "malformed"})
             return None
-
-    def _link_changed(self, state: LinkState) -> None:
-        level = logging.WARNING if state == "away" else logging.INFO
-        logger.log(level, "The link to the other nodes is %s.", state, extra={"code": f"link_{state}"})
 
     def _missed(self, topic: str | None) -> None:
         if topic != HEARTBEATS:
