@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from chatx import AdapterError, Chat, ConfigError, Message, RoomUnavailable
+from chatx import AdapterError, Chat, ConfigError, Message, Revoked, RoomUnavailable
 from chatx.cluster.memory_backplane import MemoryBackplane, MemoryHub
 from chatx.config import ChatConfig
 from tests.virtual import virtual
@@ -201,3 +201,18 @@ async def test_a_start_whose_broker_goes_meanwhile_fails_and_leaves_nothing(hub:
     hub.start()
     async with chat:
         await chat.send_message("general", "ann", "hi")
+
+
+@virtual
+async def test_a_node_that_was_away_hears_who_was_revoked_meanwhile(hub: MemoryHub) -> None:
+    async with three() as chats, chats[0].connect("ann") as connection:
+        await connection.join("general")
+        link = hub._nodes[boot_of(chats[0])]
+        link.cut_off()
+        await asyncio.sleep(10)
+        await chats[1].revoke("ann")
+        await asyncio.sleep(1)
+        link.come_back()
+        await asyncio.sleep(5)
+        with pytest.raises(Revoked):
+            await connection.join("general")

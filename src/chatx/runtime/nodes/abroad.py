@@ -45,6 +45,7 @@ from chatx.runtime.nodes.reading import OwnersStorage
 from chatx.runtime.nodes.refusals import error_of
 from chatx.runtime.nodes.replica import Replica
 from chatx.runtime.process import RoomProcess
+from chatx.runtime.revocations import REVOKED_KEPT
 from chatx.runtime.storage import Storage
 
 logger: logging.Logger = logging.getLogger("chatx")
@@ -60,6 +61,10 @@ GIVEN_UP_S = 3.0
 
 OFFERED_AT_ONCE = 50
 """Rooms that have moved of which their new owners are told at a time."""
+
+
+AWAY_NODES = 64
+"""Lives of nodes that are away and may come back, at most; the one that went first is forgotten."""
 
 
 class Abroad:
@@ -94,6 +99,7 @@ class Abroad:
         self._offering: asyncio.Task[None] | None = None
         self._given_up: OrderedDict[str, float] = OrderedDict()  # rooms that another node asked for, until when
         self._moving = 0  # rooms whose plain memberships are being moved
+        self._owed: dict[str, dict[str, None]] = {}  # nodes that are away, and who was revoked meanwhile
         self._refs = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -191,9 +197,33 @@ class Abroad:
         return found
 
     def revoked(self, user_id: str) -> None:
-        """Tell all other nodes that a user was revoked, until each has heard it or is gone."""
-        for boot in self._peers.everybody():
+        """Tell all other nodes that a user was revoked; one that is away hears it when it is back."""
+        there = self._peers.everybody()
+        for boot in there:
             _ = self._spawn(self._tell_revoked(boot, user_id))
+        for boot in self._owed:
+            if boot not in there:
+                self._owe(boot, user_id)
+
+    def node_gone(self, boot: str) -> None:
+        """Take note that a node is gone, or away: what it holds of users who are revoked meanwhile it holds still."""
+        self._owed.setdefault(boot, {})
+        while len(self._owed) > AWAY_NODES:
+            del self._owed[next(iter(self._owed))]
+
+    def node_came(self, boot: str) -> None:
+        """Take note that a node is there: it is told who was revoked while it was away."""
+        for user_id in self._owed.pop(boot, ()):
+            _ = self._spawn(self._tell_revoked(boot, user_id))
+
+    def _owe(self, boot: str, user_id: str) -> None:
+        owed = self._owed.setdefault(boot, {})
+        owed[user_id] = None
+        if len(owed) > REVOKED_KEPT:
+            text = "Node %s is away, and of the users revoked meanwhile it will not hear of %r: there are too many."
+            first = next(iter(owed))
+            del owed[first]
+            logger.warning(text, boot, first, extra={"node": boot, "code": "revocation_lost"})
 
     def new_ref(self) -> str:
         """Return a ref for a membership of this node: no other membership of any node has it."""
@@ -481,6 +511,7 @@ class Abroad:
                 return
             except Unreachable:
                 await asyncio.sleep(AGAIN_S)
+        self._owe(boot, user_id)
 
     def _leave_behind(self, processes: list[RoomProcess]) -> None:
         """Keep what is here of rooms for the nodes that own them now."""
