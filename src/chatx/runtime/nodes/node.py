@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import random
 import re
@@ -59,6 +60,9 @@ START_S = 15.0
 
 LOOKED_BACK_S = 10.0
 """Seconds after a change of the view for which a room that begins may have been on another node."""
+
+BACK_S = 2.0
+"""Seconds after the link has come for which nobody who is not there is taken for gone."""
 
 BEFORE = 3
 """Nodes that are asked what they had of such a room, at most."""
@@ -115,6 +119,7 @@ class Node:
         self._placement = Placement(View.of(()))
         self._others = Placement(View.of(()))  # with those that drain, without this one
         self._changed_at = self._loop.time()
+        self._linked_at = -math.inf  # when the link came, but for the first time
         self.abroad: Abroad = Abroad(
             self, history_size=config.history_size, queue_limit=config.room_queue_limit, loop=self._loop
         )
@@ -231,7 +236,9 @@ class Node:
             reply = await self._backplane.request(boot, payload, self._slow_s if slow else ANSWERED_S)
             answer = self._records.decode(reply)
         except NobodyThere as error:
-            self._done(self._membership.no_responders(boot, self._loop.time()))
+            # Where the broker was away, the others come back one after the other, as this one did.
+            if self._loop.time() - self._linked_at > BACK_S:
+                self._done(self._membership.no_responders(boot, self._loop.time()))
             raise Unreachable(str(error), surely=True) from error
         except (BackplaneAway, BackplaneFull, NodeBusy, PayloadTooLarge) as error:
             raise Unreachable(str(error), surely=True) from error
@@ -304,6 +311,8 @@ class Node:
             return None
 
     def _missed(self, topic: str | None) -> None:
+        if topic is None:  # the link is there again
+            self._linked_at = self._loop.time()
         if topic != HEARTBEATS:
             self.abroad.missed()
 
