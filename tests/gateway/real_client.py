@@ -40,7 +40,7 @@ class RealClient:
     async def wait_for(self, wanted: Any) -> Received:
         """Return the first frame, received already or to come, that is `wanted`."""
         seen = 0
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(45):
             while True:
                 for each in self.received[seen:]:
                     if wanted(each):
@@ -62,7 +62,7 @@ class RealClient:
 
 async def until(condition: Callable[[], bool]) -> None:
     """Wait for something that nothing tells of."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(45):
         while not condition():  # noqa: ASYNC110  # there is no event for it
             await asyncio.sleep(0.01)
 

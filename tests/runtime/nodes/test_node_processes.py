@@ -24,7 +24,7 @@ from tests.nats import NatsServer, server
 from tests.postgres import Postgres
 from tests.process import Served
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
 
 NAMES = ("node-a", "node-b", "node-c")
 
@@ -92,7 +92,7 @@ class Member:
     async def join(self) -> dict[str, Any]:
         """Join, again and again while the room's owner cannot be reached; return the answer."""
         place = {"epoch": self.seen[-1]["epoch"], "offset": self.seen[-1]["offset"]} if self.seen else {}
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while True:
                 reply = await self._asked("phx_join", place)
                 if reply["status"] == "ok":
@@ -107,7 +107,7 @@ class Member:
 
     async def send(self, content: str) -> dict[str, Any]:
         """Send, again and again under one key while that is refused for now; return the answer."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while True:
                 reply = await self._asked("new_message", {"content": content, "key": content})
                 if reply["status"] == "ok":
