@@ -13,8 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chatx.gateway.native.protocol import wire_protocol
 from chatx.gateway.native.tcp import TcpTransport
-from chatx.gateway.session.socket import Audience, Bundle
+from chatx.gateway.native.writing import Writing
+from chatx.gateway.session.socket import Audience, Bundle, Flow
 from tests.gateway.loops import on_each_loop
 
 BIG = random.Random(1).randbytes(3_000_000)
@@ -269,3 +271,17 @@ async def test_a_reset_right_behind_a_write_is_noticed(paused: bool) -> None:
             transport.resume_reading()
             async with asyncio.timeout(10):
                 assert await protocol.lost is None
+
+
+@on_each_loop
+async def test_a_websocket_that_is_abandoned_ends_at_once_and_says_nothing() -> None:
+    near, far = socket.socketpair()
+    with far:
+        protocol = Kept()
+        transport = TcpTransport(asyncio.get_running_loop(), near, None, protocol)
+        writing = Writing(transport, wire_protocol(opened=True), 1000, Flow())
+        writing.abandon()
+        assert writing.direct is None
+        async with asyncio.timeout(10):
+            assert await protocol.lost is None
+        assert far.recv(1) == b""

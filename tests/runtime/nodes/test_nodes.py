@@ -13,6 +13,7 @@ import pytest
 from chatx import AdapterError, Chat, ConfigError, Message, Revoked, RoomUnavailable
 from chatx.cluster.memory_backplane import MemoryBackplane, MemoryHub
 from chatx.config import ChatConfig
+from chatx.core.message import Draft
 from tests.virtual import virtual
 
 Nodes = Callable[..., Any]
@@ -216,3 +217,43 @@ async def test_a_node_that_was_away_hears_who_was_revoked_meanwhile(hub: MemoryH
         await asyncio.sleep(5)
         with pytest.raises(Revoked):
             await connection.join("general")
+
+
+@virtual
+async def test_an_owner_that_may_have_been_away_places_nothing_before_it_knows(hub: MemoryHub) -> None:
+    async with three() as chats:
+        owner = owner_of(chats, "general")
+        await owner.send_message("general", "ann", "before")
+        await asyncio.sleep(0.1)
+        assert isinstance(owner.engine.send_at_once("general", "ann", "here", None), Message)
+        assert owner._node is not None
+        # As after a stop of the process, before its next tick.
+        owner._node._membership._own_at -= 5
+        assert isinstance(owner.engine.send_at_once("general", "ann", "perhaps not here", None), Draft)
+
+
+@virtual
+async def test_a_node_that_nobody_answers_for_is_gone_at_once_but_not_right_behind_a_broker_that_was_away(
+    hub: MemoryHub,
+) -> None:
+    async with three() as chats:
+        owner = owner_of(chats, "general")
+        other, another = (each for each in chats if each is not owner)
+        hub.stop()
+        await asyncio.sleep(0.2)
+        hub.start()
+        link = hub._nodes[boot_of(owner)]
+        link.cut_off()
+        sending = asyncio.create_task(other.send_message("general", "ann", "hi"))
+        await asyncio.sleep(0.6)
+        assert other._node is not None
+        assert other._node.owner("general") == boot_of(owner)
+        link.come_back()
+        await sending
+        await asyncio.sleep(3)
+        link.cut_off()
+        sending = asyncio.create_task(another.send_message("general", "ann", "hi"))
+        await asyncio.sleep(0.6)
+        assert another._node is not None
+        assert another._node.owner("general") != boot_of(owner)
+        await sending
