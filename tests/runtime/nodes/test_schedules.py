@@ -20,7 +20,7 @@ from chatx.adapters.memory_log import MemoryLog
 from chatx.cluster.rpc import Attach, Attached, Differ, HandedOff, HandOff, Told
 from chatx.core.idempotency import IdempotencyWindow
 from chatx.runtime.engine import Engine
-from chatx.runtime.nodes.abroad import Abroad
+from chatx.runtime.nodes.handing_over import HandingOver
 from chatx.runtime.nodes.owned import FollowedRoom, Owned
 from chatx.runtime.nodes.replica import Replica
 from chatx.runtime.process import RoomProcess
@@ -222,10 +222,10 @@ def no_keys(patch: pytest.MonkeyPatch) -> None:
 def nothing_handed_off(patch: pytest.MonkeyPatch) -> None:
     """Begin each room anew that has moved."""
 
-    async def nothing(self: Abroad, ask: HandOff, process: RoomProcess | None) -> HandedOff:
+    async def nothing(self: HandingOver, ask: HandOff, process: RoomProcess | None) -> HandedOff:
         return HandedOff(None, ())
 
-    patch.setattr(Abroad, "hand_off", nothing)
+    patch.setattr(HandingOver, "hand_off", nothing)
 
 
 def not_settled(patch: pytest.MonkeyPatch) -> None:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 from msgspec.structs import replace
 
-from chatx.cluster.fields import Place
-from chatx.cluster.live import Placed
 from chatx.cluster.rpc import (
     ROOMS_AT_ONCE,
     Answer,
@@ -20,48 +17,31 @@ from chatx.cluster.rpc import (
     Differ,
     Done,
     Follow,
-    Found,
-    HandedOff,
-    HandOff,
     Join,
     Leave,
     Moved,
     Presence,
     Present,
-    Read,
     Refused,
     Revoke,
     Sent,
     Submit,
 )
-from chatx.core.idempotency import IdempotencyWindow, scope_of
+from chatx.core.idempotency import IdempotencyWindow
 from chatx.core.message import Draft, Message, Position, PresenceMeta, Presences
 from chatx.errors import ChatError, RoomOverloaded, RoomUnavailable
-from chatx.runtime.nodes.fitting import placed_that_fit
-from chatx.runtime.nodes.left_rooms import Left, LeftRooms
+from chatx.runtime.nodes.handing_over import HandingOver
 from chatx.runtime.nodes.owned import Owned
-from chatx.runtime.nodes.peers import Peers, Unreachable
+from chatx.runtime.nodes.peers import AGAIN_S, HELD_S, Peers, Unreachable
 from chatx.runtime.nodes.reading import OwnersStorage
 from chatx.runtime.nodes.refusals import error_of
 from chatx.runtime.nodes.replica import Replica
+from chatx.runtime.nodes.tasks import Tasks
 from chatx.runtime.process import RoomProcess
 from chatx.runtime.revocations import REVOKED_KEPT
 from chatx.runtime.storage import Storage
 
 logger: logging.Logger = logging.getLogger("chatx")
-
-HELD_S = 5.0
-"""Seconds for which a send is held while the owner of its room cannot be reached."""
-
-AGAIN_S = 0.1
-"""Seconds between two tries to reach it."""
-
-GIVEN_UP_S = 3.0
-"""Seconds for which a room is not this node's that another has asked for: by then it knows of the other."""
-
-OFFERED_AT_ONCE = 50
-"""Rooms that have moved of which their new owners are told at a time."""
-
 
 AWAY_NODES = 64
 """Lives of nodes that are away and may come back, at most; the one that went first is forgotten."""
@@ -78,6 +58,7 @@ class Abroad:
 
     Attributes:
         owned: The rooms of this node that others follow; set by `begin`.
+        handing_over: The rooms that go from one owner to the next.
     """
 
     def __init__(self, peers: Peers, *, history_size: int, queue_limit: int, loop: asyncio.AbstractEventLoop) -> None:
@@ -87,21 +68,16 @@ class Abroad:
         self._loop = loop
         self.owned: Owned | None = None
         self._close_room: Callable[[RoomProcess], object] | None = None
-        self._window: IdempotencyWindow | None = None
-        self._settle: Callable[[RoomProcess], Coroutine[Any, Any, None]] | None = None
-        self._settling: dict[str, asyncio.Task[None]] = {}  # rooms that have moved, and are brought to the log
         self._storage = OwnersStorage(peers, self._open)
         self._replicas: dict[str, Replica] = {}
         self._under_way: dict[str, int] = {}  # room id -> sends to its owner
-        self._left = LeftRooms()
-        self._inherited: dict[str, Left] = {}
-        self._opening: dict[str, asyncio.Event] = {}  # owned rooms that are being opened; set when that is over
-        self._offering: asyncio.Task[None] | None = None
-        self._given_up: OrderedDict[str, float] = OrderedDict()  # rooms that another node asked for, until when
         self._moving = 0  # rooms whose plain memberships are being moved
         self._owed: dict[str, dict[str, None]] = {}  # nodes that are away, and who was revoked meanwhile
         self._refs = 0
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks(loop)
+        self.handing_over: HandingOver = HandingOver(
+            peers, history_size=history_size, loop=loop, tasks=self._tasks, moves_plain=self._move_plain
+        )
 
     def begin(
         self,
@@ -118,10 +94,9 @@ class Abroad:
             window: The idempotency keys of this node.
             settle: Brings to the log what was said in such a room; None where there is no log.
         """
-        self._settle = settle
         self.owned = owned
-        self._window = window
         self._close_room = close_room
+        self.handing_over.begin(close_room, window, settle)
 
     def __len__(self) -> int:
         """Return how many replicas are here."""
@@ -130,7 +105,7 @@ class Abroad:
     @property
     def left_behind(self) -> int:
         """How many rooms have moved that nobody has asked for yet, or that are being moved still."""
-        return self._left.untaken + self._moving
+        return self.handing_over.untaken + self._moving
 
     # What the engine asks
 
@@ -141,9 +116,7 @@ class Abroad:
 
     def owns(self, room_id: str) -> bool:
         """Return whether the room is this node's."""
-        if self._given_up and self._given_up.get(room_id, 0.0) > self._loop.time():
-            return False
-        return self._peers.owner(room_id) == self._peers.boot
+        return self.handing_over.owns(room_id)
 
     def storage_of(self, room_id: str) -> Storage | None:
         """Return what a room that another node owns is read from, or None where it is this node's."""
@@ -200,7 +173,7 @@ class Abroad:
         """Tell all other nodes that a user was revoked; one that is away hears it when it is back."""
         there = self._peers.everybody()
         for boot in there:
-            _ = self._spawn(self._tell_revoked(boot, user_id))
+            _ = self._tasks.begin(self._tell_revoked(boot, user_id))
         for boot in self._owed:
             if boot not in there:
                 self._owe(boot, user_id)
@@ -214,7 +187,7 @@ class Abroad:
     def node_came(self, boot: str) -> None:
         """Take note that a node is there: it is told who was revoked while it was away."""
         for user_id in self._owed.pop(boot, ()):
-            _ = self._spawn(self._tell_revoked(boot, user_id))
+            _ = self._tasks.begin(self._tell_revoked(boot, user_id))
 
     def _owe(self, boot: str, user_id: str) -> None:
         owed = self._owed.setdefault(boot, {})
@@ -261,87 +234,23 @@ class Abroad:
 
     async def inherit(self, room_id: str) -> Position | None:
         """Return the place at which a room of this node goes on that another had a moment ago, or None."""
-        self._opening[room_id] = asyncio.Event()
-        until = self._loop.time() + HELD_S
-        asked: set[str] = set()
-        take = self.new_ref()
-        found = None
-        while found is None and (left := [boot for boot in self._peers.before(room_id) if boot not in asked]):
-            try:
-                found = await self._take(left[0], room_id, take)
-            except Unreachable:
-                # It may be what has the room: where it is gone, the nodes' view changes soon.
-                if self._loop.time() >= until or room_id in self._given_up:
-                    break
-                await asyncio.sleep(AGAIN_S)
-            else:
-                asked.add(left[0])
-        found = found or self._left.take_back(room_id)
-        if found is None:
-            return None
-        self._inherited[room_id] = found
-        return Position(found.head.epoch, found.head.offset - len(found.entries))
-
-    async def _take(self, boot: str, room_id: str, take: str) -> Left | None:
-        """Return what a node had of a room, part by part from the newest on; None where that is nothing.
-
-        Raises:
-            Unreachable: It cannot be asked, or is opening the room itself.
-        """
-        head: Place | None = None
-        entries: list[Placed] = []
-        while True:
-            before = entries[0].place.offset if entries else None
-            try:
-                answer = await self._peers.ask(boot, HandOff(room_id, self._peers.boot, take, before))
-            except Unreachable:
-                if head is None:
-                    raise
-                break  # the newest are here, and older ones are too old
-            if isinstance(answer, Moved) and head is None:
-                raise Unreachable("it is opening the room", surely=True)
-            if not isinstance(answer, HandedOff) or answer.head is None:
-                break
-            head = head or answer.head
-            end = head.offset + 1 if before is None else before
-            places = [each.place for each in answer.entries]
-            if places != [Place(head.epoch, offset) for offset in range(end - len(places), end)]:
-                break  # what does not lead up to the rest is none of it
-            entries[:0] = answer.entries
-            if not answer.more or not places or len(entries) >= self._history_size:
-                break
-        return None if head is None else Left(head, entries, 0.0)
+        return await self.handing_over.inherit(room_id)
 
     def began(self, process: RoomProcess) -> None:
         """Take note that a room has begun here, owned or as a replica."""
-        room_id = process.room_id
-        inherited = self._inherited.pop(room_id, None)
-        if process.replica:
-            replica = self._replicas.get(room_id)
-            if replica is not None and replica.owner == self._peers.owner(room_id):
-                replica.begin(process)
-            else:
-                self._closed(process)  # it has moved while it was opened, and is opened anew
+        if not process.replica:
+            self.handing_over.began(process)
+            return
+        replica = self._replicas.get(process.room_id)
+        if replica is not None and replica.owner == self._peers.owner(process.room_id):
+            replica.begin(process)
         else:
-            if inherited is not None:
-                self._take_over(process, inherited)
-            if not self.owns(room_id):
-                self._leave_behind([process])
-                self._closed(process)
-        self._opened(room_id)
+            self._closed(process)  # it has moved while it was opened, and is opened anew
 
     def unwanted(self, room_id: str) -> None:
         """Take note that a room has not begun here after all."""
-        inherited = self._inherited.pop(room_id, None)
-        if inherited is not None:
-            self._left.keep(room_id, inherited.head, inherited.entries, self._loop.time())
-        self._opened(room_id)
+        self.handing_over.unwanted(room_id)
         self._end(room_id)
-
-    def _opened(self, room_id: str) -> None:
-        opening = self._opening.pop(room_id, None)
-        if opening is not None:
-            opening.set()
 
     def gone(self, process: RoomProcess) -> None:
         """Take note that a room is here no longer."""
@@ -367,74 +276,16 @@ class Abroad:
                 leaving.append(process)
             if moved and self._close_room is not None:
                 self._close_room(process)
-        self._leave_behind(leaving)
-        for process in leaving:
-            self._closed(process)
+        self.handing_over.leave(leaving)
 
     def missed(self) -> None:
         """Attach anew to everything: the way between the nodes was broken, or words were dropped."""
         for replica in list(self._replicas.values()):
             replica.fall_behind()
 
-    async def hand_off(self, ask: HandOff, process: RoomProcess | None) -> Answer:
-        """Return what was here of a room that has moved, of which this node may not know yet."""
-        room_id = ask.room_id
-        if process is not None and not process.replica:
-            self._leave_behind([process])
-            self._give_up(room_id)
-            self._closed(process)
-        opening = self._opening.get(room_id)
-        if opening is not None:
-            # Each may be asking the other: the later one goes first.
-            if ask.boot < self._peers.boot:
-                return Moved()
-            self._give_up(room_id)
-            await opening.wait()
-        settling = self._settling.get(room_id)
-        if settling is not None:
-            await asyncio.wait((settling,))
-        left = self._left.take(room_id, ask.take)
-        if left is None:
-            return HandedOff(None, ())
-        entries = left.entries
-        if ask.before is not None:
-            entries = [each for each in entries if each.place.offset < ask.before]
-        part = placed_that_fit(entries)
-        return HandedOff(left.head, part, len(part) < len(entries))
-
-    def _give_up(self, room_id: str) -> None:
-        self._given_up[room_id] = self._loop.time() + GIVEN_UP_S
-        self._given_up.move_to_end(room_id)
-
-    def offer(self) -> None:
-        """Begin to tell the new owners of rooms that have moved: who is told opens the room, and asks for it."""
-        if self._left.untaken and (self._offering is None or self._offering.done()):
-            self._offering = self._spawn(self._offer_all())
-
-    async def _offer_all(self) -> None:
-        missed: list[str] = []
-        while room_ids := self._left.to_offer(OFFERED_AT_ONCE):
-            told = await asyncio.gather(*(self._offer(room_id) for room_id in room_ids))
-            missed += [room_id for room_id, heard in zip(room_ids, told, strict=True) if not heard]
-        for room_id in missed:
-            self._left.offer_again(room_id)
-
-    async def _offer(self, room_id: str) -> bool:
-        owner = self._peers.owner(room_id)
-        if not owner or owner == self._peers.boot:
-            return False
-        try:
-            return isinstance(await self._peers.ask(owner, Read(room_id, None, False, 1)), Found)
-        except Unreachable:
-            return False
-
     async def follow(self) -> None:
         """Tell each owner which of its rooms are followed, and attach anew where a word was missed; once a second."""
-        now = self._loop.time()
-        self._left.look(now, away=not self._peers.serving)
-        while self._given_up and next(iter(self._given_up.values())) <= now:
-            self._given_up.popitem(last=False)
-        self.offer()
+        self.handing_over.look(self._loop.time())
         by_owner: dict[str, dict[str, int]] = {}
         for room_id, replica in self._replicas.items():
             if replica.current:
@@ -458,11 +309,7 @@ class Abroad:
         """Follow nothing any more."""
         for room_id in list(self._replicas):
             self._end(room_id, tell=False)
-        tasks = set(self._tasks)
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        await self._tasks.close()
 
     async def _open(self, room_id: str) -> Position:
         self._end(room_id)
@@ -513,23 +360,11 @@ class Abroad:
                 await asyncio.sleep(AGAIN_S)
         self._owe(boot, user_id)
 
-    def _leave_behind(self, processes: list[RoomProcess]) -> None:
-        """Keep what is here of rooms for the nodes that own them now."""
-        now = self._loop.time()
-        keys = {} if self._window is None else self._window.keys_of({each.room_id for each in processes})
-        for process in processes:
-            if process.room.plain:
-                self._moving += 1
-                _ = self._spawn(self._move_plain(process.room_id, list(process.room.plain)))
-            head = process.head
-            if head.offset:
-                if self._settle is not None:
-                    self._begin_to_settle(process)
-                of_room = keys.get(process.room_id, {})
-                entries = [Placed.of(each, of_room.get(each.offset)) for each in process.newest(self._history_size)]
-                self._left.keep(process.room_id, Place(*head), entries, now)
+    def _move_plain(self, room_id: str, user_ids: list[str]) -> None:
+        self._moving += 1
+        _ = self._tasks.begin(self._move_each(room_id, user_ids))
 
-    async def _move_plain(self, room_id: str, user_ids: list[str]) -> None:
+    async def _move_each(self, room_id: str, user_ids: list[str]) -> None:
         """Have plain memberships begin with a room's new owner, since they live with the owner."""
         try:
             for user_id in user_ids:
@@ -539,34 +374,6 @@ class Abroad:
             logger.warning(text, room_id, error, extra={"room": room_id, "code": error.code})
         finally:
             self._moving -= 1
-
-    def _begin_to_settle(self, process: RoomProcess) -> None:
-        if self._settle is None or process.room_id in self._settling:
-            return
-        room_id = process.room_id
-        task = self._settling[room_id] = self._loop.create_task(self._settle(process), name=f"chatx room {room_id}")
-        self._tasks.add(task)
-
-        def settled(_: asyncio.Task[None]) -> None:
-            self._tasks.discard(task)
-            del self._settling[room_id]
-
-        task.add_done_callback(settled)
-
-    def _take_over(self, process: RoomProcess, inherited: Left) -> None:
-        head = inherited.head
-        if process.head != (head.epoch, head.offset - len(inherited.entries)):
-            return  # a log has all of it, and says where it goes on
-        try:
-            for each in inherited.entries:
-                entry = each.entry(process.room_id)
-                process.commit(entry)
-                if each.row.key is not None and isinstance(entry, Message) and self._window is not None:
-                    scope = scope_of(process.room_id, entry.user_id, each.row.key)
-                    self._window.record(scope, entry, self._loop.time())
-        except RoomUnavailable as error:
-            text = "What another node had of room %r could not be taken over: %s"
-            logger.error(text, process.room_id, error, extra={"room": process.room_id, "code": error.code})
 
     def _closed(self, process: RoomProcess) -> None:
         if self._close_room is not None:
@@ -582,19 +389,13 @@ class Abroad:
             return
         replica.end()
         if tell:
-            _ = self._spawn(self._detach(replica.owner, room_id))
+            _ = self._tasks.begin(self._detach(replica.owner, room_id))
 
     async def _detach(self, boot: str, room_id: str) -> None:
         try:
             await self._peers.ask(boot, Detach(room_id, self._peers.boot))
         except Unreachable:
             pass  # it lets go of who does not say that it follows
-
-    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = self._loop.create_task(coroutine, name="chatx nodes")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
 
     def _check_done(self, answer: Answer) -> None:
         if not isinstance(answer, Done):

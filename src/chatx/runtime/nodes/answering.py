@@ -58,7 +58,7 @@ class Answering:
             case rpc.Members():
                 return self._owned.members(ask)
             case rpc.HandOff():
-                return await self._abroad.hand_off(ask, engine.rooms.find(ask.room_id))
+                return await self._abroad.handing_over.hand_off(ask, engine.rooms.find(ask.room_id))
         if not self._abroad.owns(ask.room_id):
             return rpc.Moved()
         match ask:

@@ -189,7 +189,7 @@ class Node:
         self.abroad.nodes_changed(list(self._engine.rooms) if self._engine is not None else [])
         until = self._loop.time() + HANDED_OVER_S
         while self.abroad.left_behind and self.everybody() and self._loop.time() < until:
-            self.abroad.offer()
+            self.abroad.handing_over.offer()
             await asyncio.sleep(TICK_S)
 
     async def close(self) -> None:

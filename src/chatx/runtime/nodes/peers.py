@@ -7,6 +7,12 @@ from typing import Protocol
 
 from chatx.cluster.rpc import Answer, Ask, Told
 
+HELD_S = 5.0
+"""Seconds for which is held what the owner of a room has to do, while it cannot be reached."""
+
+AGAIN_S = 0.1
+"""Seconds between two tries to reach a node."""
+
 
 class Unreachable(Exception):
     """A node cannot be asked, or has not answered.
