@@ -182,7 +182,7 @@ def test_coroutines_are_those_that_may_wait() -> None:
 def test_a_chat_has_no_other_public_names_than_these() -> None:
     public = {name for name in dir(Chat()) if not name.startswith("_")}
     assert public == {
-        *("config", "telemetry", "engine", "dead_letters"),
+        *("config", "telemetry", "engine", "dead_letters", "on_drain", "drained"),
         *("start", "stop", "lifespan", "join", "leave", "send_message", "subscribe", "subscribe_callback", "connect"),
         *("presence", "history", "outbox", "revoke", "statistics", "asgi", "live"),
     }

@@ -55,6 +55,9 @@ class Chat:
     Attributes:
         config: The options in effect.
         telemetry: `chat.telemetry.attach(event, handler)`.
+        on_drain: Called, without arguments, where an operator has this node drained (`chatx cluster drain`): for an
+            application that ends then. None stops the chat, when its clients were sent away; the application goes on.
+        drained: Whether an operator had this node drained since the chat was started last.
     """
 
     def __init__(self, *, config: ChatConfig | None = None, **options: Any) -> None:
@@ -73,6 +76,8 @@ class Chat:
             raise ConfigError(f"config is {config!r}; it must be a ChatConfig.")
         self.config: ChatConfig = config if config is not None else ChatConfig(**options)
         self.telemetry: Telemetry = Telemetry()
+        self.on_drain: Callable[[], object] | None = None
+        self.drained: bool = False
         self._dead_letters: deque[DeadLetter] = deque(maxlen=self.config.dead_letter_limit)
         self._engine: Engine | None = None
         self._starting: asyncio.Task[None] | None = None
@@ -100,6 +105,7 @@ class Chat:
             self._engine.check_here()
         if self._engine is not None or self._starting is not None:
             raise AlreadyStarted("The chat is started already; stop it first, or start it in one place only.")
+        self.drained = False
         siblings, store = Siblings(self.config), ChatStore(self.config)
         try:
             if store.is_to_begin:
@@ -120,7 +126,7 @@ class Chat:
             node = Node(store.config, link_of(store.config, boot))
             await self._begin(node.connect())
             engine = Engine(store.config, self.telemetry, self._dead_letters, elsewhere=node.abroad)
-            await self._begin(node.join(engine))
+            await self._begin(node.join(engine, self._drain))
         except BaseException:
             if engine is not None:
                 await engine.stop(1)
@@ -169,14 +175,29 @@ class Chat:
                 await asyncio.wait((starting,))
             return
         engine.check_here()
-        if self._stopping is None or self._stopping.done():
-            self._stopping = asyncio.get_running_loop().create_task(self._stop(engine, given), name="chatx stop")
-        await asyncio.shield(self._stopping)
+        await asyncio.shield(self._begin_to_stop(engine, given))
 
-    async def _stop(self, engine: Engine, drain_timeout_ms: int | None) -> None:
+    def _begin_to_stop(
+        self, engine: Engine, drain_timeout_ms: int | None, *, gently: bool = False
+    ) -> asyncio.Task[None]:
+        if self._stopping is None or self._stopping.done():
+            stopping = self._stop(engine, drain_timeout_ms, gently=gently)
+            self._stopping = engine.loop.create_task(stopping, name="chatx stop")
+        return self._stopping
+
+    def _drain(self) -> None:
+        self.drained = True
+        if self.on_drain is not None:
+            self.on_drain()
+        elif self._engine is not None:
+            _ = self._begin_to_stop(self._engine, None, gently=True)
+
+    async def _stop(self, engine: Engine, drain_timeout_ms: int | None, *, gently: bool) -> None:
         timeout_ms = self.config.drain_timeout_ms if drain_timeout_ms is None else drain_timeout_ms
         deadline = engine.loop.time() + timeout_ms / 1000
         try:
+            if gently:
+                await engine.send_away((deadline - engine.loop.time()) / 2)
             if self._node is not None:
                 with suppress(TimeoutError):
                     async with asyncio.timeout_at(deadline):

@@ -46,6 +46,16 @@ async def test_what_is_published_arrives_in_order_everywhere_it_is_subscribed(ma
         assert {heard[500] for heard in got} == {b"\x00\r\n\xff"}
 
 
+async def test_the_broker_says_who_it_is(make: Make) -> None:
+    async with linked(make, 1) as (link,):
+        broker = await link.broker()
+        assert broker.name
+        assert not broker.keeps
+        assert 0 <= broker.round_trip_s < WITHIN_S
+    with pytest.raises(BackplaneAway):
+        await link.broker()
+
+
 async def test_a_subscription_that_has_ended_is_called_no_more_and_others_go_on(make: Make) -> None:
     topic = new_topic()
     async with linked(make, 2) as (one, two):

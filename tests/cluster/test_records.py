@@ -11,6 +11,7 @@ from chatx.adapters.room_log import APPENDED_AT_ONCE
 from chatx.cluster.fields import RECORD_BYTES, Part, Place
 from chatx.cluster.live import ENTRIES_AT_ONCE, Closed, EntryRow, Live, Opened, Placed, SignalRow
 from chatx.cluster.memberships import Membership
+from chatx.cluster.operating import Drain, List, Listed, Look, Looked, RoomSummary, Show, Shown
 from chatx.cluster.records import VERSION, BadRecord, Heartbeat, Record, Records, UnknownVersion
 from chatx.cluster.rpc import (
     Answer,
@@ -67,6 +68,10 @@ ASKS: list[Ask] = [
     Revoke("alice"),
     HandOff("general", BOOT, "take-1"),
     HandOff("general", BOOT, "take-1", 7),
+    Drain(),
+    Look(),
+    List("", 100),
+    Show("general"),
 ]
 ANSWERS: list[Answer] = [
     Done(),
@@ -81,6 +86,11 @@ ANSWERS: list[Answer] = [
     Presence((MEMBER,), True),
     HandedOff(Place("e", 9), (Placed.of(MESSAGE, "key"),)),
     HandedOff(None, ()),
+    Looked(NODE, "up", 1, 2, 3, 4, 5, 6, 7, ("web-2",)),
+    Listed(9, (RoomSummary("general", 1, 2, "e", 3, 4, 5),), "general"),
+    Listed(0, (), None),
+    Shown(RoomSummary("general", 1, 2, "e", 3, 4, 5), (MEMBER,)),
+    Shown(None),
 ]
 EXAMPLES: list[Record] = [
     Heartbeat(NODE, BOOT, 3, "up", "horde", VERSION, "ab12", "cd34", 2, 5, 6, 7),

@@ -108,7 +108,7 @@ class Production:
             issued = authority.issue_cert(host)
             issued.private_key_pem.write_to_path(folder / f"{name}-key.pem")
             issued.cert_chain_pems[0].write_to_path(folder / f"{name}.pem")
-        (configuration,) = [block.code for block in blocks(PAGE, "text")]
+        (configuration,) = [block.code for block in blocks(PAGE, "text") if "listen:" in block.code]
         for pattern, here in (
             (r"listen: \S+\n", ""),  # which the test's server says itself
             ("/etc/nats/", f"{folder}/"),

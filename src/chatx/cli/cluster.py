@@ -1,22 +1,24 @@
-"""`chatx cluster`: which nodes are there, and which of them has a room; it listens, and takes part in nothing."""
+"""`chatx cluster`: which nodes are there, which of them has a room, and to have one drained."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from chatx.cli.cluster_drain import drained
+from chatx.cli.cluster_status import look, shown
 from chatx.cli.command import command, configuration, fail
+from chatx.cli.onlooker import Onlooker, onlooking
 from chatx.cluster.backplane import BackplaneAway
 from chatx.cluster.placement import Placement, Seat, View
-from chatx.cluster.records import BadRecord, Heartbeat, Records
+from chatx.cluster.records import Heartbeat
 from chatx.config import ChatConfig
 from chatx.config_checks import without_passwords
+from chatx.core.node_names import valid_node_name
 from chatx.core.validation import valid_id
 from chatx.errors import ChatError, ConfigError
-from chatx.runtime.nodes.link import link_of
-from chatx.runtime.nodes.node import HEARTBEATS, new_boot
 
 if TYPE_CHECKING:
     from chatx.cli.command import Commands
@@ -27,17 +29,17 @@ examples:
   chatx cluster status --json         of the broker that CHATX_CLUSTER_URL names
   chatx cluster status --watch        anew every second, until Ctrl+C
   chatx cluster owner general         the node that has the room
+  chatx cluster drain web-1           hand its rooms over, send its clients away, end it, and wait for that
 
 It listens for the nodes' heartbeats for a moment. The options are those of the nodes: cluster_strategy, cluster_url,
-cluster_name and the credentials.
+cluster_name and the credentials. Whoever may use the broker may ask a node to drain.
 
-exit status: 0 done, 1 the broker cannot be reached, or no node is there, 2 wrong options
+exit status: 0 done, 1 the broker cannot be reached, no such node is there, or it was not drained in time,
+2 wrong options, 130 stopped by Ctrl+C
 """
 
-LISTENED_S = 1.2
-"""How long it is listened, in seconds: two heartbeats."""
-
-_COLUMNS = ("node", "state", "rooms", "strategy", "boot")
+BETWEEN_S = 1.0
+"""Seconds between two looks with `--watch`."""
 
 
 def add_to(commands: Commands) -> None:
@@ -45,8 +47,8 @@ def add_to(commands: Commands) -> None:
     parser = command(
         commands,
         "cluster",
-        summary="which nodes are there, and whose a room is",
-        description="Look at the nodes of a chat that runs on many.",
+        summary="which nodes are there, whose a room is, and to drain one",
+        description="Look at the nodes of a chat that runs on many, or have one of them drained.",
         epilog=HELP,
         run=run,
     )
@@ -55,39 +57,41 @@ def add_to(commands: Commands) -> None:
     status.add_argument("--watch", action="store_true", help="print them anew every second, until Ctrl+C")
     owner = actions.add_parser("owner", help="print whose a room is", description="Print which node has a room.")
     owner.add_argument("room", metavar="ROOM", help="the room's id")
-    for each in (status, owner):
+    drain = actions.add_parser(
+        "drain",
+        help="have a node hand its rooms over, send its clients away and end",
+        description="Have a node drain as at SIGTERM, and wait until it is gone. chatx serve ends then; an application "
+        "goes on without its chat, unless it does something else when it is told.",
+    )
+    drain.add_argument("node", metavar="NODE", help="the node's name")
+    drain.add_argument(
+        "--timeout",
+        type=_seconds,
+        metavar="SECONDS",
+        help="how long to wait; the node goes on all the same (default: drain_timeout_ms and 5 s)",
+    )
+    for each in (status, owner, drain):
         each.add_argument("--config", metavar="FILE", help="a TOML file with the options (default: the environment)")
         each.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Look at the nodes, and return the exit status."""
+    """Look at the nodes, or drain one, and return the exit status."""
     try:
         config = configuration(options.config)
         if config.cluster_strategy == "local":
             return fail("cluster_strategy is 'local': this chat has one node. Give the options that the nodes have.")
         if options.action == "owner":
             valid_id(options.room, "room")
-        while True:
-            status = asyncio.run(_look(config, options))
-            if status or options.action == "owner" or not options.watch:
-                return status
-            print(flush=True)
+        if options.action == "drain":
+            valid_node_name(options.node)
+        return asyncio.run(_run(config, options))
     except ConfigError as error:
         return fail(error)
     except ChatError as error:
         return fail(error, 2)
-
-
-async def _look(config: ChatConfig, options: argparse.Namespace) -> int:
-    try:
-        nodes = await heard(config)
-    except BackplaneAway as error:
-        return fail(f"The broker {without_passwords(config.cluster_url or '')} cannot be reached: {error}", 1)
-    if options.action == "owner":
-        return _print_owner(nodes, options)
-    print(json.dumps(_status(config, nodes), indent=2) if options.json else _table(config, nodes))
-    return 0 if nodes else fail("No node is there; is cluster_name theirs?", 1)
+    except KeyboardInterrupt:
+        return 130
 
 
 async def heard(config: ChatConfig) -> list[Heartbeat]:
@@ -97,27 +101,40 @@ async def heard(config: ChatConfig) -> list[Heartbeat]:
         BackplaneAway: The broker cannot be reached.
         ConfigError: The options do not fit together.
     """
-    link, records = link_of(config, new_boot()), Records()
-    newest: dict[str, Heartbeat] = {}
+    async with onlooking(config) as onlooker:
+        await onlooker.listen()
+        return [each.heartbeat for each in onlooker.nodes()]
 
-    def receive(payload: bytes) -> None:
-        try:
-            record = records.decode(payload)
-        except BadRecord:
-            return  # of another version, which the nodes themselves tell
-        if isinstance(record, Heartbeat):
-            newest[record.boot] = record
 
-    await link.connect()
+async def _run(config: ChatConfig, options: argparse.Namespace) -> int:
     try:
-        await link.subscribe(HEARTBEATS, receive)
-        await asyncio.sleep(LISTENED_S)
-    finally:
-        await link.close()
-    return sorted(newest.values(), key=lambda each: (each.node, each.boot))
+        async with onlooking(config) as onlooker:
+            await onlooker.listen()
+            match options.action:
+                case "owner":
+                    return _print_owner(onlooker, options)
+                case "drain":
+                    timeout_s = options.timeout or config.drain_timeout_ms / 1000 + 5
+                    return await drained(onlooker, options.node, timeout_s, as_json=options.json)
+                case _:
+                    return await _status(config, onlooker, options)
+    except BackplaneAway as error:
+        return fail(f"The broker {without_passwords(config.cluster_url or '')} cannot be reached: {error}", 1)
 
 
-def _print_owner(nodes: list[Heartbeat], options: argparse.Namespace) -> int:
+async def _status(config: ChatConfig, onlooker: Onlooker, options: argparse.Namespace) -> int:
+    while True:
+        status = await look(config, onlooker)
+        print(shown(status, as_json=options.json, one_line=options.watch), flush=True)
+        if not options.watch:
+            return 0 if status["nodes"] else fail("No node is there; is cluster_name theirs?", 1)
+        if not options.json:
+            print(flush=True)
+        await asyncio.sleep(BETWEEN_S)
+
+
+def _print_owner(onlooker: Onlooker, options: argparse.Namespace) -> int:
+    nodes = [each.heartbeat for each in onlooker.nodes()]
     seats = {each.node: Seat(each.node, each.boot, each.weight) for each in nodes if each.state == "up"}
     seat = Placement(View.of(seats.values())).owner(options.room)
     if seat is None:
@@ -126,27 +143,11 @@ def _print_owner(nodes: list[Heartbeat], options: argparse.Namespace) -> int:
     return 0
 
 
-def _status(config: ChatConfig, nodes: list[Heartbeat]) -> dict[str, Any]:
-    return {
-        "cluster": config.cluster_name,
-        "broker": without_passwords(config.cluster_url or ""),
-        "agree": _agree(nodes),
-        "nodes": [
-            {name: getattr(each, name) for name in (*_COLUMNS, "version", "view", "config", "weight")} for each in nodes
-        ],
-    }
-
-
-def _agree(nodes: list[Heartbeat]) -> bool:
-    """Return whether all nodes that are up see the same nodes, and have the same options."""
-    return len({(each.view, each.config) for each in nodes if each.state == "up"}) <= 1
-
-
-def _table(config: ChatConfig, nodes: list[Heartbeat]) -> str:
-    rows = [_COLUMNS, *(tuple(str(getattr(each, name)) for name in _COLUMNS) for each in nodes)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
-    lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    head = f"{config.cluster_name} at {without_passwords(config.cluster_url or '')}: {len(nodes)} nodes"
-    if not _agree(nodes):
-        head += ", which do not see the same nodes, or have other options; their logs say which"
-    return "\n".join((head, *lines))
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= 86_400:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time to wait; give seconds above 0, at most 86400")
+    return seconds

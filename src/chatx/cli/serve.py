@@ -10,6 +10,7 @@ import signal
 import socket
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
@@ -187,6 +188,7 @@ async def _serve(
     heeded = [each for each in (*_DRAINING, signal.SIGHUP) if signal.getsignal(each) is not signal.SIG_IGN]
     for each in heeded:
         loop.add_signal_handler(each, signals.put_nowait, each)
+    chat.on_drain = partial(signals.put_nowait, signal.SIGTERM)
     for listens in sockets:
         scheme, address = "http" if tls is None else "https", _shown(listens)
         logger.info("Listening on %s://%s", scheme, address, extra={"scheme": scheme, "address": address})

@@ -19,6 +19,8 @@ import re
 from collections.abc import Awaitable, Callable
 from typing import Final, Literal, Protocol, TypeAlias
 
+from msgspec import Struct
+
 from chatx.core.node_names import BOOT_ID
 
 PAYLOAD_BYTES: Final = 1_048_576 - 4_096
@@ -81,6 +83,22 @@ class NoReply(BackplaneError):
     """No reply came in time, or the link was lost meanwhile."""
 
 
+class Broker(Struct, frozen=True):
+    """What is between the nodes, as it was when it was asked.
+
+    Attributes:
+        name: What it calls itself.
+        version: Its version.
+        keeps: Whether it can keep what is said: with NATS, whether it has JetStream.
+        round_trip_s: From here to there and back, in seconds.
+    """
+
+    name: str
+    version: str
+    keeps: bool
+    round_trip_s: float
+
+
 class Subscribed(Protocol):
     """A subscription that was made."""
 
@@ -134,6 +152,14 @@ class Backplane(Protocol):
         """Send what waits, for a second at most, and end; twice is harmless.
 
         Whoever waits for a reply gets `NoReply`.
+        """
+        ...
+
+    async def broker(self) -> Broker:
+        """Ask the broker who it is.
+
+        Raises:
+            BackplaneAway: The link is away, or the broker does not answer within 4 s.
         """
         ...
 

@@ -21,6 +21,7 @@ from chatx.cluster.backplane import (
     REQUESTS_AT_ONCE,
     SERVED_AT_ONCE,
     BackplaneAway,
+    Broker,
     Handle,
     LinkState,
     NobodyThere,
@@ -201,6 +202,16 @@ class MemoryBackplane:
         self._lose()
         if self._answers is not None:
             await self._answers.end()
+
+    async def broker(self) -> Broker:
+        """Say that it is in memory; see `Backplane.broker`.
+
+        Raises:
+            BackplaneAway: The link is away.
+        """
+        if self._state == "away":
+            raise BackplaneAway("The broker in memory is away.")
+        return Broker("memory", "", False, 0.0)
 
     def publish(self, topic: str, payload: bytes) -> None:
         """Send to all who are subscribed; see `Backplane.publish`.

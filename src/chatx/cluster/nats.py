@@ -21,6 +21,7 @@ from chatx.cluster.backplane import (
     REQUESTS_AT_ONCE,
     SERVED_AT_ONCE,
     BackplaneAway,
+    Broker,
     Handle,
     LinkState,
     NobodyThere,
@@ -151,6 +152,14 @@ class NatsBackplane:
             await asyncio.gather(keeper, return_exceptions=True)
         if self._answers is not None:
             await self._answers.end()
+
+    async def broker(self) -> Broker:
+        """Ask the server who it is; see `Backplane.broker`.
+
+        Raises:
+            BackplaneAway: The link is away, or the server does not answer.
+        """
+        return await self._ready(b"").ask()
 
     def publish(self, topic: str, payload: bytes) -> None:
         """Send to all who are subscribed; see `Backplane.publish`.

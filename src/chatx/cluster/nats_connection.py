@@ -15,7 +15,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, Final
 
-from chatx.cluster.backplane import PAYLOAD_BYTES, BackplaneAway, BackplaneFull
+from chatx.cluster.backplane import PAYLOAD_BYTES, BackplaneAway, BackplaneFull, Broker
 from chatx.cluster.nats_options import NatsOptions
 from chatx.extras import needs
 
@@ -38,6 +38,9 @@ CONNECTS_WITHIN_S: Final = 2
 
 SUBSCRIBES_WITHIN_S: Final = 10
 """How long the server may take to confirm what is subscribed, in seconds."""
+
+ANSWERS_WITHIN_S: Final = 4
+"""How long the server may take to answer who it is, in seconds."""
 
 ENDING_S: Final = 1
 """How long the end of a connection is waited for, in seconds."""
@@ -136,6 +139,26 @@ class Connection:
             raise errors.Error(
                 f"its max_payload is {self.client.max_payload} bytes; chatx needs 1MB, which is NATS's default"
             )
+
+    async def ask(self) -> Broker:
+        """Return who the server is, and how far away.
+
+        Raises:
+            BackplaneAway: It does not answer.
+        """
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        try:
+            async with asyncio.timeout(ANSWERS_WITHIN_S):
+                await unless_lost(self, self.client.flush(ANSWERS_WITHIN_S))
+                if not self.usable:
+                    raise errors.ConnectionClosedError
+        except (errors.Error, TimeoutError, OSError) as error:
+            raise BackplaneAway(f"NATS does not answer: {error}") from error
+        # The client has no public way to what the server said of itself. Another version may have none at all.
+        said = getattr(self.client, "_server_info", {})
+        name, version = str(said.get("server_name", ""))[:128], str(said.get("version", ""))[:64]
+        return Broker(name, version, bool(said.get("jetstream", False)), loop.time() - began)
 
     async def subscribe(self, subscription: Subscription) -> None:
         """Tell the server of a subscription."""

@@ -12,6 +12,7 @@ from msgspec import Meta
 from chatx.cluster.fields import Boot, Count, Id, Part, Place, Reason, Text, Word, check_content, check_ids
 from chatx.cluster.live import ENTRIES_AT_ONCE, Placed
 from chatx.cluster.memberships import Memberships
+from chatx.cluster.operating import OperatorsAnswer, OperatorsAsk
 
 ROOMS_AT_ONCE: Final = 1_000
 """Rooms in one record, at most."""
@@ -190,7 +191,9 @@ class HandOff(_OfRoom, frozen=True, gc=False, tag="handoff"):
     before: Count | None = None
 
 
-Ask: TypeAlias = Submit | Attach | Members | Follow | Detach | Read | Join | Leave | Present | Revoke | HandOff
+RoomsAsk: TypeAlias = Submit | Attach | Members | Follow | Detach | Read | Join | Leave | Present | Revoke | HandOff
+
+Ask: TypeAlias = RoomsAsk | OperatorsAsk
 
 
 class Done(Part, frozen=True, gc=False, tag="done"):
@@ -320,7 +323,7 @@ class HandedOff(Part, frozen=True, gc=False, tag="handedoff"):
             each.check()
 
 
-Answer: TypeAlias = Done | Moved | Refused | Sent | Attached | Differ | Found | Presence | HandedOff
+Answer: TypeAlias = Done | Moved | Refused | Sent | Attached | Differ | Found | Presence | HandedOff | OperatorsAnswer
 
 
 class Told(_OfRoom, frozen=True, gc=False, tag="told"):

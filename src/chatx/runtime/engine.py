@@ -32,12 +32,14 @@ from chatx.runtime.delivery import Delivery
 from chatx.runtime.elsewhere import Elsewhere
 from chatx.runtime.history import checked_places, messages_after, messages_before
 from chatx.runtime.log_storage import LogStorage
+from chatx.runtime.overview import Overview
 from chatx.runtime.own_loop import OwnLoop
 from chatx.runtime.process import RoomProcess
 from chatx.runtime.readers import Readers, Revocable
 from chatx.runtime.revocations import Revocations
 from chatx.runtime.rooms import Rooms
 from chatx.runtime.sending import Sending
+from chatx.runtime.sending_away import send_away
 from chatx.runtime.steps import guard_of
 from chatx.runtime.storage import Storage
 from chatx.runtime.trimming import Trimming
@@ -63,6 +65,8 @@ class Engine(OwnLoop):
         page_messages: Messages in one page of what a reader missed: in content, at most what its mailbox holds.
         trimming: The worker that keeps the log within its retention.
         revocations: Who was revoked just now.
+        overview: All nodes as an operator sees them; None where there is one.
+        draining: Whether no new client is let in, since those that are here are being sent away.
     """
 
     def __init__(
@@ -76,6 +80,8 @@ class Engine(OwnLoop):
     ) -> None:
         super().__init__()
         self.elsewhere: Elsewhere | None = elsewhere
+        self.overview: Overview | None = None
+        self.draining: bool = False
         self.config = config
         self.telemetry = telemetry
         self.turn: Turn = Turn(self.loop)
@@ -455,6 +461,11 @@ class Engine(OwnLoop):
             raise
         self.check_open()
         return messages
+
+    async def send_away(self, within_s: float) -> None:
+        """Let no new client in, and end the readers that are here, some at a time, within so many seconds."""
+        self.draining = True
+        await send_away(self.consumers, Closed("The chat was stopped."), within_s)
 
     async def stop(self, drain_timeout_ms: int | None = None) -> None:
         """Drain and end the chat, within this timeout or the configured one: sends, deliveries, then all the rest."""

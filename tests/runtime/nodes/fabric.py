@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from chatx import Chat, RateLimit
 from chatx.cluster.records import Records
-from chatx.cluster.rpc import Answer, Ask, Told
+from chatx.cluster.rpc import Answer, Ask, RoomsAsk, Told
 from chatx.config import ChatConfig
 from chatx.runtime.engine import Engine
 from chatx.runtime.nodes.abroad import Abroad
@@ -126,6 +126,7 @@ class Node:
         await asyncio.sleep(fabric.random.random() / 1000)
         if not fabric.comes_through(self.boot, boot):
             raise Unreachable(f"nobody answers for {boot}", surely=True)
+        assert isinstance(ask, RoomsAsk)
         answer = await fabric.nodes[boot].answering.answer(_carried(ask))
         await asyncio.sleep(fabric.random.random() / 1000)
         if not fabric.comes_through(boot, self.boot):

@@ -5,10 +5,12 @@
 | `/healthz` | anybody | 200: the process answers |
 | `/readyz` | anybody | 200 where new sockets are taken, else 503: it starts, drains, or its chat does not run |
 | | | with [nodes](scaling.md), its `nodes` is `ok`, or, and then it is 503, `away` while it reaches none of them |
+| | | or, where an operator has it drained, `draining`, and `drained` when that is done |
 | | | with a log, its `store` is `ok`, or `away` while the log cannot be used |
 | `/metrics` | anybody | figures in Prometheus' text format; they name no user and no room |
 | `/rooms` | the admin token | rooms and their sizes, sorted by id: `limit` of them, behind the id `after` |
-| `/rooms/{id}` | the admin token | one room with its members |
+| | | with nodes, the rooms of all, each with its owner as `node`; `missing` names the nodes that did not answer |
+| `/rooms/{id}` | the admin token | one room with its members, from its owner where there are nodes |
 
 All but the figures are JSON. The admin token comes as `Authorization: Bearer`. Whoever does not have it is answered the
 same for every room, whether there is one or not; without a token configured, that is everybody. No answer costs
@@ -18,7 +20,7 @@ more for the rooms and members that are not in it.
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -28,16 +30,22 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 
 from chatx.chat import Chat
-from chatx.errors import Closed, WrongLoop
+from chatx.cluster.memberships import Membership
+from chatx.cluster.operating import RoomSummary
+from chatx.core.validation import valid_id
+from chatx.errors import Closed, InvalidMessage, RoomUnavailable, WrongLoop
 from chatx.gateway.operations.metrics import CONTENT_TYPE, Metrics
 from chatx.runtime.engine import Engine
-from chatx.runtime.process import RoomProcess
+from chatx.runtime.overview import Overview, RoomsOfNodes, first_of, summary_of
 
 ROOMS_AT_ONCE = 1000
 """Rooms in one answer at most; 100 where no limit is given."""
 
 MEMBERS_AT_ONCE = 1000
 """Memberships in a room that an answer names at most, of those who came first; `members` counts all users."""
+
+NO_ROOM: Final = "There is no room of this id in memory."
+"""What whoever asks for such a room is told."""
 
 HEALTH: Final = ("/healthz", "/readyz")
 """What is to be answered however much else is asked, or whoever watches over the server takes it for dead."""
@@ -59,16 +67,20 @@ def operations_app(chat: Chat, metrics: Metrics, *, ready: Callable[[], bool], a
         return _json({"status": "alive"})
 
     async def readyz(request: Request) -> Response:
-        if ready() and isinstance(engine := _engine(chat), Engine):
+        engine = _engine(chat)
+        states: dict[str, str] = {}
+        if isinstance(engine, Engine):
             # A store that is away takes nobody's socket: readers and presence go on, and `sequenced` messages wait.
-            states = {} if engine.store is None else {"store": engine.store}
-            if engine.elsewhere is None:
-                return _json({"status": "ready"} | states)
+            if engine.store is not None:
+                states["store"] = engine.store
             # A node that does not reach the others has no rooms of its own, and nobody to ask for any.
-            if engine.elsewhere.serving:
-                return _json({"status": "ready"} | states | {"nodes": "ok"})
-            return _json({"status": "not ready"} | states | {"nodes": "away"}, HTTPStatus.SERVICE_UNAVAILABLE)
-        return _json({"status": "not ready"}, HTTPStatus.SERVICE_UNAVAILABLE)
+            if engine.overview is not None:
+                states["nodes"] = engine.overview.readiness
+        elif chat.drained:
+            states["nodes"] = "drained"
+        if ready() and isinstance(engine, Engine) and states.get("nodes", "ok") == "ok":
+            return _json({"status": "ready"} | states)
+        return _json({"status": "not ready"} | states, HTTPStatus.SERVICE_UNAVAILABLE)
 
     async def figures(request: Request) -> Response:
         return Response(metrics.text(), headers={"content-type": CONTENT_TYPE})
@@ -82,11 +94,17 @@ def operations_app(chat: Chat, metrics: Metrics, *, ready: Callable[[], bool], a
         after = request.query_params.get("after", "")
         if isinstance(engine := _engine(chat), Response):
             return engine
+        if engine.overview is not None:
+            return _json(_of_nodes(await engine.overview.rooms(after, int(limit))))
         page = engine.rooms.after(after, int(limit) + 1)
         shown = page[: int(limit)]
         following = shown[-1].room_id if len(page) > len(shown) else None
         return _json(
-            {"total": len(engine.rooms), "rooms": [_summary(process) for process in shown], "after": following}
+            {
+                "total": len(engine.rooms),
+                "rooms": [_summary(summary_of(process)) for process in shown],
+                "after": following,
+            }
         )
 
     async def room(request: Request) -> Response:
@@ -94,10 +112,14 @@ def operations_app(chat: Chat, metrics: Metrics, *, ready: Callable[[], bool], a
             return refused
         if isinstance(engine := _engine(chat), Response):
             return engine
-        process = engine.rooms.find(request.path_params["room_id"])
+        room_id = request.path_params["room_id"]
+        if engine.overview is not None:
+            return await _room_of_node(engine.overview, room_id)
+        process = engine.rooms.find(room_id)
         if process is None:
-            return _error(HTTPStatus.NOT_FOUND, "There is no room of this id in memory.")
-        return _json(_summary(process) | {"presence": _named(process)})
+            return _error(HTTPStatus.NOT_FOUND, NO_ROOM)
+        shown = first_of(process.first_presences(MEMBERS_AT_ONCE))
+        return _json(_summary(summary_of(process)) | {"presence": _named(shown)})
 
     return Router(
         [
@@ -121,25 +143,41 @@ def _engine(chat: Chat) -> Engine | Response:
         return _error(HTTPStatus.SERVICE_UNAVAILABLE, f"The server runs elsewhere than the chat. {error.reason}")
 
 
-def _summary(process: RoomProcess) -> dict[str, Any]:
-    head = process.head
+def _of_nodes(page: RoomsOfNodes) -> dict[str, Any]:
+    rooms = [_summary(room) | {"node": node} for node, room in page.rooms]
+    return {"total": page.total, "rooms": rooms, "after": page.after, "missing": page.missing}
+
+
+async def _room_of_node(overview: Overview, room_id: str) -> Response:
+    try:
+        found = await overview.room(valid_id(room_id, "room"))
+    except InvalidMessage:
+        found = None
+    except RoomUnavailable as error:
+        return _error(HTTPStatus.SERVICE_UNAVAILABLE, error.reason)
+    if found is None:
+        return _error(HTTPStatus.NOT_FOUND, NO_ROOM)
+    return _json(_summary(found.room) | {"node": found.node, "presence": _named(found.present)})
+
+
+def _summary(room: RoomSummary) -> dict[str, Any]:
     return {
-        "id": process.room_id,
-        "members": process.members_count,
-        "subscriptions": process.subscribers,
-        "epoch": head.epoch,
-        "offset": head.offset,
-        "admitted": process.admitted,
-        "crashes": process.crashes,
+        "id": room.room_id,
+        "members": room.members,
+        "subscriptions": room.subscriptions,
+        "epoch": room.epoch,
+        "offset": room.offset,
+        "admitted": room.admitted,
+        "crashes": room.crashes,
     }
 
 
-def _named(process: RoomProcess) -> dict[str, list[dict[str, Any]]]:
-    """Return the first members, each with the memberships that there is room for."""
-    return {
-        user_id: [{"ref": meta.ref, "online_at": meta.online_at} for meta in metas]
-        for user_id, metas in process.first_presences(MEMBERS_AT_ONCE).items()
-    }
+def _named(present: Iterable[Membership]) -> dict[str, list[dict[str, Any]]]:
+    """Return memberships by user."""
+    named: dict[str, list[dict[str, Any]]] = {}
+    for each in present:
+        named.setdefault(each.user_id, []).append({"ref": each.ref, "online_at": each.online_at})
+    return named
 
 
 def _refused(request: Request, admin_token: str | None) -> Response | None:

@@ -101,6 +101,8 @@ class Entrance:
             raise self.closing() from None
         except WrongLoop as error:
             raise Refused(UNAVAILABLE, "wrong_loop", f"the server runs elsewhere than the chat. {error}") from None
+        if engine.draining:
+            raise self.closing()
         if self._gateway is None or self._gateway.engine is not engine:
             self._gateway = Gateway(engine)
         try:

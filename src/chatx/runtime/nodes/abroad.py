@@ -73,6 +73,7 @@ class Abroad:
         self._under_way: dict[str, int] = {}  # room id -> sends to its owner
         self._moving = 0  # rooms whose plain memberships are being moved
         self._owed: dict[str, dict[str, None]] = {}  # nodes that are away, and who was revoked meanwhile
+        self._behind: dict[str, float] = {}  # replicas that were behind at the last look, since when
         self._refs = 0
         self._tasks = Tasks(loop)
         self.handing_over: HandingOver = HandingOver(
@@ -106,6 +107,12 @@ class Abroad:
     def left_behind(self) -> int:
         """How many rooms have moved that nobody has asked for yet, or that are being moved still."""
         return self.handing_over.untaken + self._moving
+
+    @property
+    def lag(self) -> tuple[int, float]:
+        """How many replicas were behind at the last look, and for how long the first of them has been, in seconds."""
+        behind = list(self._behind.values())
+        return len(behind), max(0.0, self._loop.time() - min(behind)) if behind else 0.0
 
     # What the engine asks
 
@@ -285,10 +292,14 @@ class Abroad:
 
     async def follow(self) -> None:
         """Tell each owner which of its rooms are followed, and attach anew where a word was missed; once a second."""
-        self.handing_over.look(self._loop.time())
+        now = self._loop.time()
+        self.handing_over.look(now)
         by_owner: dict[str, dict[str, int]] = {}
+        before, self._behind = self._behind, {}
         for room_id, replica in self._replicas.items():
-            if replica.current:
+            if not replica.current:
+                self._behind[room_id] = before.get(room_id, now)
+            else:
                 by_owner.setdefault(replica.owner, {})[room_id] = replica.number
         await asyncio.gather(*(self._follow(boot, list(rooms.items())) for boot, rooms in by_owner.items()))
 

@@ -35,7 +35,7 @@ class Answering:
         self._abroad = abroad
         self._owned = owned
 
-    async def answer(self, ask: rpc.Ask) -> rpc.Answer:
+    async def answer(self, ask: rpc.RoomsAsk) -> rpc.Answer:
         """Return the answer to what another node asks; whatever fails is one too."""
         try:
             return await self._answered(ask)
@@ -45,7 +45,7 @@ class Answering:
             logger.exception("What another node asked failed.", extra={"code": "internal"})
             return refused(RoomUnavailable("The node that has the room failed on this; try again later."))
 
-    async def _answered(self, ask: rpc.Ask) -> rpc.Answer:
+    async def _answered(self, ask: rpc.RoomsAsk) -> rpc.Answer:
         engine = self._engine
         match ask:
             case rpc.Revoke():

@@ -37,6 +37,7 @@ from chatx.cluster.backplane import (
     PayloadTooLarge,
 )
 from chatx.cluster.membership import BEAT_S, TICK_S, Membership
+from chatx.cluster.operating import OperatorsAsk
 from chatx.cluster.peers import Change, Me
 from chatx.cluster.placement import Placement, Seat, View
 from chatx.cluster.records import BadRecord, Heartbeat, Records, UnknownVersion
@@ -47,6 +48,7 @@ from chatx.errors import AdapterError, ConfigError
 from chatx.runtime.engine import Engine
 from chatx.runtime.nodes.abroad import Abroad
 from chatx.runtime.nodes.answering import Answering
+from chatx.runtime.nodes.operating import Operating
 from chatx.runtime.nodes.owned import Owned
 from chatx.runtime.nodes.peers import Unreachable
 
@@ -125,6 +127,7 @@ class Node:
         )
         self._owned: Owned | None = None
         self._answering: Answering | None = None
+        self._operating: Operating | None = None
         self._engine: Engine | None = None
         self._up = asyncio.Event()  # it serves, or was refused
         self._view_changed = asyncio.Event()
@@ -146,8 +149,12 @@ class Node:
         except BackplaneAway as error:
             raise AdapterError(f"The nodes' broker cannot be reached: {error}") from error
 
-    async def join(self, engine: Engine) -> None:
+    async def join(self, engine: Engine, drain: Callable[[], object]) -> None:
         """Be one of the nodes: returns when this one serves.
+
+        Args:
+            engine: This node's engine.
+            drain: Called once, where an operator asks that this node drains.
 
         Raises:
             AdapterError: The broker does not bring what this node says within `START_S`.
@@ -157,6 +164,7 @@ class Node:
         self._engine = engine
         self._owned = owned = Owned(self, engine.turn)
         self._answering = Answering(engine, self.abroad, owned)
+        self._operating = engine.overview = Operating(self, self._membership, engine, self.abroad, drain)
         self.abroad.begin(
             owned, engine.rooms.moved, engine.sending.window, engine.settle if engine.storage.is_log else None
         )
@@ -226,8 +234,8 @@ class Node:
 
     async def ask(self, boot: str, ask: Ask) -> Answer:
         """Ask a node, this one included; errors as `Peers.ask`."""
-        if boot == self.boot and self._answering is not None:
-            return await self._answering.answer(ask)
+        if boot == self.boot:
+            return await self._answered(ask)
         if not boot:
             raise Unreachable("no node has it now", surely=True)
         slow = isinstance(ask, rpc.Submit | rpc.Attach | rpc.Read | rpc.Join | rpc.HandOff)
@@ -293,15 +301,18 @@ class Node:
             self._done(self._membership.heard(record, self._loop.time()))
 
     async def _answer(self, payload: bytes) -> bytes:
-        ask = self._read(payload, "what another node asks")
-        if self._answering is None or not isinstance(ask, Ask):
-            answer: Answer = rpc.Refused("invalid_message", "This node does not understand what it was asked.")
-        else:
-            answer = await self._answering.answer(ask)
+        answer = await self._answered(self._read(payload, "what another node asks"))
         try:
             return self._records.encode(answer, self._membership.speaks)
         except BadRecord as error:
             return self._records.encode(rpc.Refused("message_too_large", str(error)), self._membership.speaks)
+
+    async def _answered(self, ask: object) -> Answer:
+        if self._answering is None or self._operating is None or not isinstance(ask, Ask):
+            return rpc.Refused("invalid_message", "This node does not understand what it was asked.")
+        if isinstance(ask, OperatorsAsk):
+            return self._operating.answer(ask)
+        return await self._answering.answer(ask)
 
     def _read(self, payload: bytes, what: str) -> object:
         try:
@@ -324,7 +335,7 @@ class Node:
             await asyncio.sleep(BEAT_S * self._jitter.uniform(0.9, 1.1))
 
     def _publish_heartbeat(self) -> None:
-        rooms = 0 if self._engine is None else len(self._engine.rooms)
+        rooms = 0 if self._operating is None else self._operating.owned
         self._done(self._membership.tick(self._loop.time()))  # after a stall it is to know of that before it speaks
         beat = self._membership.beat(self._loop.time(), rooms=rooms)
         try:

@@ -1,0 +1,221 @@
+"""What whoever operates the nodes is told by one of them, of itself and of all others.
+
+Rules:
+1. Only the owner of a room tells of it. Where two do, since it moves, the one that the view says is believed.
+2. No answer is larger than one record, and none looks at more than `LOOKED_AT` rooms that are not in it; a page ends
+   where the first node's look has ended.
+3. A node that does not answer is named.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from chatx.cluster.membership import Membership
+from chatx.cluster.memberships import MEMBERSHIPS_AT_ONCE
+from chatx.cluster.operating import (
+    NAMES,
+    Drain,
+    List,
+    Listed,
+    Look,
+    Looked,
+    OperatorsAsk,
+    RoomSummary,
+    Show,
+    Shown,
+)
+from chatx.cluster.peers import Peer
+from chatx.cluster.rpc import Answer, Done, Refused
+from chatx.errors import RoomUnavailable
+from chatx.runtime.engine import Engine
+from chatx.runtime.nodes.abroad import Abroad
+from chatx.runtime.nodes.peers import Peers, Unreachable
+from chatx.runtime.overview import Readiness, RoomOfNode, RoomsOfNodes, first_of, summary_of
+
+logger: logging.Logger = logging.getLogger("chatx")
+
+ASKED_AT_ONCE: Final = 32
+"""Nodes that are asked for their rooms at a time; what they answer is put together before the next are."""
+
+LOOKED_AT: Final = 5_000
+"""Rooms that a node looks through for one page, at most: those of others, of which it has replicas, are not in it."""
+
+
+class Operating:
+    """This node and the others, as an operator sees them; an `Overview`.
+
+    Args:
+        peers: The other nodes.
+        membership: Who is there.
+        engine: This node's engine.
+        abroad: What it follows of the others.
+        drain: Begins to drain this node.
+    """
+
+    def __init__(
+        self, peers: Peers, membership: Membership, engine: Engine, abroad: Abroad, drain: Callable[[], object]
+    ) -> None:
+        self._peers = peers
+        self._membership = membership
+        self._engine = engine
+        self._abroad = abroad
+        self._drain = drain
+        self._drains = False
+
+    @property
+    def readiness(self) -> Readiness:
+        """Whether this node serves now."""
+        if self._drains or self._membership.state == "draining":
+            return "draining"
+        return "ok" if self._peers.serving else "away"
+
+    def answer(self, ask: OperatorsAsk) -> Answer:
+        """Return the answer to what an operator, or another node for one, asks of this node."""
+        match ask:
+            case Drain():
+                if self._membership.state == "joining":
+                    return Refused("starting", "It is no node yet, and cannot drain; ask again, or end its process.")
+                self._begin_to_drain()
+                return Done()
+            case Look():
+                return self._looked()
+            case List():
+                return self._listed(ask)
+            case Show():
+                return self._shown(ask.room_id)
+
+    def figures(self) -> Mapping[str, int | dict[str, int]]:
+        """Return the fields of `Statistics` that are about nodes."""
+        now = self._engine.loop.time()
+        states = {"up": 0, "joining": 0, "draining": 0, "suspect": 0, "ignored": 0}
+        silent = {*self._membership.suspects(now)}
+        for peer in self._membership.peers():
+            states[_state_of(peer, silent)] += 1
+        own = self._membership.state
+        if own in states:
+            states[own] += 1
+        return {
+            "nodes": states,
+            "rooms_owned": self.owned,
+            "rooms_followed": len(self._abroad),
+        }
+
+    async def rooms(self, after: str, limit: int) -> RoomsOfNodes:
+        """Return rooms of all nodes behind an id, at most so many."""
+        own = self._membership.me
+        names = {own.boot: own.node}
+        names |= {each.heartbeat.boot: each.heartbeat.node for each in self._membership.peers() if not each.ignored}
+        boots, ask = list(names), List(after, limit)
+        page = _Page(limit)
+        missing: list[str] = []
+        for first in range(0, len(boots), ASKED_AT_ONCE):
+            group = boots[first : first + ASKED_AT_ONCE]
+            for boot, answer in zip(
+                group, await asyncio.gather(*(self._ask(boot, ask) for boot in group)), strict=True
+            ):
+                if isinstance(answer, Listed):
+                    page.add(boot, answer, self._peers.owner)
+                else:
+                    missing.append(names[boot])
+        shown, following = page.cut()
+        rooms = [(names[boot], each) for boot, each in shown]
+        return RoomsOfNodes(page.total, rooms, following, sorted(missing))
+
+    async def room(self, room_id: str) -> RoomOfNode | None:
+        """Return a room, from its owner; errors as `Overview.room`."""
+        boot = self._peers.owner(room_id)
+        name = next((each.node for each in self._membership.view.seats if each.boot == boot), "")
+        if not name:
+            raise RoomUnavailable("No node has the room now; look again later.", retry_after=1.0)
+        answer = await self._ask(boot, Show(room_id))
+        if not isinstance(answer, Shown):
+            raise RoomUnavailable(f"Node {name} has the room, and does not answer; look again later.", retry_after=1.0)
+        return None if answer.room is None else RoomOfNode(name, answer.room, answer.present)
+
+    async def _ask(self, boot: str, ask: List | Show) -> Answer | None:
+        try:
+            return await self._peers.ask(boot, ask)
+        except Unreachable:
+            return None
+
+    @property
+    def owned(self) -> int:
+        """How many rooms this node owns."""
+        return max(0, len(self._engine.rooms) - len(self._abroad))
+
+    def _begin_to_drain(self) -> None:
+        if self._drains:
+            return
+        self._drains = True
+        logger.info("An operator has this node drained.", extra={"node": self._membership.me.node, "code": "drain"})
+        self._engine.loop.call_soon(self._drain)  # behind the answer
+
+    def _looked(self) -> Looked:
+        now = self._engine.loop.time()
+        behind, lag_s = self._abroad.lag
+        return Looked(
+            self._membership.me.node,
+            self._membership.state if self._peers.serving or self._membership.state == "joining" else "away",
+            self.owned,
+            len(self._abroad),
+            behind,
+            int(lag_s * 1000),
+            self._abroad.left_behind,
+            len(self._engine.consumers),
+            0,
+            self._membership.suspects(now)[:NAMES],
+        )
+
+    def _listed(self, ask: List) -> Listed:
+        looked = self._engine.rooms.after(ask.after, ask.limit + 1)
+        found = [each for each in looked if not each.replica]
+        count = len(looked)
+        while len(found) <= ask.limit and looked and count < LOOKED_AT:
+            looked = self._engine.rooms.after(looked[-1].room_id, ask.limit + 1)
+            found += [each for each in looked if not each.replica]
+            count += len(looked)
+        shown = found[: ask.limit]
+        upto = shown[-1].room_id if len(found) > len(shown) else looked[-1].room_id if looked else None
+        return Listed(self.owned, tuple(summary_of(each) for each in shown), upto)
+
+    def _shown(self, room_id: str) -> Shown:
+        process = self._engine.rooms.find(room_id)
+        if process is None or process.replica:
+            return Shown(None)
+        return Shown(summary_of(process), first_of(process.first_presences(MEMBERSHIPS_AT_ONCE)))
+
+
+class _Page:
+    """The first rooms of several nodes behind an id."""
+
+    def __init__(self, limit: int) -> None:
+        self.total = 0
+        self._limit = limit
+        self._upto: str | None = None  # what lies behind it some node has not looked at
+        self._found: dict[str, tuple[str, RoomSummary]] = {}
+
+    def add(self, boot: str, listed: Listed, owner: Callable[[str], str]) -> None:
+        self.total += listed.total
+        if listed.upto is not None:
+            self._upto = listed.upto if self._upto is None else min(self._upto, listed.upto)
+        for each in listed.rooms:
+            if each.room_id not in self._found or owner(each.room_id) == boot:
+                self._found[each.room_id] = boot, each
+        for room_id in sorted(self._found)[self._limit + 1 :]:
+            del self._found[room_id]
+
+    def cut(self) -> tuple[list[tuple[str, RoomSummary]], str | None]:
+        """Return the rooms of the page, and the id behind which the next one begins."""
+        room_ids = sorted(each for each in self._found if self._upto is None or each <= self._upto)
+        shown = room_ids[: self._limit]
+        return [self._found[each] for each in shown], shown[-1] if len(room_ids) > len(shown) else self._upto
+
+
+def _state_of(peer: Peer, silent: set[str]) -> str:
+    if peer.ignored is not None:
+        return "ignored"
+    return "suspect" if peer.heartbeat.node in silent else peer.heartbeat.state
