@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -11,40 +10,30 @@ from msgspec.structs import replace
 
 from chatx.cluster.rpc import (
     ROOMS_AT_ONCE,
-    Answer,
-    Ask,
     Detach,
     Differ,
-    Done,
     Follow,
     Join,
     Leave,
-    Moved,
     Presence,
     Present,
-    Refused,
-    Revoke,
     Sent,
     Submit,
 )
 from chatx.core.idempotency import IdempotencyWindow
 from chatx.core.message import Draft, Message, Position, PresenceMeta, Presences
-from chatx.errors import ChatError, RoomOverloaded, RoomUnavailable
+from chatx.errors import RoomOverloaded, RoomUnavailable
+from chatx.runtime.nodes.asking_owners import ask_owner, have_owner, wrong
 from chatx.runtime.nodes.handing_over import HandingOver
+from chatx.runtime.nodes.moving_members import MovingMembers
 from chatx.runtime.nodes.owned import Owned
 from chatx.runtime.nodes.peers import AGAIN_S, HELD_S, Peers, Unreachable
 from chatx.runtime.nodes.reading import OwnersStorage
-from chatx.runtime.nodes.refusals import error_of
 from chatx.runtime.nodes.replica import Replica
+from chatx.runtime.nodes.revoking import Revoking
 from chatx.runtime.nodes.tasks import Tasks
 from chatx.runtime.process import RoomProcess
-from chatx.runtime.revocations import REVOKED_KEPT
 from chatx.runtime.storage import Storage
-
-logger: logging.Logger = logging.getLogger("chatx")
-
-AWAY_NODES = 64
-"""Lives of nodes that are away and may come back, at most; the one that went first is forgotten."""
 
 
 class Abroad:
@@ -59,6 +48,7 @@ class Abroad:
     Attributes:
         owned: The rooms of this node that others follow; set by `begin`.
         handing_over: The rooms that go from one owner to the next.
+        revoking: What tells the others who was revoked.
     """
 
     def __init__(self, peers: Peers, *, history_size: int, queue_limit: int, loop: asyncio.AbstractEventLoop) -> None:
@@ -71,13 +61,13 @@ class Abroad:
         self._storage = OwnersStorage(peers, self._open)
         self._replicas: dict[str, Replica] = {}
         self._under_way: dict[str, int] = {}  # room id -> sends to its owner
-        self._moving = 0  # rooms whose plain memberships are being moved
-        self._owed: dict[str, dict[str, None]] = {}  # nodes that are away, and who was revoked meanwhile
         self._behind: dict[str, float] = {}  # replicas that were behind at the last look, since when
         self._refs = 0
         self._tasks = Tasks(loop)
+        self.revoking: Revoking = Revoking(peers, self._tasks)
+        self._moving = MovingMembers(peers, self._tasks)
         self.handing_over: HandingOver = HandingOver(
-            peers, history_size=history_size, loop=loop, tasks=self._tasks, moves_plain=self._move_plain
+            peers, history_size=history_size, loop=loop, tasks=self._tasks, moves_plain=self._moving.move
         )
 
     def begin(
@@ -106,7 +96,7 @@ class Abroad:
     @property
     def left_behind(self) -> int:
         """How many rooms have moved that nobody has asked for yet, or that are being moved still."""
-        return self.handing_over.untaken + self._moving
+        return self.handing_over.untaken + len(self._moving)
 
     @property
     def lag(self) -> tuple[int, float]:
@@ -141,8 +131,8 @@ class Abroad:
         self._under_way[room_id] = under_way + 1
         data = None if draft.data is None else draft.data.text
         try:
-            answer = await self._asked(
-                room_id, Submit(room_id, draft.user_id, draft.content, data, key, trusted, stored)
+            answer = await ask_owner(
+                self._peers, room_id, Submit(room_id, draft.user_id, draft.content, data, key, trusted, stored)
             )
         finally:
             self._under_way[room_id] -= 1
@@ -152,24 +142,24 @@ class Abroad:
             message = answer.placed.entry(room_id)
             if isinstance(message, Message):
                 return replace(message, duplicate=True) if answer.duplicate else message
-        raise self._wrong(answer)
+        raise wrong(answer)
 
     async def join(self, room_id: str, user_id: str) -> None:
         """Have the owner begin a user's plain membership, unless there is one; errors as `send`."""
-        self._check_done(await self._asked(room_id, Join(room_id, user_id)))
+        await have_owner(self._peers, room_id, Join(room_id, user_id))
 
     async def leave(self, room_id: str, user_id: str) -> None:
         """Have the owner end a user's plain membership, if there is one; errors as `send`."""
-        self._check_done(await self._asked(room_id, Leave(room_id, user_id)))
+        await have_owner(self._peers, room_id, Leave(room_id, user_id))
 
     async def presences(self, room_id: str) -> Presences:
         """Return who is in a room that another node owns; errors as `send`."""
         found: Presences = {}
         behind, more = "", True
         while more:
-            answer = await self._asked(room_id, Present(room_id, behind))
+            answer = await ask_owner(self._peers, room_id, Present(room_id, behind))
             if not isinstance(answer, Presence):
-                raise self._wrong(answer)
+                raise wrong(answer)
             for each in answer.present:
                 found.setdefault(each.user_id, []).append(each.meta)
                 behind = each.ref
@@ -178,32 +168,7 @@ class Abroad:
 
     def revoked(self, user_id: str) -> None:
         """Tell all other nodes that a user was revoked; one that is away hears it when it is back."""
-        there = self._peers.everybody()
-        for boot in there:
-            _ = self._tasks.begin(self._tell_revoked(boot, user_id))
-        for boot in self._owed:
-            if boot not in there:
-                self._owe(boot, user_id)
-
-    def node_gone(self, boot: str) -> None:
-        """Take note that a node is gone, or away: what it holds of users who are revoked meanwhile it holds still."""
-        self._owed.setdefault(boot, {})
-        while len(self._owed) > AWAY_NODES:
-            del self._owed[next(iter(self._owed))]
-
-    def node_came(self, boot: str) -> None:
-        """Take note that a node is there: it is told who was revoked while it was away."""
-        for user_id in self._owed.pop(boot, ()):
-            _ = self._tasks.begin(self._tell_revoked(boot, user_id))
-
-    def _owe(self, boot: str, user_id: str) -> None:
-        owed = self._owed.setdefault(boot, {})
-        owed[user_id] = None
-        if len(owed) > REVOKED_KEPT:
-            text = "Node %s is away, and of the users revoked meanwhile it will not hear of %r: there are too many."
-            first = next(iter(owed))
-            del owed[first]
-            logger.warning(text, boot, first, extra={"node": boot, "code": "revocation_lost"})
+        self.revoking.revoked(user_id)
 
     def new_ref(self) -> str:
         """Return a ref for a membership of this node: no other membership of any node has it."""
@@ -331,61 +296,6 @@ class Abroad:
             self._end(room_id, tell=False)
             raise
 
-    async def _asked(self, room_id: str, ask: Ask) -> Answer:
-        """Ask a room's owner, and again where it has surely done nothing, for `HELD_S`.
-
-        Raises:
-            RoomUnavailable: It cannot be reached.
-            ChatError: It has refused.
-        """
-        until = self._loop.time() + HELD_S
-        while True:
-            try:
-                answer = await self._peers.ask(self._peers.owner(room_id), ask)
-            except Unreachable as error:
-                if not error.surely:
-                    raise RoomUnavailable(
-                        "The node that has the room has not answered, so it is not known whether this was done; send "
-                        "again with the same idempotency key.",
-                        retry_after=1.0,
-                    ) from error
-            else:
-                if isinstance(answer, Refused):
-                    raise error_of(answer)
-                if not isinstance(answer, Moved):
-                    return answer
-            if self._loop.time() >= until:
-                raise RoomUnavailable(
-                    f"The node that has the room could not be reached for {HELD_S:g} s, so nothing was done; try again "
-                    "later.",
-                    retry_after=1.0,
-                )
-            await asyncio.sleep(AGAIN_S)
-
-    async def _tell_revoked(self, boot: str, user_id: str) -> None:
-        while boot in self._peers.everybody():
-            try:
-                await self._peers.ask(boot, Revoke(user_id))
-                return
-            except Unreachable:
-                await asyncio.sleep(AGAIN_S)
-        self._owe(boot, user_id)
-
-    def _move_plain(self, room_id: str, user_ids: list[str]) -> None:
-        self._moving += 1
-        _ = self._tasks.begin(self._move_each(room_id, user_ids))
-
-    async def _move_each(self, room_id: str, user_ids: list[str]) -> None:
-        """Have plain memberships begin with a room's new owner, since they live with the owner."""
-        try:
-            for user_id in user_ids:
-                await self.join(room_id, user_id)
-        except ChatError as error:
-            text = "Memberships of room %r could not be moved to its new owner, and have ended: %s"
-            logger.warning(text, room_id, error, extra={"room": room_id, "code": error.code})
-        finally:
-            self._moving -= 1
-
     def _closed(self, process: RoomProcess) -> None:
         if self._close_room is not None:
             self._close_room(process)
@@ -407,10 +317,3 @@ class Abroad:
             await self._peers.ask(boot, Detach(room_id, self._peers.boot))
         except Unreachable:
             pass  # it lets go of who does not say that it follows
-
-    def _check_done(self, answer: Answer) -> None:
-        if not isinstance(answer, Done):
-            raise self._wrong(answer)
-
-    def _wrong(self, answer: Answer) -> RoomUnavailable:
-        return RoomUnavailable(f"The node that has the room answered with {type(answer).__name__}; try again later.")

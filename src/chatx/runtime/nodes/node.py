@@ -388,9 +388,9 @@ class Node:
             if change.kind == "left" and self._owned is not None:
                 self._owned.node_gone(change.boot)
             if change.kind == "left" and change.boot != self.boot:
-                self.abroad.node_gone(change.boot)
+                self.abroad.revoking.node_gone(change.boot)
             elif change.kind == "joined":
-                self.abroad.node_came(change.boot)
+                self.abroad.revoking.node_came(change.boot)
         if any(each.kind in ("joined", "left", "isolated", "healed", "refused") for each in changes):
             self._placement = Placement(self._membership.view)
             others = {

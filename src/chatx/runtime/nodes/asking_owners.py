@@ -1,0 +1,55 @@
+"""What a room's owner is asked to do: again where it has surely done nothing, for `HELD_S`."""
+
+from __future__ import annotations
+
+import asyncio
+
+from chatx.cluster.rpc import Answer, Ask, Done, Moved, Refused
+from chatx.errors import RoomUnavailable
+from chatx.runtime.nodes.peers import AGAIN_S, HELD_S, Peers, Unreachable
+from chatx.runtime.nodes.refusals import error_of
+
+
+async def ask_owner(peers: Peers, room_id: str, ask: Ask) -> Answer:
+    """Ask a room's owner, and again where it has surely done nothing, for `HELD_S`.
+
+    Raises:
+        RoomUnavailable: It cannot be reached.
+        ChatError: It has refused.
+    """
+    loop = asyncio.get_running_loop()
+    until = loop.time() + HELD_S
+    while True:
+        try:
+            answer = await peers.ask(peers.owner(room_id), ask)
+        except Unreachable as error:
+            if not error.surely:
+                raise RoomUnavailable(
+                    "The node that has the room has not answered, so it is not known whether this was done; send "
+                    "again with the same idempotency key.",
+                    retry_after=1.0,
+                ) from error
+        else:
+            if isinstance(answer, Refused):
+                raise error_of(answer)
+            if not isinstance(answer, Moved):
+                return answer
+        if loop.time() >= until:
+            raise RoomUnavailable(
+                f"The node that has the room could not be reached for {HELD_S:g} s, so nothing was done; try again "
+                "later.",
+                retry_after=1.0,
+            )
+        await asyncio.sleep(AGAIN_S)
+
+
+async def have_owner(peers: Peers, room_id: str, ask: Ask) -> None:
+    """Have a room's owner do something that it answers with `Done`; errors as `ask_owner`."""
+    answer = await ask_owner(peers, room_id, ask)
+    if not isinstance(answer, Done):
+        raise wrong(answer)
+
+
+def wrong(answer: Answer) -> RoomUnavailable:
+    """Return the error for an answer that is none to what was asked."""
+    return RoomUnavailable(f"The node that has the room answered with {type(answer).__name__}; try again later.")
