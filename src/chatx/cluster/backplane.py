@@ -234,24 +234,37 @@ def check_boot(boot: str) -> None:
         raise ValueError(f"{boot[:80]!r} is no boot id; give what a node tells of itself.")
 
 
-def check_payload(payload: bytes) -> None:
-    """Check that a payload is not too large.
+def check_published(topic: str, payload: bytes, pending: int) -> None:
+    """Check what is to be published, where so many bytes wait to be sent already.
 
     Raises:
-        PayloadTooLarge: It is.
+        ValueError: The topic is none.
+        PayloadTooLarge: The payload has more than `PAYLOAD_BYTES`.
+        BackplaneFull: More than `PENDING_BYTES` would wait.
     """
+    check_topic(topic)
+    _check_sent(payload, pending)
+
+
+def check_asked(boot: str, payload: bytes, pending: int, requests: int) -> None:
+    """Check what a node is to be asked, where so many bytes, and so many requests, wait already.
+
+    Raises:
+        ValueError: The boot id is none.
+        PayloadTooLarge: The payload has more than `PAYLOAD_BYTES`.
+        BackplaneFull: More than `PENDING_BYTES` or `REQUESTS_AT_ONCE` would wait.
+    """
+    check_boot(boot)
+    _check_sent(payload, pending)
+    if requests >= REQUESTS_AT_ONCE:
+        raise BackplaneFull(f"{REQUESTS_AT_ONCE} requests wait for their reply, which is the bound; try again later.")
+
+
+def _check_sent(payload: bytes, pending: int) -> None:
     if len(payload) > PAYLOAD_BYTES:
         raise PayloadTooLarge(f"A payload has {len(payload)} bytes; at most {PAYLOAD_BYTES} go over the backplane.")
-
-
-def full(pending: int, more: int) -> BackplaneFull:
-    """Return the error for what would go beyond `PENDING_BYTES`."""
-    return BackplaneFull(
-        f"{pending} bytes wait to be sent, and {more} more would go beyond {PENDING_BYTES}; try again when "
-        "`pending_bytes` has fallen."
-    )
-
-
-def full_of_requests() -> BackplaneFull:
-    """Return the error for what would go beyond `REQUESTS_AT_ONCE`."""
-    return BackplaneFull(f"{REQUESTS_AT_ONCE} requests wait for their reply, which is the bound; try again later.")
+    if pending + len(payload) > PENDING_BYTES:
+        raise BackplaneFull(
+            f"{pending} bytes wait to be sent, and {len(payload)} more would go beyond {PENDING_BYTES}; try again "
+            "when `pending_bytes` has fallen."
+        )

@@ -17,8 +17,6 @@ from msgspec import Struct
 
 from chatx.cluster.answers import Answers, read_answer
 from chatx.cluster.backplane import (
-    PENDING_BYTES,
-    REQUESTS_AT_ONCE,
     SERVED_AT_ONCE,
     BackplaneAway,
     Broker,
@@ -27,11 +25,10 @@ from chatx.cluster.backplane import (
     NobodyThere,
     NoReply,
     Receive,
+    check_asked,
     check_boot,
-    check_payload,
+    check_published,
     check_topic,
-    full,
-    full_of_requests,
 )
 
 logger: logging.Logger = logging.getLogger("chatx")
@@ -222,8 +219,8 @@ class MemoryBackplane:
             PayloadTooLarge: The payload is too large.
             ValueError: The topic is none.
         """
-        check_topic(topic)
-        self._check(payload)
+        check_published(topic, payload, self.pending_bytes)
+        self._check_there()
         self._leave(len(payload), lambda: self._spread(topic, payload))
 
     async def subscribe(self, topic: str, receive: Receive) -> MemorySubscribed:
@@ -246,10 +243,8 @@ class MemoryBackplane:
 
     async def request(self, boot: str, payload: bytes, timeout_s: float) -> bytes:
         """Ask a node; see `Backplane.request` for what it raises."""
-        check_boot(boot)
-        self._check(payload)
-        if len(self._waiting) >= REQUESTS_AT_ONCE:
-            raise full_of_requests()
+        check_asked(boot, payload, self.pending_bytes, len(self._waiting))
+        self._check_there()
         asked = self._hub._nodes.get(boot)
         if asked is None or asked._answers is None or asked._state == "away":
             await asyncio.sleep(0)
@@ -296,12 +291,9 @@ class MemoryBackplane:
         """Tell that a subscription was too slow, as a client does that has dropped something."""
         self._tell_missed(topic)
 
-    def _check(self, payload: bytes) -> None:
-        check_payload(payload)
+    def _check_there(self) -> None:
         if self._state == "away":
             raise BackplaneAway("The broker in memory is away.")
-        if self._paused_bytes + len(payload) > PENDING_BYTES:
-            raise full(self._paused_bytes, len(payload))
 
     def _leave(self, size: int, send: Callable[[], object]) -> None:
         if self._paused is None:

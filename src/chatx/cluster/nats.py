@@ -18,7 +18,6 @@ from typing import Any
 from chatx.cluster.answers import Answers, read_answer
 from chatx.cluster.backplane import (
     PENDING_BYTES,
-    REQUESTS_AT_ONCE,
     SERVED_AT_ONCE,
     BackplaneAway,
     Broker,
@@ -27,11 +26,10 @@ from chatx.cluster.backplane import (
     NobodyThere,
     NoReply,
     Receive,
+    check_asked,
     check_boot,
-    check_payload,
+    check_published,
     check_topic,
-    full,
-    full_of_requests,
 )
 from chatx.cluster.nats_options import NatsOptions, shown
 from chatx.extras import needs
@@ -159,7 +157,7 @@ class NatsBackplane:
         Raises:
             BackplaneAway: The link is away, or the server does not answer.
         """
-        return await self._ready(b"").ask()
+        return await self._ready().ask()
 
     def publish(self, topic: str, payload: bytes) -> None:
         """Send to all who are subscribed; see `Backplane.publish`.
@@ -170,8 +168,8 @@ class NatsBackplane:
             PayloadTooLarge: The payload is too large.
             ValueError: The topic is none.
         """
-        check_topic(topic)
-        self._send(self._prefix + topic, payload)
+        check_published(topic, payload, self.pending_bytes)
+        take_now(self._ready().client.publish(self._prefix + topic, payload))
 
     async def subscribe(self, topic: str, receive: Receive) -> NatsSubscribed:
         """Receive what is published on a topic; see `Backplane.subscribe`.
@@ -198,10 +196,8 @@ class NatsBackplane:
 
     async def request(self, boot: str, payload: bytes, timeout_s: float) -> bytes:
         """Ask a node; see `Backplane.request` for what it raises."""
-        check_boot(boot)
-        connection = self._ready(payload)
-        if self._requests >= REQUESTS_AT_ONCE:
-            raise full_of_requests()
+        check_asked(boot, payload, self.pending_bytes, self._requests)
+        connection = self._ready()
         self._requests += 1
         asking = asyncio.get_running_loop().create_task(
             connection.client.request(self._subject_of(boot), payload, timeout=timeout_s)
@@ -226,19 +222,11 @@ class NatsBackplane:
     def _subject_of(self, boot: str) -> str:
         return f"{self._prefix}n.{boot}.rpc"
 
-    def _ready(self, payload: bytes) -> Connection:
-        check_payload(payload)
+    def _ready(self) -> Connection:
         connection = self._connection
         if connection is None or not connection.usable:
             raise BackplaneAway(f"NATS is away: {self._reason}")
-        pending = connection.pending_bytes
-        if pending + len(payload) > PENDING_BYTES:
-            raise full(pending, len(payload))
         return connection
-
-    def _send(self, subject: str, payload: bytes) -> None:
-        connection = self._ready(payload)
-        take_now(connection.client.publish(subject, payload))
 
     def _reply(self, subject: str, answer: bytes) -> None:
         connection = self._connection
