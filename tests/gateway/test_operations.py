@@ -16,7 +16,7 @@ from chatx import Chat, Statistics
 from chatx.adapters.memory_log import MemoryLog
 from chatx.core.message import PresenceMeta
 from chatx.gateway.operations.app import MEMBERS_AT_ONCE, ROOMS_AT_ONCE, operations_app
-from chatx.gateway.operations.metrics import CONTENT_TYPE, Metrics
+from chatx.gateway.operations.metrics import CONTENT_TYPE, NODE_COUNTERS, NODE_GAUGES, Metrics
 from chatx.runtime.process import RoomProcess
 from chatx.runtime.rooms import Rooms
 
@@ -281,4 +281,5 @@ async def test_the_figures_are_those_of_the_statistics_and_prometheus_reads_them
         told = {name[0].removeprefix("chatx_").removesuffix("_total") for name in figures}
         renamed = {"running": "up", "sent": "messages_sent", "refused": "messages_refused", "delivered": "deliveries"}
         untold = {renamed.get(field, field) for field in Statistics.__struct_fields__} - told
-        assert untold == {"cluster_strategy", "adapter_failures"}  # there was no failure
+        # There was no failure, and there is one node.
+        assert untold == {"cluster_strategy", "adapter_failures", "nodes", *NODE_GAUGES, *NODE_COUNTERS}

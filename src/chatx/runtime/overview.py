@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 from msgspec import Struct
 
@@ -66,7 +66,7 @@ class Overview(Protocol):
         """
         ...
 
-    def figures(self) -> Mapping[str, int | dict[str, int]]:
+    def figures(self) -> Mapping[str, Any]:
         """Return the fields of `Statistics` that are about nodes; may be called from any thread."""
         ...
 

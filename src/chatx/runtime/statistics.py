@@ -34,6 +34,19 @@ class Statistics(Struct, frozen=True):
         delivered: Deliveries that succeeded.
         delivery_retries: Failed deliveries that were tried again.
         dead_letters: Deliveries given up.
+        nodes: Nodes that this one knows, itself included, by state: `up`, `joining`, `draining`, `suspect`, `ignored`.
+        rooms_owned: Rooms of this node, where there are several.
+        rooms_followed: Replicas of rooms that other nodes own; they count as `rooms` too.
+        rooms_left: Rooms that have moved from this node, and that nobody has taken over yet.
+        replicas_behind: Replicas that do not have everything, as of the last second.
+        replica_lag_ms: For how long the one of them has been behind that is so longest, in ms.
+        link_connected: 1 where the nodes' broker is reached, else 0.
+        link_pending_bytes: What waits to be sent to it, in bytes.
+        requests_asking: Questions to other nodes that wait for their answer.
+        requests_answering: Questions of other nodes that are being answered.
+        records_refused: Records of other nodes that could not be read.
+        isolations: How often this node did not hear itself.
+        links_lost: How often the broker was lost.
     """
 
     running: bool
@@ -59,6 +72,19 @@ class Statistics(Struct, frozen=True):
     delivered: int = 0
     delivery_retries: int = 0
     dead_letters: int = 0
+    nodes: dict[str, int] = {}
+    rooms_owned: int = 0
+    rooms_followed: int = 0
+    rooms_left: int = 0
+    replicas_behind: int = 0
+    replica_lag_ms: int = 0
+    link_connected: int = 0
+    link_pending_bytes: int = 0
+    requests_asking: int = 0
+    requests_answering: int = 0
+    records_refused: int = 0
+    isolations: int = 0
+    links_lost: int = 0
 
 
 def statistics_of(engine: Engine) -> Statistics:
@@ -92,4 +118,5 @@ def statistics_of(engine: Engine) -> Statistics:
         delivered=delivery.delivered,
         delivery_retries=delivery.retried,
         dead_letters=delivery.letters.count,
+        **({} if engine.overview is None else engine.overview.figures()),
     )

@@ -152,6 +152,67 @@ async def test_a_node_says_how_it_is(hub: MemoryHub) -> None:
 
 
 @virtual
+async def test_the_figures_of_a_node_tell_of_the_others_of_its_rooms_and_of_the_link(hub: MemoryHub) -> None:
+    async with three() as chats, AsyncExitStack() as stack:
+        one = chats[0]
+        room_ids = [f"room-{number}" for number in range(20)]
+        for room_id in room_ids:
+            _ = await stack.enter_async_context(one.subscribe(room_id))
+        own = [room_id for room_id in room_ids if owner_of(chats, room_id) is one]
+        assert figures(one) == {
+            "chatx_nodes up": 3,
+            **{f"chatx_nodes {state}": 0 for state in ("joining", "draining", "suspect", "ignored")},
+            "chatx_rooms_owned": len(own),
+            "chatx_rooms_followed": 20 - len(own),
+            "chatx_rooms_left": 0,
+            "chatx_replicas_behind": 0,
+            "chatx_replica_lag_ms": 0,
+            "chatx_node_link_connected": 1,
+            "chatx_node_link_pending_bytes": 0,
+            "chatx_node_requests_asking": 0,
+            "chatx_node_requests_answering": 0,
+            "chatx_node_records_refused_total": 0,
+            "chatx_node_isolations_total": 0,
+            "chatx_node_links_lost_total": 0,
+        }
+        hub._nodes[boot_of(chats[1])].publish("hb", b"nothing that is a record")
+        silent = chats[2]
+        with hub.partition(boot_of(silent)):
+            await asyncio.sleep(1.6)
+            told = figures(one)
+            assert (told["chatx_nodes up"], told["chatx_nodes suspect"]) == (2, 1)
+            assert told["chatx_node_records_refused_total"] == 1
+            followed = [room_id for room_id in room_ids if owner_of(chats, room_id) is silent]
+            assert told["chatx_node_requests_asking"] > 0  # whether it is behind in those
+            await silent.send_message(followed[0], "ann", "unheard")
+            assert one._node is not None
+            one._node.abroad.missed()
+            await asyncio.sleep(1)
+            told = figures(one)
+            assert told["chatx_replicas_behind"] == len(followed)
+        link = hub._nodes[boot_of(one)]
+        link.cut_off()
+        assert figures(one)["chatx_node_link_connected"] == 0
+        await asyncio.sleep(2)
+        link.come_back()
+        await asyncio.sleep(5)
+        told = figures(one)
+        assert (told["chatx_node_links_lost_total"], told["chatx_node_isolations_total"]) == (1, 1)
+        assert told["chatx_replicas_behind"] == 0
+
+
+def figures(chat: Chat) -> dict[str, float]:
+    """Return what is told of nodes."""
+    names = ("chatx_nodes", "chatx_rooms_", "chatx_replica", "chatx_node_")
+    return {
+        " ".join((sample.name, *sample.labels.values())): sample.value
+        for family in Metrics(chat).collect()
+        for sample in family.samples
+        if sample.name.startswith(names) and "crashes" not in sample.name and not sample.name.endswith("_created")
+    }
+
+
+@virtual
 async def test_a_node_that_is_to_drain_sends_its_clients_away_hands_its_rooms_over_and_is_no_node_any_more(
     hub: MemoryHub,
 ) -> None:

@@ -15,7 +15,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4 as CONTENT_TYP
 
 from chatx.chat import Chat
 
-__all__ = ["CONTENT_TYPE", "GAUGES", "Metrics", "Sockets"]
+__all__ = ["CONTENT_TYPE", "GAUGES", "NODE_COUNTERS", "NODE_GAUGES", "Metrics", "Sockets"]
 
 GAUGES: Mapping[str, str] = {
     "rooms": "Rooms in memory.",
@@ -31,6 +31,22 @@ GAUGES: Mapping[str, str] = {
     "notifications_waiting": "Messages that wait for the notifier in memory, or that it is told of from the outbox.",
     "outbox": "Notifications that the log keeps and that are to be told still, about.",
     "outbox_dead": "Dead notifications that the log keeps, about.",
+}
+NODE_GAUGES: Mapping[str, tuple[str, str]] = {
+    "rooms_owned": ("rooms_owned", "Rooms of this node."),
+    "rooms_followed": ("rooms_followed", "Replicas of rooms that other nodes own."),
+    "rooms_left": ("rooms_left", "Rooms that have moved from this node, and that nobody has taken over yet."),
+    "replicas_behind": ("replicas_behind", "Replicas that do not have everything."),
+    "replica_lag_ms": ("replica_lag_ms", "For how long the replica has been behind that is so longest, in ms."),
+    "link_connected": ("node_link_connected", "1 where the nodes' broker is reached, else 0."),
+    "link_pending_bytes": ("node_link_pending_bytes", "What waits to be sent to the broker, in bytes."),
+    "requests_asking": ("node_requests_asking", "Questions to other nodes that wait for their answer."),
+    "requests_answering": ("node_requests_answering", "Questions of other nodes that are being answered."),
+}
+NODE_COUNTERS: Mapping[str, tuple[str, str]] = {
+    "records_refused": ("node_records_refused", "Records of other nodes that could not be read."),
+    "isolations": ("node_isolations", "How often this node did not hear itself."),
+    "links_lost": ("node_links_lost", "How often the nodes' broker was lost."),
 }
 _COUNTERS: Mapping[str, tuple[str, str]] = {
     "sent": ("messages_sent", "Messages published."),
@@ -100,6 +116,15 @@ class Metrics:
             yield CounterMetricFamily(f"chatx_{name}", meaning, value=getattr(statistics, field))
         for field, (name, label, meaning) in _LABELLED.items():
             yield _labelled(name, meaning, label, getattr(statistics, field))
+        if statistics.nodes:
+            nodes = GaugeMetricFamily("chatx_nodes", "Nodes that this one knows, by state.", labels=["state"])
+            for state, count in statistics.nodes.items():
+                nodes.add_metric([state], count)
+            yield nodes
+            for field, (name, meaning) in NODE_GAUGES.items():
+                yield _gauge(name, meaning, getattr(statistics, field))
+            for field, (name, meaning) in NODE_COUNTERS.items():
+                yield CounterMetricFamily(f"chatx_{name}", meaning, value=getattr(statistics, field))
         if self._sockets is not None:
             yield _gauge("sockets", "Open sockets.", self._sockets.connections)
             yield _gauge("polling_sessions", "Clients that poll instead.", self._sockets.polling)

@@ -62,6 +62,7 @@ class Abroad:
         self._replicas: dict[str, Replica] = {}
         self._under_way: dict[str, int] = {}  # room id -> sends to its owner
         self._behind: dict[str, float] = {}  # replicas that were behind at the last look, since when
+        self._following: set[str] = set()  # nodes that are being told what is followed
         self._refs = 0
         self._tasks = Tasks(loop)
         self.revoking: Revoking = Revoking(peers, self._tasks)
@@ -256,7 +257,10 @@ class Abroad:
             replica.fall_behind()
 
     async def follow(self) -> None:
-        """Tell each owner which of its rooms are followed, and attach anew where a word was missed; once a second."""
+        """Tell each owner which of its rooms are followed, and attach anew where a word was missed; once a second.
+
+        Who has not answered the last time yet is passed over.
+        """
         now = self._loop.time()
         self.handing_over.look(now)
         by_owner: dict[str, dict[str, int]] = {}
@@ -266,20 +270,26 @@ class Abroad:
                 self._behind[room_id] = before.get(room_id, now)
             else:
                 by_owner.setdefault(replica.owner, {})[room_id] = replica.number
-        await asyncio.gather(*(self._follow(boot, list(rooms.items())) for boot, rooms in by_owner.items()))
+        asked = [boot for boot in by_owner if boot not in self._following]
+        await asyncio.gather(*(self._follow(boot, list(by_owner[boot].items())) for boot in asked))
 
     async def _follow(self, boot: str, numbers: list[tuple[str, int]]) -> None:
-        for first in range(0, len(numbers), ROOMS_AT_ONCE):
-            ask = Follow(self._peers.boot, dict(numbers[first : first + ROOMS_AT_ONCE]))
-            try:
-                answer = await self._peers.ask(boot, ask)
-            except Unreachable:
-                return
-            if isinstance(answer, Differ):
-                for room_id in answer.room_ids:
-                    found = self._replicas.get(room_id)
-                    if found is not None and found.owner == boot:
-                        found.fall_behind()
+        self._following.add(boot)
+        try:
+            for first in range(0, len(numbers), ROOMS_AT_ONCE):
+                await self._follow_some(boot, dict(numbers[first : first + ROOMS_AT_ONCE]))
+        except Unreachable:
+            pass  # it is told again
+        finally:
+            self._following.discard(boot)
+
+    async def _follow_some(self, boot: str, numbers: dict[str, int]) -> None:
+        answer = await self._peers.ask(boot, Follow(self._peers.boot, numbers))
+        if isinstance(answer, Differ):
+            for room_id in answer.room_ids:
+                found = self._replicas.get(room_id)
+                if found is not None and found.owner == boot:
+                    found.fall_behind()
 
     async def close(self) -> None:
         """Follow nothing any more."""

@@ -57,7 +57,7 @@ class LeftRooms:
     @property
     def untaken(self) -> int:
         """How many nobody has taken yet."""
-        return sum(each.taken is None for each in self._rooms.values())
+        return sum(each.taken is None for each in list(self._rooms.values()))  # other threads ask too
 
     def keep(self, room_id: str, head: Place, entries: Sequence[Placed], now: float) -> None:
         """Keep a room."""

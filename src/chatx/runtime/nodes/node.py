@@ -32,6 +32,7 @@ from chatx.cluster.backplane import (
     BackplaneAway,
     BackplaneError,
     BackplaneFull,
+    LinkState,
     NobodyThere,
     NodeBusy,
     PayloadTooLarge,
@@ -48,6 +49,7 @@ from chatx.errors import AdapterError, ConfigError
 from chatx.runtime.engine import Engine
 from chatx.runtime.nodes.abroad import Abroad
 from chatx.runtime.nodes.answering import Answering
+from chatx.runtime.nodes.counts import Counts
 from chatx.runtime.nodes.operating import Operating
 from chatx.runtime.nodes.owned import Owned
 from chatx.runtime.nodes.peers import Unreachable
@@ -129,6 +131,7 @@ class Node:
         self._answering: Answering | None = None
         self._operating: Operating | None = None
         self._engine: Engine | None = None
+        self._counts = Counts()
         self._up = asyncio.Event()  # it serves, or was refused
         self._view_changed = asyncio.Event()
         self._slow_s = config.adapter_timeout_ms / 1000 + 1
@@ -143,7 +146,7 @@ class Node:
         Raises:
             AdapterError: It cannot be reached.
         """
-        self._backplane.watch(on_missed=self._missed)  # of its state the link itself writes to the log
+        self._backplane.watch(self._linked, self._missed)  # of its state the link itself writes to the log
         try:
             await self._backplane.connect()
         except BackplaneAway as error:
@@ -164,7 +167,9 @@ class Node:
         self._engine = engine
         self._owned = owned = Owned(self, engine.turn)
         self._answering = Answering(engine, self.abroad, owned)
-        self._operating = engine.overview = Operating(self, self._membership, engine, self.abroad, drain)
+        self._operating = engine.overview = Operating(
+            self, self._membership, engine, self.abroad, self._backplane, self._counts, drain
+        )
         self.abroad.begin(
             owned, engine.rooms.moved, engine.sending.window, engine.settle if engine.storage.is_log else None
         )
@@ -238,6 +243,7 @@ class Node:
             return await self._answered(ask)
         if not boot:
             raise Unreachable("no node has it now", surely=True)
+        self._counts.asking += 1
         slow = isinstance(ask, rpc.Submit | rpc.Attach | rpc.Read | rpc.Join | rpc.HandOff)
         try:
             payload = self._records.encode(ask, self._membership.speaks)
@@ -252,6 +258,8 @@ class Node:
             raise Unreachable(str(error), surely=True) from error
         except (BackplaneError, BadRecord) as error:
             raise Unreachable(str(error), surely=False) from error
+        finally:
+            self._counts.asking -= 1
         if not isinstance(answer, Answer):
             raise Unreachable(f"it answered with {type(answer).__name__}", surely=False)
         return answer
@@ -292,16 +300,22 @@ class Node:
         try:
             record = self._records.decode(payload)
         except UnknownVersion as error:
+            self._counts.records_refused += 1
             self._done(self._membership.cannot_read(str(error)))
             return
         except BadRecord as error:
+            self._counts.records_refused += 1
             logger.warning("A heartbeat cannot be read: %s", error, extra={"code": "malformed"})
             return
         if isinstance(record, Heartbeat):
             self._done(self._membership.heard(record, self._loop.time()))
 
     async def _answer(self, payload: bytes) -> bytes:
-        answer = await self._answered(self._read(payload, "what another node asks"))
+        self._counts.answering += 1
+        try:
+            answer = await self._answered(self._read(payload, "what another node asks"))
+        finally:
+            self._counts.answering -= 1
         try:
             return self._records.encode(answer, self._membership.speaks)
         except BadRecord as error:
@@ -318,8 +332,12 @@ class Node:
         try:
             return self._records.decode(payload)
         except BadRecord as error:
+            self._counts.records_refused += 1
             logger.warning("Of the nodes %s cannot be read: %s", what, error, extra={"code": "malformed"})
             return None
+
+    def _linked(self, state: LinkState) -> None:
+        self._counts.links_lost += state == "away"
 
     def _missed(self, topic: str | None) -> None:
         if topic is None:  # the link is there again
@@ -354,9 +372,15 @@ class Node:
             try:
                 if self._owned is not None:
                     self._owned.look(self._loop.time())
-                await self.abroad.follow()
             except Exception:
                 logger.exception("A look at what the nodes follow failed; it goes on.", extra={"code": "internal"})
+            self._spawn(self._follow())  # which may wait for a node that does not answer
+
+    async def _follow(self) -> None:
+        try:
+            await self.abroad.follow()
+        except Exception:
+            logger.exception("A look at what this node follows failed; it goes on.", extra={"code": "internal"})
 
     async def _sweep(self) -> None:
         """Close what is owned elsewhere after each change of the view, a part of the rooms at a time."""
@@ -376,6 +400,7 @@ class Node:
     def _done(self, changes: Sequence[Change]) -> None:
         """Do what a change of the nodes asks for, and write it to the log."""
         for change in changes:
+            self._counts.isolations += change.kind == "isolated"
             serious = change.kind in ("isolated", "refused", "differs", "full", "ignored")
             logger.log(
                 logging.WARNING if serious else logging.INFO,

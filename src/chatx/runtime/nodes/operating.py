@@ -12,9 +12,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Any, Final
 
-from chatx.cluster.membership import Membership
+from chatx.cluster.backplane import Backplane
+from chatx.cluster.membership import SUSPECT_S, Membership
 from chatx.cluster.memberships import MEMBERSHIPS_AT_ONCE
 from chatx.cluster.operating import (
     NAMES,
@@ -33,6 +34,7 @@ from chatx.cluster.rpc import Answer, Done, Refused
 from chatx.errors import RoomUnavailable
 from chatx.runtime.engine import Engine
 from chatx.runtime.nodes.abroad import Abroad
+from chatx.runtime.nodes.counts import Counts
 from chatx.runtime.nodes.peers import Peers, Unreachable
 from chatx.runtime.overview import Readiness, RoomOfNode, RoomsOfNodes, first_of, summary_of
 
@@ -53,16 +55,27 @@ class Operating:
         membership: Who is there.
         engine: This node's engine.
         abroad: What it follows of the others.
+        link: The link to them.
+        counts: What this node counts.
         drain: Begins to drain this node.
     """
 
     def __init__(
-        self, peers: Peers, membership: Membership, engine: Engine, abroad: Abroad, drain: Callable[[], object]
+        self,
+        peers: Peers,
+        membership: Membership,
+        engine: Engine,
+        abroad: Abroad,
+        link: Backplane,
+        counts: Counts,
+        drain: Callable[[], object],
     ) -> None:
         self._peers = peers
         self._membership = membership
         self._engine = engine
         self._abroad = abroad
+        self._link = link
+        self._counts = counts
         self._drain = drain
         self._drains = False
 
@@ -88,20 +101,31 @@ class Operating:
             case Show():
                 return self._shown(ask.room_id)
 
-    def figures(self) -> Mapping[str, int | dict[str, int]]:
+    def figures(self) -> Mapping[str, Any]:
         """Return the fields of `Statistics` that are about nodes."""
         now = self._engine.loop.time()
         states = {"up": 0, "joining": 0, "draining": 0, "suspect": 0, "ignored": 0}
-        silent = {*self._membership.suspects(now)}
         for peer in self._membership.peers():
-            states[_state_of(peer, silent)] += 1
+            states[_state_of(peer, now)] += 1
         own = self._membership.state
         if own in states:
             states[own] += 1
+        behind, lag_s = self._abroad.lag
+        counts = self._counts
         return {
             "nodes": states,
             "rooms_owned": self.owned,
             "rooms_followed": len(self._abroad),
+            "replicas_behind": behind,
+            "replica_lag_ms": int(lag_s * 1000),
+            "rooms_left": self._abroad.left_behind,
+            "link_connected": int(self._link.state == "connected"),
+            "link_pending_bytes": self._link.pending_bytes,
+            "requests_asking": counts.asking,
+            "requests_answering": counts.answering,
+            "records_refused": counts.records_refused,
+            "isolations": counts.isolations,
+            "links_lost": counts.links_lost,
         }
 
     async def rooms(self, after: str, limit: int) -> RoomsOfNodes:
@@ -166,7 +190,7 @@ class Operating:
             int(lag_s * 1000),
             self._abroad.left_behind,
             len(self._engine.consumers),
-            0,
+            self._counts.isolations,
             self._membership.suspects(now)[:NAMES],
         )
 
@@ -215,7 +239,7 @@ class _Page:
         return [self._found[each] for each in shown], shown[-1] if len(room_ids) > len(shown) else self._upto
 
 
-def _state_of(peer: Peer, silent: set[str]) -> str:
+def _state_of(peer: Peer, now: float) -> str:
     if peer.ignored is not None:
         return "ignored"
-    return "suspect" if peer.heartbeat.node in silent else peer.heartbeat.state
+    return "suspect" if now - peer.heard_at >= SUSPECT_S else peer.heartbeat.state
