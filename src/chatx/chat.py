@@ -23,6 +23,7 @@ from chatx.runtime.engine import Engine
 from chatx.runtime.nodes.link import link_of
 from chatx.runtime.nodes.node import Node, new_boot
 from chatx.runtime.outbox_page import outbox_page
+from chatx.runtime.plain_members import join_plain, leave_plain
 from chatx.runtime.siblings import Siblings
 from chatx.runtime.statistics import Statistics, statistics_of
 from chatx.runtime.subscription import CallbackSubscription, Subscription
@@ -244,7 +245,7 @@ class Chat:
             RoomUnavailable: The room has just failed.
             Closed: The chat is not running.
         """
-        await self.engine.join_plain(room_id, user_id, time.time_ns() // 1_000_000)
+        await join_plain(self.engine, room_id, user_id, time.time_ns() // 1_000_000)
 
     async def leave(self, room_id: str, user_id: str) -> None:
         """End the membership that `join` began, if there is one; those of connections stay.
@@ -253,7 +254,7 @@ class Chat:
             InvalidMessage: An id is not valid.
             Closed: The chat is not running.
         """
-        await self.engine.leave_plain(room_id, user_id)
+        await leave_plain(self.engine, room_id, user_id)
 
     async def send_message(
         self,

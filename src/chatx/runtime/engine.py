@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Sequence
 from threading import get_ident
 from typing import Literal
 
@@ -14,7 +13,7 @@ from chatx.adapters.protocols import Action
 from chatx.adapters.room_log import is_log
 from chatx.config import ChatConfig
 from chatx.config_checks import DURABILITIES
-from chatx.core.message import Draft, Entry, Message, Position, Presences, Unrecovered
+from chatx.core.message import Draft, Message, Position, Presences, Unrecovered
 from chatx.core.room import Room
 from chatx.core.validation import valid_id
 from chatx.errors import AdapterError, ChatError, Closed, ConfigError, InvalidMessage, Revoked
@@ -139,7 +138,7 @@ class Engine(OwnLoop):
         committing = self.delivery.committing
         return None if committing is None else "away" if committing.away else "ok"
 
-    def _storage_of(self, room_id: str) -> Storage:
+    def storage_of(self, room_id: str) -> Storage:
         """Return what a room is read from, where memory does not have it."""
         return (None if self.elsewhere is None else self.elsewhere.storage_of(room_id)) or self.storage
 
@@ -297,37 +296,6 @@ class Engine(OwnLoop):
         if head.offset and process.stored_to == head and (not process.proven or process.doubted):
             await self.storage.mark_closed([(process.room_id, head)])
 
-    async def join_plain(self, room_id: str, user_id: str, now_ms: int) -> None:
-        """Begin a user's plain membership, which lives with the room's owner; errors as `Chat.join`."""
-        if self.elsewhere is None:
-            process = await self.enter(room_id, user_id, "join")
-            process.join_plain(user_id, now_ms)
-            return
-        self.check_open()
-        valid_id(room_id, "room_id")
-        valid_id(user_id, "user_id")
-        since = self.revocations.count
-        await self.authorize(user_id, room_id, "join")
-        self.revocations.check(user_id, since)
-        if self.elsewhere.owns(room_id):
-            await self.begin_plain(room_id, user_id, now_ms)
-        else:
-            await self.elsewhere.join(room_id, user_id)
-
-    async def begin_plain(self, room_id: str, user_id: str, now_ms: int) -> None:
-        """Begin the plain membership of a user who may, in a room of this node."""
-        process = await self.room(valid_id(room_id, "room_id"))
-        process.join_plain(valid_id(user_id, "user_id"), now_ms)
-
-    async def leave_plain(self, room_id: str, user_id: str) -> None:
-        """End a user's plain membership; errors as `Chat.leave`."""
-        valid_id(user_id, "user_id")
-        process = self.rooms.find(valid_id(room_id, "room_id"))
-        if self.elsewhere is not None and not self.elsewhere.owns(room_id):
-            await self.elsewhere.leave(room_id, user_id)
-        elif process is not None:
-            process.leave_plain(user_id)
-
     async def presences(self, room_id: str) -> Presences:
         """Return who is in a room; errors as `Chat.presence`."""
         process = self.rooms.find(valid_id(room_id, "room_id"))
@@ -376,7 +344,7 @@ class Engine(OwnLoop):
 
     def missed_in_memory(self, process: RoomProcess, after: Position) -> Missed | None:
         """Return a page of what a reader of the room missed, or None where only `missed` can read it."""
-        storage = self._storage_of(process.room_id)
+        storage = self.storage_of(process.room_id)
         return missed_in_memory(process, storage, after, self.page_messages, self.config.resume_max_messages)
 
     async def missed(self, process: RoomProcess, after: Position | None) -> Missed:
@@ -387,7 +355,7 @@ class Engine(OwnLoop):
         try:
             # Reading from persistence takes time, in which an idle room would be forgotten.
             with process.held():
-                storage = self._storage_of(process.room_id)
+                storage = self.storage_of(process.room_id)
                 page = await missed(process, storage, after, self.page_messages, self.config.resume_max_messages)
         except AdapterError:
             self.check_open()  # a read that the stop cut short is no fault of the adapter
@@ -397,50 +365,25 @@ class Engine(OwnLoop):
 
     def page_in_memory(self, process: RoomProcess, after: Position, most: int) -> Page | Unrecovered | None:
         """Return the next page of a reader of the room, or None where only `next_page` can read it."""
-        return page_in_memory(process, self._storage_of(process.room_id), after, most)
+        return page_in_memory(process, self.storage_of(process.room_id), after, most)
 
     async def next_page(self, process: RoomProcess, after: Position, most: int) -> Page | Unrecovered:
         """Return the next page of a reader of the room; errors as `catchup.next_page`."""
         try:
             with process.held():
-                page = await next_page(process, self._storage_of(process.room_id), after, most)
+                page = await next_page(process, self.storage_of(process.room_id), after, most)
         except AdapterError:
             self.check_open()  # a read that the stop cut short is no fault of the adapter
             raise
         self.check_open()
         return page
 
-    async def entries(
-        self, room_id: str, place: Position | None, *, behind: bool, limit: int
-    ) -> tuple[Sequence[Entry], Position | None]:
-        """Return entries of a room of this node behind a place, ahead of one or the newest, and the oldest place kept.
-
-        Raises:
-            AdapterError: The store cannot be read now.
-        """
-        process = await self.room(room_id)
-        storage = self._storage_of(room_id)
-        with process.held():
-            oldest = Position(process.head.epoch, process.oldest)
-            if behind and place is not None:
-                page = process.page(place, limit)
-                if isinstance(page, list):
-                    return page, oldest
-                if not storage.serves_history:
-                    return (), oldest
-                found = await storage.read(room_id, after=place, limit=limit)
-                return found.entries, found.oldest
-            entries = process.newest(limit) if place is None else process.before(place, limit)
-            if entries or not storage.serves_history:
-                return entries, oldest
-            return await storage.load(room_id, before=place, limit=limit), None
-
     async def history(self, room_id: str, before: object, after: object, limit: int) -> list[Message]:
         """Return messages ahead of a place or behind it; errors as `Chat.history`."""
         self.check_open()
         valid_id(room_id, "room_id")
         ahead, behind = checked_places(before, after, limit)
-        committing, storage = self.delivery.committing, self._storage_of(room_id)
+        committing, storage = self.delivery.committing, self.storage_of(room_id)
 
         place, process = behind or ahead, self.rooms.find(room_id)
         if place is not None and process is not None and process.replica:

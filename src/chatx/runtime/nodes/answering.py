@@ -15,8 +15,10 @@ from chatx.errors import ChatError, RoomUnavailable
 from chatx.runtime.engine import Engine
 from chatx.runtime.nodes.abroad import Abroad
 from chatx.runtime.nodes.fitting import newest_that_fit, oldest_that_fit
+from chatx.runtime.nodes.own_entries import own_entries
 from chatx.runtime.nodes.owned import Owned, in_order
 from chatx.runtime.nodes.refusals import refused
+from chatx.runtime.plain_members import begin_plain, leave_plain
 
 logger: logging.Logger = logging.getLogger("chatx")
 
@@ -71,9 +73,9 @@ class Answering:
             case rpc.Read():
                 return await self._read(ask)
             case rpc.Join():
-                await engine.begin_plain(ask.room_id, ask.user_id, time.time_ns() // 1_000_000)
+                await begin_plain(engine, ask.room_id, ask.user_id, time.time_ns() // 1_000_000)
             case rpc.Leave():
-                await engine.leave_plain(ask.room_id, ask.user_id)
+                await leave_plain(engine, ask.room_id, ask.user_id)
             case rpc.Present():
                 present = [each for each in in_order(await engine.presences(ask.room_id)) if each.ref > ask.behind]
                 return rpc.Presence(tuple(present[:MEMBERSHIPS_AT_ONCE]), len(present) > MEMBERSHIPS_AT_ONCE)
@@ -87,6 +89,6 @@ class Answering:
 
     async def _read(self, ask: rpc.Read) -> rpc.Answer:
         place = None if ask.place is None else Position(ask.place.epoch, ask.place.offset)
-        entries, oldest = await self._engine.entries(ask.room_id, place, behind=ask.behind, limit=ask.limit)
+        entries, oldest = await own_entries(self._engine, ask.room_id, place, behind=ask.behind, limit=ask.limit)
         found = oldest_that_fit(entries) if ask.behind else newest_that_fit(entries)
         return rpc.Found(tuple(Placed.of(each) for each in found), None if oldest is None else Place(*oldest))
