@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
@@ -10,7 +11,7 @@ from chatx import Draft, RateLimit, RoomUnavailable
 from chatx.cluster.memory_backplane import MemoryHub
 from chatx.cluster.rpc import Answer, Ask, HandedOff, HandOff
 from chatx.runtime.nodes.peers import Unreachable
-from tests.runtime.nodes.fabric import Node, nodes, room_of
+from tests.runtime.nodes.fabric import ANSWERED_S, Node, nodes, room_of
 from tests.runtime.nodes.test_large_records import filled, ids
 from tests.runtime.nodes.test_nodes import boot_of, clustered, hub, three
 from tests.virtual import virtual
@@ -95,6 +96,40 @@ async def test_a_room_that_moves_on_while_it_is_taken_over_goes_on_at_the_third_
         history = await b.chat.history(room)
         assert history[0] == first
         assert [each.offset for each in history] == list(range(1, len(history) + 1))
+
+
+@virtual
+async def test_of_what_several_nodes_had_of_a_room_the_newest_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    async with nodes("a", "b") as (fabric, (a, b)):
+        room = next(each for each in (room_of("c", "a", "b", number=n) for n in range(9)) if a.owner(each) == a.boot)
+        old = await a.chat.send_message(room, "ann", "old")
+        fabric.cut |= {(a.boot, b.boot), (b.boot, a.boot)}
+        b.see("b")
+        while time.time_ns() // 1_000_000 == old.inserted_at:
+            pass  # a ms at most, which tells the streams apart
+        new = await b.chat.send_message(room, "ann", "new")
+        assert new.epoch != old.epoch
+        fabric.cut.clear()
+        c = Node(fabric, "c")
+        fabric.see("a", "b", "c")  # of the others, the first that it asks is the one with the old stream
+        third = await c.chat.send_message(room, "ann", "third")
+        assert (third.epoch, third.offset) == (new.epoch, 2)
+        assert await a.chat.history(room) == [new, third]
+        assert f"{old.epoch} ends, at 1." in caplog.text
+
+
+@virtual
+async def test_who_has_found_a_room_does_not_wait_for_a_node_that_does_not_answer() -> None:
+    async with nodes("a", "b") as (fabric, (a, b)):
+        room = room_of("c", "a", "b")
+        first = await a.chat.send_message(room, "ann", "first")
+        other = next(each for each in (a, b) if each.owner(room) != each.boot)
+        c = Node(fabric, "c")
+        fabric.cut.add((other.boot, c.boot))
+        fabric.see("a", "b", "c")
+        async with asyncio.timeout(ANSWERED_S):
+            second = await c.chat.send_message(room, "ann", "second")
+        assert (second.epoch, second.offset) == (first.epoch, 2)
 
 
 @virtual

@@ -4,7 +4,9 @@ Rules:
 1. What is here of a room that has moved is kept for its new owner, in `LeftRooms`, and with a log it is there first.
 2. An owner that is asked for a room which it believes to be its own gives it up: who asks knows more. For `GIVEN_UP_S`
    the room is not this node's.
-3. Where two nodes open one room at once, and each asks the other, the later boot goes first.
+3. Whoever begins a room asks all who may have had it, and goes on with the newest state. Where something was found, one
+   that does not answer is waited for no longer than `OTHERS_S`.
+4. Where two nodes open one room at once, and each asks the other, the later boot goes first.
 """
 
 from __future__ import annotations
@@ -12,8 +14,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
+
+from msgspec import Struct
 
 from chatx.cluster.fields import Place
 from chatx.cluster.live import Placed
@@ -34,6 +38,17 @@ GIVEN_UP_S = 3.0
 
 OFFERED_AT_ONCE = 50
 """Rooms that have moved of which their new owners are told at a time."""
+
+OTHERS_S = 0.5
+"""Seconds for which a room that one node had waits for what the others say, which may have had a newer one."""
+
+
+class _Found(Struct):
+    """What a node has answered that had the room."""
+
+    boot: str
+    head: Place
+    newest: HandedOff
 
 
 class HandingOver:
@@ -100,55 +115,86 @@ class HandingOver:
         """Return the place at which a room of this node goes on that another had a moment ago, or None."""
         self._opening[room_id] = asyncio.Event()
         until = self._loop.time() + HELD_S
-        asked: set[str] = set()
         self._takes += 1
         take = f"{self._peers.boot}.{self._takes:x}"
-        found = None
-        while found is None and (left := [boot for boot in self._peers.before(room_id) if boot not in asked]):
-            try:
-                found = await self._take(left[0], room_id, take)
-            except Unreachable:
-                # It may be what has the room: where it is gone, the nodes' view changes soon.
-                if self._loop.time() >= until or room_id in self._given_up:
-                    break
+        asked: set[str] = set()
+        found: list[_Found] = []
+        while boots := [boot for boot in self._peers.before(room_id) if boot not in asked]:
+            answered, found = await self._ask_all(boots, room_id, take)
+            asked |= answered
+            # Who has not answered may be what has the room: where it is gone, the nodes' view changes soon.
+            if found or self._loop.time() >= until or room_id in self._given_up:
+                break
+            if len(answered) < len(boots):
                 await asyncio.sleep(AGAIN_S)
-            else:
-                asked.add(left[0])
-        found = found or self._left.take_back(room_id)
-        if found is None:
+        left = await self._take(_newest(found), room_id, take) if found else None
+        own = self._left.take_back(room_id)
+        if own is not None and (left is None or _is_newer(own.head, own.entries, left.head, left.entries)):
+            left = own
+        if left is None:
             return None
-        self._inherited[room_id] = found
-        return Position(found.head.epoch, found.head.offset - len(found.entries))
+        for head in (*(each.head for each in found), *(() if own is None else (own.head,))):
+            if head.epoch != left.head.epoch:
+                text = "Room %r went on in two streams, at nodes that did not hear each other; %s ends, at %d."
+                logger.warning(text, room_id, head.epoch, head.offset, extra={"room": room_id, "code": "stream_ended"})
+        self._inherited[room_id] = left
+        return Position(left.head.epoch, left.head.offset - len(left.entries))
 
-    async def _take(self, boot: str, room_id: str, take: str) -> Left | None:
-        """Return what a node had of a room, part by part from the newest on; None where that is nothing.
+    async def _ask_all(self, boots: list[str], room_id: str, take: str) -> tuple[set[str], list[_Found]]:
+        """Return which nodes have answered, and what they had; where something was, the others have `OTHERS_S` more."""
+        asking = [self._loop.create_task(self._ask(boot, room_id, take)) for boot in boots]
+        found: list[_Found] = []
+        answered: set[str] = set()
+        waiting = set(asking)
+        try:
+            while waiting:
+                done, waiting = await asyncio.wait(
+                    waiting, timeout=OTHERS_S if found else None, return_when=asyncio.FIRST_COMPLETED
+                )
+                if not done:
+                    break
+                for boot, task in zip(boots, asking, strict=True):
+                    answer = task.result() if task in done else None
+                    if answer is not None:
+                        answered.add(boot)
+                        if answer.head is not None:
+                            found.append(_Found(boot, answer.head, answer))
+        finally:
+            for task in waiting:
+                task.cancel()
+        return answered, found
 
-        Raises:
-            Unreachable: It cannot be asked, or is opening the room itself.
-        """
-        head: Place | None = None
+    async def _ask(self, boot: str, room_id: str, take: str) -> HandedOff | None:
+        """Return the newest of what a node had of a room; None where it cannot be asked, or is opening it itself."""
+        try:
+            answer = await self._peers.ask(boot, HandOff(room_id, self._peers.boot, take))
+        except Unreachable:
+            return None
+        if isinstance(answer, Moved):
+            return None
+        return answer if isinstance(answer, HandedOff) else HandedOff(None, ())
+
+    async def _take(self, found: _Found, room_id: str, take: str) -> Left:
+        """Return all that a node had of a room, part by part from the newest on."""
+        head, answer = found.head, found.newest
         entries: list[Placed] = []
         while True:
-            before = entries[0].place.offset if entries else None
-            try:
-                answer = await self._peers.ask(boot, HandOff(room_id, self._peers.boot, take, before))
-            except Unreachable:
-                if head is None:
-                    raise
-                break  # the newest are here, and older ones are too old
-            if isinstance(answer, Moved) and head is None:
-                raise Unreachable("it is opening the room", surely=True)
-            if not isinstance(answer, HandedOff) or answer.head is None:
-                break
-            head = head or answer.head
-            end = head.offset + 1 if before is None else before
+            end = entries[0].place.offset if entries else head.offset + 1
             places = [each.place for each in answer.entries]
             if places != [Place(head.epoch, offset) for offset in range(end - len(places), end)]:
                 break  # what does not lead up to the rest is none of it
             entries[:0] = answer.entries
             if not answer.more or not places or len(entries) >= self._history_size:
                 break
-        return None if head is None else Left(head, entries, 0.0)
+            try:
+                ask = HandOff(room_id, self._peers.boot, take, entries[0].place.offset)
+                more = await self._peers.ask(found.boot, ask)
+            except Unreachable:
+                break  # the newest are here, and older ones are too old
+            if not isinstance(more, HandedOff) or more.head is None:
+                break
+            answer = more
+        return Left(head, entries, 0.0)
 
     def began(self, process: RoomProcess) -> None:
         """Take note that a room of this node has begun here, and fill it with what it inherits."""
@@ -280,3 +326,26 @@ class HandingOver:
             return isinstance(await self._peers.ask(owner, Read(room_id, None, False, 1)), Found)
         except Unreachable:
             return False
+
+
+def _newest(found: list[_Found]) -> _Found:
+    newest = found[0]
+    for each in found[1:]:
+        if _is_newer(each.head, each.newest.entries, newest.head, newest.newest.entries):
+            newest = each
+    return newest
+
+
+def _is_newer(head: Place, entries: Sequence[Placed], than: Place, its_entries: Sequence[Placed]) -> bool:
+    """Return whether one state of a room is newer than another.
+
+    Of two streams that is the one in which something was said last, by the clocks of who placed it: nodes that were cut
+    off from each other have each begun one.
+    """
+    if head.epoch == than.epoch:
+        return head.offset > than.offset
+    return _said_last(entries) > _said_last(its_entries)
+
+
+def _said_last(entries: Sequence[Placed]) -> int:
+    return entries[-1].row.inserted_at if entries else 0
