@@ -206,7 +206,7 @@ class PresenceDiff(Struct, frozen=True):
 
 
 class SubscriptionEnded(Struct, frozen=True, gc=False):
-    """One of a connection's subscriptions was ended by the room; the connection and its other rooms go on.
+    """A room has ended what a connection held there, its subscription or its membership or both; its other rooms go on.
 
     Attributes:
         room_id: The room.

@@ -58,6 +58,8 @@ class Connection(Consumer):
     async def join(self, room_id: str) -> None:
         """Become a member of the room, until `leave` or the end of the block; twice is harmless.
 
+        Where the room closes, or goes on at another node, the membership ends with a `SubscriptionEnded`: join again.
+
         Raises:
             InvalidMessage: The room id is not valid.
             Unauthorized: The auth adapter said no; `AdapterError`: it failed.
@@ -69,7 +71,9 @@ class Connection(Consumer):
         self._open_engine()
         joined = self._joined.get(room_id)
         if joined is None or joined[0] is not process:
-            self._joined[room_id] = (process, process.join(self.user_id, time.time_ns() // 1_000_000))
+            now_ms = time.time_ns() // 1_000_000
+            ref = process.join(self.user_id, now_ms, lambda error: self._membership_ended(room_id, process, error))
+            self._joined[room_id] = (process, ref)
 
     async def leave(self, room_id: str) -> None:
         """End this connection's membership, if there is one."""
@@ -188,9 +192,19 @@ class Connection(Consumer):
         self._taken = iter([event for event in self._taken if event.room_id != room_id])
         self._backlog = deque(event for event in self._backlog if event.room_id != room_id)
 
+    def _membership_ended(self, room_id: str, process: RoomProcess, error: ChatError) -> None:
+        joined, read = self._joined.get(room_id), self._subscribed.get(room_id)
+        if joined is not None and joined[0] is process:
+            del self._joined[room_id]
+            if read is None or read[0] is not process:  # who reads the room is told once, behind what it said
+                self._tell_ended(room_id, error)
+
     def _ended(self, room_id: str, error: ChatError) -> None:
         self._subscribed.pop(room_id, None)
         self._behind.pop(room_id, None)
+        self._tell_ended(room_id, error)
+
+    def _tell_ended(self, room_id: str, error: ChatError) -> None:
         mailbox = self._mailbox
         if mailbox is None or mailbox.error is not None or self._engine is None:
             return

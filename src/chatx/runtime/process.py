@@ -15,7 +15,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import ParamSpec, Protocol, TypeVar
+from typing import ParamSpec, Protocol, TypeAlias, TypeVar
 
 from chatx.core.fanout import Callback, Subscriber
 from chatx.core.interrupts import from_signal
@@ -32,6 +32,9 @@ logger: logging.Logger = logging.getLogger("chatx")
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+OnEnded: TypeAlias = Callable[[ChatError], object]
+"""What is called where a room ends something that somebody holds there; what it raises is logged."""
 
 RESTARTS = 3
 """Crashes within the window that a room survives; Elixir's supervisors have the same default."""
@@ -117,6 +120,7 @@ class RoomProcess(RoomState):
         self._recent: deque[float] = deque(maxlen=RESTARTS + 1)
         self._error: RoomUnavailable | None = None
         self._refs = 0
+        self._on_ended: dict[str, OnEnded] = {}  # by the ref of the membership
         self._holders = 0  # who is about to use it, and must find it here
 
     @property
@@ -228,8 +232,11 @@ class RoomProcess(RoomState):
         if self.idle:
             self._keeper.fell_idle(self)
 
-    def join(self, user_id: str, now_ms: int) -> str:
-        """Begin a membership of the user, beside those that the user may have, and return its ref."""
+    def join(self, user_id: str, now_ms: int, on_ended: OnEnded | None = None) -> str:
+        """Begin a membership of the user, beside those that the user may have, and return its ref.
+
+        Where the room is closed with the membership in it, `on_ended` is called, ahead of the subscribers' ends.
+        """
         self._refs += 1
         ref = f"{self._refs:x}" if self._neighbours is None else self._neighbours.new_ref()
         meta = PresenceMeta(ref, now_ms)
@@ -242,6 +249,8 @@ class RoomProcess(RoomState):
         finally:
             self._count()
             self._turn.touch(self)
+        if on_ended is not None:
+            self._on_ended[ref] = on_ended
         if self._neighbours is not None:
             self._neighbours.joined(self, user_id, meta)
         if first and self._telemetry.watched("room_join"):
@@ -250,6 +259,7 @@ class RoomProcess(RoomState):
 
     def leave(self, user_id: str, ref: str) -> bool:
         """End a membership; return whether there was one. Never raises: a membership that is gone is left already."""
+        self._on_ended.pop(ref, None)
         try:
             left = self._contained(self.room.leave, user_id, ref)
         except RoomUnavailable:
@@ -343,7 +353,10 @@ class RoomProcess(RoomState):
             raise self._error.again()
 
     def close(self, error: ChatError) -> None:
-        """End every subscription with this error."""
+        """End every subscription with this error, and tell whoever asked for it that a membership has ended."""
+        told, self._on_ended = self._on_ended, {}
+        for on_ended in told.values():
+            self._tell(on_ended, error)
         for subscriber in list(self.room.fanout.subscribers):
             self.room.fanout.remove(subscriber)
             self._count()
@@ -437,15 +450,17 @@ class RoomProcess(RoomState):
                 self._end(subscriber, mailbox.error)
 
     def _end(self, subscriber: Subscriber, error: ChatError) -> None:
-        if subscriber.on_closed is None:
-            return
+        if subscriber.on_closed is not None:
+            self._tell(subscriber.on_closed, error)
+
+    def _tell(self, on_ended: OnEnded, error: ChatError) -> None:
         try:
-            subscriber.on_closed(error)
+            on_ended(error)
         except BaseException as raised:
             if from_signal(raised):
                 raise
             logger.exception(
-                "What a subscriber of room %r does at its end raised.",
+                "What a subscriber or member of room %r does at its end raised.",
                 self.room_id,
                 extra={"room": self.room_id, "code": SubscriberFailed.code},
             )

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from chatx import Draft, RateLimit, RoomUnavailable
+from chatx import Draft, RateLimit, RoomUnavailable, SubscriptionEnded
 from chatx.cluster.memory_backplane import MemoryHub
 from chatx.cluster.rpc import Answer, Ask, HandedOff, HandOff
 from chatx.runtime.nodes.peers import Unreachable
@@ -130,6 +130,26 @@ async def test_who_has_found_a_room_does_not_wait_for_a_node_that_does_not_answe
         async with asyncio.timeout(ANSWERED_S):
             second = await c.chat.send_message(room, "ann", "second")
         assert (second.epoch, second.offset) == (first.epoch, 2)
+
+
+@virtual
+async def test_a_connection_that_has_joined_is_told_once_that_its_room_goes_on_elsewhere() -> None:
+    async with nodes("a", "b") as (fabric, (a, b)):
+        room = room_of("a", "b")
+        async with b.chat.connect("ann") as joined, b.chat.connect("bob") as reads, b.chat.connect("cid") as left:
+            for each in (joined, reads, left):
+                await each.join(room)
+            await reads.subscribe(room)
+            await left.leave(room)
+            await a.crash()
+            fabric.see("b")
+            for each in (joined, reads):
+                event = await anext(each)
+                assert isinstance(event, SubscriptionEnded)
+                assert (event.room_id, event.code) == (room, "room_unavailable")
+                await each.join(room)
+            assert {*await b.chat.presence(room)} == {"ann", "bob"}
+            assert joined.unread == reads.unread == left.unread == 0
 
 
 @virtual
