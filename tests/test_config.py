@@ -256,7 +256,7 @@ WRONG: dict[str, Any] = {
     "history_size": 0,
     "mailbox_size": "5",
     "rate_limit": RateLimit(0, 0),
-    "cluster_strategy": "horde",
+    "cluster_strategy": "redis",
     "auth": object(),
     "moderation": FaultyModeration,
     "persistence": 5,

@@ -152,10 +152,10 @@ class ChatConfig:
         with problems.gathered():
             check_store_option(self.store, self.persistence)
         with problems.gathered():
-            check_durability(self.durability, self.persistence, self.store)
+            check_durability(self)
         for name in ("retention_days", "retention_messages"):
             with problems.gathered():
-                check_retention(name, getattr(self, name), self.persistence, self.store)
+                check_retention(name, self)
         object.__setattr__(self, "middlewares", checked_middlewares(self.middlewares, problems))
         if self.on_dead_letter is not None:
             with problems.gathered():

@@ -71,7 +71,7 @@ def check_rate_limit(value: object, problems: Problems) -> None:
 
 
 def check_strategy(value: object) -> None:
-    """Raise `ConfigError` unless this version has the cluster strategy."""
+    """Raise `ConfigError` unless there is such a cluster strategy."""
     if value not in STRATEGIES:
         raise ConfigError(f"cluster_strategy is {shown_value(value)}; it must be one of {', '.join(STRATEGIES)}.")
     if value == "horde":
@@ -99,19 +99,28 @@ def check_cluster(config: Any, problems: Problems) -> None:
     with problems.gathered():
         if isinstance(url, str) and url:
             _check_nodes_url(url, config.cluster_credentials)
+    strategy = config.cluster_strategy
     with problems.gathered():
-        if url is None and config.cluster_strategy == "pg":
+        if url is None and strategy in ("pg", "horde"):
             raise ConfigError(
-                "cluster_strategy is 'pg' and there is no cluster_url: give the URL of a NATS server that all nodes "
-                "reach, as nats://127.0.0.1:4222."
+                f"cluster_strategy is {strategy!r} and there is no cluster_url: give the URL of a NATS server that all "
+                "nodes reach, as nats://127.0.0.1:4222."
             )
-        if config.cluster_strategy == "pg" and _has_one_writer(config):
+        if strategy in ("pg", "horde") and _has_one_writer(config):
             raise ConfigError(
-                "cluster_strategy is 'pg' and the store has one writer, so it is for one node; use PostgreSQL, which "
-                "the nodes can share, or a persistence adapter of your own."
+                f"cluster_strategy is {strategy!r} and the store has one writer, so it is for one node. Use "
+                "PostgreSQL, which the nodes can share; or 'horde' and no store, since its nodes keep a log of their "
+                "own; or a persistence adapter of your own."
             )
-        if url is not None and config.cluster_strategy == "local":
-            raise ConfigError("cluster_url is given, and cluster_strategy 'local' has no use for it; use 'pg'.")
+        if strategy == "horde" and (config.store is not None or config.persistence is not None):
+            raise ConfigError(
+                "cluster_strategy is 'horde', whose nodes keep a log of their own, and there is a store or persistence "
+                "too, which this version does not have yet; leave it out, or use 'pg'."
+            )
+        if url is not None and strategy == "local":
+            raise ConfigError(
+                "cluster_url is given, and cluster_strategy 'local' has no use for it; use 'pg' or 'horde'."
+            )
     with problems.gathered():
         if (config.cluster_cert is None) != (config.cluster_key is None):
             raise ConfigError("cluster_cert and cluster_key belong together; give both or neither.")
@@ -182,22 +191,29 @@ def check_store_option(store: object, persistence: object) -> None:
     check_store(store)
 
 
-def check_durability(durability: object, persistence: object, store: object) -> None:
+def check_durability(config: Any) -> None:
     """Raise `ConfigError` unless there is such a durability, and a log where it needs one."""
+    durability = config.durability
     if durability not in DURABILITIES:
         raise ConfigError(f"durability is {shown_value(durability)}; it must be one of {', '.join(DURABILITIES)}.")
-    if durability == "stored" and store is None and not is_log(persistence):
+    if durability == "stored" and not _has_log(config):
         raise ConfigError(
             "durability is 'stored', and persistence is no log that could say so; give one, such as "
             "store='sqlite:///chat.db', or leave durability at 'sequenced'."
         )
 
 
-def check_retention(name: str, value: object, persistence: object, store: object) -> None:
+def _has_log(config: Any) -> bool:
+    """Return whether there is a log, or a store that is one, which has not been opened yet."""
+    return config.store is not None or config.cluster_strategy == "horde" or is_log(config.persistence)
+
+
+def check_retention(name: str, config: Any) -> None:
     """Raise `ConfigError` where an option bounds what is kept, and nothing that saves here lets go of it."""
-    if type(value) is not int or not 0 < value <= _MOST or store is not None:
+    value = getattr(config, name)
+    if type(value) is not int or not 0 < value <= _MOST:
         return
-    if not (is_log(persistence) and trims(persistence)):
+    if not _has_log(config) or (is_log(config.persistence) and not trims(config.persistence)):
         raise ConfigError(
             f"{name} is {shown_value(value)}, and persistence is no log that lets go of old entries; give one, such as "
             f"store='sqlite:///chat.db', or leave {name} at 0 and delete what is old yourself."

@@ -213,8 +213,7 @@ class LiveResponse(Response):
                 if after is not None:
                     # The join alone would begin a new stream where the store cannot say where the old one stood.
                     process = await engine.enter(self._room_id, self._user_id, "join", at_a_place=True)
-                    if process.replica:
-                        await engine.reach(process, after)
+                    await engine.reach(process, after)
                     far, head = _too_far(process, after), process.head
                 await connection.join(self._room_id)
                 if not known:

@@ -398,7 +398,8 @@ class Committing(LogBacklog):
     def fenced(self, process: RoomProcess) -> None:
         """Close a room that somebody else has taken over."""
         logger.error(
-            "Room %r was taken over by somebody else and is closed here; two chats write to one store.",
+            "Room %r was taken over by somebody else and is closed here; where that is no other node of this chat, two "
+            "chats write to one store.",
             process.room_id,
             extra={"room": process.room_id, "code": "fenced"},
         )

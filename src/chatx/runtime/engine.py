@@ -118,7 +118,9 @@ class Engine(OwnLoop):
             loop=self.loop,
             elsewhere=elsewhere,
         )
-        self._by_default_stored = config.durability == "stored"
+        # Under horde an acknowledgement is always the log's.
+        self._always_stored = config.cluster_strategy == "horde"
+        self._by_default_stored = self._always_stored or config.durability == "stored"
         self._connect_log()
         self.trimming: Trimming = Trimming(config, self.boundary, self.loop, lambda: self.store == "away")
         self._auth = guard_of(config, self.boundary, "auth")
@@ -158,7 +160,7 @@ class Engine(OwnLoop):
         storage.on_keyed = self.sending.remember
 
     def stored(self, durability: object) -> bool:
-        """Return whether a message is to be stored before anybody sees it.
+        """Return whether a message is to be stored before anybody sees it; under `horde` each is.
 
         Args:
             durability: What was asked for, or None for the option.
@@ -176,7 +178,7 @@ class Engine(OwnLoop):
                 "durability is 'stored', and persistence is no log that could say so; give one, such as "
                 "SQLitePersistence('chat.db')."
             )
-        return durability == "stored"
+        return self._always_stored or durability == "stored"
 
     async def send(
         self,
@@ -325,22 +327,34 @@ class Engine(OwnLoop):
         except AdapterError:
             self.check_open()  # a read that the stop cut short is no fault of the adapter
             raise
-        if after is not None and process.replica:
+        if after is not None:
             await self.reach(process, after)
         return process, await self.missed(process, after)
 
     async def reach(self, process: RoomProcess, place: Position) -> None:
-        """Bring a replica up to a place at which somebody stands already, since they have it from another node.
+        """Bring a room up to a place at which somebody stands already, since they have it from another node.
+
+        A replica asks its owner. A room of this node in whose log somebody else has written is theirs by now, or was
+        for a while: it is closed, and goes on from what the log has when it is opened again.
 
         Raises:
             RoomUnavailable: The room's owner cannot be reached, or the room has moved meanwhile.
+            AdapterError: The log cannot be read now.
         """
         head = process.head
-        if self.elsewhere is not None and place.epoch == head.epoch and place.offset > head.offset:
-            with process.held():
+        if self.elsewhere is None or place.epoch != head.epoch or place.offset <= head.offset:
+            return
+        with process.held():
+            if process.replica:
                 await self.elsewhere.reach(process)
-            process.check()
-            self.check_open()
+                if self.storage.is_log and place.epoch == process.head.epoch and place.offset > process.head.offset:
+                    # The owner may be the one who does not know: it is shown the place, and looks into the log.
+                    await self.storage_of(process.room_id).read(process.room_id, after=place, limit=1)
+                    await self.elsewhere.reach(process)
+            elif isinstance(self.storage, LogStorage) and await self.storage.is_ahead(process.room_id, process.head):
+                self.rooms.moved(process)
+        process.check()
+        self.check_open()
 
     def missed_in_memory(self, process: RoomProcess, after: Position) -> Missed | None:
         """Return a page of what a reader of the room missed, or None where only `missed` can read it."""
@@ -386,7 +400,7 @@ class Engine(OwnLoop):
         committing, storage = self.delivery.committing, self.storage_of(room_id)
 
         place, process = behind or ahead, self.rooms.find(room_id)
-        if place is not None and process is not None and process.replica:
+        if place is not None and process is not None:
             await self.reach(process, place)
 
         def find() -> RoomProcess | None:

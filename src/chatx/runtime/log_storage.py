@@ -78,6 +78,17 @@ class LogStorage(Storage):
         self._looked_at[room_id] = opened.head
         return opened.head if opened.proven else None
 
+    async def is_ahead(self, room_id: str, head: Position) -> bool:
+        """Return whether somebody else has written behind this head of ours; errors as `last_position`.
+
+        What is behind it under our own term is on its way to all, or being settled.
+        """
+        opened = await self._opened("look", room_id)
+        there = opened.head
+        if there is None or there.epoch != head.epoch or opened.term == self._terms.get(room_id):
+            return False
+        return there.offset > head.offset
+
     async def take_over(self, room_id: str) -> Opened:
         """Take the room over anew: whoever had it is fenced, an earlier call of this node too.
 

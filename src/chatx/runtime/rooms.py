@@ -54,6 +54,9 @@ FENCED_S = 5.0
 """For how long a room that somebody else has taken over is not opened again, in seconds: two chats that take it from
 each other would fence each other for ever."""
 
+FENCED_BY_NODES_S = 0.5
+"""The same on one of many nodes, which agree soon whose it is: whoever it is goes on in it."""
+
 LOOKED_AT = 32
 """Rooms that cannot go yet which are passed over to find one that can be let go of early."""
 
@@ -202,13 +205,14 @@ class Rooms:
         queue.move_to_end(process)
 
     def fenced(self, process: RoomProcess) -> None:
-        """Close a room that somebody else has taken over; it is not opened again for `FENCED_S`."""
+        """Close a room that somebody else has taken over; it is not opened again for `FENCED_S`, or less on nodes."""
         now = self._loop.time()
+        fenced_s = FENCED_S if self._elsewhere is None else FENCED_BY_NODES_S
         self._fenced.pop(process.room_id, None)
         while self._fenced and self._fenced[oldest := next(iter(self._fenced))] <= now:
             del self._fenced[oldest]
-        self._fenced[process.room_id] = now + FENCED_S
-        process.shut(self._refused_to_open(FENCED_S))
+        self._fenced[process.room_id] = now + fenced_s
+        process.shut(self._refused_to_open(fenced_s))
         self.closed_by_crashes -= 1
 
     def moved(self, process: RoomProcess) -> None:
@@ -217,6 +221,8 @@ class Rooms:
         self.closed_by_crashes -= 1
 
     def _refused_to_open(self, wait_s: float) -> RoomUnavailable:
+        if self._elsewhere is not None:
+            return RoomUnavailable("The room was taken over by another node just now; come back.", retry_after=wait_s)
         return RoomUnavailable(
             "The room is somebody else's: another chat writes to the same store. Let one of them do so.",
             retry_after=wait_s,

@@ -14,12 +14,14 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from chatx import Chat, RateLimit
+from chatx.adapters.room_log import RoomLog
 from chatx.cluster.records import Records
 from chatx.cluster.rpc import Answer, Ask, RoomsAsk, Told
 from chatx.config import ChatConfig
 from chatx.runtime.engine import Engine
 from chatx.runtime.nodes.abroad import Abroad
 from chatx.runtime.nodes.answering import Answering
+from chatx.runtime.nodes.horde import over_log
 from chatx.runtime.nodes.owned import Owned
 from chatx.runtime.nodes.peers import Unreachable
 from chatx.telemetry import Telemetry
@@ -63,8 +65,9 @@ class Fabric:
 class Node:
     """One node; it is its own `Peers`."""
 
-    def __init__(self, fabric: Fabric, boot: str, **options: Any) -> None:
-        config = ChatConfig(**options)
+    def __init__(self, fabric: Fabric, boot: str, *, log: RoomLog | None = None, **options: Any) -> None:
+        """`log` is the one that the nodes of a `horde` share."""
+        config = ChatConfig(**options) if log is None else over_log(ChatConfig(**options), log)
         loop = asyncio.get_running_loop()
         boot = boot.ljust(16, "0")
         self.boot = boot

@@ -118,8 +118,7 @@ class Joining:
                 if position is None:
                     process.check()
                 else:
-                    if process.replica:
-                        await engine.reach(process, position)
+                    await engine.reach(process, position)
                     first = self._first(process, position) or await self._page(process, position)
             if not session.identity.may_join(join.room_id):  # a new token came meanwhile
                 raise Unauthorized

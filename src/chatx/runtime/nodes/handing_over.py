@@ -323,7 +323,9 @@ class HandingOver:
         if not owner or owner == self._peers.boot:
             return False
         try:
-            return isinstance(await self._peers.ask(owner, Read(room_id, None, False, 1)), Found)
+            # Shown what the room has here: one that has it open, and does not know of that, looks into the log.
+            place = self._left.head(room_id)
+            return isinstance(await self._peers.ask(owner, Read(room_id, place, place is not None, 1)), Found)
         except Unreachable:
             return False
 

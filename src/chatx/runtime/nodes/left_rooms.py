@@ -86,6 +86,11 @@ class LeftRooms:
             self._rooms[room_id].offered = True
         return found
 
+    def head(self, room_id: str) -> Place | None:
+        """Return where a room stands that nobody has taken yet."""
+        left = self._rooms.get(room_id)
+        return None if left is None else left.head
+
     def offer_again(self, room_id: str) -> None:
         """Take note that an owner could not be told."""
         left = self._rooms.get(room_id)

@@ -17,6 +17,8 @@ async def own_entries(
         AdapterError: The store cannot be read now.
     """
     process = await engine.room(room_id)
+    if behind and place is not None and not process.replica:
+        await engine.reach(process, place)
     storage = engine.storage_of(room_id)
     with process.held():
         oldest = Position(process.head.epoch, process.oldest)
