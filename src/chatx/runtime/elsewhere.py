@@ -9,6 +9,10 @@ from chatx.runtime.process import Neighbours, RoomProcess
 from chatx.runtime.storage import Storage
 
 
+class OwnedHere(Exception):
+    """A room that was to be opened as another node's is this node's by now."""
+
+
 class Elsewhere(Neighbours, Protocol):
     """The other nodes of one chat.
 
@@ -26,7 +30,10 @@ class Elsewhere(Neighbours, Protocol):
         ...
 
     def storage_of(self, room_id: str) -> Storage | None:
-        """Return what a room that another node owns is read from, or None where it is this node's."""
+        """Return what a room that another node owns is read from, or None where it is this node's.
+
+        Its `last_position` raises `OwnedHere` where that changes while the owner is asked.
+        """
         ...
 
     async def send(self, draft: Draft, key: str | None, trusted: bool, stored: bool) -> Message:

@@ -34,7 +34,7 @@ from chatx.core.room import Room
 from chatx.core.sorted_ids import SortedIds
 from chatx.errors import AdapterError, ChatError, Closed, RoomOverloaded, RoomUnavailable
 from chatx.runtime.delivery import Delivery
-from chatx.runtime.elsewhere import Elsewhere
+from chatx.runtime.elsewhere import Elsewhere, OwnedHere
 from chatx.runtime.endings import Endings
 from chatx.runtime.ids import new_epoch
 from chatx.runtime.passage import Passage
@@ -389,6 +389,8 @@ class Rooms:
                 if self._elsewhere is not None:
                     self._elsewhere.began(process)
             error = None
+        except OwnedHere:
+            error = None  # who waits opens it anew
         except ChatError as refused:  # by the room's owner
             error = refused
         finally:

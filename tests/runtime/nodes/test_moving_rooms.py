@@ -10,7 +10,7 @@ import pytest
 from chatx import Draft, RateLimit, RoomUnavailable, SubscriptionEnded
 from chatx.cluster.memory_backplane import MemoryHub
 from chatx.cluster.rpc import Answer, Ask, HandedOff, HandOff
-from chatx.runtime.nodes.peers import Unreachable
+from chatx.runtime.nodes.peers import HELD_S, Unreachable
 from tests.runtime.nodes.fabric import ANSWERED_S, Node, nodes, room_of
 from tests.runtime.nodes.test_large_records import filled, ids
 from tests.runtime.nodes.test_nodes import boot_of, clustered, hub, three
@@ -150,6 +150,49 @@ async def test_a_connection_that_has_joined_is_told_once_that_its_room_goes_on_e
                 await each.join(room)
             assert {*await b.chat.presence(room)} == {"ann", "bob"}
             assert joined.unread == reads.unread == left.unread == 0
+
+
+@virtual
+async def test_a_subscription_is_held_until_the_owner_knows_that_the_room_is_its_own() -> None:
+    async with nodes("a", "b") as (_, (a, b)):
+        room = room_of("c", "a", "b")
+        owner, other = (a, b) if a.owner(room) == a.boot else (b, a)
+        owner.see("a", "b", "c")  # as it may after a start, while the other one does not
+        reading = asyncio.create_task(other.chat.history(room))
+        subscribing = asyncio.ensure_future(other.chat.subscribe(room).__aenter__())
+        await asyncio.sleep(HELD_S - 1)
+        owner.see("a", "b")
+        assert await reading == []
+        subscription = await subscribing
+        sent = await owner.chat.send_message(room, "ann", "hi")
+        assert await anext(subscription) == sent
+        subscription.close()
+
+
+@virtual
+async def test_a_subscription_is_held_until_this_node_owns_the_room_itself() -> None:
+    async with nodes("a", "b") as (_, (a, b)):
+        room = room_of("a", "b")
+        await a.crash()
+        subscribing = asyncio.ensure_future(b.chat.subscribe(room).__aenter__())
+        await asyncio.sleep(HELD_S - 1)
+        b.see("b")
+        subscription = await subscribing
+        sent = await b.chat.send_message(room, "ann", "hi")
+        assert await anext(subscription) == sent
+        subscription.close()
+
+
+@virtual
+async def test_a_subscription_is_refused_where_nobody_has_the_room_for_too_long_or_the_owner_refuses() -> None:
+    async with nodes("a", "b") as (_, (a, b)):
+        room = room_of("a", "b")
+        a.engine.open = False
+        with pytest.raises(RoomUnavailable, match="refuses: The chat is stopping"):
+            _ = await b.chat.subscribe(room)
+        await a.crash()
+        with pytest.raises(RoomUnavailable, match="5 s"):
+            _ = await b.chat.subscribe(room)
 
 
 @virtual

@@ -23,13 +23,14 @@ from chatx.cluster.rpc import (
 from chatx.core.idempotency import IdempotencyWindow
 from chatx.core.message import Draft, Message, Position, PresenceMeta, Presences
 from chatx.errors import RoomOverloaded, RoomUnavailable
+from chatx.runtime.elsewhere import OwnedHere
 from chatx.runtime.nodes.asking_owners import ask_owner, have_owner, wrong
 from chatx.runtime.nodes.handing_over import HandingOver
 from chatx.runtime.nodes.moving_members import MovingMembers
 from chatx.runtime.nodes.owned import Owned
 from chatx.runtime.nodes.peers import AGAIN_S, HELD_S, Peers, Unreachable
 from chatx.runtime.nodes.reading import OwnersStorage
-from chatx.runtime.nodes.replica import Replica
+from chatx.runtime.nodes.replica import OwnerRefuses, Replica
 from chatx.runtime.nodes.revoking import Revoking
 from chatx.runtime.nodes.tasks import Tasks
 from chatx.runtime.process import RoomProcess
@@ -298,13 +299,36 @@ class Abroad:
         await self._tasks.close()
 
     async def _open(self, room_id: str) -> Position:
-        self._end(room_id)
-        replica = self._replicas[room_id] = Replica(room_id, self._peers, self._history_size, self._closed)
-        try:
-            return await replica.open()
-        except BaseException:
-            self._end(room_id, tell=False)
-            raise
+        """Begin the replica of a room, and return where it begins; for `HELD_S` its owner is asked again.
+
+        Raises:
+            RoomUnavailable: The owner cannot be reached, or refuses.
+            OwnedHere: The room is this node's by now.
+        """
+        until = self._loop.time() + HELD_S
+        while True:
+            self._end(room_id)
+            replica = self._replicas[room_id] = Replica(room_id, self._peers, self._history_size, self._closed)
+            try:
+                return await replica.open()
+            except OwnerRefuses as error:
+                self._end(room_id, tell=False)
+                raise RoomUnavailable(
+                    f"The node that has the room: {error}. Try again later.", retry_after=error.retry_after or 1.0
+                ) from error
+            except Unreachable as error:
+                self._end(room_id, tell=False)
+                if self._loop.time() >= until:
+                    raise RoomUnavailable(
+                        f"The node that has the room could not be reached for {HELD_S:g} s: {error}. Try again later.",
+                        retry_after=1.0,
+                    ) from error
+            except BaseException:
+                self._end(room_id, tell=False)
+                raise
+            await asyncio.sleep(AGAIN_S)
+            if self.owns(room_id):
+                raise OwnedHere
 
     def _closed(self, process: RoomProcess) -> None:
         if self._close_room is not None:

@@ -1,17 +1,17 @@
-"""What a room's owner is asked to do: again where it has surely done nothing, for `HELD_S`."""
+"""What a room's owner is asked to do: again, for `HELD_S`, where it may be done again."""
 
 from __future__ import annotations
 
 import asyncio
 
-from chatx.cluster.rpc import Answer, Ask, Done, Moved, Refused
+from chatx.cluster.rpc import Answer, Ask, Done, Moved, Present, Read, Refused
 from chatx.errors import RoomUnavailable
 from chatx.runtime.nodes.peers import AGAIN_S, HELD_S, Peers, Unreachable
 from chatx.runtime.nodes.refusals import error_of
 
 
 async def ask_owner(peers: Peers, room_id: str, ask: Ask) -> Answer:
-    """Ask a room's owner, and again where it has surely done nothing, for `HELD_S`.
+    """Ask a room's owner, and again for `HELD_S` where it has surely done nothing, or was only to say something.
 
     Raises:
         RoomUnavailable: It cannot be reached.
@@ -23,7 +23,7 @@ async def ask_owner(peers: Peers, room_id: str, ask: Ask) -> Answer:
         try:
             answer = await peers.ask(peers.owner(room_id), ask)
         except Unreachable as error:
-            if not error.surely:
+            if not error.surely and not isinstance(ask, Read | Present):  # which change nothing
                 raise RoomUnavailable(
                     "The node that has the room has not answered, so it is not known whether this was done; send "
                     "again with the same idempotency key.",

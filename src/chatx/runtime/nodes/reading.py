@@ -9,8 +9,9 @@ from chatx.cluster import rpc
 from chatx.cluster.fields import Place
 from chatx.cluster.live import ENTRIES_AT_ONCE
 from chatx.core.message import Entry, Position
-from chatx.errors import AdapterError
-from chatx.runtime.nodes.peers import Peers, Unreachable
+from chatx.errors import AdapterError, ChatError
+from chatx.runtime.nodes.asking_owners import ask_owner
+from chatx.runtime.nodes.peers import Peers
 from chatx.runtime.storage import Storage
 
 
@@ -33,7 +34,8 @@ class OwnersStorage(Storage):
         """Attach to the room, and return the place at which it begins here.
 
         Raises:
-            RoomUnavailable: The owner cannot be reached.
+            RoomUnavailable: The owner cannot be reached, or refuses.
+            OwnedHere: The room is this node's by now.
         """
         return await self._opens(room_id)
 
@@ -74,8 +76,8 @@ class OwnersStorage(Storage):
         place = after or before
         ask = rpc.Read(room_id, None if place is None else Place(*place), after is not None, limit)
         try:
-            answer = await self._peers.ask(self._peers.owner(room_id), ask)
-        except Unreachable as error:
+            answer = await ask_owner(self._peers, room_id, ask)
+        except ChatError as error:  # that of a store, to whoever reads
             raise AdapterError(f"The node that has the room could not be read: {error}") from error
         if not isinstance(answer, rpc.Found):
             raise AdapterError(f"The node that has the room answered with {type(answer).__name__}; try again later.")

@@ -25,7 +25,7 @@ from itertools import islice
 from chatx.cluster.fields import Place
 from chatx.cluster.live import Placed
 from chatx.cluster.memberships import MEMBERSHIPS_AT_ONCE, Membership
-from chatx.cluster.rpc import Attach, Attached, Done, Members, Presence, Present, Told
+from chatx.cluster.rpc import Attach, Attached, Done, Members, Presence, Present, Refused, Told
 from chatx.core.message import Position, PresenceMeta
 from chatx.errors import ChatError, RoomUnavailable
 from chatx.runtime.nodes.owned import in_order
@@ -43,6 +43,18 @@ AGAIN_S = (0.05, 1.0)
 
 class _Hole(Exception):
     """An entry does not follow the head."""
+
+
+class OwnerRefuses(Unreachable):
+    """The owner of a room refuses to have it followed now.
+
+    Attributes:
+        retry_after: In seconds, or None.
+    """
+
+    def __init__(self, answer: Refused) -> None:
+        super().__init__(f"it refuses: {answer.reason}", surely=True)
+        self.retry_after: float | None = answer.retry_after
 
 
 class Replica:
@@ -92,19 +104,14 @@ class Replica:
         """Attach for the first time, and return the place at which the room begins here.
 
         Raises:
-            RoomUnavailable: The owner cannot be reached.
+            Unreachable: The owner cannot be reached, or refuses.
         """
         # From before the owner is asked: what it tells meanwhile waits.
         stop = await self._peers.listen(self.room_id, self._heard)
         if self._ended:
             stop()
         self._stop_listening = stop
-        try:
-            self._first = attached, _ = await self._attach(None)
-        except Unreachable as error:
-            raise RoomUnavailable(
-                f"The node that has the room cannot be reached: {error}. Try again later.", retry_after=AGAIN_S[1]
-            ) from error
+        self._first = attached, _ = await self._attach(None)
         return Position(attached.head.epoch, attached.head.offset - len(attached.entries))
 
     def begin(self, process: RoomProcess) -> None:
@@ -245,6 +252,8 @@ class Replica:
         answer = await self._peers.ask(
             self.owner, Attach(self.room_id, self._peers.boot, place, self._most, tuple(first), bool(rest))
         )
+        if isinstance(answer, Refused):
+            raise OwnerRefuses(answer)
         if not isinstance(answer, Attached):
             raise Unreachable(f"it answered {type(answer).__name__}", surely=True)
         present, more = list(answer.present), answer.more
