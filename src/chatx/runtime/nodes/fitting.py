@@ -15,6 +15,9 @@ ENTRIES_BYTES: Final = 700_000
 TOLD_BYTES: Final = 262_144
 """The same of what is told: two thousand memberships go beside it."""
 
+MEMBERSHIP_BYTES: Final = 512
+"""What a membership has, at most, in bytes: a user's id, a ref and a time."""
+
 _FIELDS_BYTES: Final = 1_024
 # What an entry's epoch, ids, key and numbers have together, at most.
 
@@ -26,12 +29,22 @@ def size_of(entry: Entry) -> int:
     return size + _FIELDS_BYTES + (0 if entry.data is None else len(entry.data.text.encode()))
 
 
+def size_of_placed(placed: Placed) -> int:
+    """Return the bytes that an entry has in a record, at most."""
+    data = placed.row.data
+    return len(placed.row.content.encode()) + _FIELDS_BYTES + (0 if data is None else len(data.encode()))
+
+
+def size_of_all(entries: Iterable[Placed]) -> int:
+    """Return the bytes of entries, as `size_of_placed` has them."""
+    return sum(map(size_of_placed, entries))
+
+
 def placed_that_fit(entries: Sequence[Placed]) -> tuple[Placed, ...]:
     """Return the last of the entries that go into one record together, in their order."""
     size, count = 0, 0
     for each in reversed(entries[-ENTRIES_AT_ONCE:]):
-        data = each.row.data
-        size += len(each.row.content.encode()) + _FIELDS_BYTES + (0 if data is None else len(data.encode()))
+        size += size_of_placed(each)
         if count and size > ENTRIES_BYTES:
             break
         count += 1

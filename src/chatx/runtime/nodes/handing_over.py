@@ -7,6 +7,10 @@ Rules:
 3. Whoever begins a room asks all who may have had it, and goes on with the newest state. Where something was found, one
    that does not answer is waited for no longer than `OTHERS_S`.
 4. Where two nodes open one room at once, and each asks the other, the later boot goes first.
+5. At most `PASSAGES` rooms are opened at a time, since `Rooms` refuses the next. What they take over has at most
+   `INHERITED_BYTES` together, but for the newest entry of each: beyond that a room goes on in its stream without older
+   ones. At most `GIVEN_UP_ROOMS` are remembered as given up; beyond that the one that was given up first is this node's
+   again, until it is asked for once more.
 """
 
 from __future__ import annotations
@@ -25,7 +29,7 @@ from chatx.cluster.rpc import Answer, Found, HandedOff, HandOff, Moved, Read
 from chatx.core.idempotency import IdempotencyWindow, scope_of
 from chatx.core.message import Message, Position
 from chatx.errors import RoomUnavailable
-from chatx.runtime.nodes.fitting import placed_that_fit
+from chatx.runtime.nodes.fitting import placed_that_fit, size_of_all
 from chatx.runtime.nodes.left_rooms import Left, LeftRooms
 from chatx.runtime.nodes.peers import AGAIN_S, HELD_S, Peers, Unreachable
 from chatx.runtime.nodes.tasks import Tasks
@@ -35,6 +39,12 @@ logger: logging.Logger = logging.getLogger("chatx")
 
 GIVEN_UP_S = 3.0
 """Seconds for which a room is not this node's that another has asked for: by then it knows of the other."""
+
+GIVEN_UP_ROOMS = 10_000
+"""Rooms that are remembered as given up, at most."""
+
+INHERITED_BYTES = 67_108_864
+"""Bytes of the entries that are taken over at a time, at most but for one of each room."""
 
 OFFERED_AT_ONCE = 50
 """Rooms that have moved of which their new owners are told at a time."""
@@ -82,6 +92,7 @@ class HandingOver:
         self._settling: dict[str, asyncio.Task[None]] = {}  # rooms that have moved, and are brought to the log
         self._left = LeftRooms()
         self._inherited: dict[str, Left] = {}
+        self._inherited_bytes = 0
         self._opening: dict[str, asyncio.Event] = {}  # owned rooms that are being opened; set when that is over
         self._offering: asyncio.Task[None] | None = None
         self._given_up: OrderedDict[str, float] = OrderedDict()  # rooms that another node asked for, until when
@@ -137,7 +148,12 @@ class HandingOver:
             if head.epoch != left.head.epoch:
                 text = "Room %r went on in two streams, at nodes that did not hear each other; %s ends, at %d."
                 logger.warning(text, room_id, head.epoch, head.offset, extra={"room": room_id, "code": "stream_ended"})
+        size = size_of_all(left.entries)
+        if self._inherited_bytes + size > INHERITED_BYTES:
+            left.entries = left.entries[-1:]
+            size = size_of_all(left.entries)
         self._inherited[room_id] = left
+        self._inherited_bytes += size
         return Position(left.head.epoch, left.head.offset - len(left.entries))
 
     async def _ask_all(self, boots: list[str], room_id: str, take: str) -> tuple[set[str], list[_Found]]:
@@ -184,7 +200,8 @@ class HandingOver:
             if places != [Place(head.epoch, offset) for offset in range(end - len(places), end)]:
                 break  # what does not lead up to the rest is none of it
             entries[:0] = answer.entries
-            if not answer.more or not places or len(entries) >= self._history_size:
+            size = self._inherited_bytes + size_of_all(entries)
+            if not answer.more or not places or len(entries) >= self._history_size or size > INHERITED_BYTES:
                 break
             try:
                 ask = HandOff(room_id, self._peers.boot, take, entries[0].place.offset)
@@ -199,7 +216,7 @@ class HandingOver:
     def began(self, process: RoomProcess) -> None:
         """Take note that a room of this node has begun here, and fill it with what it inherits."""
         room_id = process.room_id
-        inherited = self._inherited.pop(room_id, None)
+        inherited = self._no_longer_inherited(room_id)
         if inherited is not None:
             self._take_over(process, inherited)
         if not self.owns(room_id):
@@ -209,10 +226,16 @@ class HandingOver:
 
     def unwanted(self, room_id: str) -> None:
         """Take note that a room has not begun here after all."""
-        inherited = self._inherited.pop(room_id, None)
+        inherited = self._no_longer_inherited(room_id)
         if inherited is not None:
             self._left.keep(room_id, inherited.head, inherited.entries, self._loop.time())
         self._opened(room_id)
+
+    def _no_longer_inherited(self, room_id: str) -> Left | None:
+        inherited = self._inherited.pop(room_id, None)
+        if inherited is not None:
+            self._inherited_bytes -= size_of_all(inherited.entries)
+        return inherited
 
     def _opened(self, room_id: str) -> None:
         opening = self._opening.pop(room_id, None)
@@ -271,6 +294,8 @@ class HandingOver:
     def _give_up(self, room_id: str) -> None:
         self._given_up[room_id] = self._loop.time() + GIVEN_UP_S
         self._given_up.move_to_end(room_id)
+        if len(self._given_up) > GIVEN_UP_ROOMS:
+            self._given_up.popitem(last=False)
 
     def _leave_behind(self, processes: list[RoomProcess]) -> None:
         """Keep what is here of rooms for the nodes that own them now."""

@@ -8,6 +8,8 @@ Rules:
 2. A room that comes back here goes on from what was left, unless it was taken.
 3. At most `LEFT_ROOMS` are kept, each for `LEFT_S`, but for as long as this node is away from the others. What goes
    without having been taken is told to the log.
+4. At most `LEFT_BYTES` of entries are kept, but for the newest of each room: beyond that the rooms that were left first
+   lose their older ones. Their streams go on; who stands further back is told of a gap.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from msgspec import Struct
 
 from chatx.cluster.fields import Place
 from chatx.cluster.live import Placed
+from chatx.runtime.nodes.fitting import size_of_all
 
 logger: logging.Logger = logging.getLogger("chatx")
 
@@ -28,6 +31,9 @@ LEFT_S = 10.0
 
 LEFT_ROOMS = 10_000
 """Rooms that are kept for that, at most; the oldest are forgotten."""
+
+LEFT_BYTES = 268_435_456
+"""Bytes of the entries that are kept, at most but for one of each room."""
 
 
 class Left(Struct):
@@ -53,6 +59,8 @@ class LeftRooms:
 
     def __init__(self) -> None:
         self._rooms: OrderedDict[str, Left] = OrderedDict()  # the oldest first
+        self._whole: dict[str, None] = {}  # those with more than one entry, the oldest first
+        self._bytes = 0
 
     @property
     def untaken(self) -> int:
@@ -61,10 +69,15 @@ class LeftRooms:
 
     def keep(self, room_id: str, head: Place, entries: Sequence[Placed], now: float) -> None:
         """Keep a room."""
+        self._pop(room_id)
         self._rooms[room_id] = Left(head, entries, now + LEFT_S)
-        self._rooms.move_to_end(room_id)
+        self._bytes += size_of_all(entries)
+        if len(entries) > 1:
+            self._whole[room_id] = None
         while len(self._rooms) > LEFT_ROOMS:
-            self._forget()
+            self._forget(next(iter(self._rooms)))
+        while self._bytes > LEFT_BYTES and self._whole:
+            self._cut(next(iter(self._whole)))
 
     def take(self, room_id: str, take: str) -> Left | None:
         """Return what a take has, from now on or since an answer that was lost; None where there is nothing for it."""
@@ -76,7 +89,7 @@ class LeftRooms:
 
     def take_back(self, room_id: str) -> Left | None:
         """Return what was here of a room that comes back; None where another node took it, or nothing is here."""
-        left = self._rooms.pop(room_id, None)
+        left = self._pop(room_id)
         return None if left is None or left.taken is not None else left
 
     def to_offer(self, most: int) -> list[str]:
@@ -103,10 +116,23 @@ class LeftRooms:
             for left in self._rooms.values():
                 left.until = now + LEFT_S
         while self._rooms and next(iter(self._rooms.values())).until <= now:
-            self._forget()
+            self._forget(next(iter(self._rooms)))
 
-    def _forget(self) -> None:
-        room_id, left = self._rooms.popitem(last=False)
-        if left.taken is None:
+    def _pop(self, room_id: str) -> Left | None:
+        left = self._rooms.pop(room_id, None)
+        if left is not None:
+            self._whole.pop(room_id, None)
+            self._bytes -= size_of_all(left.entries)
+        return left
+
+    def _cut(self, room_id: str) -> None:
+        del self._whole[room_id]
+        left = self._rooms[room_id]
+        self._bytes -= size_of_all(left.entries[:-1])
+        left.entries = left.entries[-1:]
+
+    def _forget(self, room_id: str) -> None:
+        left = self._pop(room_id)
+        if left is not None and left.taken is None:
             text = "Room %r has moved, and its new owner has not asked for what was here: it begins in another epoch."
             logger.warning(text, room_id, extra={"room": room_id, "code": "not_taken_over"})

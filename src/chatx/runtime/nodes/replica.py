@@ -11,7 +11,7 @@ Rules:
 1. What cannot be applied without a hole is not applied: the room is closed here and may be opened anew, so that whoever
    reads it comes back from the place that they have.
 2. This node's own memberships are what this node says. What the owner tells of them is passed over.
-3. At most `WAITING` of what is told waits; beyond it that is dropped, and the replica attaches anew.
+3. At most `WAITING` words wait, in `WAITING_BYTES`; what comes beyond that is dropped, and the replica attaches anew.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from chatx.cluster.memberships import MEMBERSHIPS_AT_ONCE, Membership
 from chatx.cluster.rpc import Attach, Attached, Done, Members, Presence, Present, Refused, Told
 from chatx.core.message import Position, PresenceMeta
 from chatx.errors import ChatError, RoomUnavailable
+from chatx.runtime.nodes.fitting import MEMBERSHIP_BYTES, size_of_all
 from chatx.runtime.nodes.owned import in_order
 from chatx.runtime.nodes.peers import Peers, Unreachable
 from chatx.runtime.process import RoomProcess
@@ -35,7 +36,10 @@ from chatx.runtime.process import RoomProcess
 logger: logging.Logger = logging.getLogger("chatx")
 
 WAITING = 1024
-"""What is told and waits for the owner's answer, at most."""
+"""Words that wait for the owner's answer, at most."""
+
+WAITING_BYTES = 1_048_576
+"""Bytes that these have together, at most but for a single one."""
 
 AGAIN_S = (0.05, 1.0)
 """Seconds after which an owner that cannot be asked is asked again: at first, and at most."""
@@ -81,7 +85,8 @@ class Replica:
         self._most = most
         self._closes = closes
         self._first: tuple[Attached, list[Membership]] | None = None
-        self._waiting: deque[Told] = deque()
+        self._waiting: deque[tuple[Told, int]] = deque()  # with their bytes
+        self._waiting_bytes = 0
         self._dropped = False
         self._joins: dict[str, Membership] = {}  # by ref; not told to the owner yet
         self._leaves: dict[str, Membership] = {}
@@ -157,6 +162,7 @@ class Replica:
         if self._task is not None:
             self._task.cancel()
         self._waiting.clear()
+        self._waiting_bytes = 0
 
     # What is told
 
@@ -169,17 +175,23 @@ class Replica:
             return  # by a node that does not know yet, or knows already, that the room has moved
         elif self.current:
             self._take(told)
-        elif len(self._waiting) < WAITING:
-            self._waiting.append(told)
         else:
+            self._let_wait(told)
+
+    def _let_wait(self, told: Told) -> None:
+        size = size_of_all(told.entries) + MEMBERSHIP_BYTES * (len(told.joins) + len(told.leaves))
+        if self._waiting and (len(self._waiting) >= WAITING or self._waiting_bytes + size > WAITING_BYTES):
             self._dropped = True
+            return
+        self._waiting.append((told, size))
+        self._waiting_bytes += size
 
     def _take(self, told: Told) -> None:
         process = self.process
         if process is None or told.number <= self.number:
             return
         if told.number != self.number + 1:
-            self._waiting.append(told)
+            self._let_wait(told)
             self.fall_behind()
             return
         try:
@@ -294,7 +306,9 @@ class Replica:
         self._tell_caught_up()
         self._behind, self._dropped = self._dropped or self._again, False
         while self._waiting and not self._behind:
-            self._take(self._waiting.popleft())
+            told, size = self._waiting.popleft()
+            self._waiting_bytes -= size
+            self._take(told)
         if self._behind:
             self._go_on()
 
