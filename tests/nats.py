@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
+from typing import Self
 
 import pytest
 
@@ -149,7 +150,7 @@ class Proxy:
         return f"nats://127.0.0.1:{self.port}"
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[Proxy]:
+    async def running(self) -> AsyncIterator[Self]:
         """Listen within the block."""
         serving = await asyncio.start_server(self._carry, "127.0.0.1", 0)
         self.port = serving.sockets[0].getsockname()[1]

@@ -18,7 +18,7 @@ from chatx.cluster.backplane import (
     PayloadTooLarge,
     RequestFailed,
 )
-from tests.cluster.links import WITHIN_S, Make, Told, linked, new_boot, until
+from tests.cluster.links import WITHIN_S, Make, Told, hears, linked, new_boot, until
 
 
 def new_topic() -> str:
@@ -54,6 +54,20 @@ async def test_the_broker_says_who_it_is(make: Make) -> None:
         assert 0 <= broker.round_trip_s < WITHIN_S
     with pytest.raises(BackplaneAway):
         await link.broker()
+
+
+async def test_a_link_that_is_made_anew_hears_all_that_it_heard_and_says_so(make: Make) -> None:
+    async with linked(make, 2) as (one, two):
+        told, topic, heard = Told(one), new_topic(), list[bytes]()
+        await one.subscribe(topic, heard.append)
+        await one.serve(echo)
+        one.renew("it is deaf")
+        await told.until(lambda: told.states == ["away", "connected"])
+        assert told.missed == [None]
+        await hears(two, topic, heard)
+        assert await two.request(one.boot, b"x", WITHIN_S) == b"echo x"
+    one.renew("it is closed")
+    assert one.state == "away"
 
 
 async def test_a_subscription_that_has_ended_is_called_no_more_and_others_go_on(make: Make) -> None:

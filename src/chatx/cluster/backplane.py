@@ -148,6 +148,13 @@ class Backplane(Protocol):
         """
         ...
 
+    def renew(self, reason: str) -> None:
+        """Give up what there is of the link and make it anew, as where it was lost: somebody knows that it is deaf.
+
+        Where it is away, that is done already.
+        """
+        ...
+
     async def close(self) -> None:
         """Send what waits, for a second at most, and end; twice is harmless.
 

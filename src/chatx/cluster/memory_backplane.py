@@ -155,6 +155,8 @@ class MemoryBackplane:
         self._topics: dict[str, dict[MemorySubscribed, Receive]] = {}
         self._answers: Answers | None = None
         self._waiting: set[asyncio.Future[bytes]] = set()
+        self._deaf: set[MemorySubscribed] = set()
+        self._deaf_to_questions = self._deaf_to_answers = False
         self._on_state: list[Callable[[LinkState], object]] = []
         self._on_missed: list[Callable[[str | None], object]] = []
 
@@ -192,6 +194,12 @@ class MemoryBackplane:
         """
         self._hub._register(self)
         self._reach(first=True)
+
+    def renew(self, reason: str) -> None:
+        """Make another connection; see `Backplane.renew`."""
+        if self._state == "connected":
+            self._lose()
+            self._reach()
 
     async def close(self) -> None:
         """End; twice is harmless."""
@@ -246,7 +254,7 @@ class MemoryBackplane:
         check_asked(boot, payload, self.pending_bytes, len(self._waiting))
         self._check_there()
         asked = self._hub._nodes.get(boot)
-        if asked is None or asked._answers is None or asked._state == "away":
+        if asked is None or asked._answers is None or asked._state == "away" or asked._deaf_to_questions:
             await asyncio.sleep(0)
             raise NobodyThere(f"Nobody serves node {boot}; it has ended, or has not begun.")
         waiting: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
@@ -287,6 +295,20 @@ class MemoryBackplane:
         self._cut_off = False
         self._reach()
 
+    def deafen(self, topics: str = "", *, questions: bool = False, answers: bool = False) -> None:
+        """Have words lost on their way in, until the link is made anew, with nothing that tells of it.
+
+        Args:
+            topics: What is published on topics that begin so, for what is subscribed now; nothing where this is empty.
+            questions: What this boot is asked: whoever asks is told that nobody is there.
+            answers: What others answer to this one.
+        """
+        for topic in self._topics:
+            if topics and topic.startswith(topics):
+                self._deaf |= self._topics[topic].keys()
+        self._deaf_to_questions |= questions
+        self._deaf_to_answers |= answers
+
     def slow(self, topic: str) -> None:
         """Tell that a subscription was too slow, as a client does that has dropped something."""
         self._tell_missed(topic)
@@ -324,7 +346,7 @@ class MemoryBackplane:
 
     def _received(self, topic: str, payload: bytes) -> None:
         for subscribed, receive in list(self._topics.get(topic, {}).items()):
-            if not subscribed.ended:
+            if not subscribed.ended and subscribed not in self._deaf:
                 _contained(receive, payload)
 
     def _asked(self, asker: str, payload: bytes, waiting: asyncio.Future[bytes]) -> None:
@@ -334,7 +356,9 @@ class MemoryBackplane:
     def _replied(self, asker: str, answer: bytes, waiting: asyncio.Future[bytes]) -> None:
         if self._state == "away":
             return
-        self._leave(len(answer), lambda: self._hub._carry(self._boot, asker, lambda: _set(waiting, answer)))
+        node = self._hub._nodes.get(asker)
+        if node is not None and not node._deaf_to_answers:
+            self._leave(len(answer), lambda: self._hub._carry(self._boot, asker, lambda: _set(waiting, answer)))
 
     def _reach(self, *, first: bool = False) -> None:
         if self._state == "connected" or self._cut_off or self._hub._away:
@@ -350,6 +374,8 @@ class MemoryBackplane:
             return
         self._state = "away"
         self._link += 1
+        self._deaf.clear()
+        self._deaf_to_questions = self._deaf_to_answers = False
         self._paused_bytes = 0
         for waiting in self._waiting:
             if not waiting.done():

@@ -133,6 +133,12 @@ class NatsBackplane:
             if not self._first.is_set():
                 await self.close()
 
+    def renew(self, reason: str) -> None:
+        """Make another connection; see `Backplane.renew`."""
+        if self._connection is not None:
+            self._connection.said = errors.Error(reason)
+            self._connection.give_up()
+
     async def close(self) -> None:
         """Send what waits, for a second at most, and end."""
         connection, keeper = self._connection, self._keeper

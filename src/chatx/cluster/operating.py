@@ -35,7 +35,8 @@ class Looked(Part, frozen=True, gc=False, tag="looked"):
 
     Attributes:
         node: Its name.
-        state: `up`, or what else its heartbeats say; `away` where it serves nothing, since it does not hear itself.
+        state: `up`, or what else its heartbeats say; `away` where it serves nothing, since its heartbeats do not come
+            back, `deaf` where other words of its own do not.
         rooms: Rooms that it owns.
         followed: Rooms of others of which it has a replica.
         behind: Replicas that do not have everything, as far as it knows.
@@ -47,7 +48,7 @@ class Looked(Part, frozen=True, gc=False, tag="looked"):
     """
 
     node: NodeName
-    state: Literal["joining", "up", "draining", "gone", "away"]
+    state: Literal["joining", "up", "draining", "gone", "away", "deaf"]
     rooms: Count
     followed: Count
     behind: Count

@@ -12,8 +12,12 @@ from chatx.cluster.operating import RoomSummary
 from chatx.core.message import Presences
 from chatx.runtime.process import RoomProcess
 
-Readiness: TypeAlias = Literal["ok", "away", "draining"]
-"""Whether a node serves: not where it is `away` from the others, or hands its rooms over."""
+Readiness: TypeAlias = Literal["ok", "away", "deaf", "draining"]
+"""Whether new clients are to come to a node.
+
+Not where it is `away` from the others, where some of what is said to it does not come (`deaf`), or where it hands its
+rooms over.
+"""
 
 
 class RoomsOfNodes(Struct):

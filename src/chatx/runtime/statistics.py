@@ -45,7 +45,8 @@ class Statistics(Struct, frozen=True):
         requests_asking: Questions to other nodes that wait for their answer.
         requests_answering: Questions of other nodes that are being answered.
         records_refused: Records of other nodes that could not be read.
-        isolations: How often this node did not hear itself.
+        isolations: How often this node's heartbeats did not come back.
+        deafnesses: How often it found out that it does not hear all that is said to it.
         links_lost: How often the broker was lost.
     """
 
@@ -84,6 +85,7 @@ class Statistics(Struct, frozen=True):
     requests_answering: int = 0
     records_refused: int = 0
     isolations: int = 0
+    deafnesses: int = 0
     links_lost: int = 0
 
 

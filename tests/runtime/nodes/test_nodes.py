@@ -257,3 +257,20 @@ async def test_a_node_that_nobody_answers_for_is_gone_at_once_but_not_right_behi
         assert another._node is not None
         assert another._node.owner("general") != boot_of(owner)
         await sending
+
+
+@virtual
+async def test_a_stranger_who_says_what_nobody_reads_fills_no_log(
+    hub: MemoryHub, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with three() as chats:
+        stranger = MemoryBackplane(hub, "f" * 16)
+        await stranger.connect()
+        caplog.clear()
+        for _ in range(100):
+            stranger.publish("hb", b"\x7f")
+            stranger.publish("hb", b"\x01")
+            await stranger.request(boot_of(chats[0]), b"\x01", 1)
+        said = [each.getMessage() for each in caplog.records]
+        assert 10 <= len(said) <= 3 * 2 * 10
+        assert chats[0].statistics().records_refused == 300

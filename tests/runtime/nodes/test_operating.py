@@ -173,6 +173,7 @@ async def test_the_figures_of_a_node_tell_of_the_others_of_its_rooms_and_of_the_
             "chatx_node_requests_answering": 0,
             "chatx_node_records_refused_total": 0,
             "chatx_node_isolations_total": 0,
+            "chatx_node_deafnesses_total": 0,
             "chatx_node_links_lost_total": 0,
         }
         hub._nodes[boot_of(chats[1])].publish("hb", b"nothing that is a record")

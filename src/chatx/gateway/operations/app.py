@@ -5,6 +5,7 @@
 | `/healthz` | anybody | 200: the process answers |
 | `/readyz` | anybody | 200 where new sockets are taken, else 503: it starts, drains, or its chat does not run |
 | | | with [nodes](scaling.md), its `nodes` is `ok`, or, and then it is 503, `away` while it reaches none of them |
+| | | `deaf` while some of what is said to it does not come, which it finds out by itself and mends |
 | | | or, where an operator has it drained, `draining`, and `drained` when that is done |
 | | | with a log, its `store` is `ok`, or `away` while the log cannot be used |
 | `/metrics` | anybody | figures in Prometheus' text format; they name no user and no room |

@@ -45,7 +45,8 @@ NODE_GAUGES: Mapping[str, tuple[str, str]] = {
 }
 NODE_COUNTERS: Mapping[str, tuple[str, str]] = {
     "records_refused": ("node_records_refused", "Records of other nodes that could not be read."),
-    "isolations": ("node_isolations", "How often this node did not hear itself."),
+    "isolations": ("node_isolations", "How often this node's heartbeats did not come back."),
+    "deafnesses": ("node_deafnesses", "How often it found out that it does not hear all that is said to it."),
     "links_lost": ("node_links_lost", "How often the nodes' broker was lost."),
 }
 _COUNTERS: Mapping[str, tuple[str, str]] = {

@@ -290,7 +290,7 @@ class Abroad:
             for room_id in answer.room_ids:
                 found = self._replicas.get(room_id)
                 if found is not None and found.owner == boot:
-                    found.fall_behind()
+                    found.missed()
 
     async def close(self) -> None:
         """Follow nothing any more."""

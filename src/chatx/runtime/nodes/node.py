@@ -38,7 +38,7 @@ from chatx.cluster.backplane import (
     PayloadTooLarge,
 )
 from chatx.cluster.membership import BEAT_S, TICK_S, Membership
-from chatx.cluster.operating import OperatorsAsk
+from chatx.cluster.operating import Look, OperatorsAsk
 from chatx.cluster.peers import Change, Me
 from chatx.cluster.placement import Placement, Seat, View
 from chatx.cluster.records import BadRecord, Heartbeat, Records, UnknownVersion
@@ -50,9 +50,11 @@ from chatx.runtime.engine import Engine
 from chatx.runtime.nodes.abroad import Abroad
 from chatx.runtime.nodes.answering import Answering
 from chatx.runtime.nodes.counts import Counts
+from chatx.runtime.nodes.node_log import NodeLog
 from chatx.runtime.nodes.operating import Operating
 from chatx.runtime.nodes.owned import Owned
 from chatx.runtime.nodes.peers import Unreachable
+from chatx.runtime.nodes.probe import Probe
 
 logger: logging.Logger = logging.getLogger("chatx")
 
@@ -132,6 +134,9 @@ class Node:
         self._operating: Operating | None = None
         self._engine: Engine | None = None
         self._counts = Counts()
+        self._log = NodeLog()
+        look = self._records.encode(Look(), self._membership.hails)
+        self._probe = Probe(backplane, look, lambda: self._membership.isolated)
         self._up = asyncio.Event()  # it serves, or was refused
         self._view_changed = asyncio.Event()
         self._slow_s = config.adapter_timeout_ms / 1000 + 1
@@ -168,7 +173,7 @@ class Node:
         self._owned = owned = Owned(self, engine.turn)
         self._answering = Answering(engine, self.abroad, owned)
         self._operating = engine.overview = Operating(
-            self, self._membership, engine, self.abroad, self._backplane, self._counts, drain
+            self, self._membership, engine, self.abroad, self._backplane, self._probe, self._counts, drain
         )
         self.abroad.begin(
             owned, engine.rooms.moved, engine.sending.window, engine.settle if engine.storage.is_log else None
@@ -192,6 +197,7 @@ class Node:
                 )
         if self._membership.refused is not None:
             raise ConfigError(f"This node cannot be one of the others. {self._membership.refused}")
+        self._spawn(self._probe.run())
 
     async def drain(self) -> None:
         """Let the other nodes take over what is here."""
@@ -271,12 +277,7 @@ class Node:
             self._backplane.publish(_topic(told.room_id), payload)
         except (BackplaneError, BadRecord) as error:
             # Each replica notices by the number of what comes next, or when it asks.
-            logger.warning(
-                "What room %r tells its replicas was not sent, and is caught up: %s",
-                told.room_id,
-                error,
-                extra={"room": told.room_id, "code": "not_sent"},
-            )
+            self._log.unsent(told.room_id, error)
             return False
         return True
 
@@ -305,7 +306,7 @@ class Node:
             return
         except BadRecord as error:
             self._counts.records_refused += 1
-            logger.warning("A heartbeat cannot be read: %s", error, extra={"code": "malformed"})
+            self._log.unread("a heartbeat", error)
             return
         if isinstance(record, Heartbeat):
             self._done(self._membership.heard(record, self._loop.time()))
@@ -333,7 +334,7 @@ class Node:
             return self._records.decode(payload)
         except BadRecord as error:
             self._counts.records_refused += 1
-            logger.warning("Of the nodes %s cannot be read: %s", what, error, extra={"code": "malformed"})
+            self._log.unread(what, error)
             return None
 
     def _linked(self, state: LinkState) -> None:
@@ -401,15 +402,7 @@ class Node:
         """Do what a change of the nodes asks for, and write it to the log."""
         for change in changes:
             self._counts.isolations += change.kind == "isolated"
-            serious = change.kind in ("isolated", "refused", "differs", "full", "ignored")
-            logger.log(
-                logging.WARNING if serious else logging.INFO,
-                "Node %s: %s. %s",
-                change.node or "unknown",
-                change.kind,
-                change.reason,
-                extra={"node": change.node, "code": f"node_{change.kind}"},
-            )
+            self._log.changed(change)
             if change.kind == "left" and self._owned is not None:
                 self._owned.node_gone(change.boot)
             if change.kind == "left" and change.boot != self.boot:

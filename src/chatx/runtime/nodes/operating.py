@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from chatx.cluster.backplane import Backplane
 from chatx.cluster.membership import SUSPECT_S, Membership
@@ -36,6 +36,7 @@ from chatx.runtime.engine import Engine
 from chatx.runtime.nodes.abroad import Abroad
 from chatx.runtime.nodes.counts import Counts
 from chatx.runtime.nodes.peers import Peers, Unreachable
+from chatx.runtime.nodes.probe import Probe
 from chatx.runtime.overview import Readiness, RoomOfNode, RoomsOfNodes, first_of, summary_of
 
 logger: logging.Logger = logging.getLogger("chatx")
@@ -56,6 +57,7 @@ class Operating:
         engine: This node's engine.
         abroad: What it follows of the others.
         link: The link to them.
+        probe: Whether this node hears.
         counts: What this node counts.
         drain: Begins to drain this node.
     """
@@ -67,6 +69,7 @@ class Operating:
         engine: Engine,
         abroad: Abroad,
         link: Backplane,
+        probe: Probe,
         counts: Counts,
         drain: Callable[[], object],
     ) -> None:
@@ -75,6 +78,7 @@ class Operating:
         self._engine = engine
         self._abroad = abroad
         self._link = link
+        self._probe = probe
         self._counts = counts
         self._drain = drain
         self._drains = False
@@ -84,7 +88,9 @@ class Operating:
         """Whether this node serves now."""
         if self._drains or self._membership.state == "draining":
             return "draining"
-        return "ok" if self._peers.serving else "away"
+        if not self._peers.serving:
+            return "away"
+        return "deaf" if self._probe.deaf else "ok"
 
     def answer(self, ask: OperatorsAsk) -> Answer:
         """Return the answer to what an operator, or another node for one, asks of this node."""
@@ -125,6 +131,7 @@ class Operating:
             "requests_answering": counts.answering,
             "records_refused": counts.records_refused,
             "isolations": counts.isolations,
+            "deafnesses": self._probe.found,
             "links_lost": counts.links_lost,
         }
 
@@ -160,6 +167,12 @@ class Operating:
             raise RoomUnavailable(f"Node {name} has the room, and does not answer; look again later.", retry_after=1.0)
         return None if answer.room is None else RoomOfNode(name, answer.room, answer.present)
 
+    @property
+    def _state(self) -> Literal["joining", "up", "draining", "gone", "away", "deaf"]:
+        if self._membership.state == "up" and self.readiness in ("away", "deaf"):
+            return "deaf" if self._peers.serving else "away"
+        return self._membership.state
+
     async def _ask(self, boot: str, ask: List | Show) -> Answer | None:
         try:
             return await self._peers.ask(boot, ask)
@@ -183,7 +196,7 @@ class Operating:
         behind, lag_s = self._abroad.lag
         return Looked(
             self._membership.me.node,
-            self._membership.state if self._peers.serving or self._membership.state == "joining" else "away",
+            self._state,
             self.owned,
             len(self._abroad),
             behind,

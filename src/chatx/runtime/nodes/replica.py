@@ -41,6 +41,9 @@ WAITING = 1024
 WAITING_BYTES = 1_048_576
 """Bytes that these have together, at most but for a single one."""
 
+DEAF = 2
+"""How often an owner says that words were missed, without one coming between, before the room is subscribed to anew."""
+
 AGAIN_S = (0.05, 1.0)
 """Seconds after which an owner that cannot be asked is asked again: at first, and at most."""
 
@@ -97,6 +100,8 @@ class Replica:
         # where they came behind the question, by the one after it.
         self._waits_now: list[asyncio.Event] = []
         self._waits_next: list[asyncio.Event] = []
+        self._missed = 0  # how often the owner said so, without a word from it between
+        self._listens_anew = False
         self._ended = False
         self._stop_listening: Callable[[], object] | None = None
 
@@ -142,6 +147,15 @@ class Replica:
         self._behind = self._again = True
         self._go_on()
 
+    def missed(self) -> None:
+        """Attach anew, since the owner says that words were missed; and subscribe anew where none come at all."""
+        self._missed += 1
+        if self._missed >= DEAF and not self._listens_anew:
+            self._listens_anew = True
+            text = "Nothing comes of what is told of room %r, which is subscribed to anew."
+            logger.warning(text, self.room_id, extra=self._logged | {"code": "deaf"})
+        self.fall_behind()
+
     async def catch_up(self) -> None:
         """Ask the owner for what it has placed by now, and wait until that is here, or the replica has ended."""
         if self._ended:
@@ -170,10 +184,13 @@ class Replica:
         if self._ended:
             return
         if told is None:
+            self._missed = 0
             self.fall_behind()
-        elif told.room_id != self.room_id or told.boot != self.owner:
+            return
+        if told.room_id != self.room_id or told.boot != self.owner:
             return  # by a node that does not know yet, or knows already, that the room has moved
-        elif self.current:
+        self._missed = 0
+        if self.current:
             self._take(told)
         else:
             self._let_wait(told)
@@ -235,6 +252,8 @@ class Replica:
             if process is None:
                 return
             try:
+                if self._listens_anew:
+                    await self._listen_anew()
                 if self._behind:
                     self._again = False
                     self._waits_now += self._waits_next
@@ -251,6 +270,17 @@ class Replica:
                 # Where the node is gone, the nodes' view changes soon, and the room is closed here.
                 await asyncio.sleep(again_s)
                 again_s = min(2 * again_s, AGAIN_S[1])
+
+    async def _listen_anew(self) -> None:
+        self._listens_anew, self._missed = False, 0
+        before, self._stop_listening = self._stop_listening, None
+        if before is not None:
+            before()
+        stop = await self._peers.listen(self.room_id, self._heard)
+        if self._ended:
+            stop()
+        else:
+            self._stop_listening = stop
 
     async def _attach(self, process: RoomProcess | None) -> tuple[Attached, list[Membership]]:
         """Return what the owner answers, and everybody who is in the room on other nodes."""
