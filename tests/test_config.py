@@ -195,6 +195,10 @@ URL = "nats://127.0.0.1:4222"
     [
         ({"cluster_strategy": "pg"}, "there is no cluster_url"),
         ({"cluster_url": URL}, "'local' has no use for it"),
+        (
+            {"cluster_strategy": "pg", "cluster_url": URL, "message_size_limit": 600_000, "message_data_limit": 1},
+            "600001 bytes together; a message of at most 600000 goes between nodes",
+        ),
         ({"cluster_strategy": "pg", "cluster_url": "redis://host"}, "give nats://host:port"),
         ({"cluster_strategy": "pg", "cluster_url": f"{URL},"}, "give nats://host:port"),
         ({"cluster_strategy": "pg", "cluster_url": "nats://user:hidden@host:port"}, "...@host"),

@@ -83,6 +83,10 @@ _URL = re.compile(
 )
 
 
+LARGEST_BETWEEN_NODES: Final = 600_000
+"""Bytes of a message, content and data together, that go between nodes: in one record, with memberships beside it."""
+
+
 def check_cluster(config: Any, problems: Problems) -> None:
     """Add to the problems what is wrong with the options of the cluster, of a `ChatConfig`."""
     with problems.gathered():
@@ -120,6 +124,19 @@ def check_cluster(config: Any, problems: Problems) -> None:
         if url is not None and strategy == "local":
             raise ConfigError(
                 "cluster_url is given, and cluster_strategy 'local' has no use for it; use 'pg' or 'horde'."
+            )
+    with problems.gathered():
+        content, data = config.message_size_limit, config.message_data_limit
+        # What is no number is another problem, and told as one.
+        if (
+            strategy in ("pg", "horde")
+            and type(content) is type(data) is int
+            and content + data > LARGEST_BETWEEN_NODES
+        ):
+            raise ConfigError(
+                f"cluster_strategy is {strategy!r}, and message_size_limit and message_data_limit are {content} and "
+                f"{data}, which is {shown_value(content + data)} bytes together; a message of at most "
+                f"{LARGEST_BETWEEN_NODES} goes between nodes. Lower one of them, and let a message name what is larger."
             )
     with problems.gathered():
         if (config.cluster_cert is None) != (config.cluster_key is None):

@@ -12,9 +12,10 @@ from chatx.cluster.backplane import PAYLOAD_BYTES
 from chatx.cluster.fields import Place
 from chatx.cluster.live import Placed
 from chatx.cluster.memberships import Membership
+from chatx.config_checks import LARGEST_BETWEEN_NODES
 from chatx.core.data import Data
 from chatx.core.message import Entry
-from chatx.runtime.nodes.fitting import newest_that_fit, oldest_that_fit
+from chatx.runtime.nodes.fitting import TOLD_BYTES, newest_that_fit, oldest_that_fit
 from chatx.runtime.subscription import Subscription
 from tests.runtime.nodes.fabric import RECORDS, Node, nodes, room_of
 from tests.virtual import virtual
@@ -83,6 +84,11 @@ def test_whatever_goes_together_fits_into_one_record() -> None:
         assert len(placed) > 60
         attached = rpc.Attached(Place("e" * 128, 2**60), 2**60, placed, True, (member,) * 1000, True)
         assert len(RECORDS.encode(attached)) <= PAYLOAD_BYTES
+    largest = Message("i" * 64, "r" * 128, "u" * 128, "x" * LARGEST_BETWEEN_NODES, 2**60, "e" * 128, 2**60, False, True)
+    assert oldest_that_fit([largest, largest], TOLD_BYTES) == oldest_that_fit([largest, largest]) == [largest]
+    members = (Membership("u" * 128, f"{'z' * 32}.{2**63:x}", 2**60),) * 1000
+    told = rpc.Told("r" * 128, "z" * 32, 2**60, (Placed.of(largest, "k" * 128),), members, members)
+    assert len(RECORDS.encode(told)) <= PAYLOAD_BYTES
     assert oldest_that_fit(entries)[0] is entries[0]
     assert newest_that_fit(entries)[-1] is entries[-1]
     short: list[Entry] = [Message("i", "r", "u", "hi", 1, "e", number) for number in range(300)]
