@@ -42,7 +42,7 @@ class NatsServer:
         password: Its password.
     """
 
-    def __init__(self, program: Path, folder: Path) -> None:
+    def __init__(self, program: Path, folder: Path, *lines: str) -> None:
         self.port = free_port()
         self.user = "u" + secrets.token_hex(8)
         self.password = "p" + secrets.token_hex(16)  # one that begins as a number would have to be quoted
@@ -51,7 +51,7 @@ class NatsServer:
         self._process: subprocess.Popen[bytes] | None = None
         self._config = folder / "nats.conf"
         self._config.touch(mode=0o600)
-        self.configure(f"authorization {{ user: {self.user}, password: {self.password} }}")
+        self.configure(f"authorization {{ user: {self.user}, password: {self.password} }}", *lines)
         self.start()
 
     def configure(self, *lines: str) -> None:
@@ -118,11 +118,11 @@ class NatsServer:
 
 
 @contextmanager
-def server(which: str, folder: Path) -> Iterator[NatsServer]:
-    """Run a server in a folder of its own within this one."""
+def server(which: str, folder: Path, *, jetstream: bool = False) -> Iterator[NatsServer]:
+    """Run a server in a folder of its own within this one, where JetStream is to be on its data too."""
     own = folder / f"nats-{which}-{secrets.token_hex(4)}"
     own.mkdir()
-    running = NatsServer(program(which), own)
+    running = NatsServer(program(which), own, *([f"jetstream {{ store_dir: '{own}' }}"] if jetstream else []))
     try:
         yield running
     finally:

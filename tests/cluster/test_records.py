@@ -9,7 +9,8 @@ from msgspec import msgpack
 
 from chatx.adapters.room_log import APPENDED_AT_ONCE
 from chatx.cluster.fields import RECORD_BYTES, Part, Place
-from chatx.cluster.live import ENTRIES_AT_ONCE, Closed, EntryRow, Live, Opened, Placed, SignalRow
+from chatx.cluster.live import ENTRIES_AT_ONCE, EntryRow, Placed
+from chatx.cluster.log_record import Logged
 from chatx.cluster.memberships import Membership
 from chatx.cluster.operating import Drain, List, Listed, Look, Looked, RoomSummary, Show, Shown
 from chatx.cluster.records import VERSION, BadRecord, Heartbeat, Record, Records, UnknownVersion
@@ -39,7 +40,7 @@ from chatx.cluster.rpc import (
     Told,
 )
 from chatx.core.data import Data
-from chatx.core.message import Entry, Message, Signal, UnknownEntry
+from chatx.core.message import Entry, Message, UnknownEntry
 
 BOOT = "0193a5c0b7d47c0e"
 NODE = "web-1"
@@ -94,10 +95,8 @@ ANSWERS: list[Answer] = [
 ]
 EXAMPLES: list[Record] = [
     Heartbeat(NODE, BOOT, 3, "up", "horde", VERSION, "ab12", "cd34", 2, 5, 6, 7),
-    Opened("general", NODE, BOOT, 4, "e", 7, 16, 15),
-    Closed("general", NODE, BOOT, 4, "e", 7, 16, 15),
-    Live("general", NODE, BOOT, 4, "e", 7, 16, 15, (ROW, OTHER_ROW), (SignalRow("bob", "typing", "{}"),)),
-    Live("general", NODE, BOOT, 4, "e", 7, 16, 15),
+    Logged("general", BOOT, 4, None, True, None, (), (), ()),
+    Logged("general", BOOT, 4, Place("e", 7), False, Place("d", 2), (Place("d", 3),), (16, 1), (9,), (ROW, OTHER_ROW)),
     Told("general", BOOT, 3, (Placed.of(MESSAGE),), (MEMBER,), (MEMBER,)),
     *ASKS,
     *ANSWERS,
@@ -128,22 +127,18 @@ def _leaves(kind: type[Part]) -> set[type[Part]]:
 
 @pytest.mark.parametrize("entry", [MESSAGE, REACTION])
 def test_entry_of_any_kind_comes_out_equal(entry: Entry) -> None:
-    live = Live("general", NODE, BOOT, 4, entry.epoch, entry.offset - 1, 0, 0, (EntryRow.of(entry),))
-    read = RECORDS.decode(RECORDS.encode(live))
-    assert isinstance(read, Live)
+    head = Place(entry.epoch, entry.offset - 1)
+    read = RECORDS.decode(
+        RECORDS.encode(Logged("general", BOOT, 4, head, True, None, (), (), (), (EntryRow.of(entry),)))
+    )
+    assert isinstance(read, Logged)
     assert read.placed() == [entry]
     assert Placed.of(entry).entry("general") == entry
 
 
 def test_entries_of_a_record_stand_behind_its_head() -> None:
-    live = Live("general", NODE, BOOT, 4, "e", 7, 16, 15, (ROW, OTHER_ROW))
-    assert [entry.offset for entry in live.placed()] == [8, 9]
-
-
-@pytest.mark.parametrize("data", [None, Data.of({"at": 5})])
-def test_signal_comes_out_equal(data: Data | None) -> None:
-    signal = Signal("general", "bob", "typing", data)
-    assert SignalRow.of(signal).signal("general") == signal
+    record = Logged("general", BOOT, 4, Place("e", 7), True, None, (), (), (), (ROW, OTHER_ROW))
+    assert [entry.offset for entry in record.placed()] == [8, 9]
 
 
 def test_membership_is_a_meta() -> None:
@@ -259,7 +254,7 @@ def test_size_that_is_not_there_is_refused_without_room_being_made_for_it(size: 
     with pytest.raises(BadRecord):
         RECORDS.decode(b"\x01" + size)
     with pytest.raises(BadRecord):
-        RECORDS.decode(b"\x01\x9a" + msgpack.encode(("live", "general", NODE, BOOT, 4, "e", 7, 16, 15))[1:] + size)
+        RECORDS.decode(b"\x01\x9a" + msgpack.encode(("log", "general", BOOT, 4, None, True, None, (), ()))[1:] + size)
 
 
 def row(**changes: Any) -> list[Any]:
@@ -268,8 +263,12 @@ def row(**changes: Any) -> list[Any]:
     return list((fields | changes).values())
 
 
-def live(*rows: Any, room_id: Any = "general", boot: Any = BOOT, node: Any = NODE, after: Any = 7) -> bytes:
-    return raw("live", room_id, node, boot, 4, "e", after, 16, 15, rows)
+def live(*rows: Any, room_id: Any = "general", boot: Any = BOOT, offset: Any = 8) -> bytes:
+    return raw("told", room_id, boot, 3, [(("e", offset), each) for each in rows], (), ())
+
+
+def logged(*rows: Any, after: Any = ("e", 7), trail: Any = (16, 1)) -> bytes:
+    return raw("log", "general", BOOT, 4, after, True, None, (), trail, (), rows)
 
 
 def heartbeat(**changes: Any) -> bytes:
@@ -289,7 +288,7 @@ BAD = {
     "no kind": raw(),
     "kind of another type": raw(7),
     "not an array": b"\x01" + msgpack.encode({"type": "hb"}),
-    "more fields than there are": raw("open", "general", NODE, BOOT, 4, "e", 7, 16, 15, 1),
+    "more fields than there are": raw("join", "general", "alice", 1),
     "unknown ask": raw("explode", "general"),
     "room id with a control character": live(room_id="gen\neral"),
     "room id that is too long": live(room_id="x" * 129),
@@ -310,12 +309,17 @@ BAD = {
     "kind of an entry that breaks a line": live(row(kind="a\nb")),
     "row without its end": live(row()[:4]),
     "more entries than an append has": live(*[row()] * (ENTRIES_AT_ONCE + 1)),
-    "offset below 0": live(after=-1),
-    "offset of 64 bits": live(after=2**64 - 1),
-    "offset that is a float": live(after=7.5),
+    "offset below 0": live(row(), offset=-1),
+    "offset of 64 bits": live(row(), offset=2**64 - 1),
+    "offset that is a float": live(row(), offset=7.5),
+    "entries of a log without a place": logged(row(), after=None),
+    "entries of a log of no epoch": logged(row(), after=("", 7)),
+    "more entries than a log has in a record": logged(*[row()] * (ENTRIES_AT_ONCE + 1)),
+    "trail of a log that is too long": logged(row(), trail=tuple(range(33, 0, -1))),
+    "number of a record below 0": logged(row(), trail=(-1,)),
     "boot that is no token": live(boot="0193a5c0.b7d47c0"),
     "boot that breaks a line": live(boot=BOOT + "\n"),
-    "node with a blank": live(node="web 1"),
+    "node with a blank": heartbeat(node="web 1"),
     "unknown state": heartbeat(state="asleep"),
     "strategy that has no nodes": heartbeat(strategy="local"),
     "weight of 0": heartbeat(weight=0),

@@ -250,7 +250,7 @@ def check_published(topic: str, payload: bytes, pending: int) -> None:
         BackplaneFull: More than `PENDING_BYTES` would wait.
     """
     check_topic(topic)
-    _check_sent(payload, pending)
+    check_sent(payload, pending)
 
 
 def check_asked(boot: str, payload: bytes, pending: int, requests: int) -> None:
@@ -262,12 +262,13 @@ def check_asked(boot: str, payload: bytes, pending: int, requests: int) -> None:
         BackplaneFull: More than `PENDING_BYTES` or `REQUESTS_AT_ONCE` would wait.
     """
     check_boot(boot)
-    _check_sent(payload, pending)
+    check_sent(payload, pending, requests)
+
+
+def check_sent(payload: bytes, pending: int, requests: int = 0) -> None:
+    """Check what is to be sent, where so many bytes, and so many requests, wait already; raises as `check_asked`."""
     if requests >= REQUESTS_AT_ONCE:
         raise BackplaneFull(f"{REQUESTS_AT_ONCE} requests wait for their reply, which is the bound; try again later.")
-
-
-def _check_sent(payload: bytes, pending: int) -> None:
     if len(payload) > PAYLOAD_BYTES:
         raise PayloadTooLarge(f"A payload has {len(payload)} bytes; at most {PAYLOAD_BYTES} go over the backplane.")
     if pending + len(payload) > PENDING_BYTES:

@@ -1,35 +1,20 @@
-"""The record of a room: what its owner appends to the log, where there is one, and tells every node that follows it.
-
-A reader chains the records: each says which one was before it, and one that does not follow what was read last shows
-that something is missing. A record of a lower term is that of an owner who lost the room.
-"""
+"""An entry as records have it, which nodes tell each other and which are kept in their log."""
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated, Final, TypeAlias
 
 from msgspec import Meta
 
 from chatx.adapters.entry_rows import entry_of, row_of
-from chatx.cluster.fields import (
-    Boot,
-    Count,
-    Epoch,
-    Id,
-    NodeName,
-    Part,
-    Place,
-    Text,
-    Word,
-    check_content,
-    check_data,
-    check_ids,
-)
-from chatx.core.data import Data
-from chatx.core.message import Entry, Signal
+from chatx.cluster.fields import Count, Id, Part, Place, Text, Word, check_content, check_ids
+from chatx.core.message import Entry
 
 ENTRIES_AT_ONCE: Final = 256
-"""Entries in one record, and signals, at most: what one append may have."""
+"""Entries in one record, at most: what one append may have."""
+
+Kind: TypeAlias = Annotated[str, Meta(pattern=r"\A[^\x00-\x1f\x7f]{1,128}\Z")]
+"""What an entry is, or the id of the one that it is about; a later version may have other ones than this."""
 
 
 class EntryRow(Part, frozen=True, gc=False):
@@ -51,8 +36,8 @@ class EntryRow(Part, frozen=True, gc=False):
     user_id: Id
     content: Text
     inserted_at: Count
-    kind: Word
-    target: Word | None
+    kind: Kind
+    target: Kind | None
     data: Text | None
     stored: bool
     key: Id | None = None
@@ -106,91 +91,3 @@ class Placed(Part, frozen=True, gc=False):
     def check(self) -> None:
         """Check the row."""
         self.row.check()
-
-
-class SignalRow(Part, frozen=True, gc=False):
-    """A signal without what its record says already.
-
-    Attributes:
-        user_id: Whose act it is.
-        kind: What it is.
-        data: What it carries as JSON, or None.
-    """
-
-    user_id: Id
-    kind: Word
-    data: Text | None = None
-
-    @classmethod
-    def of(cls, signal: Signal) -> SignalRow:
-        """Return the row of a signal."""
-        return cls(signal.user_id, signal.kind, None if signal.data is None else signal.data.text)
-
-    def signal(self, room_id: str) -> Signal:
-        """Return the signal."""
-        return Signal(room_id, self.user_id, self.kind, None if self.data is None else Data.from_text(self.data))
-
-    def check(self) -> None:
-        """Check the user's id and the data."""
-        check_ids(user_id=self.user_id)
-        check_data(self.data)
-
-
-class RoomRecord(Part, frozen=True, gc=False):
-    """What every record of a room says.
-
-    Attributes:
-        room_id: The room itself; a subject has only its token.
-        node: The owner.
-        boot: Which life of it.
-        term: The term under which it has the room.
-        epoch: Identity of the room's stream.
-        after: The offset of the head ahead of what the record brings; 0 where the stream begins.
-        prev: The number of the room's record before this one; 0 where there is none.
-        back: The number of the newest record that has entries; 0 where there is none.
-    """
-
-    room_id: Id
-    node: NodeName
-    boot: Boot
-    term: Count
-    epoch: Epoch
-    after: Count
-    prev: Count
-    back: Count
-
-    def check(self) -> None:
-        """Check the room's id."""
-        check_ids(room_id=self.room_id)
-
-
-class Opened(RoomRecord, frozen=True, gc=False, tag="open"):
-    """The room was taken over, at the head that the record names: every lower term is fenced."""
-
-
-class Closed(RoomRecord, frozen=True, gc=False, tag="close"):
-    """The room was let go of, at the head that the record names, which is proven."""
-
-
-class Live(RoomRecord, frozen=True, gc=False, tag="live"):
-    """What happened in the room.
-
-    Attributes:
-        entries: At the places behind `after`, in order, at most `ENTRIES_AT_ONCE`.
-        signals: What has no place, at most as many.
-    """
-
-    entries: Annotated[tuple[EntryRow, ...], Meta(max_length=ENTRIES_AT_ONCE)] = ()
-    signals: Annotated[tuple[SignalRow, ...], Meta(max_length=ENTRIES_AT_ONCE)] = ()
-
-    def placed(self) -> list[Entry]:
-        """Return the entries at their places."""
-        return [row.entry(self.room_id, self.epoch, offset) for offset, row in enumerate(self.entries, self.after + 1)]
-
-    def check(self) -> None:
-        """Check all that the record brings."""
-        RoomRecord.check(self)
-        for row in self.entries:
-            row.check()
-        for signal in self.signals:
-            signal.check()

@@ -29,6 +29,7 @@ from chatx.cluster.backplane import (
     check_asked,
     check_boot,
     check_published,
+    check_sent,
     check_topic,
 )
 from chatx.cluster.nats_options import NatsOptions, shown
@@ -203,27 +204,46 @@ class NatsBackplane:
     async def request(self, boot: str, payload: bytes, timeout_s: float) -> bytes:
         """Ask a node; see `Backplane.request` for what it raises."""
         check_asked(boot, payload, self.pending_bytes, self._requests)
+        try:
+            reply = await self._asked(self._subject_of(boot), payload, timeout_s, None, f"node {boot}")
+        except errors.NoRespondersError:
+            raise NobodyThere(f"Nobody serves node {boot}; it has ended, or has not begun.") from None
+        return read_answer(boot, reply)
+
+    async def ask_broker(
+        self, subject: str, payload: bytes, timeout_s: float, headers: dict[str, str] | None = None
+    ) -> bytes:
+        """Ask the server itself; see `AsksBroker.ask_broker` for what it raises."""
+        check_sent(payload, self.pending_bytes, self._requests)
+        try:
+            return await self._asked(subject, payload, timeout_s, headers, "the server")
+        except errors.NoRespondersError:
+            raise NobodyThere("The server has nobody who answers this; is JetStream enabled?") from None
+
+    async def _asked(
+        self, subject: str, payload: bytes, timeout_s: float, headers: dict[str, str] | None, whom: str
+    ) -> bytes:
         connection = self._ready()
         self._requests += 1
         asking = asyncio.get_running_loop().create_task(
-            connection.client.request(self._subject_of(boot), payload, timeout=timeout_s)
+            connection.client.request(subject, payload, timeout=timeout_s, headers=headers)
         )
         try:
             both: list[asyncio.Future[Any]] = [asking, connection.lost]
             await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
             if not asking.done():
-                raise NoReply(f"The link to NATS was lost while node {boot} was asked; perhaps it has done it.")
-            reply = asking.result()
+                raise NoReply(f"The link to NATS was lost while {whom} was asked; perhaps it was done.")
+            content: bytes = asking.result().data
         except errors.NoRespondersError:
-            raise NobodyThere(f"Nobody serves node {boot}; it has ended, or has not begun.") from None
+            raise
         except errors.TimeoutError:
-            raise NoReply(f"Node {boot} did not answer within {timeout_s} s; perhaps it has done it.") from None
+            raise NoReply(f"No answer of {whom} came within {timeout_s} s; perhaps it was done.") from None
         except errors.Error as error:
             raise BackplaneAway(f"NATS is away: {error}") from error
         finally:
             self._requests -= 1
             asking.cancel()
-        return read_answer(boot, reply.data)
+        return content
 
     def _subject_of(self, boot: str) -> str:
         return f"{self._prefix}n.{boot}.rpc"

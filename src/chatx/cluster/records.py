@@ -15,7 +15,7 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 from msgspec import Meta, ValidationError, msgpack
 
 from chatx.cluster.fields import RECORD_BYTES, Boot, Count, NodeName, Part, Word
-from chatx.cluster.live import Closed, Live, Opened
+from chatx.cluster.log_record import Logged
 from chatx.cluster.placement import LARGEST_WEIGHT
 from chatx.cluster.rpc import Answer, Ask, Told
 
@@ -65,7 +65,7 @@ class Heartbeat(Part, frozen=True, gc=False, tag="hb"):
     rooms: Count = 0
 
 
-Record: TypeAlias = Heartbeat | Ask | Answer | Told | Live | Opened | Closed
+Record: TypeAlias = Heartbeat | Ask | Answer | Told | Logged
 
 
 class Records:

@@ -10,7 +10,7 @@ Rules:
 from __future__ import annotations
 
 import re
-from base64 import b32encode
+from base64 import b32decode, b32encode
 from hashlib import blake2b
 from typing import Final
 
@@ -31,6 +31,19 @@ def room_token(room_id: str) -> str:
     if len(encoded) <= _ENCODED_BYTES:
         return "x" + _base32(encoded)
     return "h" + _base32(blake2b(encoded, digest_size=_DIGEST_BYTES).digest())
+
+
+def room_of(token: str) -> str | None:
+    """Return the room whose token this is, or None where it says only a digest, or is none."""
+    kind, rest = token[:1], token[1:]
+    if kind == "p":
+        return rest
+    if kind != "x":
+        return None
+    try:
+        return b32decode(rest.upper() + "=" * (-len(rest) % 8)).decode()
+    except ValueError:
+        return None
 
 
 def _base32(content: bytes) -> str:
