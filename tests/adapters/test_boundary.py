@@ -362,15 +362,15 @@ async def test_a_call_that_ends_after_its_timeout_or_its_caller_disturbs_nobody(
 
 async def test_a_call_that_no_thread_began_within_the_timeout_is_taken_back_and_is_no_timeout() -> None:
     block = Block()
-    boundary = Boundary(20, Telemetry())
+    boundary = Boundary(1000, Telemetry())  # within which all of its threads begin, on whatever machine
     calls = [boundary.in_thread("a", block) for _ in range(THREADS)]
     late: list[int] = []
     results = await asyncio.gather(*calls, boundary.in_thread("late", late.append, 1), return_exceptions=True)
+    block.release()
+    await boundary.close(2)
     failures = [each for each in results if isinstance(each, AdapterFailure)]
     assert [each.failure for each in failures] == ["timeout"] * THREADS + ["busy"]
     assert [each.running is not None for each in failures] == [True] * THREADS + [False]
-    block.release()
-    await boundary.close(2)
     assert late == []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import msgspec
@@ -30,6 +31,7 @@ def raw_frame(version: Version, join_ref: Any, ref: Any, topic: str, event: str,
     return msgspec.json.encode(fields).decode()
 
 
+@functools.lru_cache(4096)  # whoever looks for the answers to a flood looks through all of it for each
 def read(version: Version, text: str) -> Received:
     """Return a sent frame; a version 1 frame must have its four fields and nothing else."""
     data = msgspec.json.decode(text)

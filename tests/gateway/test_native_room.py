@@ -106,6 +106,7 @@ async def test_answers_that_one_address_does_not_take_keep_out_nobody_and_push_o
     monkeypatch: pytest.MonkeyPatch, *, tls: bool
 ) -> None:
     monkeypatch.setattr("chatx.gateway.native.exchanges.MAX_EXCHANGES", 4)
+    monkeypatch.setattr("chatx.gateway.native.patience.ANSWER_STALL_S", 60.0)  # of room alone is this, not of patience
     async with (
         Chat() as chat,
         native(chat, **served_by(tls)) as (server, port),
