@@ -3,8 +3,9 @@ SHELL := bash
 BIN := .venv/bin
 CODE := $(wildcard src tests tools examples benchmarks)
 INPUTS := pyproject.toml constraints.txt tools/venv
-# So many files of tests beside each other, in tests/conftest.py's order.
-BESIDE := $(if $(TOGETHER),-n $(TOGETHER) --dist loadfile --no-loadscope-reorder)
+# So many files of tests beside each other, in tests/conftest.py's order: nearly all wait more than they compute.
+TOGETHER := 3
+BESIDE := $(if $(filter-out 1,$(TOGETHER)),-n $(TOGETHER) --dist loadfile --no-loadscope-reorder)
 export PYTHON
 
 .PHONY: demo test check docs bench clean compiler
@@ -13,17 +14,16 @@ export PYTHON
 demo: .venv/.fastapi
 	@$(BIN)/chatx demo $(ARGS)
 
-# Everything on the main Python, the fast tests on each other one; `make test LONG=1` looks longer for counterexamples,
-# `make test TOGETHER=3` runs three files of tests beside each other.
+# Everything on the main Python, and beside it the fast tests on each other one; `make test LONG=1` looks longer for
+# counterexamples, `make test TOGETHER=1` runs one file of tests after the other.
 test: check compiler
 	@tools/chromium
 	@tools/npm
 	@tools/postgresql
 	@tools/nats
 	@rm -f .coverage .coverage.*
-	TEST_LONG=$(LONG) $(BIN)/coverage run -m pytest $(BESIDE) $(if $(LONG),--timeout=1800)
+	tools/beside-other-pythons env TEST_LONG=$(LONG) $(BIN)/coverage run -m pytest $(BESIDE) $(if $(LONG),--timeout=1800)
 	@$(BIN)/coverage combine -q && $(BIN)/coverage report
-	@tools/test-other-pythons $(BESIDE)
 
 check: .venv/.dev
 	$(BIN)/ruff format --check

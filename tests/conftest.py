@@ -1,4 +1,7 @@
-"""Hypothesis profiles, `ci` by default, `long` where TEST_LONG is set (`make test LONG=1`); the log as it was."""
+"""Hypothesis profiles, `ci` by default, `long` where TEST_LONG is set (`make test LONG=1`); the log as it was.
+
+Where TEST_BRIEF is set, as on the other Pythons, it is `brief`, and fewer schedules are played.
+"""
 
 import logging
 import os
@@ -12,6 +15,7 @@ from hypothesis import HealthCheck, settings
 
 from chatx.runtime import committing, notifying, saving
 from tests.postgres import Postgres, cluster
+from tests.seeds import BRIEF
 
 # No deadline: a shared machine's pauses are not findings. The examples are the same in each run, so that what is
 # red was broken by a change; those of a long run are drawn by chance, and the blob lets anyone replay a failure.
@@ -23,7 +27,8 @@ settings.register_profile(
     max_examples=5000,
     suppress_health_check=[HealthCheck.too_slow],
 )
-settings.load_profile("long" if os.environ.get("TEST_LONG") else "ci")
+settings.register_profile("brief", parent=settings.get_profile("ci"), max_examples=20)
+settings.load_profile("long" if os.environ.get("TEST_LONG") else "brief" if BRIEF else "ci")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -48,6 +48,7 @@ def test_a_seed_replays_the_same_run_in_another_process() -> None:
     assert len(digests) == 1
 
 
+@pytest.mark.slow
 def test_the_runs_reach_what_they_are_for() -> None:
     codes = ("slow_consumer", "room_unavailable", "room_overloaded", "rate_limited", "adapter_error", "unauthorized")
     due = {*codes, "blocked", "closed", "again", "for good", "calm", "goes away", "disconnected", "left"}

@@ -26,6 +26,7 @@ def test_a_seed_replays_the_same_run() -> None:
         assert run(seed, play).digest() == run(seed, play).digest()
 
 
+@pytest.mark.slow
 def test_the_runs_reach_what_they_are_for() -> None:
     due = {"again", "is killed", "stops", "finds no log", "calm", "is somebody else's", "has not answered"}
     due |= {"took nothing", "could not take this", "could not be told", "cannot say where", "goes on in epoch"}

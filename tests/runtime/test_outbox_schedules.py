@@ -186,6 +186,7 @@ def test_everybody_is_told_in_every_order(chunk: range) -> None:
         run_seeded(seed, Play(seed)())
 
 
+@pytest.mark.slow
 def test_a_process_that_forgets_what_it_had_claimed_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     def forgets(self: outbox.Outbox, round_: Round) -> None:
         if not (round_.left or round_.under_way) and round_.row.id in self._rounds:
@@ -198,6 +199,7 @@ def test_a_process_that_forgets_what_it_had_claimed_is_found(monkeypatch: pytest
             run_seeded(seed, Play(seed)())
 
 
+@pytest.mark.slow
 def test_the_schedules_reach_what_they_are_for() -> None:
     repeats = dead = full = 0
     for seed in range(20):

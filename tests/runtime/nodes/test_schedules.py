@@ -16,24 +16,25 @@ from chatx.runtime.nodes.replica import Replica
 from chatx.runtime.process import RoomProcess
 from chatx.testing.seeded import run_seeded
 from tests.runtime.nodes.play import Play
+from tests.seeds import chunks
 
 SEEDS = 500
 LOG_SEEDS = 100
 
 
-@pytest.mark.parametrize("first", range(0, SEEDS, 50))
+@pytest.mark.parametrize("chunk", chunks(SEEDS, 50), ids=lambda chunk: f"{chunk.start}-{chunk.stop - 1}")
 @pytest.mark.parametrize("crashes", [False, True])
-def test_nothing_is_lost_between_nodes(first: int, *, crashes: bool) -> None:
-    for seed in range(first, first + 50):
+def test_nothing_is_lost_between_nodes(chunk: range, *, crashes: bool) -> None:
+    for seed in chunk:
         run_seeded(seed, Play(seed, crashes=crashes)())
 
 
-@pytest.mark.parametrize("first", range(0, LOG_SEEDS, 50))
+@pytest.mark.parametrize("chunk", chunks(LOG_SEEDS, 50), ids=lambda chunk: f"{chunk.start}-{chunk.stop - 1}")
 @pytest.mark.parametrize("durability, crashes", [("stored", True), ("stored", False), ("sequenced", False)])
 def test_over_a_log_that_the_nodes_share_each_room_goes_on_in_its_stream(
-    first: int, durability: str, *, crashes: bool
+    chunk: range, durability: str, *, crashes: bool
 ) -> None:
-    for seed in range(first, first + 50):
+    for seed in chunk:
         run_seeded(seed, Play(seed, crashes=crashes, durability=durability)())
 
 
@@ -87,6 +88,7 @@ def no_members_again(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(FollowedRoom, "attach", attached)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sabotage", [deaf_to_holes, no_last_word, no_keys, nothing_handed_off, not_settled, no_members_again]
 )
