@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+import coverage
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -73,6 +74,23 @@ def quiet() -> Iterator[None]:
     logging.disable(logging.CRITICAL)
     yield
     logging.disable(logging.NOTSET)
+
+
+@pytest.fixture
+def schedules(request: pytest.FixtureRequest, quiet: None) -> Iterator[None]:
+    """Play many schedules at their own pace: silent, and with their coverage measured in the first chunk alone.
+
+    Measuring takes three times what the run takes, and the next chunks go where the first one went.
+    """
+    callspec = getattr(request.node, "callspec", None)
+    chunk = None if callspec is None else callspec.params.get("chunk")
+    measured = coverage.Coverage.current()
+    if measured is None or (chunk is not None and chunk.start == 0):
+        yield
+        return
+    measured.stop()
+    yield
+    measured.start()
 
 
 @pytest.fixture(scope="session")

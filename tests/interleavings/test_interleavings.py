@@ -13,7 +13,7 @@ from tests.seeds import chunks
 
 SUITE = 500
 
-pytestmark = pytest.mark.usefixtures("quiet")
+pytestmark = pytest.mark.usefixtures("schedules")
 
 
 @pytest.mark.parametrize("chunk", chunks(SUITE, 50), ids=lambda chunk: f"{chunk.start}-{chunk.stop - 1}")

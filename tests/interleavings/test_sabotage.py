@@ -1,7 +1,5 @@
 """Whether the suite finds what it is for: rooms that break one promise each, and the seeds until it shows."""
 
-import logging
-from collections.abc import Iterator
 from typing import Any, Literal
 
 import pytest
@@ -19,6 +17,8 @@ from tests.interleavings.play import play
 from tests.interleavings.test_interleavings import SUITE
 from tests.interleavings.world import WorldRoom, run
 from tests.seeds import assert_found
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("schedules")]
 
 
 class ReorderingFanout(Fanout):
@@ -146,13 +146,6 @@ class LosingRoom(WorldRoom):
     def rebuilt(self) -> tuple[WorldRoom, Effects]:  # type: ignore[override]
         self.fanout._pending = []
         return super().rebuilt()  # type: ignore[return-value]
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    logging.disable(logging.CRITICAL)
-    yield
-    logging.disable(logging.NOTSET)
 
 
 class SilentMailbox(Mailbox):

@@ -10,7 +10,7 @@ from tests.nothing_lost.test_schedules import SUITE
 from tests.nothing_lost.world import run
 from tests.seeds import assert_found
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quiet")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("schedules")]
 
 
 @pytest.mark.parametrize("fault", PLACES)

@@ -11,11 +11,11 @@ from tests.seeds import chunks
 
 SUITE = 2000
 
-pytestmark = pytest.mark.usefixtures("quiet")
+pytestmark = pytest.mark.usefixtures("schedules")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("chunk", chunks(SUITE, 200), ids=lambda chunk: f"{chunk.start}-{chunk.stop - 1}")
+@pytest.mark.parametrize("chunk", chunks(SUITE, 100), ids=lambda chunk: f"{chunk.start}-{chunk.stop - 1}")
 def test_nothing_is_lost_in_any_schedule(chunk: range) -> None:
     for seed in chunk:
         run(seed, play)

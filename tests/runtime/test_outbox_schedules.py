@@ -20,7 +20,7 @@ from chatx.runtime.outbox_round import Round
 from chatx.testing.seeded import run_seeded
 from tests.seeds import chunks
 
-pytestmark = pytest.mark.usefixtures("quiet")
+pytestmark = pytest.mark.usefixtures("schedules")
 
 USERS = tuple(f"user {number}" for number in range(12))
 

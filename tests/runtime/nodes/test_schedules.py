@@ -21,6 +21,8 @@ from tests.seeds import chunks
 SEEDS = 500
 LOG_SEEDS = 100
 
+pytestmark = pytest.mark.usefixtures("schedules")
+
 
 @pytest.mark.parametrize("chunk", chunks(SEEDS, 50), ids=lambda chunk: f"{chunk.start}-{chunk.stop - 1}")
 @pytest.mark.parametrize("crashes", [False, True])
