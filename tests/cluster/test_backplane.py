@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Awaitable
 
 import pytest
 
@@ -163,6 +164,24 @@ async def test_a_node_handles_so_many_requests_at_once_and_refuses_more(make: Ma
         assert await asyncio.gather(*waiting) == [b"0", b"1"]
         assert await one.request(two.boot, b"fourth", WITHIN_S) == b"fourth"
         assert begun == [b"0", b"1", b"fourth"]
+
+
+async def test_a_handler_says_that_it_is_busy_with_what_it_is_asked(make: Make, quiet: None) -> None:
+    async with linked(make, 2) as (one, two):
+
+        def busy(payload: bytes) -> Awaitable[bytes]:
+            if payload == b"slow":
+                raise NodeBusy("as much of this as may be; ask again later")
+            if payload == b"raise":
+                raise RuntimeError("a secret")
+            return echo(payload)
+
+        await two.serve(busy)
+        with pytest.raises(NodeBusy, match="again later"):
+            await one.request(two.boot, b"slow", WITHIN_S)
+        with pytest.raises(RequestFailed):
+            await one.request(two.boot, b"raise", WITHIN_S)
+        assert await one.request(two.boot, b"quick", WITHIN_S) == b"echo quick"
 
 
 async def test_a_handler_that_fails_tells_only_that(make: Make, quiet: None) -> None:

@@ -1,14 +1,15 @@
 """What goes back for a request: one byte that says how it went, and the reply.
 
-At most so many requests are handled at once; more are answered `busy` without being looked at. A handler's exception
-stays here: the asker is told that it failed, and the log says how.
+At most so many requests are handled at once; more are answered `busy` without being looked at, and so are those for
+which the handler raises `NodeBusy` when it is called. Whatever else it raises stays here: the asker is told that it
+failed, and the log says how.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from chatx.cluster.backplane import PAYLOAD_BYTES, Handle, NodeBusy, RequestFailed
@@ -40,20 +41,31 @@ class Answers:
         if len(self._tasks) >= self._at_once:
             reply(_BUSY)
             return
-        task = asyncio.get_running_loop().create_task(self._answer(payload, reply))
+        try:
+            answering = self._handle(payload)
+        except NodeBusy:
+            reply(_BUSY)
+            return
+        except Exception as error:
+            self._failed(error, reply)
+            return
+        task = asyncio.get_running_loop().create_task(self._answer(answering, reply))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _answer(self, payload: bytes, reply: Callable[[bytes], object]) -> None:
+    async def _answer(self, answering: Awaitable[bytes], reply: Callable[[bytes], object]) -> None:
         try:
-            answer = await self._handle(payload)
+            answer = await answering
             if not isinstance(answer, bytes) or len(answer) > PAYLOAD_BYTES:
                 raise ValueError(f"the answer is not bytes, at most {PAYLOAD_BYTES} of them")
-        except Exception:
-            logger.exception("a request from another node could not be answered; it is told that it failed")
-            reply(_FAILED)
+        except Exception as error:
+            self._failed(error, reply)
         else:
             reply(_DONE + answer)
+
+    def _failed(self, error: Exception, reply: Callable[[bytes], object]) -> None:
+        logger.error("a request from another node could not be answered; it is told that it failed", exc_info=error)
+        reply(_FAILED)
 
     async def end(self) -> None:
         """End what is being handled, without an answer."""

@@ -45,7 +45,8 @@ Receive: TypeAlias = Callable[[bytes], object]
 """What a subscription calls with each payload. It only enqueues; what it raises is logged and goes no further."""
 
 Handle: TypeAlias = Callable[[bytes], Awaitable[bytes]]
-"""What answers a request. What it raises is logged here, and the asker gets `RequestFailed` without its text."""
+"""What answers a request. What it raises is logged here, and the asker gets `RequestFailed` without its text; but where
+the call itself, and not what it returns, raises `NodeBusy`, nothing was done, and the asker gets that."""
 
 _TOPIC: Final = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
 _BOOT: Final = re.compile(BOOT_ID)

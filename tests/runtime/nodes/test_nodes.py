@@ -274,3 +274,30 @@ async def test_a_stranger_who_says_what_nobody_reads_fills_no_log(
         said = [each.getMessage() for each in caplog.records]
         assert 10 <= len(said) <= 3 * 2 * 10
         assert chats[0].statistics().records_refused == 300
+
+
+@virtual
+async def test_sends_that_wait_for_their_middlewares_keep_nothing_else_out(hub: MemoryHub) -> None:
+    go_on = asyncio.Event()
+
+    async def slow(draft: Draft) -> Draft:
+        await go_on.wait()
+        return draft
+
+    async with three(middlewares=(slow,)) as chats:
+        owner = owner_of(chats, "general")
+        other = next(each for each in chats if each is not owner)
+        async with owner.connect("ann") as connection:
+            await connection.join("general")
+            sending = [
+                asyncio.create_task(other.send_message("general", f"user-{number}", "hi")) for number in range(600)
+            ]
+            await asyncio.sleep(0.5)
+            async with other.subscribe("general", presence=True) as reader:  # an attach, and a membership's end
+                assert "ann" in (await anext(reader)).presences  # type: ignore[union-attr]
+                await other.revoke("ann")
+                await asyncio.sleep(0.5)
+                with pytest.raises(Revoked):
+                    await connection.join("general")
+            go_on.set()
+            assert len({each.id for each in await asyncio.gather(*sending)}) == 600

@@ -49,6 +49,7 @@ from chatx.errors import AdapterError, ConfigError
 from chatx.runtime.engine import Engine
 from chatx.runtime.nodes.abroad import Abroad
 from chatx.runtime.nodes.answering import Answering
+from chatx.runtime.nodes.at_once import AT_ONCE, LANES, AtOnce, Lane, lane_of
 from chatx.runtime.nodes.counts import Counts
 from chatx.runtime.nodes.node_log import NodeLog
 from chatx.runtime.nodes.operating import Operating
@@ -131,6 +132,7 @@ class Node:
         )
         self._owned: Owned | None = None
         self._answering: Answering | None = None
+        self._at_once = AtOnce()
         self._operating: Operating | None = None
         self._engine: Engine | None = None
         self._counts = Counts()
@@ -178,7 +180,7 @@ class Node:
         self.abroad.begin(
             owned, engine.rooms.moved, engine.sending.window, engine.settle if engine.storage.is_log else None
         )
-        await self._backplane.serve(self._answer)
+        await self._backplane.serve(self._answer, at_once=AT_ONCE * len(LANES))
         await self._backplane.subscribe(HEARTBEATS, self._heard)
         self._spawn(self._beat())
         self._spawn(self._tick())
@@ -250,10 +252,10 @@ class Node:
         if not boot:
             raise Unreachable("no node has it now", surely=True)
         self._counts.asking += 1
-        slow = isinstance(ask, rpc.Submit | rpc.Attach | rpc.Read | rpc.Join | rpc.HandOff)
+        within_s = ANSWERED_S if lane_of(ask) == "now" else self._slow_s
         try:
             payload = self._records.encode(ask, self._membership.speaks)
-            reply = await self._backplane.request(boot, payload, self._slow_s if slow else ANSWERED_S)
+            reply = await self._backplane.request(boot, payload, within_s)
             answer = self._records.decode(reply)
         except NobodyThere as error:
             # Where the broker was away, the others come back one after the other, as this one did.
@@ -311,12 +313,19 @@ class Node:
         if isinstance(record, Heartbeat):
             self._done(self._membership.heard(record, self._loop.time()))
 
-    async def _answer(self, payload: bytes) -> bytes:
+    def _answer(self, payload: bytes) -> Coroutine[Any, Any, bytes]:
+        ask = self._read(payload, "what another node asks")
+        lane = lane_of(ask)
+        self._at_once.enter(lane)  # before anything is begun for it
+        return self._answer_in(lane, ask)
+
+    async def _answer_in(self, lane: Lane, ask: object) -> bytes:
         self._counts.answering += 1
         try:
-            answer = await self._answered(self._read(payload, "what another node asks"))
+            answer = await self._answered(ask)
         finally:
             self._counts.answering -= 1
+            self._at_once.leave(lane)
         try:
             return self._records.encode(answer, self._membership.speaks)
         except BadRecord as error:
