@@ -8,11 +8,15 @@ TOGETHER := 3
 BESIDE := $(if $(filter-out 1,$(TOGETHER)),-n $(TOGETHER) --dist loadfile --no-loadscope-reorder)
 export PYTHON
 
-.PHONY: demo test check docs bench clean compiler
+.PHONY: demo demo-cluster test check docs bench clean compiler
 
 # The chat page on http://localhost:4000; `make demo ARGS="--port 4001"` passes options on.
 demo: .venv/.fastapi
 	@$(BIN)/chatx demo $(ARGS)
+
+# The same page on three nodes, with a broker of their own.
+demo-cluster: .venv/.dev-demo
+	@$(BIN)/chatx demo --nodes 3 $(ARGS)
 
 # Everything on the main Python, and beside it the fast tests on each other one; `make test LONG=1` looks longer for
 # counterexamples, `make test TOGETHER=1` runs one file of tests after the other.
@@ -48,5 +52,5 @@ clean:
 	rm -rf .venv .venv-3.* .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist \
 	    tests/npm/node_modules
 
-.venv/.fastapi .venv/.dev: .venv/.%: $(INPUTS)
+.venv/.fastapi .venv/.dev-demo .venv/.dev: .venv/.%: $(INPUTS)
 	@tools/venv .venv "$$(tools/pythons | head -n 1 | cut -d ' ' -f 2-)" $*

@@ -25,6 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from chatx.chat import Chat
 from chatx.core.message import Event
 from chatx.core.validation import valid_id
+from chatx.demo.nodes import Nodes, add_nodes, page_with_nodes
 from chatx.errors import Blocked, ChatError
 from chatx.gateway.entry.handshake import Handshake
 from chatx.integrations import html
@@ -69,11 +70,12 @@ class NoShouting:
         return True
 
 
-def demo_app(store: str, **options: Any) -> FastAPI:
+def demo_app(store: str | None, nodes: Nodes | None = None, **options: Any) -> FastAPI:
     """Return the demo as an application. Its chat is `app.state.chat`.
 
     Args:
         store: Where messages are kept, as the option of this name.
+        nodes: What is shown of the nodes, where this is one of several.
         options: Further options of the chat.
 
     Raises:
@@ -89,8 +91,9 @@ def demo_app(store: str, **options: Any) -> FastAPI:
     # The page itself asks with HEAD whether the server is back.
     @app.head("/")
     @app.get("/")
-    def channel_page() -> FileResponse:
-        return FileResponse(PAGE / "index.html")
+    def channel_page() -> Response:
+        page = PAGE / "index.html"
+        return FileResponse(page) if nodes is None else page_with_nodes(page.read_text(encoding="utf-8"))
 
     @app.get("/live.js")
     def live_script() -> FileResponse:
@@ -142,6 +145,8 @@ def demo_app(store: str, **options: Any) -> FastAPI:
         response.delete_cookie(COOKIE, path="/live", httponly=True, samesite="lax")
         return response
 
+    if nodes is not None:
+        add_nodes(app, nodes)
     return app
 
 

@@ -104,8 +104,24 @@ export class MessageLog {
 
     this.#placeTop(room, place);
     let previous = null;
+    let numbers = null;
     room.messages.forEach((message, index) => {
       const hole = room.holeBefore(index);
+      if (message.counts) {
+        // What a page sends to count whether all of it arrives is one line, however many there are.
+        if (numbers === null || hole) numbers = { key: `numbers ${message.id}`, count: 0 };
+        if (hole) place(`hole ${message.id}`, () => divider("hole", "Some messages may be missing here"));
+        this.#placeDay(message.inserted_at, previous?.at, place);
+        numbers.count += 1;
+        const words = `${plural(numbers.count, "numbered message")}, sent to count them`;
+        const next = room.messages[index + 1];
+        if (next === undefined || !next.counts || room.holeBefore(index + 1)) {
+          place(numbers.key, () => divider("note", ""), (node) => setText(node.firstChild, words));
+        }
+        previous = { author: null, at: message.inserted_at };
+        return;
+      }
+      numbers = null;
       const newDay = this.#placeDay(message.inserted_at, previous?.at, place);
       if (hole) place(`hole ${message.id}`, () => divider("hole", "Some messages may be missing here"));
       const item = {

@@ -15,6 +15,8 @@ const tabName = stored(() => sessionStorage, "chatx.name");
 const lastName = stored(() => localStorage, "chatx.last-name");
 
 let session = null;
+/** Who else is told of what goes on; see `watch`. */
+const watchers = [];
 
 const view = new View({
   join: (name, room) => enter(name, room),
@@ -63,15 +65,18 @@ function enter(name, roomId) {
         return;
       }
       view.status(status);
+      tell("status", status);
       draw();
     },
     onJoin: (response) => {
       everJoined = true;
+      tell("joined", response);
       people.expectState();
       room.joined(response);
       outbox.resume();
     },
     onEvent: (event, payload) => {
+      tell("event", event, payload);
       if (event === "new_message") {
         const message = room.live(payload);
         if (message !== null && message.user_id !== name) view.noteNew();
@@ -94,6 +99,7 @@ function enter(name, roomId) {
     userId: name,
     push: (payload) => channel.push("new_message", payload),
     onAck: (ack, entry) => {
+      tell("acknowledged", ack);
       room.acknowledged(ack, entry);
     },
     onRefusal: ({ entry, error, alone }) => {
@@ -108,7 +114,29 @@ function enter(name, roomId) {
 
   session = { channel, room, outbox };
   view.showChat(roomId, name);
+  tell("entered", entrance(name, roomId));
   channel.start();
+}
+
+/**
+ * Has a listener told of what goes on on this page.
+ *
+ * @param {{entered: (entrance: {name: string, roomId: string, push: (event: string, payload: object) => Promise<object>})
+ *   => void, left: () => void, status: (status: object) => void, joined: (response: object) => void,
+ *   event: (event: string, payload: object) => void, acknowledged: (ack: object) => void}} watcher
+ */
+export function watch(watcher) {
+  watchers.push(watcher);
+  if (session !== null) watcher.entered(entrance(tabName.get(), roomInAddress()));
+}
+
+function entrance(name, roomId) {
+  const { channel } = session;
+  return { name, roomId, push: (event, payload) => channel.push(event, payload) };
+}
+
+function tell(what, ...details) {
+  for (const watcher of watchers) watcher[what](...details);
 }
 
 function leave(problem = "") {
@@ -117,6 +145,7 @@ function leave(problem = "") {
   session?.channel.leave();
   session?.outbox.close();
   session = null;
+  tell("left");
   const name = tabName.get();
   tabName.set("");
   view.showLobby({ name, room: roomInAddress(), problem });

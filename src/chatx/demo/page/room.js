@@ -194,7 +194,7 @@ export class Room {
     this.#epochs.splice(place < 0 ? this.#epochs.length : place, 0, epoch);
   }
 
-  #insert({ id, user_id, content, inserted_at, epoch, offset }, key = null) {
+  #insert({ id, user_id, content, inserted_at, epoch, offset, data }, key = null) {
     const known = this.#byId.get(id);
     if (known !== undefined) {
       // What was broadcast counts: the server may have changed the content that our ack was shown with.
@@ -202,7 +202,7 @@ export class Room {
       return known;
     }
     this.#noteEpoch(epoch);
-    const message = { id, user_id, content, inserted_at, epoch, offset, key };
+    const message = { id, user_id, content, inserted_at, epoch, offset, key, counts: data?.number !== undefined };
     let place = this.messages.length;
     while (place > 0 && this.#compare(this.messages[place - 1], message) > 0) place -= 1;
     if (this.#unprovenNext && place === this.messages.length) {

@@ -14,7 +14,7 @@ const BACKOFF_LIMIT_MS = 30_000;
 /** The pace against a server that answers but does not let us in. */
 const REFUSED_MS = 20_000;
 /** A join that lasted this long proves the server well; a shorter one must not reset the backoff. */
-const STABLE_MS = 10_000;
+const STABLE_MS = 3_000;
 
 /**
  * Why a push or a join did not succeed.
@@ -168,7 +168,10 @@ export class Channel {
         return;
       }
       this.#joinRef = null;
-      if (error.retryable) this.#schedule("denied", { error, least: error.retryAfterMs ?? 0 });
+      const least = error.retryAfterMs ?? 0;
+      // The room is on its way to another node, or coming back: that is soon over.
+      if (error.code === "room_unavailable") this.#schedule("waiting", { least });
+      else if (error.retryable) this.#schedule("denied", { error, least });
       else this.#report("denied", { error });
     };
     this.#request(ref, "phx_join", this.#joinParams(), REPLY_MS, joined, failed);

@@ -1,0 +1,58 @@
+"""What the demo shows of its nodes, and the button that kills one: routes beside those of the chat."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import HTMLResponse, JSONResponse
+
+from chatx.core.validation import valid_id
+from chatx.errors import ChatError
+
+HERE = Path(__file__).parent
+
+KILLS = "x-chatx-demo"
+"""The header that a page of the demo's own sends when it kills: a form of another site cannot."""
+
+_PLACE = "<!-- nodes -->"
+
+
+class Nodes(Protocol):
+    """The nodes of the demo, as one of them sees them."""
+
+    def look(self, room_id: str) -> dict[str, Any]:
+        """Return the nodes, each with its name, state and boot id, the `owner` of a room, and the `strategy`."""
+        ...
+
+    def kill(self, node: str) -> None:
+        """Have the process of a node killed; one that is not there is not."""
+        ...
+
+
+def add_nodes(app: FastAPI, nodes: Nodes) -> None:
+    """Add the routes of the nodes to the demo's application."""
+
+    @app.get("/nodes")
+    def look(room: str = "general") -> Response:
+        try:
+            valid_id(room, "The room")
+        except ChatError as error:
+            return JSONResponse({"reason": error.reason}, 400)
+        return JSONResponse(nodes.look(room), headers={"cache-control": "no-store"})
+
+    @app.post("/nodes/kill")
+    def kill(request: Request, room: str = "general") -> Response:
+        if KILLS not in request.headers:
+            return JSONResponse({"reason": f"Only the demo's own page kills a node: it sends {KILLS}."}, 403)
+        owner = nodes.look(room)["owner"]
+        if owner is None:
+            return JSONResponse({"reason": "Nobody owns the room now; press again in a moment."}, 409)
+        nodes.kill(owner)
+        return JSONResponse({"killed": owner}, 202)
+
+
+def page_with_nodes(page: str) -> HTMLResponse:
+    """Return the channel page with the nodes on it."""
+    return HTMLResponse(page.replace(_PLACE, (HERE / "nodes.html").read_text(encoding="utf-8")))
