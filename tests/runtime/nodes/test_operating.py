@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -11,12 +12,17 @@ import pytest
 from httpx2 import ASGITransport, AsyncClient
 
 from chatx import Chat, Closed, SubscriptionEnded
+from chatx.cluster.membership import SUSPECT_S
 from chatx.cluster.memory_backplane import MemoryHub
-from chatx.cluster.operating import Drain, List, Listed, Look, Looked
+from chatx.cluster.operating import Drain, List, Listed, Look, Looked, RoomSummary
 from chatx.cluster.rpc import Ask, Done
+from chatx.gateway.entry.refusal import Refused
 from chatx.gateway.operations.app import operations_app
 from chatx.gateway.operations.metrics import Metrics
+from chatx.gateway.session.entrance import Entrance
 from chatx.runtime.nodes import operating
+from chatx.runtime.nodes.rooms_page import RoomsPage
+from chatx.runtime.sending_away import BATCH, STEP_S
 from tests.runtime.nodes.test_nodes import boot_of, hub, owner_of, three
 from tests.virtual import virtual
 
@@ -133,6 +139,33 @@ async def test_a_page_ends_where_a_node_has_looked_at_enough_rooms_of_others(
                 assert seen == sorted([*of_one, *of_other])
 
 
+def listed(*room_ids: str, upto: str | None = None, members: int = 1) -> Listed:
+    return Listed(len(room_ids), tuple(RoomSummary(each, members, 0, "e", 0, 0, 0) for each in room_ids), upto)
+
+
+def owned_by_b(room_id: str) -> str:
+    return "b"
+
+
+@pytest.mark.parametrize("boots", ["ab", "ba"])
+def test_a_page_ends_where_the_first_node_does_not_know_on(boots: str) -> None:
+    answers = {"a": listed("1", "4", upto="4"), "b": listed("2", "3", "9", upto="9")}
+    page = RoomsPage(10)
+    for boot in boots:
+        page.add(boot, answers[boot], owned_by_b)
+    shown, after = page.cut()
+    assert ([room.room_id for _, room in shown], after, page.total) == (["1", "2", "3", "4"], "4", 5)
+
+
+@pytest.mark.parametrize("boots", ["ab", "ba"])
+def test_a_room_that_two_nodes_have_is_its_owners(boots: str) -> None:
+    page = RoomsPage(10)
+    for boot in boots:
+        page.add(boot, listed("1", members=2 if boot == "b" else 1), owned_by_b)
+    ((boot, room),), after = page.cut()
+    assert (boot, room.members, after) == ("b", 2, None)
+
+
 @virtual
 async def test_a_node_says_how_it_is(hub: MemoryHub) -> None:
     async with three() as chats:
@@ -145,7 +178,7 @@ async def test_a_node_says_how_it_is(hub: MemoryHub) -> None:
             # What its replica misses shows as lag, and a node that it does not hear as a suspect.
             hub.cut(boot_of(other), boot_of(one))
             await other.send_message(room_id, "bob", "unheard")
-            await asyncio.sleep(2)
+            await asyncio.sleep(SUSPECT_S + 0.2)
             look = await asked(one, one, Look())
             assert look.suspects == ("b",)
             hub.heal()
@@ -178,19 +211,17 @@ async def test_the_figures_of_a_node_tell_of_the_others_of_its_rooms_and_of_the_
         }
         hub._nodes[boot_of(chats[1])].publish("hb", b"nothing that is a record")
         silent = chats[2]
+        followed = [room_id for room_id in room_ids if owner_of(chats, room_id) is silent]
         with hub.partition(boot_of(silent)):
-            await asyncio.sleep(1.6)
-            told = figures(one)
-            assert (told["chatx_nodes up"], told["chatx_nodes suspect"]) == (2, 1)
-            assert told["chatx_node_records_refused_total"] == 1
-            followed = [room_id for room_id in room_ids if owner_of(chats, room_id) is silent]
-            assert told["chatx_node_requests_asking"] > 0  # whether it is behind in those
             await silent.send_message(followed[0], "ann", "unheard")
             assert one._node is not None
             one._node.abroad.missed()
-            await asyncio.sleep(1)
+            await asyncio.sleep(SUSPECT_S + 0.2)
             told = figures(one)
+            assert (told["chatx_nodes up"], told["chatx_nodes suspect"]) == (2, 1)
+            assert told["chatx_node_records_refused_total"] == 1
             assert told["chatx_replicas_behind"] == len(followed)
+            assert told["chatx_node_requests_asking"] > 0
         link = hub._nodes[boot_of(one)]
         link.cut_off()
         assert figures(one)["chatx_node_link_connected"] == 0
@@ -222,12 +253,23 @@ async def test_a_node_that_is_to_drain_sends_its_clients_away_hands_its_rooms_ov
         owner = owner_of(chats, room_id)
         other = next(each for each in chats if each is not owner)
         before = await owner.send_message(room_id, "ann", "before")
-        async with asking(owner) as client, owner.connect("ann") as ann:
+        async with asking(owner) as client, owner.connect("ann") as ann, AsyncExitStack() as stack:
             await ann.join(room_id)
+            for _ in range(10 * BATCH):
+                _ = await stack.enter_async_context(owner.subscribe(room_id))
             assert isinstance(await asked(other, owner, Drain()), Done)
             assert isinstance(await asked(other, owner, Drain()), Done)
             answer = await client.get("/readyz")
             assert (answer.status_code, answer.json()) == (503, {"status": "not ready", "nodes": "draining"})
+            entrance = Entrance(owner, lambda handshake: "bob", (), 60)
+            with pytest.raises(Refused, match="being stopped"):
+                entrance.begin(None)
+            left = [len(owner.engine.consumers)]
+            while left[-1]:
+                await asyncio.sleep(STEP_S / 10)
+                left.append(len(owner.engine.consumers))
+            gone = [before - after for before, after in itertools.pairwise(left)]
+            assert max(gone) <= BATCH + 1  # not all at once
             with pytest.raises(Closed):
                 async for event in ann:
                     assert isinstance(event, SubscriptionEnded)

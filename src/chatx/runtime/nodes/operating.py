@@ -25,7 +25,6 @@ from chatx.cluster.operating import (
     Look,
     Looked,
     OperatorsAsk,
-    RoomSummary,
     Show,
     Shown,
 )
@@ -37,6 +36,7 @@ from chatx.runtime.nodes.abroad import Abroad
 from chatx.runtime.nodes.counts import Counts
 from chatx.runtime.nodes.peers import Peers, Unreachable
 from chatx.runtime.nodes.probe import Probe
+from chatx.runtime.nodes.rooms_page import RoomsPage
 from chatx.runtime.overview import Readiness, RoomOfNode, RoomsOfNodes, first_of, summary_of
 
 logger: logging.Logger = logging.getLogger("chatx")
@@ -141,7 +141,7 @@ class Operating:
         names = {own.boot: own.node}
         names |= {each.heartbeat.boot: each.heartbeat.node for each in self._membership.peers() if not each.ignored}
         boots, ask = list(names), List(after, limit)
-        page = _Page(limit)
+        page = RoomsPage(limit)
         missing: list[str] = []
         for first in range(0, len(boots), ASKED_AT_ONCE):
             group = boots[first : first + ASKED_AT_ONCE]
@@ -224,32 +224,6 @@ class Operating:
         if process is None or process.replica:
             return Shown(None)
         return Shown(summary_of(process), first_of(process.first_presences(MEMBERSHIPS_AT_ONCE)))
-
-
-class _Page:
-    """The first rooms of several nodes behind an id."""
-
-    def __init__(self, limit: int) -> None:
-        self.total = 0
-        self._limit = limit
-        self._upto: str | None = None  # what lies behind it some node has not looked at
-        self._found: dict[str, tuple[str, RoomSummary]] = {}
-
-    def add(self, boot: str, listed: Listed, owner: Callable[[str], str]) -> None:
-        self.total += listed.total
-        if listed.upto is not None:
-            self._upto = listed.upto if self._upto is None else min(self._upto, listed.upto)
-        for each in listed.rooms:
-            if each.room_id not in self._found or owner(each.room_id) == boot:
-                self._found[each.room_id] = boot, each
-        for room_id in sorted(self._found)[self._limit + 1 :]:
-            del self._found[room_id]
-
-    def cut(self) -> tuple[list[tuple[str, RoomSummary]], str | None]:
-        """Return the rooms of the page, and the id behind which the next one begins."""
-        room_ids = sorted(each for each in self._found if self._upto is None or each <= self._upto)
-        shown = room_ids[: self._limit]
-        return [self._found[each] for each in shown], shown[-1] if len(room_ids) > len(shown) else self._upto
 
 
 def _state_of(peer: Peer, now: float) -> str:
