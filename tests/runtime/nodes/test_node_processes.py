@@ -30,10 +30,15 @@ NAMES = ("node-a", "node-b", "node-c")
 
 
 class Cluster:
-    """Three nodes on one broker."""
+    """Three nodes on one broker.
+
+    Attributes:
+        room: A room that no test before was in.
+    """
 
     def __init__(self, broker: NatsServer, stack: ExitStack, **variables: str) -> None:
         self.broker = broker
+        self.room = "general"
         self.nodes: dict[str, Served] = {}
         self.url = f"nats://{broker.user}:{broker.password}@127.0.0.1:{broker.port}"
         for name in NAMES:
@@ -48,9 +53,13 @@ class Cluster:
                 )
             )
 
-    def wait_until_all_answer(self) -> None:
+    async def begin_anew(self, room: str) -> None:
+        """Have all of it there for the next test, whatever the one before did."""
+        self.room = room
         for node in self.nodes.values():
-            node.wait_until_it_answers()
+            if node.process.poll() is not None:
+                node.restart()
+        await self.agree()
 
     async def agree(self) -> None:
         """Wait until all nodes are up and see each other.
@@ -66,26 +75,31 @@ class Cluster:
                     if len(up) == len(NAMES) and len({each.view for each in up}) == 1:
                         return
 
-    def owner(self, room: str, *names: str) -> str:
-        """Return which of these nodes has a room."""
-        seat = Placement(View.of(Seat(name, name) for name in names or NAMES)).owner(room)
+    def owner(self) -> str:
+        """Return which node has the room."""
+        seat = Placement(View.of(Seat(name, name) for name in NAMES)).owner(self.room)
         assert seat is not None
         return seat.node
 
 
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with server("current", tmp_path_factory.mktemp("cluster")) as broker, ExitStack() as stack:
+        yield Cluster(broker, stack)
+
+
 @pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    with server("current", tmp_path) as broker, ExitStack() as stack:
-        running = Cluster(broker, stack)
-        running.wait_until_all_answer()
-        yield running
+async def cluster(running: Cluster, request: pytest.FixtureRequest) -> Cluster:
+    await running.begin_anew(request.node.name)
+    return running
 
 
 class Member:
     """A client of the wire that does what phoenix.js does: joins again when its room goes, from where it stands."""
 
-    def __init__(self, client: RealClient) -> None:
+    def __init__(self, client: RealClient, room: str) -> None:
         self.client = client
+        self.topic = f"room:{room}"
         self.seen: list[dict[str, Any]] = []
         self._read = 0
 
@@ -144,7 +158,7 @@ class Member:
                 await self.join()
 
     async def _asked(self, event: str, payload: dict[str, Any]) -> dict[str, Any]:
-        ref = await self.client.push("room:general", event, payload)
+        ref = await self.client.push(self.topic, event, payload)
         if event == "phx_join":
             self._gone = False
         reply = await self.client.wait_for(lambda each: each.event == "phx_reply" and each.ref == ref)
@@ -161,7 +175,7 @@ async def in_the_room(stack: AsyncExitStack, cluster: Cluster, *names: str) -> d
     members = {}
     for name in names:
         client = await stack.enter_async_context(real_client(cluster.nodes[name].port, f"user-{name}"))
-        members[name] = Member(client)
+        members[name] = Member(client, cluster.room)
         await members[name].join()
     return members
 
@@ -189,7 +203,7 @@ async def test_a_room_is_one_on_three_nodes(cluster: Cluster) -> None:
 
 
 async def test_when_the_owner_is_killed_the_room_goes_on_in_another_epoch_and_all_are_told(cluster: Cluster) -> None:
-    owner = cluster.owner("general")
+    owner = cluster.owner()
     async with AsyncExitStack() as stack:
         members = await in_the_room(stack, cluster, *(name for name in NAMES if name != owner))
         await all_talk(members, "before")
@@ -201,10 +215,11 @@ async def test_when_the_owner_is_killed_the_room_goes_on_in_another_epoch_and_al
         await all_talk(members, "after")
         for member in members.values():
             assert len({epoch for epoch, _, _ in member.places}) == 2
+    cluster.nodes[owner].wait()
 
 
 async def test_a_node_that_is_told_to_stop_hands_its_rooms_over_in_their_streams(cluster: Cluster) -> None:
-    owner = cluster.owner("general")
+    owner = cluster.owner()
     async with AsyncExitStack() as stack:
         members = await in_the_room(stack, cluster, *(name for name in NAMES if name != owner))
         await all_talk(members, "before")
@@ -213,11 +228,12 @@ async def test_a_node_that_is_told_to_stop_hands_its_rooms_over_in_their_streams
         for member in members.values():
             assert [offset for _, offset, _ in member.places] == [1, 2, 3, 4]
             assert len({epoch for epoch, _, _ in member.places}) == 1
+    cluster.nodes[owner].wait()
 
 
 @pytest.mark.parametrize("what", ["owner", "broker"])
 async def test_what_freezes_and_goes_on_is_in_the_room_again(cluster: Cluster, what: str) -> None:
-    owner = cluster.owner("general")
+    owner = cluster.owner()
     async with AsyncExitStack() as stack:
         members = await in_the_room(stack, cluster, *NAMES)
         await all_talk(members, "before")
@@ -245,8 +261,7 @@ async def test_over_postgresql_nothing_stored_is_lost_when_its_owner_is_killed(
 ) -> None:
     with server("current", tmp_path) as broker, ExitStack() as stack:
         cluster = Cluster(broker, stack, CHATX_STORE=postgres.new_database(), CHATX_DURABILITY="stored")
-        cluster.wait_until_all_answer()
-        owner = cluster.owner("general")
+        owner = cluster.owner()
         async with AsyncExitStack() as clients:
             members = await in_the_room(clients, cluster, *(name for name in NAMES if name != owner))
             await all_talk(members, "before")
