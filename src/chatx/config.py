@@ -214,6 +214,20 @@ class ChatConfig:
         return values
 
 
+def options_given(path: str | os.PathLike[str] | None, env: Mapping[str, str]) -> dict[str, Any]:
+    """Return the options that a file or a variable sets, as they stand there; the variables go first.
+
+    Raises:
+        ConfigError: The file cannot be read.
+    """
+    given = {} if path is None else _from_file(Path(path))
+    return given | {
+        variable.removeprefix("CHATX_").lower(): text
+        for variable, text in env.items()
+        if variable.startswith("CHATX_") and variable not in _SECRETS
+    }
+
+
 _TEXTS = frozenset(name for name in ChatConfig.__dataclass_fields__ if name.startswith(("cluster_", "node_")))
 
 _OPTIONS = frozenset(option.name for option in fields(ChatConfig))

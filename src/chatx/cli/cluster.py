@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chatx.cli.cluster_drain import drained
 from chatx.cli.cluster_status import look, shown
 from chatx.cli.command import command, configuration, fail
 from chatx.cli.onlooker import Onlooker, onlooking
+from chatx.cli.workers.data_folder import OPTIONS
 from chatx.cluster.backplane import BackplaneAway
 from chatx.cluster.placement import Placement, Seat, View
 from chatx.cluster.records import Heartbeat
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 HELP = """
 examples:
   chatx cluster status --config chatx.toml
+  chatx cluster status --data chatx-data          the workers of a chatx serve --workers
   chatx cluster status --json         of the broker that CHATX_CLUSTER_URL names
   chatx cluster status --watch        anew every second, until Ctrl+C
   chatx cluster owner general         the node that has the room
@@ -71,14 +74,16 @@ def add_to(commands: Commands) -> None:
         help="how long to wait; the node goes on all the same (default: drain_timeout_ms and 5 s)",
     )
     for each in (status, owner, drain):
-        each.add_argument("--config", metavar="FILE", help="a TOML file with the options (default: the environment)")
+        source = each.add_mutually_exclusive_group()
+        source.add_argument("--config", metavar="FILE", help="a TOML file with the options (default: the environment)")
+        source.add_argument("--data", metavar="DIR", help="the folder of a chatx serve --workers, for its nodes")
         each.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(options: argparse.Namespace) -> int:
     """Look at the nodes, or drain one, and return the exit status."""
     try:
-        config = configuration(options.config)
+        config = configuration(options.config if options.data is None else str(Path(options.data, OPTIONS)))
         if config.cluster_strategy == "local":
             return fail("cluster_strategy is 'local': this chat has one node. Give the options that the nodes have.")
         if options.action == "owner":

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeAlias
 
 from chatx.config import ChatConfig
@@ -14,6 +15,8 @@ from chatx.errors import ChatError, ConfigError
 
 if TYPE_CHECKING:
     Commands: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]
+
+_NONE: Mapping[str, str] = MappingProxyType({})
 
 
 def command(
@@ -50,7 +53,7 @@ def add_store_to(
     )
 
 
-def configuration(path: str | None, store: str | None = None) -> ChatConfig:
+def configuration(path: str | None, store: str | None = None, variables: Mapping[str, str] = _NONE) -> ChatConfig:
     """Return the options in effect; errors as `ChatConfig.load`.
 
     What import strings name is looked for in the current folder as well, as `python -m chatx` does and servers do.
@@ -58,11 +61,13 @@ def configuration(path: str | None, store: str | None = None) -> ChatConfig:
     Args:
         path: A TOML file, or None.
         store: What `--store` gave, which goes before all else.
+        variables: What takes the place of variables of the environment, by name.
     """
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.append(here)  # last: a file here is not to take the place of a module that is installed
-    return ChatConfig.load(path, os.environ if store is None else {**os.environ, "CHATX_STORE": store})
+    given = {} if store is None else {"CHATX_STORE": store}
+    return ChatConfig.load(path, {**os.environ, **variables, **given})
 
 
 def fail(reason: str | ChatError, status: int = 2) -> int:

@@ -63,33 +63,49 @@ _LEFT_OUT = "... (more is left out)"
 _COLOURS = {logging.WARNING: "\x1b[33m", logging.ERROR: "\x1b[31m", logging.CRITICAL: "\x1b[31m"}
 
 
-def log_to(stream: TextIO | None = None, *, style: str = "auto", level: str = "info") -> None:
+def log_to(
+    stream: TextIO | None = None,
+    *,
+    style: str = "auto",
+    level: str = "info",
+    worker: str | None = None,
+    colours: bool | None = None,
+) -> None:
     """Write what chatx and the libraries below it log to a stream, by default to stderr.
 
     Args:
         stream: Where the lines go.
         style: One of `FORMATS`; `auto` is `human` on a terminal, else `json`.
         level: One of `LEVELS`. Of other loggers than chatx's, only warnings and worse are written whatever it is.
+        worker: The name of this process among several that write to one log, or None where it is alone.
+        colours: Whether a person's lines have colours; on a terminal, where it is not said.
     """
     target = sys.stderr if stream is None else stream
-    human = style == "human" or (style == "auto" and target.isatty())
+    human = style_of(target, style) == "human"
     handler = logging.StreamHandler(target)
-    handler.setFormatter(Human(colours=target.isatty()) if human else Json())
+    colours = target.isatty() if colours is None else colours
+    handler.setFormatter(Human(colours=colours, worker=worker) if human else Json(worker))
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     logging.getLogger("chatx").setLevel(level.upper())
 
 
-class Human(logging.Formatter):
-    """`08:31:02 warning  what happened`, with a traceback below it where there is one."""
+def style_of(stream: TextIO, style: str) -> str:
+    """Return `human` or `json`: what a style means for a stream."""
+    return ("human" if stream.isatty() else "json") if style == "auto" else style
 
-    def __init__(self, *, colours: bool = False) -> None:
+
+class Human(logging.Formatter):
+    """`08:31:02 warning  what happened`, with a traceback below it where there is one; ahead of it a worker's name."""
+
+    def __init__(self, *, colours: bool = False, worker: str | None = None) -> None:
         super().__init__()
         self._colours = colours
+        self._from = "" if worker is None else f"[{worker}] "
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
         at = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S")
-        line = f"{at} {record.levelname.lower():8} {_one_line(record.getMessage())}"
+        line = f"{at} {record.levelname.lower():8} {self._from}{_one_line(record.getMessage())}"
         colour = _COLOURS.get(record.levelno)
         if self._colours and colour:
             line = f"{colour}{line}\x1b[0m"
@@ -99,16 +115,27 @@ class Human(logging.Formatter):
 
 
 class Json(logging.Formatter):
-    """One object a line: `time` in UTC, `level`, `logger`, `message`, what `extra` gave, and a traceback as `error`."""
+    """One object a line: `time` in UTC, `level`, `logger`, `message`, what `extra` gave, and a traceback as `error`.
+
+    Of several workers each says by `worker` which one it is.
+    """
+
+    def __init__(self, worker: str | None = None) -> None:
+        super().__init__()
+        self._from = {} if worker is None else {"worker": worker}
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
-        fields = _Extra().of(record) | {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": _one_line(record.getMessage()),
-        }
+        fields = (
+            _Extra().of(record)
+            | self._from
+            | {
+                "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+                "level": record.levelname.lower(),
+                "logger": record.name,
+                "message": _one_line(record.getMessage()),
+            }
+        )
         failure = _failure(record)
         if failure:
             fields["error"] = failure

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
-import os
 import signal
 import socket
 from collections.abc import Callable
@@ -14,17 +13,18 @@ from functools import partial
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
-from chatx.cli.command import add_store_to, command, configuration, fail, port
+from chatx.cli.command import add_store_to, command, fail, port
 from chatx.cli.ending import LEAST_S, LEFT_S, Ending, close_loop
 from chatx.cli.listening import CannotListen, listening
 from chatx.cli.logs import FORMATS, LEVELS, log_to
-from chatx.cli.tls import Certificate, certificate
-from chatx.errors import ChatError, Closed, ConfigError, Problems
+from chatx.errors import ChatError, Closed, ConfigError
 from chatx.extras import needs
 
 if TYPE_CHECKING:
     from chatx.chat import Chat
     from chatx.cli.command import Commands
+    from chatx.cli.settings import Served
+    from chatx.cli.tls import Certificate
     from chatx.gateway.native.server import NativeServer
 
 logger: logging.Logger = logging.getLogger("chatx")
@@ -35,6 +35,7 @@ examples:
   CHATX_SECRET=... chatx serve --host 0.0.0.0           clients show a token: CHATX_SECRET=... chatx token alice
   CHATX_SECRET=... chatx serve --store sqlite:///chat.db --origin https://example.org
   CHATX_SECRET=... chatx serve --config chatx.toml --tls-cert cert.pem --tls-key key.pem
+  CHATX_SECRET=... chatx serve --workers 4 --data chatx-data
 
 The socket is at /socket (clients connect to ws://HOST:PORT/socket/websocket?vsn=2.0.0). Beside it are /healthz, /readyz
 and /metrics, and, for whoever shows CHATX_ADMIN_TOKEN as a bearer token, /rooms and /rooms/ID.
@@ -56,6 +57,9 @@ exit status: 0 drained after a signal, 1 could not run or was cut short, 2 wrong
 _RESERVED_MS = 1000
 """Ms of the drain timeout that are kept for the process to end in; at most a quarter of the timeout."""
 
+MOST_WORKERS = 128
+"""Processes that serve a port together, at most."""
+
 _DRAINING = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -71,6 +75,18 @@ def add_to(commands: Commands) -> None:
     )
     parser.add_argument("--host", default="localhost", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=port, default=4000, help="port to listen on (default: %(default)s)")
+    parser.add_argument(
+        "--workers",
+        type=_workers,
+        default=1,
+        metavar="N",
+        help="processes that serve the port together, each a node of one chat (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--data",
+        metavar="DIR",
+        help="where several workers keep the broker between them, where the options name none (default: chatx-data)",
+    )
     parser.add_argument("--config", metavar="FILE", help="TOML file with a table [chatx]; CHATX_* variables go first")
     add_store_to(parser, otherwise="memory")
     parser.add_argument(
@@ -111,63 +127,59 @@ def run(options: argparse.Namespace) -> int:
     """Serve the chat until a signal, and return the exit status."""
     try:
         with needs("gateway", "chatx serve"):
-            from chatx.chat import Chat
-            from chatx.cli.identity import admin_token, identity_source
-            from chatx.gateway.entry.forwarded import Proxies
-            from chatx.gateway.entry.origins import origins_of
-            from chatx.gateway.native.server import NativeServer
-            from chatx.gateway.operations.app import HEALTH, operations_app
-            from chatx.gateway.operations.metrics import Metrics
-            from chatx.gateway.wire.bounds import IDLE_TIMEOUT_S
+            from chatx.cli import settings
+            from chatx.cli.workers import supervisor
     except ConfigError as error:
         return fail(error, 1)
     log_to(style=options.log_format, level=options.log_level)
+    if options.workers > 1:
+        return supervisor.run(options)
+    if options.data is not None:
+        return fail("--data is where several workers keep their broker, and there is one; give --workers 2, or more.")
     ending = Ending()
     with ExitStack() as stack:
         try:
-            problems = Problems()
-            with problems.gathered():
-                authenticate = identity_source(os.environ.get("CHATX_SECRET", ""), insecure=options.insecure_user_param)
-            with problems.gathered():
-                operator = admin_token(os.environ.get("CHATX_ADMIN_TOKEN", ""))
-            with problems.gathered():
-                tls = certificate(options.tls_cert, options.tls_key)
-            with problems.gathered():
-                config = configuration(options.config, options.store)
-            with problems.gathered():
-                origins = origins_of(options.origin)
-            with problems.gathered():
-                Proxies(options.forwarded_allow_ips)  # the server makes its own; here it is told with the others
-            problems.tell()
+            served = settings.served(options, {})
             sockets = stack.enter_context(listening(options.host, options.port))
             if options.insecure_user_param:
-                _check_loopback(sockets)
-            chat = Chat(config=config)
-            server = NativeServer(
-                chat,
-                authenticate=authenticate,
-                origins=origins,
-                health=HEALTH,
-                ssl=None if tls is None else tls.context,
-                forwarded_allow_ips=options.forwarded_allow_ips,
-                idle_timeout_s=IDLE_TIMEOUT_S if options.idle_timeout is None else options.idle_timeout,
-            )
-            server.http = operations_app(
-                chat,
-                Metrics(chat, server),
-                ready=lambda: not server.draining,
-                admin_token=operator,
-            )
+                check_loopback(sockets)
         except CannotListen as error:
             return fail(str(error), 1)
         except ChatError as error:
             return fail(error)
-        _raise_open_files()
-        loop = _loop_factory()()
-        try:
-            status = loop.run_until_complete(_serve(chat, server, sockets, tls, ending))
-        finally:
-            hung = close_loop(loop, LEFT_S / 2)
+        return serve(served, sockets, ending, on_heeding=partial(say_where, sockets, tls=served.tls is not None))
+
+
+def serve(
+    served: Served,
+    sockets: list[socket.socket],
+    ending: Ending,
+    *,
+    on_heeding: Callable[[], object] = lambda: None,
+    on_ready: Callable[[], object] = lambda: None,
+) -> int:
+    """Serve on these sockets until a signal, and return the exit status.
+
+    Args:
+        served: What is served.
+        sockets: They listen already.
+        ending: The deadline of this process.
+        on_heeding: Called when a signal drains it, from then on.
+        on_ready: Called when clients are let in.
+    """
+    from chatx.gateway.operations.app import operations_app
+    from chatx.gateway.operations.metrics import Metrics
+
+    chat, server = served.chat, served.server
+    server.http = operations_app(
+        chat, Metrics(chat, server), ready=lambda: not server.draining, admin_token=served.operator
+    )
+    _raise_open_files()
+    loop = _loop_factory()()
+    try:
+        status = loop.run_until_complete(_serve(chat, server, sockets, served.tls, ending, on_heeding, on_ready))
+    finally:
+        hung = close_loop(loop, LEFT_S / 2)
     hung += ending.threads_left(LEFT_S / 2)
     if hung:
         logger.error(
@@ -179,8 +191,21 @@ def run(options: argparse.Namespace) -> int:
     return status
 
 
+def say_where(sockets: list[socket.socket], *, tls: bool) -> None:
+    """Write to the log where clients find it."""
+    for listens in sockets:
+        scheme, address = "https" if tls else "http", _shown(listens)
+        logger.info("Listening on %s://%s", scheme, address, extra={"scheme": scheme, "address": address})
+
+
 async def _serve(
-    chat: Chat, server: NativeServer, sockets: list[socket.socket], tls: Certificate | None, ending: Ending
+    chat: Chat,
+    server: NativeServer,
+    sockets: list[socket.socket],
+    tls: Certificate | None,
+    ending: Ending,
+    on_heeding: Callable[[], object],
+    on_ready: Callable[[], object],
 ) -> int:
     loop = asyncio.get_running_loop()
     signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
@@ -189,9 +214,7 @@ async def _serve(
     for each in heeded:
         loop.add_signal_handler(each, signals.put_nowait, each)
     chat.on_drain = partial(signals.put_nowait, signal.SIGTERM)
-    for listens in sockets:
-        scheme, address = "http" if tls is None else "https", _shown(listens)
-        logger.info("Listening on %s://%s", scheme, address, extra={"scheme": scheme, "address": address})
+    on_heeding()
     told = loop.create_task(_told_to_go(signals, tls), name="chatx signal")
     starting = loop.create_task(chat.start(), name="chatx start")
     await asyncio.wait((starting, told), return_when=asyncio.FIRST_COMPLETED)
@@ -204,6 +227,7 @@ async def _serve(
         return _not_started(error, told)
     await server.start(sockets)
     logger.info("Ready. Clients connect to %s/websocket.", server.path, extra={"path": server.path})
+    on_ready()
     given = await told
     logger.info("Draining after %s.", given.name, extra={"signal": given.name})
     draining = loop.create_task(_drain(chat, server, ending), name="chatx drain")
@@ -274,7 +298,16 @@ async def _drain(chat: Chat, server: NativeServer, ending: Ending) -> None:
     await server.close()
 
 
-def _check_loopback(sockets: list[socket.socket]) -> None:
+def _workers(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) < 4 and 1 <= int(text) <= MOST_WORKERS):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no number of processes; give a whole one from 1 to {MOST_WORKERS}"
+        )
+    return int(text)
+
+
+def check_loopback(sockets: list[socket.socket]) -> None:
+    """Raise `ConfigError` where clients that name themselves could come from elsewhere."""
     for each in sockets:
         address = each.getsockname()[0]
         if not ip_address(address.partition("%")[0]).is_loopback:

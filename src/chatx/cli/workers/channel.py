@@ -1,0 +1,77 @@
+"""What the supervisor and a worker say to each other: one JSON object a line, over a pair of sockets.
+
+The first line says what the worker is to do. Either notices by the end of the other's lines that it is gone.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import Any, Final, TypeAlias
+
+from msgspec import DecodeError, Struct, json
+
+LINE_BYTES: Final = 4 * 1024 * 1024
+"""The longest line, in bytes; one that is longer ends the channel."""
+
+
+class Assignment(Struct, frozen=True, tag="assignment"):
+    """What a worker is to do.
+
+    Attributes:
+        options: Those of `chatx serve`, by name.
+        node: What the node is called; each line of its log begins with it.
+        sockets: Descriptors of the sockets to serve.
+        style: How its log is written, `human` or `json`.
+        colours: Whether its log may have colours.
+        patience_s: Seconds after which a worker whose supervisor is gone ends hard.
+    """
+
+    options: dict[str, Any]
+    node: str
+    sockets: list[int]
+    style: str
+    colours: bool
+    patience_s: float
+
+
+class Ready(Struct, frozen=True, tag="ready"):
+    """The worker serves."""
+
+
+Said: TypeAlias = Assignment | Ready
+
+
+class NotUnderstood(Exception):
+    """A line is none of those that are said here."""
+
+
+def line_of(said: Said) -> bytes:
+    """Return what is said as a line, with its end."""
+    return json.encode(said) + b"\n"
+
+
+def read_line(line: bytes) -> Said:
+    """Return what a line says.
+
+    Raises:
+        NotUnderstood: It says nothing of this.
+    """
+    try:
+        return _READING.decode(line)
+    except DecodeError as error:
+        raise NotUnderstood(str(error)) from error
+
+
+def first_line(channel: socket.socket) -> bytes:
+    """Return the first line that comes, waiting for it; no more is read. It is empty where nobody is there."""
+    read = bytearray()
+    while not read.endswith(b"\n") and len(read) < LINE_BYTES:
+        # The other end says nothing more before it is answered.
+        some = channel.recv(65_536)
+        if not some:
+            return b""
+        read += some
+    return bytes(read)
+
+
+_READING: json.Decoder[Said] = json.Decoder(Said)

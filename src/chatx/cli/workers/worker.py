@@ -1,0 +1,73 @@
+"""One worker: `chatx serve` on sockets that were given to it, which ends with the supervisor that gave them.
+
+Whether that is gone is seen by a thread, by the end of a channel that the supervisor alone holds open: so it is seen
+also by a worker whose event loop hangs, and on every system.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+
+from chatx.cli.command import fail
+from chatx.cli.ending import Ending
+from chatx.cli.logs import log_to
+from chatx.cli.workers.channel import Assignment, NotUnderstood, Ready, first_line, line_of, read_line
+from chatx.errors import ChatError
+
+
+def main(arguments: list[str]) -> int:
+    """Do what the supervisor says at the other end of the descriptor that is named, and return the exit status."""
+    channel = socket.socket(fileno=int(arguments[0]))
+    try:
+        assignment = read_line(first_line(channel))
+    except NotUnderstood as error:
+        return fail(f"this is no worker of a supervisor: {error}", 1)
+    if not isinstance(assignment, Assignment):
+        return fail("this is no worker of a supervisor.", 1)
+    threading.Thread(target=_end_with, args=(channel, assignment.patience_s), daemon=True).start()
+    try:
+        return _serve(channel, assignment)
+    except KeyboardInterrupt:
+        return 130
+
+
+def _serve(channel: socket.socket, assignment: Assignment) -> int:
+    from chatx.cli.serve import serve
+    from chatx.cli.settings import served
+
+    options = argparse.Namespace(**assignment.options)
+    log_to(style=assignment.style, level=options.log_level, worker=assignment.node, colours=assignment.colours)
+    ending = Ending()
+    sockets = [socket.socket(fileno=each) for each in assignment.sockets]
+    # What the options are warned about was said by the supervisor, which has looked at them too.
+    logging.disable(logging.WARNING)
+    try:
+        what = served(options, {})
+    except ChatError as error:
+        return fail(error)
+    finally:
+        logging.disable(logging.NOTSET)
+    return serve(what, sockets, ending, on_ready=lambda: channel.sendall(line_of(Ready())))
+
+
+def _end_with(channel: socket.socket, patience_s: float) -> None:
+    """Drain this process when the supervisor is gone, and end it where that takes too long."""
+    waiting = select.poll()
+    waiting.register(channel, 0)  # a hangup is told whatever is asked for
+    waiting.poll()
+    # Of this nothing is logged: whoever wrote the log is gone too.
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(patience_s)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
