@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from chatx.core.message import Draft, Message, Position, Presences
+from chatx.errors import ChatError
 from chatx.runtime.process import Neighbours, RoomProcess
 from chatx.runtime.storage import Storage
 
@@ -36,8 +37,13 @@ class Elsewhere(Neighbours, Protocol):
         """
         ...
 
-    async def send(self, draft: Draft, key: str | None, trusted: bool, stored: bool) -> Message:
-        """Have the owner of its room send a draft; errors as `Chat.send_message`."""
+    async def send(self, draft: Draft, key: str | None, trusted: bool, stored: bool) -> Message | ChatError:
+        """Have the owner of its room send a draft, and return the message, or the owner's refusal.
+
+        Raises:
+            RoomOverloaded: As much waits for the owner as may wait.
+            RoomUnavailable: It cannot be reached.
+        """
         ...
 
     async def join(self, room_id: str, user_id: str) -> None:

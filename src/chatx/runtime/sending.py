@@ -187,12 +187,12 @@ class Sending:
 
     async def send_draft(self, draft: Draft, key: str | None, trusted: bool = False, stored: bool = False) -> Message:
         """Send a draft that `send_at_once` returned."""
+        if self._elsewhere is not None and not self._elsewhere.owns(draft.room_id):
+            return await self._send_elsewhere(self._elsewhere, draft, key, trusted, stored)
         began = self._now() if "message_sent" in self._watching else None
         self.under_way += 1
         try:
-            if self._elsewhere is not None and not self._elsewhere.owns(draft.room_id):
-                message = await self._elsewhere.send(draft, key, trusted, stored)
-            elif key is None:
+            if key is None:
                 message = await self._send_awaiting(draft, None, trusted, stored)
             else:
                 message = await self._send_once(draft, key, trusted, stored)
@@ -200,9 +200,7 @@ class Sending:
             self._tell.refusal(error, draft.room_id, draft.user_id)
             raise
         finally:
-            self.under_way -= 1
-            if self._quiet is not None and not self.under_way:
-                self._quiet.set()
+            self._over()
         if message.duplicate:
             self.duplicates += 1
         else:
@@ -210,6 +208,27 @@ class Sending:
             if began is not None and "message_sent" in self._watching:
                 self._tell.sent(message, began)
         return message
+
+    async def _send_elsewhere(
+        self, elsewhere: Elsewhere, draft: Draft, key: str | None, trusted: bool, stored: bool
+    ) -> Message:
+        """Have the room's owner send a draft: it counts and tells of what becomes of it, but for what it never got."""
+        self.under_way += 1
+        try:
+            answer = await elsewhere.send(draft, key, trusted, stored)
+        except ChatError as error:
+            self._tell.refusal(error, draft.room_id, draft.user_id)
+            raise
+        finally:
+            self._over()
+        if isinstance(answer, ChatError):
+            raise answer
+        return answer
+
+    def _over(self) -> None:
+        self.under_way -= 1
+        if self._quiet is not None and not self.under_way:
+            self._quiet.set()
 
     def _only_the_log_may_know(self, room_id: str, scope: bytes, now: float) -> bool:
         """Return whether a key that memory does not have may be one that the room's log has, or gets yet."""

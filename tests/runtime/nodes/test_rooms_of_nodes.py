@@ -7,7 +7,17 @@ from typing import Any
 
 import pytest
 
-from chatx import Gap, InvalidMessage, Message, PresenceDiff, PresenceState, RateLimit, RateLimited, Revoked
+from chatx import (
+    Gap,
+    InvalidMessage,
+    Message,
+    PresenceDiff,
+    PresenceState,
+    RateLimit,
+    RateLimited,
+    Revoked,
+    RoomUnavailable,
+)
 from chatx.cluster.memberships import Membership
 from chatx.cluster.rpc import Done, Members
 from chatx.core.message import Position
@@ -245,3 +255,31 @@ async def test_a_node_speaks_for_its_own_memberships_only() -> None:
             forged = Membership("eve", f"{a.boot}.1", 1)
             assert await c.ask(a.boot, Members(room, c.boot, (forged,), (theirs,), False)) == Done()
             assert await a.chat.presence(room) == present
+
+
+@virtual
+async def test_a_send_is_told_and_counted_once_wherever_it_was_sent() -> None:
+    async with nodes("a", "b", rate_limit=RateLimit(messages_per_sec=1, burst=1)) as (_, (a, b)):
+        room = room_of("a", "b")
+        told: list[tuple[str, str]] = []
+        for node in (a, b):
+            for event in ("message_sent", "broadcast", "message_refused", "rate_limit_hit"):
+                node.engine.telemetry.attach(event, lambda name, *_, boot=node.boot: told.append((boot[0], name)))
+        await b.chat.send_message(room, "ann", "hi", idempotency_key="k")
+        await b.chat.send_message(room, "ann", "hi", idempotency_key="k")
+        assert sorted(told) == [("a", "broadcast"), ("a", "message_sent")]
+        told.clear()
+        with pytest.raises(RateLimited):
+            await b.chat.send_message(room, "ann", "too fast")
+        assert sorted(told) == [("a", "message_refused"), ("a", "rate_limit_hit")]
+        figures = [node.chat.statistics() for node in (a, b)]
+        assert [(each.sent, each.duplicates, each.refused) for each in figures] == [
+            (1, 1, {"rate_limited": 1}),
+            (0, 0, {}),
+        ]
+        told.clear()
+        await a.crash()
+        with pytest.raises(RoomUnavailable):
+            await b.chat.send_message(room, "ann", "to nobody")
+        assert told == [("b", "message_refused")]
+        assert b.chat.statistics().refused == {"room_unavailable": 1}

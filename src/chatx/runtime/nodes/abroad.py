@@ -17,19 +17,21 @@ from chatx.cluster.rpc import (
     Leave,
     Presence,
     Present,
+    Refused,
     Sent,
     Submit,
 )
 from chatx.core.idempotency import IdempotencyWindow
 from chatx.core.message import Draft, Message, Position, PresenceMeta, Presences
-from chatx.errors import RoomOverloaded, RoomUnavailable
+from chatx.errors import ChatError, RoomOverloaded, RoomUnavailable
 from chatx.runtime.elsewhere import OwnedHere
-from chatx.runtime.nodes.asking_owners import ask_owner, have_owner, wrong
+from chatx.runtime.nodes.asking_owners import answer_of_owner, ask_owner, have_owner, wrong
 from chatx.runtime.nodes.handing_over import HandingOver
 from chatx.runtime.nodes.moving_members import MovingMembers
 from chatx.runtime.nodes.owned import Owned
 from chatx.runtime.nodes.peers import AGAIN_S, HELD_S, Peers, Unreachable
 from chatx.runtime.nodes.reading import OwnersStorage
+from chatx.runtime.nodes.refusals import error_of
 from chatx.runtime.nodes.replica import OwnerRefuses, Replica
 from chatx.runtime.nodes.revoking import Revoking
 from chatx.runtime.nodes.tasks import Tasks
@@ -121,8 +123,8 @@ class Abroad:
         """Return what a room that another node owns is read from, or None where it is this node's."""
         return None if self.owns(room_id) else self._storage
 
-    async def send(self, draft: Draft, key: str | None, trusted: bool, stored: bool) -> Message:
-        """Have the owner of its room send a draft; errors as `Chat.send_message`."""
+    async def send(self, draft: Draft, key: str | None, trusted: bool, stored: bool) -> Message | ChatError:
+        """Have the owner of its room send a draft, and return the message, or its refusal; see `Elsewhere.send`."""
         room_id = draft.room_id
         under_way = self._under_way.get(room_id, 0)
         if under_way >= self._queue_limit:
@@ -133,13 +135,15 @@ class Abroad:
         self._under_way[room_id] = under_way + 1
         data = None if draft.data is None else draft.data.text
         try:
-            answer = await ask_owner(
+            answer = await answer_of_owner(
                 self._peers, room_id, Submit(room_id, draft.user_id, draft.content, data, key, trusted, stored)
             )
         finally:
             self._under_way[room_id] -= 1
             if not self._under_way[room_id]:
                 del self._under_way[room_id]
+        if isinstance(answer, Refused):
+            return error_of(answer)
         if isinstance(answer, Sent):
             message = answer.placed.entry(room_id)
             if isinstance(message, Message):
@@ -147,15 +151,15 @@ class Abroad:
         raise wrong(answer)
 
     async def join(self, room_id: str, user_id: str) -> None:
-        """Have the owner begin a user's plain membership, unless there is one; errors as `send`."""
+        """Have the owner begin a user's plain membership, unless there is one; errors as `ask_owner`."""
         await have_owner(self._peers, room_id, Join(room_id, user_id))
 
     async def leave(self, room_id: str, user_id: str) -> None:
-        """Have the owner end a user's plain membership, if there is one; errors as `send`."""
+        """Have the owner end a user's plain membership, if there is one; errors as `ask_owner`."""
         await have_owner(self._peers, room_id, Leave(room_id, user_id))
 
     async def presences(self, room_id: str) -> Presences:
-        """Return who is in a room that another node owns; errors as `send`."""
+        """Return who is in a room that another node owns; errors as `ask_owner`."""
         found: Presences = {}
         behind, more = "", True
         while more:

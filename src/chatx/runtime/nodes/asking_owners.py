@@ -10,12 +10,11 @@ from chatx.runtime.nodes.peers import AGAIN_S, HELD_S, Peers, Unreachable
 from chatx.runtime.nodes.refusals import error_of
 
 
-async def ask_owner(peers: Peers, room_id: str, ask: Ask) -> Answer:
+async def answer_of_owner(peers: Peers, room_id: str, ask: Ask) -> Answer:
     """Ask a room's owner, and again for `HELD_S` where it has surely done nothing, or was only to say something.
 
     Raises:
         RoomUnavailable: It cannot be reached.
-        ChatError: It has refused.
     """
     loop = asyncio.get_running_loop()
     until = loop.time() + HELD_S
@@ -30,8 +29,6 @@ async def ask_owner(peers: Peers, room_id: str, ask: Ask) -> Answer:
                     retry_after=1.0,
                 ) from error
         else:
-            if isinstance(answer, Refused):
-                raise error_of(answer)
             if not isinstance(answer, Moved):
                 return answer
         if loop.time() >= until:
@@ -41,6 +38,14 @@ async def ask_owner(peers: Peers, room_id: str, ask: Ask) -> Answer:
                 retry_after=1.0,
             )
         await asyncio.sleep(AGAIN_S)
+
+
+async def ask_owner(peers: Peers, room_id: str, ask: Ask) -> Answer:
+    """Return what a room's owner answers; errors as `answer_of_owner`, and its own refusal."""
+    answer = await answer_of_owner(peers, room_id, ask)
+    if isinstance(answer, Refused):
+        raise error_of(answer)
+    return answer
 
 
 async def have_owner(peers: Peers, room_id: str, ask: Ask) -> None:
