@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from chatx.cli import main
 from chatx.cli.workers.data_folder import DataFolder as Data
 from tests.cli.supervised import Supervised, chats, runs, supervised, until
+from tests.cli.test_serve import ask
 from tests.process import free_port
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(120)]
@@ -44,6 +46,30 @@ def test_each_line_of_the_one_log_says_whose_it_is(server: Supervised) -> None:
         assert "worker" not in said
 
 
+def figures(server: Supervised, name: str) -> dict[str, float]:
+    """Return a figure of `/metrics` by the end of the node's name."""
+    status, text = ask(server, "/metrics")
+    assert status == 200
+    (family,) = [each for each in text_string_to_metric_families(text) if each.name == name]
+    return {each.labels["node"].rpartition("-")[2]: each.value for each in family.samples}
+
+
+async def test_figures_are_those_of_all_workers_whichever_is_asked_and_one_that_is_silent_is_told(
+    server: Supervised, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with server.client_on("1", "ada"), server.client_on("2", "bob"), server.client_on("2", "eve"):
+        for _ in range(5):
+            assert figures(server, "chatx_sockets") == {"1": 1, "2": 2}
+    assert figures(server, "chatx_up") == {"1": 1, "2": 1}
+    os.kill(server.children()["2"], signal.SIGSTOP)
+    try:
+        assert figures(server, "chatx_up") == {"1": 1, "2": 0}
+        assert figures(server, "process_open_fds").keys() == {"1"}
+    finally:
+        os.kill(server.children()["2"], signal.SIGCONT)
+    until(lambda: figures(server, "chatx_up") == {"1": 1, "2": 1})
+
+
 async def test_a_worker_that_is_killed_is_told_and_begun_again_and_keeps_its_name(server: Supervised) -> None:
     before = server.children()
     os.kill(before["2"], signal.SIGKILL)
@@ -65,8 +91,6 @@ async def test_a_broker_that_is_killed_is_begun_again_where_it_was(server: Super
 
 
 def _ready(server: Supervised) -> bool:
-    from tests.cli.test_serve import ask
-
     return ask(server, "/readyz")[0] == 200
 
 

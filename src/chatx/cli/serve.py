@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from ipaddress import ip_address
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from chatx.cli.command import add_store_to, command, fail, port
 from chatx.cli.ending import LEAST_S, LEFT_S, Ending, close_loop
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from chatx.cli.settings import Served
     from chatx.cli.tls import Certificate
     from chatx.gateway.native.server import NativeServer
+    from chatx.gateway.operations.metrics import Metrics
 
 logger: logging.Logger = logging.getLogger("chatx")
 
@@ -147,37 +148,76 @@ def run(options: argparse.Namespace) -> int:
             return fail(str(error), 1)
         except ChatError as error:
             return fail(error)
-        return serve(served, sockets, ending, on_heeding=partial(say_where, sockets, tls=served.tls is not None))
+        return serve(served, sockets, ending, Alone(sockets, tls=served.tls is not None))
 
 
-def serve(
-    served: Served,
-    sockets: list[socket.socket],
-    ending: Ending,
-    *,
-    on_heeding: Callable[[], object] = lambda: None,
-    on_ready: Callable[[], object] = lambda: None,
-) -> int:
+class Company(Protocol):
+    """Who a server is among: alone on its port, or one of several workers."""
+
+    async def heeds(self, metrics: Metrics) -> None:
+        """Take note that a signal drains it from now on."""
+        ...
+
+    def serves(self) -> None:
+        """Take note that clients are let in."""
+        ...
+
+    async def figures(self) -> bytes:
+        """Return what `/metrics` answers."""
+        ...
+
+
+class Alone:
+    """The company of a server that has its port to itself.
+
+    Args:
+        sockets: What it listens on.
+        tls: Whether it speaks TLS.
+    """
+
+    def __init__(self, sockets: list[socket.socket], *, tls: bool) -> None:
+        self._sockets = sockets
+        self._tls = tls
+        self._metrics: Metrics | None = None
+
+    async def heeds(self, metrics: Metrics) -> None:
+        """Say where it listens."""
+        self._metrics = metrics
+        say_where(self._sockets, tls=self._tls)
+
+    def serves(self) -> None:
+        """Do nothing: nobody else is to be told."""
+
+    async def figures(self) -> bytes:
+        """Return its own figures."""
+        return b"" if self._metrics is None else self._metrics.text()
+
+
+def serve(served: Served, sockets: list[socket.socket], ending: Ending, company: Company) -> int:
     """Serve on these sockets until a signal, and return the exit status.
 
     Args:
         served: What is served.
         sockets: They listen already.
         ending: The deadline of this process.
-        on_heeding: Called when a signal drains it, from then on.
-        on_ready: Called when clients are let in.
+        company: Who it is among.
     """
     from chatx.gateway.operations.app import operations_app
     from chatx.gateway.operations.metrics import Metrics
 
     chat, server = served.chat, served.server
+    metrics = Metrics(chat, server)
     server.http = operations_app(
-        chat, Metrics(chat, server), ready=lambda: not server.draining, admin_token=served.operator
+        chat,
+        metrics,
+        ready=lambda: not server.draining,
+        admin_token=served.operator,
+        figures=company.figures,
     )
     _raise_open_files()
     loop = _loop_factory()()
     try:
-        status = loop.run_until_complete(_serve(chat, server, sockets, served.tls, ending, on_heeding, on_ready))
+        status = loop.run_until_complete(_serve(chat, server, sockets, served.tls, ending, company, metrics))
     finally:
         hung = close_loop(loop, LEFT_S / 2)
     hung += ending.threads_left(LEFT_S / 2)
@@ -204,8 +244,8 @@ async def _serve(
     sockets: list[socket.socket],
     tls: Certificate | None,
     ending: Ending,
-    on_heeding: Callable[[], object],
-    on_ready: Callable[[], object],
+    company: Company,
+    metrics: Metrics,
 ) -> int:
     loop = asyncio.get_running_loop()
     signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
@@ -214,7 +254,7 @@ async def _serve(
     for each in heeded:
         loop.add_signal_handler(each, signals.put_nowait, each)
     chat.on_drain = partial(signals.put_nowait, signal.SIGTERM)
-    on_heeding()
+    await company.heeds(metrics)
     told = loop.create_task(_told_to_go(signals, tls), name="chatx signal")
     starting = loop.create_task(chat.start(), name="chatx start")
     await asyncio.wait((starting, told), return_when=asyncio.FIRST_COMPLETED)
@@ -227,7 +267,7 @@ async def _serve(
         return _not_started(error, told)
     await server.start(sockets)
     logger.info("Ready. Clients connect to %s/websocket.", server.path, extra={"path": server.path})
-    on_ready()
+    company.serves()
     given = await told
     logger.info("Draining after %s.", given.name, extra={"signal": given.name})
     draining = loop.create_task(_drain(chat, server, ending), name="chatx drain")

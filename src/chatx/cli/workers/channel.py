@@ -38,7 +38,29 @@ class Ready(Struct, frozen=True, tag="ready"):
     """The worker serves."""
 
 
-Said: TypeAlias = Assignment | Ready
+class Ask(Struct, frozen=True, tag="ask"):
+    """The figures are wanted: a worker wants those of all workers, the supervisor the worker's own.
+
+    Attributes:
+        number: Of the question, which the answer repeats.
+    """
+
+    number: int
+
+
+class Figures(Struct, frozen=True, tag="figures"):
+    """What was asked for.
+
+    Attributes:
+        number: Of the question.
+        texts: By a node's name its figures in Prometheus' text format, or None where it did not answer.
+    """
+
+    number: int
+    texts: dict[str, str | None]
+
+
+Said: TypeAlias = Assignment | Ready | Ask | Figures
 
 
 class NotUnderstood(Exception):

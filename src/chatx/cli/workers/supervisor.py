@@ -28,9 +28,10 @@ from chatx.cli.listening import CannotListen, listening
 from chatx.cli.logs import style_of
 from chatx.cli.settings import Served, served
 from chatx.cli.workers.broker import NAME, Broker
-from chatx.cli.workers.channel import LINE_BYTES, Assignment, NotUnderstood, Ready, line_of, read_line
+from chatx.cli.workers.channel import LINE_BYTES, Ask, Assignment, Figures, NotUnderstood, Ready, line_of, read_line
 from chatx.cli.workers.child import Child
 from chatx.cli.workers.data_folder import CannotUse, DataFolder
+from chatx.cli.workers.gathering import Gathering
 from chatx.cli.workers.plan import Plan, plan_of
 from chatx.errors import ChatError
 
@@ -90,6 +91,8 @@ class Worker:
         served_at: When this life began to serve, in seconds of a monotonic clock; None before that.
         has_served: Whether any of its lives has.
         attempts: How often in a row it did not last.
+        channel: Where it hears its supervisor; None where nobody does.
+        channel: Where it hears its supervisor; None where nobody does.
     """
 
     def __init__(self, node: str) -> None:
@@ -98,6 +101,14 @@ class Worker:
         self.served_at: float | None = None
         self.has_served: bool = False
         self.attempts: int = 0
+        self.channel: asyncio.StreamWriter | None = None
+
+    def say(self, said: Assignment | Ask | Figures) -> bool:
+        """Say something to it, and return whether it is there."""
+        if self.channel is None or self.channel.is_closing():
+            return False
+        self.channel.write(line_of(said))
+        return True
 
 
 class Supervisor:
@@ -128,6 +139,10 @@ class Supervisor:
         self._broker = broker
         self._broker_child: Child | None = None
         self._workers = [Worker(node) for node in plan.nodes]
+        by_node = {each.node: each for each in self._workers}
+        self._figures = Gathering(
+            plan.nodes, lambda node, said: by_node[node].served_at is not None and by_node[node].say(said)
+        )
         self._ending = Ending()
         self._stopping = asyncio.Event()
         self._status = 0
@@ -263,7 +278,8 @@ class Supervisor:
                 sys.stderr.isatty(),
                 self._drain_s + BEYOND_DRAIN_S,
             )
-            writer.write(line_of(assignment))
+            worker.channel = writer
+            worker.say(assignment)
             self._look()  # the signal that it has ended may have come before it was known
             listening = asyncio.create_task(self._listen(worker, reader))
             status = await child.ended
@@ -271,7 +287,8 @@ class Supervisor:
             await asyncio.wait((listening,))
             return status
         finally:
-            worker.child = None
+            worker.child = worker.channel = None
+            self._figures.gone(worker.node)
             writer.close()
 
     async def _listen(self, worker: Worker, reader: asyncio.StreamReader) -> None:
@@ -281,6 +298,10 @@ class Supervisor:
                 match read_line(line):
                     case Ready():
                         self._serves(worker)
+                    case Ask() as ask:
+                        self._figures.wanted(worker.node, ask.number)
+                    case Figures() as figures:
+                        self._figures.came(worker.node, figures)
         except (NotUnderstood, OSError, ValueError) as error:
             logger.error("What worker %s says is not understood: %s", worker.node, error, extra={"worker": worker.node})
 

@@ -19,7 +19,7 @@ import time
 from chatx.cli.command import fail
 from chatx.cli.ending import Ending
 from chatx.cli.logs import log_to
-from chatx.cli.workers.channel import Assignment, NotUnderstood, Ready, first_line, line_of, read_line
+from chatx.cli.workers.channel import Assignment, NotUnderstood, first_line, read_line
 from chatx.errors import ChatError
 
 
@@ -42,6 +42,7 @@ def main(arguments: list[str]) -> int:
 def _serve(channel: socket.socket, assignment: Assignment) -> int:
     from chatx.cli.serve import serve
     from chatx.cli.settings import served
+    from chatx.cli.workers.company import AmongWorkers
 
     options = argparse.Namespace(**assignment.options)
     log_to(style=assignment.style, level=options.log_level, worker=assignment.node, colours=assignment.colours)
@@ -55,7 +56,7 @@ def _serve(channel: socket.socket, assignment: Assignment) -> int:
         return fail(error)
     finally:
         logging.disable(logging.NOTSET)
-    return serve(what, sockets, ending, on_ready=lambda: channel.sendall(line_of(Ready())))
+    return serve(what, sockets, ending, AmongWorkers(assignment.node, channel))
 
 
 def _end_with(channel: socket.socket, patience_s: float) -> None:

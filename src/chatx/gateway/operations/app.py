@@ -21,7 +21,7 @@ more for the rooms and members that are not in it.
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -54,7 +54,14 @@ HEALTH: Final = ("/healthz", "/readyz")
 _BEARER = "bearer "
 
 
-def operations_app(chat: Chat, metrics: Metrics, *, ready: Callable[[], bool], admin_token: str | None) -> Router:
+def operations_app(
+    chat: Chat,
+    metrics: Metrics,
+    *,
+    ready: Callable[[], bool],
+    admin_token: str | None,
+    figures: Callable[[], Awaitable[bytes]] | None = None,
+) -> Router:
     """Return the ASGI application with these routes.
 
     Args:
@@ -62,6 +69,7 @@ def operations_app(chat: Chat, metrics: Metrics, *, ready: Callable[[], bool], a
         metrics: Its figures.
         ready: Whether the server takes new sockets; where the chat does not run, none are taken anyway.
         admin_token: What an operator shows to see rooms; None or empty shuts them.
+        figures: What to answer in place of the chat's own figures: those of several processes on one port, as text.
     """
 
     async def healthz(request: Request) -> Response:
@@ -83,8 +91,9 @@ def operations_app(chat: Chat, metrics: Metrics, *, ready: Callable[[], bool], a
             return _json({"status": "ready"} | states)
         return _json({"status": "not ready"} | states, HTTPStatus.SERVICE_UNAVAILABLE)
 
-    async def figures(request: Request) -> Response:
-        return Response(metrics.text(), headers={"content-type": CONTENT_TYPE})
+    async def figures_shown(request: Request) -> Response:
+        text = metrics.text() if figures is None else await figures()
+        return Response(text, headers={"content-type": CONTENT_TYPE})
 
     async def rooms(request: Request) -> Response:
         if (refused := _refused(request, admin_token)) is not None:
@@ -126,7 +135,7 @@ def operations_app(chat: Chat, metrics: Metrics, *, ready: Callable[[], bool], a
         [
             Route("/healthz", healthz),
             Route("/readyz", readyz),
-            Route("/metrics", figures),
+            Route("/metrics", figures_shown),
             Route("/rooms", rooms),
             Route("/rooms/{room_id:path}", room),
         ],
