@@ -25,7 +25,7 @@ from tests.process import Served, module
 
 PAGE = ROOT / "docs" / "scaling.md"
 (APPLICATION,) = [block.code for block in blocks(PAGE, "python")]
-WORKERS = re.compile(r"uvicorn (app:app --workers \d)\n")
+WORKERS = re.compile(r"(g?u[nv]icorn app:app --workers \d.*)\n")
 
 # Beside what the page has: it says which worker has whom.
 SAYS_WHERE = """
@@ -52,11 +52,15 @@ def read_until(running: Served, pattern: str, printed: list[str], times: int = 1
 
 
 @pytest.mark.process
-async def test_the_workers_of_uvicorn_are_one_chat(tmp_path: Path) -> None:
-    (command,) = {match for block in blocks(PAGE, "bash") for match in WORKERS.findall(block.code)}
+@pytest.mark.parametrize("program", ["uvicorn", "gunicorn"])
+async def test_the_workers_of_a_server_are_one_chat(program: str, tmp_path: Path) -> None:
+    shown = {match for block in blocks(PAGE, "bash") for match in WORKERS.findall(block.code)}
+    commands = [re.sub(r"--workers \d", "--workers 2", each).split() for each in shown if each.startswith(program)]
+    assert commands
     (tmp_path / "app.py").write_text(APPLICATION, encoding="utf-8")
     (tmp_path / "served.py").write_text(SAYS_WHERE, encoding="utf-8")
-    arguments = ("uvicorn", *command.replace("app:", "served:", 1).split(), "--port", "{port}")
+    listens = {"uvicorn": ("--port", "{port}"), "gunicorn": ("--bind", "localhost:{port}")}[program]
+    arguments = (program, "served:app", *commands[0][2:], *listens)
     printed: list[str] = []
     async with AsyncExitStack() as stack:
         broker = stack.enter_context(server("current", tmp_path))

@@ -22,6 +22,14 @@ APP = Path(__file__).with_name("workers_app.py")
 UVICORN = ("uvicorn", "workers_app:app", "--port", "{port}")
 HYPERCORN = ("hypercorn", "workers_app:app", "--bind", "localhost:{port}")
 GRANIAN = ("granian", "--interface", "asgi", "--port", "{port}", "workers_app:app")
+GUNICORN = (
+    "gunicorn",
+    "--worker-class",
+    "uvicorn_worker.UvicornWorker",
+    "--bind",
+    "localhost:{port}",
+    "workers_app:app",
+)
 SEVERAL = "one of several workers of"
 REFUSED = "Another chat writes to"
 
@@ -46,8 +54,9 @@ def until_they_run(server: Served, many: int) -> str:
         (*HYPERCORN, "--workers", "2"),
         (*HYPERCORN, "--workers", "2", "--worker-class", "uvloop"),
         (*GRANIAN, "--workers", "2"),
+        (*GUNICORN, "--workers", "2"),
     ],
-    ids=["uvicorn", "uvicorn uvloop", "hypercorn", "hypercorn uvloop", "granian"],
+    ids=["uvicorn", "uvicorn uvloop", "hypercorn", "hypercorn uvloop", "granian", "gunicorn"],
 )
 def test_of_several_workers_one_says_so(command: tuple[str, ...]) -> None:
     with module(*command, cwd=APP.parent) as server:
@@ -58,8 +67,9 @@ def test_of_several_workers_one_says_so(command: tuple[str, ...]) -> None:
 
 
 @pytest.mark.process
-def test_the_number_of_uvicorns_workers_may_come_from_the_environment() -> None:
-    with module(*UVICORN, cwd=APP.parent, WEB_CONCURRENCY="2") as server:
+@pytest.mark.parametrize("command", [UVICORN, GUNICORN], ids=["uvicorn", "gunicorn"])
+def test_the_number_of_workers_may_come_from_the_environment(command: tuple[str, ...]) -> None:
+    with module(*command, cwd=APP.parent, WEB_CONCURRENCY="2") as server:
         assert until_they_run(server, 2).count(SEVERAL) == 1
 
 
@@ -74,8 +84,18 @@ def test_the_number_of_uvicorns_workers_may_come_from_the_environment() -> None:
         (HYPERCORN, {}),
         ((*HYPERCORN, "--reload"), {}),
         (GRANIAN, {}),
+        (GUNICORN, {}),
     ],
-    ids=["uvicorn", "one worker", "reload", "reload and WEB_CONCURRENCY", "hypercorn", "hypercorn reload", "granian"],
+    ids=[
+        "uvicorn",
+        "one worker",
+        "reload",
+        "reload and WEB_CONCURRENCY",
+        "hypercorn",
+        "hypercorn reload",
+        "granian",
+        "gunicorn",
+    ],
 )
 def test_one_worker_says_nothing(command: tuple[str, ...], environment: dict[str, str], tmp_path: Path) -> None:
     with module(*command, cwd=APP.parent, STORE=str(tmp_path / "chat.db"), **environment) as server:
