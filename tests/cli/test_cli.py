@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from starlette.applications import Starlette
 
 from chatx import Chat, __version__
 from chatx.cli import main
@@ -204,7 +205,12 @@ def test_the_demo_the_server_and_check_take_the_same_forms_of_a_store(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     served: list[str | None] = []
-    monkeypatch.setattr("chatx.cli.demo._serve", lambda _, app, *rest: served.append(app.state.chat.config.store) or 0)  # type: ignore[func-returns-value]
+
+    def serve_demo(app: Starlette, *_: object) -> int:
+        served.append(app.state.chat.config.store)
+        return 0
+
+    monkeypatch.setattr("chatx.cli.demo_serving.serve", serve_demo)
 
     async def serve(chat: Chat, *rest: object) -> int:
         served.append(chat.config.store)
@@ -318,7 +324,7 @@ def test_a_missing_extra_is_named_with_how_to_install_it(
     missing: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in list(sys.modules):
-        if name.partition(".")[0] == missing or name == "chatx.demo.app":
+        if name.partition(".")[0] == missing or name in ("chatx.demo.app", "chatx.cli.demo_serving"):
             monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, missing, None)
 

@@ -70,7 +70,7 @@ def run(options: argparse.Namespace) -> int:
         with listening(options.host, options.port) as sockets:
             if options.nodes:
                 return _run_nodes(options, sockets)
-            app = demo_app(options.store or "chatx-demo.db")
+            app = demo_app("chatx-demo.db" if options.store is None else options.store)
             return serve(app, sockets, lambda: _tell(options, "in two tabs"))
     except CannotListen as error:
         return fail(str(error), 1)
