@@ -1,6 +1,8 @@
 """Connections: what one client joined and subscribed to ends with its block, however that ends."""
 
 import asyncio
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -369,6 +371,19 @@ async def close_by_crashes(chat: Chat, room_id: str) -> None:
         break_room(chat, room_id)
         with pytest.raises(RoomUnavailable):
             await chat.send_message(room_id, "mallory", "crash")
+
+
+@virtual
+async def test_a_room_keeps_no_connection_that_has_left_it() -> None:
+    async with unlimited() as chat, chat.connect("bob") as stays:
+        await stays.join("a")
+        async with chat.connect("alice") as connection:
+            await connection.join("a")
+        gone = weakref.ref(connection)
+        del connection
+        gc.collect()
+        assert gone() is None
+        assert chat.engine.rooms.find("a") is not None
 
 
 @virtual

@@ -47,7 +47,7 @@ def test_beyond_its_bytes_what_was_left_first_keeps_its_newest_entry(monkeypatch
 async def test_a_room_that_is_taken_over_beyond_the_bytes_goes_on_in_its_stream(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("chatx.runtime.nodes.handing_over.INHERITED_BYTES", 10_000)
+    monkeypatch.setattr("chatx.runtime.nodes.handing_over.INHERITED_BYTES", 4_000)
     async with nodes("a", "b") as (fabric, (a, b)):
         large, small = (room_of("c", "a", "b", number=number) for number in range(2))
         sent = [await a.chat.send_message(large, "ann", f"{number}") for number in range(30)]

@@ -183,6 +183,28 @@ async def test_a_subscription_is_held_until_this_node_owns_the_room_itself() -> 
         subscription.close()
 
 
+class NeverAsksItself(Node):
+    """A node that would not come to an end where it followed a room of its own."""
+
+    async def ask(self, boot: str, ask: Ask) -> Answer:
+        assert boot != self.boot
+        return await super().ask(boot, ask)
+
+
+@virtual
+async def test_a_subscription_is_held_while_this_node_has_given_up_the_room_and_nobody_else_has_it() -> None:
+    async with nodes("b") as (fabric, (b,)):
+        a = NeverAsksItself(fabric, "a")
+        fabric.see("a", "b")
+        room = room_of("a", "b")
+        first = await a.chat.send_message(room, "ann", "hi")
+        await b.ask(a.boot, HandOff(room, b.boot, "a take that comes to nothing"))
+        async with a.chat.subscribe(room) as subscription:
+            second = await b.chat.send_message(room, "ann", "hi again")
+            assert await anext(subscription) == second
+        assert second.epoch != first.epoch
+
+
 @virtual
 async def test_a_subscription_is_refused_where_nobody_has_the_room_for_too_long_or_the_owner_refuses() -> None:
     async with nodes("a", "b") as (_, (a, b)):

@@ -24,15 +24,13 @@ _FIELDS_BYTES: Final = 1_024
 
 def size_of(entry: Entry) -> int:
     """Return the bytes that an entry has in a record, at most."""
-    content = entry.content
-    size = len(content) if content.isascii() else len(content.encode())
-    return size + _FIELDS_BYTES + (0 if entry.data is None else len(entry.data.text.encode()))
+    return _FIELDS_BYTES + _bytes_of(entry.content) + (0 if entry.data is None else _bytes_of(entry.data.text))
 
 
 def size_of_placed(placed: Placed) -> int:
     """Return the bytes that an entry has in a record, at most."""
     data = placed.row.data
-    return len(placed.row.content.encode()) + _FIELDS_BYTES + (0 if data is None else len(data.encode()))
+    return _FIELDS_BYTES + _bytes_of(placed.row.content) + (0 if data is None else _bytes_of(data))
 
 
 def size_of_all(entries: Iterable[Placed]) -> int:
@@ -65,3 +63,7 @@ def oldest_that_fit(entries: Iterable[Entry], most: int = ENTRIES_BYTES) -> list
 def newest_that_fit(entries: Sequence[Entry]) -> list[Entry]:
     """Return the last of the entries that go into one record together, in their order."""
     return oldest_that_fit(reversed(entries))[::-1]
+
+
+def _bytes_of(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode())

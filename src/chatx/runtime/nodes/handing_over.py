@@ -148,12 +148,10 @@ class HandingOver:
             if head.epoch != left.head.epoch:
                 text = "Room %r went on in two streams, at nodes that did not hear each other; %s ends, at %d."
                 logger.warning(text, room_id, head.epoch, head.offset, extra={"room": room_id, "code": "stream_ended"})
-        size = size_of_all(left.entries)
-        if self._inherited_bytes + size > INHERITED_BYTES:
-            left.entries = left.entries[-1:]
-            size = size_of_all(left.entries)
+        if self._inherited_bytes + left.size > INHERITED_BYTES:
+            left.shorten()
         self._inherited[room_id] = left
-        self._inherited_bytes += size
+        self._inherited_bytes += left.size
         return Position(left.head.epoch, left.head.offset - len(left.entries))
 
     async def _ask_all(self, boots: list[str], room_id: str, take: str) -> tuple[set[str], list[_Found]]:
@@ -194,14 +192,16 @@ class HandingOver:
         """Return all that a node had of a room, part by part from the newest on."""
         head, answer = found.head, found.newest
         entries: list[Placed] = []
+        size = 0
         while True:
             end = entries[0].place.offset if entries else head.offset + 1
             places = [each.place for each in answer.entries]
             if places != [Place(head.epoch, offset) for offset in range(end - len(places), end)]:
                 break  # what does not lead up to the rest is none of it
             entries[:0] = answer.entries
-            size = self._inherited_bytes + size_of_all(entries)
-            if not answer.more or not places or len(entries) >= self._history_size or size > INHERITED_BYTES:
+            size += size_of_all(answer.entries)
+            full = len(entries) >= self._history_size or self._inherited_bytes + size > INHERITED_BYTES
+            if full or not answer.more or not places:
                 break
             try:
                 ask = HandOff(room_id, self._peers.boot, take, entries[0].place.offset)
@@ -211,7 +211,7 @@ class HandingOver:
             if not isinstance(more, HandedOff) or more.head is None:
                 break
             answer = more
-        return Left(head, entries, 0.0)
+        return Left(head, entries, size)
 
     def began(self, process: RoomProcess) -> None:
         """Take note that a room of this node has begun here, and fill it with what it inherits."""
@@ -234,7 +234,7 @@ class HandingOver:
     def _no_longer_inherited(self, room_id: str) -> Left | None:
         inherited = self._inherited.pop(room_id, None)
         if inherited is not None:
-            self._inherited_bytes -= size_of_all(inherited.entries)
+            self._inherited_bytes -= inherited.size
         return inherited
 
     def _opened(self, room_id: str) -> None:

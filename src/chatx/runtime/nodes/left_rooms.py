@@ -42,6 +42,7 @@ class Left(Struct):
     Attributes:
         head: The newest place.
         entries: The newest entries, with their keys.
+        size: The bytes of the entries.
         until: When it is forgotten.
         taken: The take that has it, or None.
         offered: Whether its owner was told of it.
@@ -49,9 +50,15 @@ class Left(Struct):
 
     head: Place
     entries: Sequence[Placed]
-    until: float
+    size: int
+    until: float = 0.0
     taken: str | None = None
     offered: bool = False
+
+    def shorten(self) -> None:
+        """Keep the newest entry alone: the stream goes on behind it."""
+        self.entries = self.entries[-1:]
+        self.size = size_of_all(self.entries)
 
 
 class LeftRooms:
@@ -70,8 +77,8 @@ class LeftRooms:
     def keep(self, room_id: str, head: Place, entries: Sequence[Placed], now: float) -> None:
         """Keep a room."""
         self._pop(room_id)
-        self._rooms[room_id] = Left(head, entries, now + LEFT_S)
-        self._bytes += size_of_all(entries)
+        left = self._rooms[room_id] = Left(head, entries, size_of_all(entries), now + LEFT_S)
+        self._bytes += left.size
         if len(entries) > 1:
             self._whole[room_id] = None
         while len(self._rooms) > LEFT_ROOMS:
@@ -122,14 +129,15 @@ class LeftRooms:
         left = self._rooms.pop(room_id, None)
         if left is not None:
             self._whole.pop(room_id, None)
-            self._bytes -= size_of_all(left.entries)
+            self._bytes -= left.size
         return left
 
     def _cut(self, room_id: str) -> None:
         del self._whole[room_id]
         left = self._rooms[room_id]
-        self._bytes -= size_of_all(left.entries[:-1])
-        left.entries = left.entries[-1:]
+        self._bytes -= left.size
+        left.shorten()
+        self._bytes += left.size
 
     def _forget(self, room_id: str) -> None:
         left = self._pop(room_id)

@@ -116,6 +116,9 @@ class Replica:
         Raises:
             Unreachable: The owner cannot be reached, or refuses.
         """
+        if self.owner == self._peers.boot:
+            # It would wait for itself: the room is not open here, and is opened as what another node has.
+            raise Unreachable("this node has given the room up a moment ago", surely=True)
         # From before the owner is asked: what it tells meanwhile waits.
         stop = await self._peers.listen(self.room_id, self._heard)
         if self._ended:
