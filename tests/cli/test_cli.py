@@ -229,7 +229,7 @@ def test_the_demo_the_server_and_check_take_the_same_forms_of_a_store(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("command", [["check"], ["serve", "--insecure-user-param", "--port", "4997"]])
+@pytest.mark.parametrize("command", [["check"], ["serve", "--insecure-user-param"]])
 def test_a_store_may_come_from_the_environment_or_a_file(
     command: list[str],
     tmp_path: Path,
@@ -249,7 +249,7 @@ def test_a_store_may_come_from_the_environment_or_a_file(
 
 @pytest.mark.parametrize("url", ["pg://me:hunter2@db/x", "sqlite://me:hunter2@db/x", ""])
 def test_the_demo_refuses_a_store_as_the_server_does(url: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["demo", "--port", "4997", "--store", url]) == 2
+    assert main(["demo", "--port", str(free_port()), "--store", url]) == 2
     said = capsys.readouterr().err
     assert said.startswith("chatx: ")
     assert "sqlite:///chat.db" in said
@@ -312,7 +312,7 @@ def test_a_store_that_cannot_be_used_is_a_clear_error(tmp_path: Path, capsys: py
     store = tmp_path / "notes.txt"
     store.write_text("not a database, but somebody's notes" * 100)
 
-    assert main(["demo", "--port", "4999", "--store", str(store)]) == 2
+    assert main(["demo", "--port", str(free_port()), "--store", str(store)]) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err.startswith(f"chatx: The store {store}: ")

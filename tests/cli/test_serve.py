@@ -23,7 +23,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from chatx.cli import main
 from chatx.gateway.native.exchanges import MAX_EXCHANGES
 from tests.gateway.real_client import RealClient, real_client
-from tests.process import Served, run, serve
+from tests.process import Served, free_port, run, serve
 
 SECRET = "0123456789abcdef0123456789abcdef"
 ADMIN = "admin-token-of-this-test"
@@ -221,12 +221,14 @@ async def test_a_token_says_who_it_is_and_which_rooms_and_nobody_comes_without_o
 @pytest.mark.process
 async def test_an_expired_token_ends_the_socket_and_a_new_one_in_band_keeps_it() -> None:
     with serve(CHATX_SECRET=SECRET) as server:
-        async with (
-            with_token(server, token_of("ada", "--ttl", "3s")) as ada,
-            with_token(server, token_of("bob", "--ttl", "3s")) as bob,
-        ):
+        # A process each: what expires is made last, and with the time that the others take on a loaded machine.
+        fresh, bobs, adas = (
+            token_of("ada", "--ttl", "1h"),
+            token_of("bob", "--ttl", "8s"),
+            token_of("ada", "--ttl", "8s"),
+        )
+        async with with_token(server, adas) as ada, with_token(server, bobs) as bob:
             await asyncio.gather(ada.ask("room:a", "phx_join"), bob.ask("room:a", "phx_join"))
-            fresh = await asyncio.to_thread(token_of, "ada", "--ttl", "1h")
             await ada.ask("room:a", "access_token", {"token": fresh})
             with pytest.raises(ConnectionClosed):
                 await bob.wait_for(lambda _: False)
@@ -468,7 +470,7 @@ def test_what_is_wrong_is_said_and_nothing_is_served(
     # Should it come so far, it ends: nothing may be served.
     monkeypatch.setattr("chatx.cli.serve._serve", None)
 
-    assert main(["serve", "--port", "4998", *arguments]) == status
+    assert main(["serve", "--port", str(free_port()), *arguments]) == status
     printed = capsys.readouterr()
     assert printed.out == ""
     said = printed.err.splitlines()[-1]
