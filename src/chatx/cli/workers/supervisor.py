@@ -27,7 +27,7 @@ from chatx.cli.ending import Ending
 from chatx.cli.listening import CannotListen, listening
 from chatx.cli.logs import style_of
 from chatx.cli.settings import Served, served
-from chatx.cli.workers.broker import NAME, Broker
+from chatx.cli.workers.broker import NAME, Broker, syncs_always
 from chatx.cli.workers.channel import LINE_BYTES, Ask, Assignment, Figures, NotUnderstood, Ready, line_of, read_line
 from chatx.cli.workers.child import Child
 from chatx.cli.workers.data_folder import CannotUse, DataFolder
@@ -71,7 +71,15 @@ def run(options: argparse.Namespace) -> int:
                 folder = DataFolder(plan.data)
                 stack.callback(folder.close)
                 config = what.chat.config
-                folder.write(config.cluster_name, config.cluster_strategy)
+                always = syncs_always(plan.server)
+                folder.write(config.cluster_name, config.cluster_strategy, syncs_always=always)
+                if config.cluster_strategy == "horde" and not always:
+                    logger.warning(
+                        "%s is older than 2.10, so what was acknowledged is on the disk within two minutes only: it "
+                        "outlives every process, and not the machine.",
+                        plan.server,
+                        extra={"code": "old_broker"},
+                    )
                 plan.variables["CHATX_CLUSTER_URL"] = folder.url
                 broker = Broker(plan.server, folder)
                 stack.callback(broker.close)
@@ -91,6 +99,7 @@ class Worker:
         served_at: When this life began to serve, in seconds of a monotonic clock; None before that.
         has_served: Whether any of its lives has.
         attempts: How often in a row it did not last.
+        hangup: Whether it is to have its certificate read anew when it serves.
         channel: Where it hears its supervisor; None where nobody does.
         channel: Where it hears its supervisor; None where nobody does.
     """
@@ -101,6 +110,7 @@ class Worker:
         self.served_at: float | None = None
         self.has_served: bool = False
         self.attempts: int = 0
+        self.hangup: bool = False
         self.channel: asyncio.StreamWriter | None = None
 
     def say(self, said: Assignment | Ask | Figures) -> bool:
@@ -186,8 +196,10 @@ class Supervisor:
     def _told(self, given: signal.Signals) -> None:
         if given is signal.SIGHUP and (self._tls or self._stopping.is_set()):
             for each in self._workers:
-                if each.served_at is not None and not self._stopping.is_set():
-                    self._send(each, given)  # one that loads still reads the certificate anyway
+                # One that loads may have read the certificate already, and would not heed the signal yet.
+                each.hangup = each.served_at is None
+                if not each.hangup and not self._stopping.is_set():
+                    self._send(each, given)
             return
         if self._stopping.is_set():
             logger.error("Ended by a second signal: what was not drained is lost.")
@@ -267,7 +279,12 @@ class Supervisor:
         command = [sys.executable, *safe, "-m", "chatx.cli.workers.worker", str(its.fileno()), worker.node]
         variables = {**self._plan.variables, "CHATX_NODE_NAME": worker.node}
         with its:
-            child = worker.child = Child(command, _print, pass_fds=given, variables=variables)
+            try:
+                child = worker.child = Child(command, _print, pass_fds=given, variables=variables)
+            except OSError as error:
+                logger.error("Worker %s cannot be begun: %s", worker.node, error, extra={"worker": worker.node})
+                ours.close()
+                return 1
         reader, writer = await asyncio.open_unix_connection(sock=ours, limit=LINE_BYTES)
         try:
             assignment = Assignment(
@@ -308,6 +325,9 @@ class Supervisor:
     def _serves(self, worker: Worker) -> None:
         worker.served_at = time.monotonic()
         worker.has_served = True
+        if worker.hangup:
+            worker.hangup = False
+            self._send(worker, signal.SIGHUP)
         if not self._ready and all(each.served_at is not None for each in self._workers):
             self._ready = True
             logger.info("All %d workers serve.", len(self._workers), extra={"workers": len(self._workers)})
@@ -316,7 +336,11 @@ class Supervisor:
 
     async def _begin_broker(self, broker: Broker) -> bool:
         """Begin it, and return whether it answers."""
-        child = self._broker_child = broker.begin()
+        try:
+            child = self._broker_child = broker.begin()
+        except OSError as error:
+            logger.error("The broker cannot be begun: %s", error, extra={"worker": NAME})
+            return False
         self._look()
         if await broker.answers(child):
             return True
@@ -356,8 +380,9 @@ class Supervisor:
 
 def _print(lines: bytes) -> None:
     """Write what a worker printed: in one piece, or lines of another would come between."""
-    sys.stderr.write(lines.decode(errors="replace"))
-    sys.stderr.flush()
+    with suppress(OSError):  # there is nobody left to tell
+        sys.stderr.write(lines.decode(errors="replace"))
+        sys.stderr.flush()
 
 
 def _shown(status: int) -> str:

@@ -210,11 +210,16 @@ class NativeServer:
         for stream in list(self.streams):
             stream.abort()
 
+    async def listen_no_more(self) -> None:
+        """Accept no more: who comes waits for whoever else listens on these sockets."""
+        listeners, self._listeners = self._listeners, []
+        for listener in listeners:
+            await listener.close()
+
     async def close(self) -> None:
         """Listen no more, and end every connection that is left."""
         self.draining = self.longpoll.draining = self.closed = True
-        for listener in self._listeners:
-            await listener.close()
+        await self.listen_no_more()
         for greeting in list(self.greetings):
             greeting.abort()
         for session in self.longpoll.sessions:
@@ -226,7 +231,6 @@ class NativeServer:
         # What an abort ends is told in the loop's next rounds; it is no matter of time.
         while self.streams or self.exchanges or self.greetings:  # noqa: ASYNC110
             await asyncio.sleep(0)
-        self._listeners.clear()
 
     def lost(self, stream: Stream) -> None:
         """Forget a WebSocket whose connection is gone."""
