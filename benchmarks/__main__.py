@@ -1,6 +1,6 @@
 """`make bench`: the figures of one subject, `engine` unless another is named.
 
-python -m benchmarks [engine|wire|log] [options]
+python -m benchmarks [engine|wire|log|cluster] [options]
 """
 
 from __future__ import annotations
@@ -8,10 +8,11 @@ from __future__ import annotations
 import sys
 
 from benchmarks import engine
+from benchmarks.cluster import run as cluster
 from benchmarks.log import run as log
 from benchmarks.wire import run as wire
 
-SUBJECTS = {"engine": engine.main, "wire": wire.main, "log": log.main}
+SUBJECTS = {"engine": engine.main, "wire": wire.main, "log": log.main, "cluster": cluster.main}
 
 
 def main() -> int:

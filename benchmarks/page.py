@@ -6,7 +6,7 @@ import platform
 import sys
 from pathlib import Path
 
-PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
+DOCS = Path(__file__).parent.parent / "docs"
 
 
 def machine(rounds: int) -> str:
@@ -17,13 +17,14 @@ def machine(rounds: int) -> str:
     )
 
 
-def write(name: str, table: str) -> None:
-    """Put a table into docs/benchmarks.md, between the two comments of this name."""
+def write(name: str, table: str, page: str = "benchmarks.md") -> None:
+    """Put a table into a page of docs/, between the two comments of this name."""
+    path = DOCS / page
     begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-    before, found, rest = PAGE.read_text().partition(begin)
+    before, found, rest = path.read_text().partition(begin)
     if not found or end not in rest:
-        sys.exit(f"benchmarks: {PAGE} has no {begin!r} followed by {end!r}; put the two where the table belongs.")
-    PAGE.write_text(f"{before}{begin}\n\n{table}\n{end}{rest.partition(end)[2]}")
+        sys.exit(f"benchmarks: {path} has no {begin!r} followed by {end!r}; put the two where the table belongs.")
+    path.write_text(f"{before}{begin}\n\n{table}\n{end}{rest.partition(end)[2]}")
 
 
 def progress(turn: int, rounds: int, what: str) -> None:

@@ -64,6 +64,12 @@ class NatsServer:
         self._process.send_signal(signal.SIGHUP)
 
     @property
+    def pid(self) -> int:
+        """The id of its process, which runs."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
     def url(self) -> str:
         """Its URL, without credentials."""
         return f"nats://127.0.0.1:{self.port}"

@@ -1,0 +1,62 @@
+"""What a delivery costs where the readers of a room are on one node, and where they are spread over three."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+
+from websockets.sync.client import connect
+
+from benchmarks.cluster.nodes import ROOT, Cluster
+from benchmarks.fanout import CONTENT
+
+ROOM = "lobby"
+PACE = 50
+"""Messages a second."""
+
+COMES_IN_S = 300
+"""Seconds for all readers to come in, and to say what they saw."""
+
+
+def measure(running: Cluster, readers: int, seconds: float) -> dict[str, float]:
+    """Return the CPU of a delivery at the nodes, in µs, and the broker's of a message.
+
+    Args:
+        running: The nodes.
+        readers: How many there are on each of them.
+        seconds: How long messages are sent for.
+    """
+    ports = [str(node.port) for node in running.nodes]
+    command = [sys.executable, "-m", "benchmarks.cluster.readers", ROOM, str(readers), *ports]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        assert process.stdout is not None
+        if process.stdout.readline() != "ready\n":
+            sys.exit("benchmarks: the readers did not come in; what they said is above.")
+        time.sleep(2)  # what is told of who came in is no part of it
+        nodes_s, broker_s = [node.cpu_s for node in running.nodes], running.broker_cpu_s
+        sent = _send(running.nodes[0].port, seconds)
+        time.sleep(1)
+        used = sum(node.cpu_s - before for node, before in zip(running.nodes, nodes_s, strict=True))
+        broker_s = running.broker_cpu_s - broker_s
+        told, _ = process.communicate(timeout=COMES_IN_S)
+    expected, received = sent * readers * len(running.nodes), json.loads(told)["received"]
+    if received != expected:
+        sys.exit(f"benchmarks: {received} of {expected} deliveries have come.")
+    return {"cpu_us": used / received * 1e6, "broker_us": broker_s / sent * 1e6}
+
+
+def _send(port: int, seconds: float) -> int:
+    """Send as somebody who does not read in the room, and return how many were sent."""
+    sent, end = 0, time.monotonic() + seconds
+    with connect(f"ws://127.0.0.1:{port}/socket/websocket?vsn=2.0.0&user_id=sender", max_queue=None) as socket:
+        socket.send(json.dumps(["1", "1", f"room:{ROOM}", "phx_join", {}]))
+        while time.monotonic() < end:
+            sent += 1
+            socket.send(json.dumps(["1", str(sent + 1), f"room:{ROOM}", "new_message", {"content": CONTENT}]))
+            time.sleep(1 / PACE)
+        # The sender hears them as well, beside the readers, and is answered when all are placed.
+        while json.loads(socket.recv(timeout=COMES_IN_S))[1] != str(sent + 1):
+            pass
+    return sent
