@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from chatx import Draft, RateLimit, RoomUnavailable, SubscriptionEnded
+from chatx.adapters.memory_log import MemoryLog
+from chatx.cluster.fields import Place
+from chatx.cluster.live import Placed
 from chatx.cluster.memory_backplane import MemoryHub
 from chatx.cluster.rpc import Answer, Ask, HandedOff, HandOff
+from chatx.core.message import Position
+from chatx.runtime.nodes.handing_over import OTHERS_S
 from chatx.runtime.nodes.peers import HELD_S, Unreachable
-from tests.runtime.nodes.fabric import ANSWERED_S, Node, nodes, room_of
+from tests.runtime.nodes.fabric import ANSWERED_S, UNLIMITED, Node, nodes, room_of
 from tests.runtime.nodes.test_large_records import filled, ids
 from tests.runtime.nodes.test_nodes import boot_of, clustered, hub, three
 from tests.virtual import virtual
@@ -181,6 +189,30 @@ async def test_a_subscription_is_held_until_this_node_owns_the_room_itself() -> 
         sent = await b.chat.send_message(room, "ann", "hi")
         assert await anext(subscription) == sent
         subscription.close()
+
+
+class ProvesSlowly(MemoryLog):
+    """A log that takes its time to take note of where rooms end."""
+
+    async def close_rooms(self, ends: Mapping[str, tuple[int, Position]], /) -> Mapping[str, bool]:
+        await asyncio.sleep(2 * OTHERS_S)
+        return await super().close_rooms(ends)
+
+
+@virtual
+async def test_over_a_log_a_room_waits_for_the_node_that_brings_there_what_was_said() -> None:
+    options: dict[str, Any] = {"persistence": ProvesSlowly(), "history_size": 10}
+    async with nodes("a", "b", **options) as (fabric, (a, b)):
+        room = room_of("c", "a", "b")
+        owner, other = (a, b) if a.owner(room) == a.boot else (b, a)
+        first = await owner.chat.send_message(room, "ann", "first")
+        await asyncio.sleep(1)  # it is in the log, and its place is not proven
+        old = [Placed.of(replace(first, epoch="old", inserted_at=1))]
+        other.abroad.handing_over._left.keep(room, Place("old", 1), old, asyncio.get_running_loop().time())
+        c = Node(fabric, "c", rate_limit=UNLIMITED, **options)
+        fabric.see("a", "b", "c")
+        second = await c.chat.send_message(room, "ann", "second")
+        assert (second.epoch, second.offset) == (first.epoch, 2)
 
 
 class NeverAsksItself(Node):

@@ -5,7 +5,7 @@ Rules:
 2. An owner that is asked for a room which it believes to be its own gives it up: who asks knows more. For `GIVEN_UP_S`
    the room is not this node's.
 3. Whoever begins a room asks all who may have had it, and goes on with the newest state. Where something was found, one
-   that does not answer is waited for no longer than `OTHERS_S`.
+   that does not answer is waited for no longer than `OTHERS_S`, or `HELD_S` where there is a log.
 4. Where two nodes open one room at once, and each asks the other, the later boot goes first.
 5. At most `PASSAGES` rooms are opened at a time, since `Rooms` refuses the next. What they take over has at most
    `INHERITED_BYTES` together, but for the newest entry of each: beyond that a room goes on in its stream without older
@@ -155,15 +155,17 @@ class HandingOver:
         return Position(left.head.epoch, left.head.offset - len(left.entries))
 
     async def _ask_all(self, boots: list[str], room_id: str, take: str) -> tuple[set[str], list[_Found]]:
-        """Return which nodes have answered, and what they had; where something was, the others have `OTHERS_S` more."""
+        """Return which nodes have answered, and what they had; where something was, the others have a while more."""
         asking = [self._loop.create_task(self._ask(boot, room_id, take)) for boot in boots]
         found: list[_Found] = []
         answered: set[str] = set()
         waiting = set(asking)
+        # With a log the one that has the room may be bringing there what was said, and nobody goes on ahead of that.
+        patience = OTHERS_S if self._settle is None else HELD_S
         try:
             while waiting:
                 done, waiting = await asyncio.wait(
-                    waiting, timeout=OTHERS_S if found else None, return_when=asyncio.FIRST_COMPLETED
+                    waiting, timeout=patience if found else None, return_when=asyncio.FIRST_COMPLETED
                 )
                 if not done:
                     break

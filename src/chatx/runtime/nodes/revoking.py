@@ -46,7 +46,10 @@ class Revoking:
         """Take note that a node is gone, or away: what it holds of users who are revoked meanwhile it holds still."""
         self._owed.setdefault(boot, {})
         while len(self._owed) > AWAY_NODES:
-            del self._owed[next(iter(self._owed))]
+            first = next(iter(self._owed))
+            if owed := self._owed.pop(first):
+                text = "Node %s is away, and if it comes back it will not hear of %d users who were revoked meanwhile."
+                logger.warning(text, first, len(owed), extra={"node": first, "code": "revocation_lost"})
 
     def node_came(self, boot: str) -> None:
         """Take note that a node is there: it is told who was revoked while it was away."""
