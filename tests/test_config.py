@@ -182,11 +182,6 @@ def test_an_unknown_strategy_is_refused_with_the_ones_there_are(strategy: Any) -
         ChatConfig(cluster_strategy=strategy)
 
 
-def test_a_strategy_that_is_not_there_yet_is_refused_rather_than_ignored() -> None:
-    with pytest.raises(ConfigError, match="does not have yet"):
-        ChatConfig(cluster_strategy="horde", cluster_url="nats://127.0.0.1:4222")
-
-
 URL = "nats://127.0.0.1:4222"
 
 
@@ -222,6 +217,8 @@ URL = "nats://127.0.0.1:4222"
         ({"cluster_credentials": 5}, "must be a text"),
         ({"cluster_strategy": "pg", "cluster_url": URL, "store": "sqlite:///chat.db"}, "one writer"),
         ({"cluster_strategy": "pg", "cluster_url": URL, "persistence": MemoryLog()}, "one writer"),
+        ({"cluster_strategy": "horde"}, "there is no cluster_url"),
+        ({"cluster_strategy": "horde", "cluster_url": URL, "store": "sqlite:///chat.db"}, "a log of their own"),
         ({"cluster_strategy": "pg", "cluster_url": URL, "store": "mysql://h/d"}, "There is no store"),
     ],
 )
@@ -234,6 +231,12 @@ def test_options_of_a_cluster_that_do_not_fit_are_refused(options: dict[str, Any
 def test_nodes_may_share_a_store_in_postgresql() -> None:
     store = "postgresql://chatx@db.example/chat"
     assert ChatConfig(cluster_strategy="pg", cluster_url=URL, store=store, durability="stored").store == store
+
+
+def test_the_nodes_of_a_horde_have_a_log_without_a_store() -> None:
+    config = ChatConfig(cluster_strategy="horde", cluster_url=URL, durability="stored", retention_days=7)
+    assert (config.store, config.persistence) == (None, None)
+    assert config.effective()["cluster_strategy"] == "horde"
 
 
 @pytest.mark.parametrize("url", [URL, f"{URL}, tls://user:p%40ss@nats.example.org", "nats://[::1]:4222/"])

@@ -20,6 +20,7 @@ from chatx.runtime.chat_store import ChatStore
 from chatx.runtime.connection import Connection
 from chatx.runtime.dead_letters import DeadLetter
 from chatx.runtime.engine import Engine
+from chatx.runtime.nodes.horde import Ground
 from chatx.runtime.nodes.link import link_of
 from chatx.runtime.nodes.node import Node, new_boot
 from chatx.runtime.outbox_page import outbox_page
@@ -86,6 +87,7 @@ class Chat:
         self._siblings: Siblings | None = None
         self._store: ChatStore | None = None
         self._node: Node | None = None
+        self._ground: Ground | None = None
 
     async def start(self) -> None:
         """Start on the running loop.
@@ -121,21 +123,26 @@ class Chat:
         self._siblings, self._store = siblings, store
 
     async def _join_nodes(self, store: ChatStore) -> None:
-        node = engine = None
+        node = engine = ground = link = None
         try:
-            boot = new_boot()
-            node = Node(store.config, link_of(store.config, boot))
-            await self._begin(node.connect())
-            engine = Engine(store.config, self.telemetry, self._dead_letters, elsewhere=node.abroad)
+            link = link_of(store.config, new_boot())
+            ground = Ground(store.config, link, self.telemetry)
+            await self._begin(ground.begin())
+            node = Node(ground.config, link)
+            engine = Engine(ground.config, self.telemetry, self._dead_letters, elsewhere=node.abroad)
             await self._begin(node.join(engine, self._drain))
         except BaseException:
             if engine is not None:
                 await engine.stop(1)
+            if ground is not None:
+                await ground.end(0)
             if node is not None:
                 await node.close()
+            elif link is not None:
+                await link.close()
             await store.end(_STORE_ENDS_S)
             raise
-        self._engine, self._node = engine, node
+        self._engine, self._node, self._ground = engine, node, ground
 
     async def _begin(self, begins: Coroutine[Any, Any, None]) -> None:
         self._starting = starting = asyncio.get_running_loop().create_task(begins, name="chatx start")
@@ -209,12 +216,14 @@ class Chat:
             raise
         finally:
             try:
+                if self._ground is not None:
+                    await self._ground.end(max(_STORE_ENDS_S, deadline - engine.loop.time()))
                 if self._node is not None:
                     await self._node.close()
                 if self._store is not None:
                     await self._store.end(max(_STORE_ENDS_S, deadline - engine.loop.time()))
             finally:
-                self._engine = self._store = self._node = None
+                self._engine = self._store = self._node = self._ground = None
                 self._stopping = None
                 if self._siblings is not None:
                     self._siblings.release()

@@ -74,8 +74,6 @@ def check_strategy(value: object) -> None:
     """Raise `ConfigError` unless there is such a cluster strategy."""
     if value not in STRATEGIES:
         raise ConfigError(f"cluster_strategy is {shown_value(value)}; it must be one of {', '.join(STRATEGIES)}.")
-    if value == "horde":
-        raise ConfigError("cluster_strategy is 'horde', which this version does not have yet; use 'pg' or 'local'.")
 
 
 _URL = re.compile(
@@ -115,11 +113,6 @@ def check_cluster(config: Any, problems: Problems) -> None:
                 f"cluster_strategy is {strategy!r} and the store has one writer, so it is for one node. Use "
                 "PostgreSQL, which the nodes can share; or 'horde' and no store, since its nodes keep a log of their "
                 "own; or a persistence adapter of your own."
-            )
-        if strategy == "horde" and (config.store is not None or config.persistence is not None):
-            raise ConfigError(
-                "cluster_strategy is 'horde', whose nodes keep a log of their own, and there is a store or persistence "
-                "too, which this version does not have yet; leave it out, or use 'pg'."
             )
         if url is not None and strategy == "local":
             raise ConfigError(
@@ -230,7 +223,8 @@ def check_retention(name: str, config: Any) -> None:
     value = getattr(config, name)
     if type(value) is not int or not 0 < value <= _MOST:
         return
-    if not _has_log(config) or (is_log(config.persistence) and not trims(config.persistence)):
+    given = config.persistence
+    if not _has_log(config) or (given is not None and not (is_log(given) and trims(given))):
         raise ConfigError(
             f"{name} is {shown_value(value)}, and persistence is no log that lets go of old entries; give one, such as "
             f"store='sqlite:///chat.db', or leave {name} at 0 and delete what is old yourself."

@@ -188,11 +188,13 @@ def room_of(boot: str, *others: str, number: int = 0) -> str:
 
 
 @asynccontextmanager
-async def nodes(*boots: str, seed: int = 0, **options: Any) -> AsyncIterator[tuple[Fabric, list[Node]]]:
-    """Run nodes that all see each other."""
-    options.setdefault("rate_limit", UNLIMITED)
+async def nodes(
+    *boots: str, seed: int = 0, options: Callable[[], dict[str, Any]] = dict, **alike: Any
+) -> AsyncIterator[tuple[Fabric, list[Node]]]:
+    """Run nodes that all see each other; `options` gives those of each, and `alike` are those of all."""
+    alike.setdefault("rate_limit", UNLIMITED)
     fabric = Fabric(seed)
-    found = [Node(fabric, boot, **options) for boot in boots]
+    found = [Node(fabric, boot, **(alike | options())) for boot in boots]
     fabric.see(*boots)
     try:
         yield fabric, found

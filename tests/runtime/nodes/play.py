@@ -57,11 +57,15 @@ class Play:
         self.readers = [Reader() for _ in range(4)]
         self.room = room_of("a", "b", "c", number=seed % 3)
 
+    def node_options(self) -> dict[str, Any]:
+        """Return the options of one more node."""
+        return self.options
+
     def somebody(self, fabric: Fabric) -> Node:
         return self.random.choice(list(fabric.nodes.values()))
 
     async def __call__(self) -> None:
-        async with nodes("a", "b", "c", seed=self.seed, **self.options) as (fabric, _):
+        async with nodes("a", "b", "c", seed=self.seed, options=self.node_options) as (fabric, _):
             reading = [
                 asyncio.create_task(each.read(lambda: self.somebody(fabric), self.room)) for each in self.readers
             ]
@@ -124,7 +128,7 @@ class Play:
             await asyncio.sleep(self.random.random())
             fabric.cut.clear()
         elif what == "come" and len(fabric.nodes) < 5:
-            come = Node(fabric, f"n{self.random.randrange(10**6)}", **self.options)
+            come = Node(fabric, f"n{self.random.randrange(10**6)}", **self.node_options())
             come.see(*sorted(fabric.nodes))  # it serves nobody before
             await self.see_each_other(fabric)
         elif what == "crash" and len(fabric.nodes) > 2:

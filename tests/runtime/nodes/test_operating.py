@@ -260,7 +260,8 @@ async def test_a_node_that_is_to_drain_sends_its_clients_away_hands_its_rooms_ov
             assert isinstance(await asked(other, owner, Drain()), Done)
             assert isinstance(await asked(other, owner, Drain()), Done)
             answer = await client.get("/readyz")
-            assert (answer.status_code, answer.json()) == (503, {"status": "not ready", "nodes": "draining"})
+            told = {"status": "not ready", "nodes": "draining", "strategy": "pg"}
+            assert (answer.status_code, answer.json()) == (503, told)
             entrance = Entrance(owner, lambda handshake: "bob", (), 60)
             with pytest.raises(Refused, match="being stopped"):
                 entrance.begin(None)

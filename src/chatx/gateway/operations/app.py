@@ -7,6 +7,7 @@
 | | | with [nodes](scaling.md), its `nodes` is `ok`, or, and then it is 503, `away` while it reaches none of them |
 | | | `deaf` while some of what is said to it does not come, which it finds out by itself and mends |
 | | | or, where an operator has it drained, `draining`, and `drained` when that is done |
+| | | and its `strategy` the one in effect: [`pg`](scaling.md) also where `horde` has found no log |
 | | | with a log, its `store` is `ok`, or `away` while the log cannot be used |
 | `/metrics` | anybody | figures in Prometheus' text format; they name no user and no room |
 | `/rooms` | the admin token | rooms and their sizes, sorted by id: `limit` of them, behind the id `after` |
@@ -84,7 +85,7 @@ def operations_app(
                 states["store"] = engine.store
             # A node that does not reach the others has no rooms of its own, and nobody to ask for any.
             if engine.overview is not None:
-                states["nodes"] = engine.overview.readiness
+                states |= {"nodes": engine.overview.readiness, "strategy": engine.config.cluster_strategy}
         elif chat.drained:
             states["nodes"] = "drained"
         if ready() and isinstance(engine, Engine) and states.get("nodes", "ok") == "ok":

@@ -122,6 +122,9 @@ class Metrics:
             for state, count in statistics.nodes.items():
                 nodes.add_metric([state], count)
             yield nodes
+            strategy = GaugeMetricFamily("chatx_cluster_strategy", "1 for the strategy in effect.", labels=["strategy"])
+            strategy.add_metric([statistics.cluster_strategy], 1)
+            yield strategy
             for field, (name, meaning) in NODE_GAUGES.items():
                 yield _gauge(name, meaning, getattr(statistics, field))
             for field, (name, meaning) in NODE_COUNTERS.items():

@@ -108,6 +108,7 @@ class HandingOver:
         self._close_room = close_room
         self._window = window
         self._settle = settle
+        self._left.has_log = settle is not None
 
     @property
     def untaken(self) -> int:

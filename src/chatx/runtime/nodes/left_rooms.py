@@ -62,9 +62,14 @@ class Left(Struct):
 
 
 class LeftRooms:
-    """The rooms that have moved from here."""
+    """The rooms that have moved from here.
+
+    Attributes:
+        has_log: Whether a log has what was said in them, so that one that nobody takes goes on all the same.
+    """
 
     def __init__(self) -> None:
+        self.has_log: bool = False
         self._rooms: OrderedDict[str, Left] = OrderedDict()  # the oldest first
         self._whole: dict[str, None] = {}  # those with more than one entry, the oldest first
         self._bytes = 0
@@ -141,6 +146,6 @@ class LeftRooms:
 
     def _forget(self, room_id: str) -> None:
         left = self._pop(room_id)
-        if left is not None and left.taken is None:
+        if left is not None and left.taken is None and not self.has_log:
             text = "Room %r has moved, and its new owner has not asked for what was here: it begins in another epoch."
             logger.warning(text, room_id, extra={"room": room_id, "code": "not_taken_over"})

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
 from chatx.cluster.backplane import Backplane
+from chatx.cluster.jetstream import AsksBroker, JetStream
 from chatx.cluster.nats_options import NatsOptions
 from chatx.config import ChatConfig
 from chatx.extras import needs
 
 
-def link_of(config: ChatConfig, boot: str) -> Backplane:
+class Link(Backplane, AsksBroker, Protocol):
+    """A link to the other nodes over a broker that may have a log."""
+
+
+def stream_of(config: ChatConfig, link: AsksBroker) -> JetStream:
+    """Return the stream in which the nodes' log is, of which it is not known whether it is there."""
+    return JetStream(link, config.cluster_name)
+
+
+def link_of(config: ChatConfig, boot: str) -> Link:
     """Return the link of one life of a node, which is not connected yet.
 
     Raises:

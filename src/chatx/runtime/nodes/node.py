@@ -106,7 +106,7 @@ class Node:
 
     Args:
         config: The chat's options.
-        backplane: The link to the other nodes, which is not connected yet.
+        backplane: The link to the other nodes, which is connected.
 
     Attributes:
         boot: The id of this life of the node.
@@ -121,7 +121,7 @@ class Node:
         self._records = Records()
         self.boot: str = backplane.boot
         self.name: str = config.node_name or default_name()
-        strategy: Literal["pg", "horde"] = "pg"
+        strategy: Literal["pg", "horde"] = "horde" if config.cluster_strategy == "horde" else "pg"
         self._membership = Membership(Me(self.name, self.boot, strategy, configuration_hash(config)), self._loop.time())
         self._placement = Placement(View.of(()))
         self._others = Placement(View.of(()))  # with those that drain, without this one
@@ -147,18 +147,6 @@ class Node:
 
     # Its life
 
-    async def connect(self) -> None:
-        """Reach the others' broker.
-
-        Raises:
-            AdapterError: It cannot be reached.
-        """
-        self._backplane.watch(self._linked, self._missed)  # of its state the link itself writes to the log
-        try:
-            await self._backplane.connect()
-        except BackplaneAway as error:
-            raise AdapterError(f"The nodes' broker cannot be reached: {error}") from error
-
     async def join(self, engine: Engine, drain: Callable[[], object]) -> None:
         """Be one of the nodes: returns when this one serves.
 
@@ -171,6 +159,7 @@ class Node:
             ConfigError: The others and this one do not fit together.
             AdapterError: The broker is away, or does not let this node hear the others.
         """
+        self._backplane.watch(self._linked, self._missed)  # of its state the link itself writes to the log
         self._engine = engine
         self._owned = owned = Owned(self, engine.turn)
         self._answering = Answering(engine, self.abroad, owned)
