@@ -17,12 +17,15 @@ from typing import Any, TypeAlias
 
 import pytest
 
+from chatx import Message
+from chatx.adapters.postgres_log import PostgresLog
 from chatx.cli.cluster import heard
 from chatx.cluster.backplane import BackplaneAway
 from chatx.cluster.placement import Placement, Seat, View
 from chatx.config import ChatConfig
 from tests import process
 from tests.nats import NatsServer, Proxy, server
+from tests.postgres import Postgres
 from tests.process import Served
 from tests.runtime.nodes.talkers import Talker, check
 
@@ -38,9 +41,10 @@ LONG_S = 600.0
 class Horde:
     """Three nodes on one broker, the last of them behind a proxy, and twelve who talk on them."""
 
-    def __init__(self, broker: NatsServer, proxy: Proxy) -> None:
+    def __init__(self, broker: NatsServer, proxy: Proxy, variables: dict[str, Any]) -> None:
         self.broker = broker
         self.proxy = proxy
+        self._variables = variables
         self.nodes: dict[str, Served] = {}
         self.talkers: list[Talker] = []
         self._turns = itertools.count()
@@ -58,6 +62,7 @@ class Horde:
             CHATX_CLUSTER_URL=self.url(self.proxy.port if name == NAMES[-1] else self.broker.port),
             CHATX_CLUSTER_NAME="test",
             CHATX_NODE_NAME=name,
+            **self._variables,
         )
 
     def port(self) -> int:
@@ -73,7 +78,9 @@ class Horde:
         """Return the names of the nodes that are up, and the view that each has."""
         config = ChatConfig(cluster_strategy="pg", cluster_url=self.url(self.broker.port), cluster_name="test")
         with suppress(BackplaneAway):
-            return {(each.node, each.view) for each in await heard(config) if each.state == "up"}
+            up = [each for each in await heard(config) if each.state == "up"]
+            assert {each.strategy for each in up} <= {"horde"}
+            return {(each.node, each.view) for each in up}
         return set()
 
     async def agree(self, count: int = len(NAMES)) -> None:
@@ -93,10 +100,11 @@ class Horde:
 
 
 @asynccontextmanager
-async def horde(which: str, folder: Path) -> AsyncIterator[Horde]:
+async def horde(which: str, folder: Path, **variables: str) -> AsyncIterator[Horde]:
+    """Run one; what was said is checked at the end of the block."""
     async with AsyncExitStack() as stack:
         broker = stack.enter_context(server(which, folder, jetstream=True))
-        running = Horde(broker, await stack.enter_async_context(Proxy(broker.port).running()))
+        running = Horde(broker, await stack.enter_async_context(Proxy(broker.port).running()), variables)
         try:
             running.nodes = {name: running.start(name) for name in NAMES}
             for node in running.nodes.values():
@@ -185,16 +193,30 @@ Fault: TypeAlias = Callable[[Horde], Coroutine[Any, Any, None]]
 FAULTS: tuple[Fault, ...] = (kill_the_owner, freeze_the_owner, drain_the_owner, kill_the_broker, cut_one_off)
 
 
-@pytest.mark.parametrize(
-    "which, faults", [("current", FAULTS), ("debian", (kill_the_owner, kill_the_broker))], ids=["current", "debian"]
-)
-async def test_nothing_acknowledged_is_lost_whatever_happens(
-    which: str, faults: tuple[Fault, ...], tmp_path: Path
-) -> None:
-    async with horde(which, tmp_path) as running:
-        for fault in faults:
+async def test_nothing_acknowledged_is_lost_whatever_happens(tmp_path: Path) -> None:
+    async with horde("current", tmp_path) as running:
+        for fault in FAULTS:
             await fault(running)
             await running.talk()
+
+
+async def test_a_store_behind_the_log_of_an_old_server_gets_all_of_it(tmp_path: Path, postgres: Postgres) -> None:
+    store = postgres.new_database()
+    async with horde("debian", tmp_path, CHATX_STORE=store) as running:
+        await kill_the_owner(running)
+        await kill_the_broker(running)
+        await running.talk()
+        await asyncio.gather(*(each.be_quiet() for each in running.talkers))
+        kept = PostgresLog(store)
+        for room in ROOMS:
+            said = {content: each["id"] for talker in running.talkers for content, each in talker.acked.items()}
+            said = {content: each for content, each in said.items() if content.startswith(f"{room}-")}
+            async with asyncio.timeout(30):
+                while len(found := (await kept.read(room, limit=10_000)).entries) < len(said):  # noqa: ASYNC110
+                    await asyncio.sleep(0.1)
+            assert {each.content: each.id for each in found if isinstance(each, Message)} == said
+            assert [each.offset for each in found] == list(range(1, len(found) + 1))
+        await kept.close()
 
 
 @pytest.mark.skipif(not os.environ.get("LONG"), reason="it takes ten minutes; LONG=1 runs it")

@@ -17,8 +17,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections import OrderedDict
+from itertools import islice
 from typing import Any
 
 from chatx.adapters.retention import TRIMMED_AT_ONCE, Retention, trims
@@ -59,12 +61,13 @@ KEYS_SPARED_MS = 60 * 60 * 1000
 class _Room:
     """How far a room was handed on."""
 
-    __slots__ = ("head", "saved", "trim_until")
+    __slots__ = ("fresh", "head", "old_at", "saved")
 
     def __init__(self, head: Position) -> None:
         self.head = head
         self.saved: Position | None = None  # not asked yet
-        self.trim_until = 0.0
+        self.fresh = False  # something was saved since the log was trimmed
+        self.old_at = math.inf  # when nothing of it is spared any more
 
 
 class HandingOn:
@@ -85,6 +88,7 @@ class HandingOn:
         self._done.set()
         self._away_since: float | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        self._now = asyncio.get_running_loop().time
 
     def __len__(self) -> int:
         """Return of how many rooms the store lacks something."""
@@ -132,6 +136,7 @@ class HandingOn:
     def forget(self, room_id: str) -> None:
         """Take note that a room is another node's: that one hands it on."""
         self._rooms.pop(room_id, None)
+        self._store.forget(room_id)
         self._caught_up(room_id)
 
     def _caught_up(self, room_id: str) -> None:
@@ -144,7 +149,7 @@ class HandingOn:
         pause_s = SHORTEST_S
         while True:
             await self._wanted.wait()
-            room_ids = list(self._behind)[:ROOMS_AT_ONCE]
+            room_ids = list(islice(self._behind, ROOMS_AT_ONCE))
             taken = await asyncio.gather(*(self._hand_on(each) for each in room_ids))
             for room_id, took in zip(room_ids, taken, strict=True):
                 if not took and room_id in self._behind:  # behind those that have not been tried
@@ -159,7 +164,9 @@ class HandingOn:
 
     async def _hand_on(self, room_id: str) -> bool:
         """Hand on the next part of a room, and return whether the store could be used."""
-        room = self._rooms[room_id]
+        room = self._rooms.get(room_id)
+        if room is None:  # it is another node's since
+            return True
         try:
             saved = room.saved
             if saved is None:
@@ -174,7 +181,7 @@ class HandingOn:
                     room.saved = None  # somebody else hands it on, or has: it is asked anew
                     return False
                 saved = room.saved = Position(saved.epoch, found.entries[-1].offset)
-                room.trim_until = time.monotonic() + KEYS_SPARED_MS / 1000 + 2 * TRIM_S
+                room.fresh, room.old_at = True, self._now() + KEYS_SPARED_MS / 1000
         except Exception as error:  # of two adapters, and one that fails must not end the work of the others
             self._went_away(room_id, error)
             room.saved = None
@@ -196,7 +203,7 @@ class HandingOn:
 
     def _went_away(self, room_id: str, error: Exception) -> None:
         if self._away_since is None:
-            self._away_since = time.monotonic()
+            self._away_since = self._now()
             logger.error(
                 "What the nodes' log has of room %r could not be handed on to the store %s, and is tried again: %s",
                 room_id,
@@ -207,7 +214,7 @@ class HandingOn:
 
     def _came_back(self) -> None:
         if self._away_since is not None:
-            away_s, self._away_since = time.monotonic() - self._away_since, None
+            away_s, self._away_since = self._now() - self._away_since, None
             text = "The store %s is handed on to again after %.1f s; it lacks something of %d rooms."
             logger.warning(text, self._store.name, away_s, len(self._behind), extra={"adapter": self._store.name})
 
@@ -215,8 +222,12 @@ class HandingOn:
         while True:
             await asyncio.sleep(TRIM_S)
             for room_id, room in list(self._rooms.items()):
-                if time.monotonic() < room.trim_until and room.saved is not None:
-                    await self._trim_one(room_id, room.head.offset - room.saved.offset)
+                if room.saved is None or not (room.fresh or self._now() >= room.old_at):
+                    continue
+                if self._now() >= room.old_at:
+                    room.old_at = math.inf
+                room.fresh = False
+                await self._trim_one(room_id, room.head.offset - room.saved.offset)
 
     async def _trim_one(self, room_id: str, unsaved: int) -> None:
         now_ms = time.time_ns() // 1_000_000

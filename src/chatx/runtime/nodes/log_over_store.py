@@ -100,9 +100,9 @@ class LogOverStore:
         return answers
 
     async def find(self, room_id: str, user_id: str, key: str, /) -> Entry | None:
-        """Return the entry that was stored under an idempotency key, or None."""
+        """Return the entry that was stored under an idempotency key, or None; the log keeps those that must answer."""
         entry: Entry | None = await self._log.find(room_id, user_id, key)
-        return entry if entry is not None else await self._store.find(room_id, user_id, key)
+        return entry
 
     def __getattr__(self, name: str) -> Any:
         # Retention is about what the store keeps; what the log keeps beside that, it need not.

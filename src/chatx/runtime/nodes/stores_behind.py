@@ -35,8 +35,8 @@ class StoreBehind(Protocol):
         """Return entries as `RoomLog.read` does; an oldest place of None says that nothing is known of it."""
         ...
 
-    async def find(self, room_id: str, user_id: str, key: str) -> Entry | None:
-        """Return what was stored under an idempotency key, or None."""
+    def forget(self, room_id: str) -> None:
+        """Let go of what is known of a room."""
         ...
 
 
@@ -54,7 +54,7 @@ class LogBehind:
         self.name: str = adapter_name(store)
         self._store = store
         self._call = boundary.call
-        self._terms: dict[str, int] = {}  # of rooms that are behind, and so bounded as those are
+        self._terms: dict[str, int] = {}  # until `forget`
 
     async def stands(self, room_id: str, epoch: str) -> int:
         """Return the newest offset that it has of an epoch, 0 where it has nothing of it."""
@@ -85,10 +85,9 @@ class LogBehind:
             raise StoreFailed(f"read answered {type(found).__name__}")
         return found
 
-    async def find(self, room_id: str, user_id: str, key: str) -> Entry | None:
-        """Return what was stored under an idempotency key, or None."""
-        found: Entry | None = await self._call(self.name, self._store.find, room_id, user_id, key)
-        return found
+    def forget(self, room_id: str) -> None:
+        """Let go of what is known of a room."""
+        self._terms.pop(room_id, None)
 
     async def _opened(self, method: str, room_id: str) -> Opened:
         opened = await self._call(self.name, getattr(self._store, method), room_id)
@@ -134,9 +133,8 @@ class SaverBehind:
             raise StoreFailed(f"load_messages answered {type(loaded).__name__}")
         return Found(tuple(loaded[:limit]), None)
 
-    async def find(self, room_id: str, user_id: str, key: str) -> Entry | None:
-        """Return None: it knows no keys."""
-        return None
+    def forget(self, room_id: str) -> None:
+        """Do nothing: nothing is known."""
 
 
 def _offset(opened: Opened, epoch: str) -> int:
