@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import secrets
 from collections.abc import Awaitable
 
 import pytest
 
+from chatx.cluster.answers import Answers
 from chatx.cluster.backplane import (
     PAYLOAD_BYTES,
     PENDING_BYTES,
@@ -45,6 +47,13 @@ async def test_what_is_published_arrives_in_order_everywhere_it_is_subscribed(ma
         two.publish(topic, b"\x00\r\n\xff")
         await until(lambda: all(len(heard) > 500 for heard in got))
         assert {heard[500] for heard in got} == {b"\x00\r\n\xff"}
+
+
+async def test_what_is_asked_as_a_node_ends_is_not_begun_and_leaves_nothing() -> None:
+    answers = Answers(echo, 1)
+    answers.take(b"x", lambda _: pytest.fail("it was answered"))
+    await answers.end()
+    gc.collect()  # a coroutine that was never awaited would warn, and fail this
 
 
 async def test_the_broker_says_who_it_is(make: Make) -> None:

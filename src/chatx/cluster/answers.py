@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Final
 
 from chatx.cluster.backplane import PAYLOAD_BYTES, Handle, NodeBusy, RequestFailed
@@ -51,7 +51,13 @@ class Answers:
             return
         task = asyncio.get_running_loop().create_task(self._answer(answering, reply))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+
+        def answered(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            if isinstance(answering, Coroutine):
+                answering.close()  # which was not begun where this was ended in the same turn
+
+        task.add_done_callback(answered)
 
     async def _answer(self, answering: Awaitable[bytes], reply: Callable[[bytes], object]) -> None:
         try:

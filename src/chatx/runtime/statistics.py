@@ -42,6 +42,7 @@ class Statistics(Struct, frozen=True):
         replica_lag_ms: For how long the one of them has been behind that is so longest, in ms.
         link_connected: 1 where the nodes' broker is reached, else 0.
         link_pending_bytes: What waits to be sent to it, in bytes.
+        sends_waiting: Sends that wait for their turn to go to the node that has their room.
         requests_asking: Questions to other nodes that wait for their answer.
         requests_answering: Questions of other nodes that are being answered.
         records_refused: Records of other nodes that could not be read.
@@ -81,6 +82,7 @@ class Statistics(Struct, frozen=True):
     replica_lag_ms: int = 0
     link_connected: int = 0
     link_pending_bytes: int = 0
+    sends_waiting: int = 0
     requests_asking: int = 0
     requests_answering: int = 0
     records_refused: int = 0

@@ -80,13 +80,13 @@ async def test_a_node_that_does_not_answer_is_named_and_the_rooms_of_the_others_
         for number in range(30):
             await chats[0].join(f"room-{number}", "ann")
         silent = chats[2]
+        room_id = next(f"room-{number}" for number in range(30) if owner_of(chats, f"room-{number}") is silent)
         hub.cut(boot_of(chats[0]), boot_of(silent))
         async with asking(chats[0]) as client:
             (page,) = await pages(client, 100)
             assert page["missing"] == ["c"]
             assert {each["node"] for each in page["rooms"]} == {"a", "b"}
             assert page["total"] == len(page["rooms"]) < 30
-            room_id = next(f"room-{number}" for number in range(30) if owner_of(chats, f"room-{number}") is silent)
             answer = await client.get(f"/rooms/{room_id}")
             assert (answer.status_code, "Node c has the room" in answer.json()["error"]) == (503, True)
         hub.heal()
@@ -202,6 +202,7 @@ async def test_the_figures_of_a_node_tell_of_the_others_of_its_rooms_and_of_the_
             "chatx_replica_lag_ms": 0,
             "chatx_node_link_connected": 1,
             "chatx_node_link_pending_bytes": 0,
+            "chatx_node_sends_waiting": 0,
             "chatx_node_requests_asking": 0,
             "chatx_node_requests_answering": 0,
             "chatx_node_records_refused_total": 0,

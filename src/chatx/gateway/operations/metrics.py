@@ -40,6 +40,7 @@ NODE_GAUGES: Mapping[str, tuple[str, str]] = {
     "replica_lag_ms": ("replica_lag_ms", "For how long the replica has been behind that is so longest, in ms."),
     "link_connected": ("node_link_connected", "1 where the nodes' broker is reached, else 0."),
     "link_pending_bytes": ("node_link_pending_bytes", "What waits to be sent to the broker, in bytes."),
+    "sends_waiting": ("node_sends_waiting", "Sends that wait for their turn to go to the node that has their room."),
     "requests_asking": ("node_requests_asking", "Questions to other nodes that wait for their answer."),
     "requests_answering": ("node_requests_answering", "Questions of other nodes that are being answered."),
 }

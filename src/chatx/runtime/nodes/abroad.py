@@ -26,6 +26,7 @@ from chatx.core.message import Draft, Message, Position, PresenceMeta, Presences
 from chatx.errors import ChatError, RoomOverloaded, RoomUnavailable
 from chatx.runtime.elsewhere import OwnedHere
 from chatx.runtime.nodes.asking_owners import answer_of_owner, ask_owner, have_owner, wrong
+from chatx.runtime.nodes.credits import Credits
 from chatx.runtime.nodes.handing_over import HandingOver
 from chatx.runtime.nodes.moving_members import MovingMembers
 from chatx.runtime.nodes.owned import Owned
@@ -52,6 +53,7 @@ class Abroad:
         owned: The rooms of this node that others follow; set by `begin`.
         handing_over: The rooms that go from one owner to the next.
         revoking: What tells the others who was revoked.
+        credits: What may be sent to the others at a time.
     """
 
     def __init__(self, peers: Peers, *, history_size: int, queue_limit: int, loop: asyncio.AbstractEventLoop) -> None:
@@ -64,6 +66,7 @@ class Abroad:
         self._storage = OwnersStorage(peers, self._open)
         self._replicas: dict[str, Replica] = {}
         self._under_way: dict[str, int] = {}  # room id -> sends to its owner
+        self.credits: Credits = Credits(peers.owner, lambda: len(peers.everybody()))
         self._behind: dict[str, float] = {}  # replicas that were behind at the last look, since when
         self._following: set[str] = set()  # nodes that are being told what is followed
         self._refs = 0
@@ -134,10 +137,10 @@ class Abroad:
             )
         self._under_way[room_id] = under_way + 1
         data = None if draft.data is None else draft.data.text
+        submit = Submit(room_id, draft.user_id, draft.content, data, key, trusted, stored)
         try:
-            answer = await answer_of_owner(
-                self._peers, room_id, Submit(room_id, draft.user_id, draft.content, data, key, trusted, stored)
-            )
+            async with self.credits.one(draft):
+                answer = await answer_of_owner(self._peers, room_id, submit)
         finally:
             self._under_way[room_id] -= 1
             if not self._under_way[room_id]:

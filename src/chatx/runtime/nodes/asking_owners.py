@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from chatx.cluster.rpc import Answer, Ask, Done, Moved, Present, Read, Refused
-from chatx.errors import RoomUnavailable
+from chatx.errors import RoomOverloaded, RoomUnavailable
 from chatx.runtime.nodes.peers import AGAIN_S, HELD_S, Peers, Unreachable
 from chatx.runtime.nodes.refusals import error_of
 
@@ -15,13 +15,16 @@ async def answer_of_owner(peers: Peers, room_id: str, ask: Ask) -> Answer:
 
     Raises:
         RoomUnavailable: It cannot be reached.
+        RoomOverloaded: It has as much to do as it takes.
     """
     loop = asyncio.get_running_loop()
     until = loop.time() + HELD_S
     while True:
+        busy = False
         try:
             answer = await peers.ask(peers.owner(room_id), ask)
         except Unreachable as error:
+            busy = error.busy
             if not error.surely and not isinstance(ask, Read | Present):  # which change nothing
                 raise RoomUnavailable(
                     "The node that has the room has not answered, so it is not known whether this was done; send "
@@ -31,6 +34,12 @@ async def answer_of_owner(peers: Peers, room_id: str, ask: Ask) -> Answer:
         else:
             if not isinstance(answer, Moved):
                 return answer
+        if loop.time() >= until and busy:
+            raise RoomOverloaded(
+                f"The node that has the room has had as much to do as it takes for {HELD_S:g} s, so nothing was done; "
+                "try again later.",
+                retry_after=1.0,
+            )
         if loop.time() >= until:
             raise RoomUnavailable(
                 f"The node that has the room could not be reached for {HELD_S:g} s, so nothing was done; try again "

@@ -252,7 +252,7 @@ class Node:
                 self._done(self._membership.no_responders(boot, self._loop.time()))
             raise Unreachable(str(error), surely=True) from error
         except (BackplaneAway, BackplaneFull, NodeBusy, PayloadTooLarge) as error:
-            raise Unreachable(str(error), surely=True) from error
+            raise Unreachable(str(error), surely=True, busy=isinstance(error, NodeBusy)) from error
         except (BackplaneError, BadRecord) as error:
             raise Unreachable(str(error), surely=False) from error
         finally:
@@ -405,6 +405,7 @@ class Node:
                 self._owned.node_gone(change.boot)
             if change.kind == "left" and change.boot != self.boot:
                 self.abroad.revoking.node_gone(change.boot)
+                self.abroad.credits.gone(change.boot)
             elif change.kind == "joined":
                 self.abroad.revoking.node_came(change.boot)
         if any(each.kind in ("joined", "left", "isolated", "healed", "refused") for each in changes):

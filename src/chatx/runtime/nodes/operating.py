@@ -127,6 +127,7 @@ class Operating:
             "rooms_left": self._abroad.left_behind,
             "link_connected": int(self._link.state == "connected"),
             "link_pending_bytes": self._link.pending_bytes,
+            "sends_waiting": self._abroad.credits.waiting,
             "requests_asking": counts.asking,
             "requests_answering": counts.answering,
             "records_refused": counts.records_refused,

@@ -19,11 +19,13 @@ class Unreachable(Exception):
 
     Attributes:
         surely: Whether it has surely done nothing of what was asked.
+        busy: Whether it has answered that it has as much to do as it takes.
     """
 
-    def __init__(self, reason: str, *, surely: bool) -> None:
+    def __init__(self, reason: str, *, surely: bool, busy: bool = False) -> None:
         super().__init__(reason)
-        self.surely = surely
+        self.surely: bool = surely
+        self.busy: bool = busy
 
 
 class Peers(Protocol):
