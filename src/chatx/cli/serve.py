@@ -166,8 +166,12 @@ class Company(Protocol):
         ...
 
     @property
-    def others_listen(self) -> bool:
-        """Whether others serve who comes to the port while this one alone drains."""
+    def gives_way(self) -> Callable[[int], bool] | None:
+        """What is asked with the number of connections here whether to leave a newcomer to the others, if there are."""
+        ...
+
+    def leaves(self) -> None:
+        """Take note that this one alone drains, and takes nobody any more."""
         ...
 
 
@@ -192,7 +196,10 @@ class Alone:
     def serves(self) -> None:
         """Do nothing: nobody else is to be told."""
 
-    others_listen = False
+    def leaves(self) -> None:
+        """Do nothing."""
+
+    gives_way = None
 
     async def figures(self) -> bytes:
         """Return its own figures."""
@@ -278,12 +285,13 @@ async def _serve(
     if (error := starting.exception()) is not None:
         told.cancel()
         return _not_started(error, told)
-    await server.start(sockets)
+    await server.start(sockets, gives_way=company.gives_way)
     logger.info("Ready. Clients connect to %s/websocket.", server.path, extra={"path": server.path})
     company.serves()
     given = await told
     logger.info("Draining after %s.", given.name, extra={"signal": given.name})
-    if alone and company.others_listen:
+    if alone and company.gives_way is not None:
+        company.leaves()
         await server.listen_no_more()
     draining = loop.create_task(_drain(chat, server, ending), name="chatx drain")
     again = loop.create_task(_told_again(signals), name="chatx second signal")

@@ -21,6 +21,9 @@ class Assignment(Struct, frozen=True, tag="assignment"):
         options: Those of `chatx serve`, by name.
         node: What the node is called; each line of its log begins with it.
         sockets: Descriptors of the sockets to serve.
+        loads: The descriptor of the memory that the workers share.
+        number: Which of the workers it is, from 0.
+        workers: How many there are.
         style: How its log is written, `human` or `json`.
         colours: Whether its log may have colours.
         patience_s: Seconds after which a worker whose supervisor is gone ends hard.
@@ -29,6 +32,9 @@ class Assignment(Struct, frozen=True, tag="assignment"):
     options: dict[str, Any]
     node: str
     sockets: list[int]
+    loads: int
+    number: int
+    workers: int
     style: str
     colours: bool
     patience_s: float

@@ -11,6 +11,7 @@ from typing import Final
 
 from chatx.cli.workers.channel import LINE_BYTES, Ask, Figures, NotUnderstood, Ready, line_of, read_line
 from chatx.cli.workers.figures import merged
+from chatx.cli.workers.loads import Loads
 from chatx.gateway.operations.metrics import Metrics
 
 logger: logging.Logger = logging.getLogger("chatx")
@@ -25,10 +26,14 @@ class AmongWorkers:
     Args:
         node: What it is called.
         channel: A socket whose other end is the supervisor's.
+        loads: What each worker has.
+        number: Which of them this one is, from 0.
     """
 
-    def __init__(self, node: str, channel: socket.socket) -> None:
+    def __init__(self, node: str, channel: socket.socket, loads: Loads, number: int) -> None:
         self._node = node
+        self._loads = loads
+        self._number = number
         self._channel = channel
         self._metrics: Metrics | None = None
         self._writer: asyncio.StreamWriter | None = None
@@ -36,7 +41,13 @@ class AmongWorkers:
         self._numbers = itertools.count(1)
         self._asked: dict[int, asyncio.Future[Figures]] = {}  # one for each request that the server has at a time
 
-    others_listen = True
+    def gives_way(self, count: int) -> bool:
+        """Return whether another worker has so much less that a newcomer is left to it."""
+        return self._loads.leads(self._number, count)
+
+    def leaves(self) -> None:
+        """Have the others take who comes."""
+        self._loads.absent(self._number)
 
     async def heeds(self, metrics: Metrics) -> None:
         """Begin to hear the supervisor."""

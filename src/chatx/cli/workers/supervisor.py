@@ -32,6 +32,7 @@ from chatx.cli.workers.channel import LINE_BYTES, Ask, Assignment, Figures, NotU
 from chatx.cli.workers.child import Child
 from chatx.cli.workers.data_folder import CannotUse, DataFolder
 from chatx.cli.workers.gathering import Gathering
+from chatx.cli.workers.loads import Loads, memory_for
 from chatx.cli.workers.plan import Plan, plan_of
 from chatx.errors import ChatError
 
@@ -150,6 +151,8 @@ class Supervisor:
         self._broker_child: Child | None = None
         self._workers = [Worker(node) for node in plan.nodes]
         by_node = {each.node: each for each in self._workers}
+        self._memory = memory_for(len(self._workers))
+        self._loads = Loads(self._memory.fileno(), len(self._workers))
         self._figures = Gathering(
             plan.nodes, lambda node, said: by_node[node].served_at is not None and by_node[node].say(said)
         )
@@ -185,6 +188,7 @@ class Supervisor:
             for listens in self._sockets:
                 listens.close()
             await self._end_broker(keeping)
+            self._memory.close()
             self._ending.cancel()
             for each in (*heeded, signal.SIGCHLD):
                 loop.remove_signal_handler(each)
@@ -272,8 +276,10 @@ class Supervisor:
     async def _live(self, worker: Worker) -> int:
         """Begin a worker, and return its exit status when it has ended."""
         worker.served_at = None
+        self._loads.absent(self._workers.index(worker))
         ours, its = socket.socketpair()
-        given = [*(each.fileno() for each in self._sockets), its.fileno()]
+        listens = [each.fileno() for each in self._sockets]
+        given = [*listens, its.fileno(), self._memory.fileno()]
         # A module of the current folder takes the place of none that is installed, unless it did so here.
         safe = [] if sys.path[:1] in ([""], [str(Path.cwd())]) else ["-P"]
         command = [sys.executable, *safe, "-m", "chatx.cli.workers.worker", str(its.fileno()), worker.node]
@@ -290,7 +296,10 @@ class Supervisor:
             assignment = Assignment(
                 self._options,
                 worker.node,
-                given[:-1],
+                listens,
+                self._memory.fileno(),
+                self._workers.index(worker),
+                len(self._workers),
                 self._style,
                 sys.stderr.isatty(),
                 self._drain_s + BEYOND_DRAIN_S,
@@ -305,6 +314,7 @@ class Supervisor:
             return status
         finally:
             worker.child = worker.channel = None
+            self._loads.absent(self._workers.index(worker))
             self._figures.gone(worker.node)
             writer.close()
 

@@ -20,6 +20,7 @@ from chatx.cli.command import fail
 from chatx.cli.ending import Ending
 from chatx.cli.logs import log_to
 from chatx.cli.workers.channel import Assignment, NotUnderstood, first_line, read_line
+from chatx.cli.workers.loads import Loads
 from chatx.errors import ChatError
 
 
@@ -47,6 +48,8 @@ def _serve(channel: socket.socket, assignment: Assignment) -> int:
     options = argparse.Namespace(**assignment.options)
     log_to(style=assignment.style, level=options.log_level, worker=assignment.node, colours=assignment.colours)
     ending = Ending()
+    loads = Loads(assignment.loads, assignment.workers)
+    os.close(assignment.loads)
     sockets = [socket.socket(fileno=each) for each in assignment.sockets]
     # What the options are warned about was said by the supervisor, which has looked at them too.
     logging.disable(logging.WARNING)
@@ -56,7 +59,7 @@ def _serve(channel: socket.socket, assignment: Assignment) -> int:
         return fail(error)
     finally:
         logging.disable(logging.NOTSET)
-    return serve(what, sockets, ending, AmongWorkers(assignment.node, channel))
+    return serve(what, sockets, ending, AmongWorkers(assignment.node, channel, loads, assignment.number))
 
 
 def _end_with(channel: socket.socket, patience_s: float) -> None:

@@ -17,6 +17,9 @@ logger: logging.Logger = logging.getLogger("chatx")
 ACCEPTED_AT_ONCE: Final = 64
 """Connections accepted before everything else in the loop gets a turn."""
 
+GIVES_WAY_S: Final = 0.005
+"""Seconds for which a newcomer is left to another process that listens on the same socket."""
+
 PAUSE_S: Final = 1.0
 """Seconds until accepting is tried again where the process has no more files or memory."""
 
@@ -33,10 +36,18 @@ class TcpListener:
         greet: Counts one more connection, from an address, and returns its greeting.
         sock: Bound, and closed by `close`.
         backlog: Connections that the kernel holds until they are accepted.
+        gives_way: Asked before one is accepted whether to leave it to another process for a moment.
     """
 
-    def __init__(self, greet: Callable[[str | None], Greeting], sock: socket, backlog: int) -> None:
+    def __init__(
+        self,
+        greet: Callable[[str | None], Greeting],
+        sock: socket,
+        backlog: int,
+        gives_way: Callable[[], bool] | None = None,
+    ) -> None:
         self._greet = greet
+        self._gives_way = gives_way
         self._socket = sock
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
@@ -54,8 +65,17 @@ class TcpListener:
     def _listen(self) -> None:
         self._loop.add_reader(self._socket.fileno(), self._accept)
 
-    def _accept(self) -> None:
+    def _accept_anybody(self) -> None:
+        """Accept who is still there: nobody else had the time."""
+        self._listen()
+        self._accept(anybody=True)
+
+    def _accept(self, *, anybody: bool = False) -> None:
         for _ in range(ACCEPTED_AT_ONCE):
+            if self._gives_way is not None and not anybody and self._gives_way():
+                self._loop.remove_reader(self._socket.fileno())
+                self._timer = self._loop.call_later(GIVES_WAY_S, self._accept_anybody)
+                return
             try:
                 connection, peer = self._socket.accept()
             except LATER:

@@ -165,17 +165,24 @@ class NativeServer:
         """Take over a WebSocket that has opened, and its place."""
         self.streams[stream] = client
 
-    async def start(self, sockets: Sequence[socket]) -> None:
-        """Serve these listening sockets, until `close`."""
+    async def start(self, sockets: Sequence[socket], *, gives_way: Callable[[int], bool] | None = None) -> None:
+        """Serve these listening sockets, until `close`.
+
+        Args:
+            sockets: They listen already.
+            gives_way: Where other processes serve them too: called with the number of connections here when somebody
+                comes, it says whether to leave that one to them for a moment.
+        """
+        ask = None if gives_way is None else lambda: gives_way(len(self.streams) + len(self.greetings))
         for each in sockets:
             if each.family in (AF_INET, AF_INET6):
                 # Connections inherit it. Without it a broadcast behind a reply waits for the client's acknowledgement,
                 # which clients put off for 40 ms.
                 each.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
             if self._ssl is None:
-                self._listeners.append(TcpListener(self.greet, each, BACKLOG))
+                self._listeners.append(TcpListener(self.greet, each, BACKLOG, ask))
             else:
-                self._listeners.append(TlsListener(self.greet, each, BACKLOG, self._ssl))
+                self._listeners.append(TlsListener(self.greet, each, BACKLOG, self._ssl, ask))
 
     async def drain(self, timeout_s: float) -> None:
         """Let no one in, and send everyone away: their frames first, then a close with 1012, a batch at a time.

@@ -13,8 +13,8 @@ from socket import socket
 from ssl import SSLContext
 
 from chatx.gateway.native.greeting import HEAD_S, Greeting
-from chatx.gateway.native.listener import code_of
-from chatx.gateway.native.tcp import PEERS_OWN, address_of
+from chatx.gateway.native.listener import GIVES_WAY_S, code_of
+from chatx.gateway.native.tcp import LATER, PEERS_OWN, address_of
 from chatx.gateway.native.writing import CLOSE_S
 
 logger: logging.Logger = logging.getLogger("chatx")
@@ -38,16 +38,23 @@ class TlsListener:
         sock: Bound, and closed by `close`.
         backlog: Connections that the kernel holds until they are accepted.
         context: The TLS context, with the certificate.
+        gives_way: Asked before one is accepted whether to leave it to another process for a moment.
     """
 
     def __init__(
-        self, greet: Callable[[str | None], Greeting], sock: socket, backlog: int, context: SSLContext
+        self,
+        greet: Callable[[str | None], Greeting],
+        sock: socket,
+        backlog: int,
+        context: SSLContext,
+        gives_way: Callable[[], bool] | None = None,
     ) -> None:
         sock.setblocking(False)
         sock.listen(backlog)
         self._greet = greet
         self._socket = sock
         self._context = context
+        self._gives_way = gives_way
         self._handshakes: set[asyncio.Task[None]] = set()
         self._accepting = asyncio.get_running_loop().create_task(self._accept(), name="chatx accept")
 
@@ -62,8 +69,14 @@ class TlsListener:
     async def _accept(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
+            if self._gives_way is not None:
+                await self._somebody_comes()
+                if self._gives_way():
+                    await asyncio.sleep(GIVES_WAY_S)
             try:
-                connection, peer = await loop.sock_accept(self._socket)
+                connection, peer = self._socket.accept() if self._gives_way else await loop.sock_accept(self._socket)
+            except LATER:
+                continue  # another process was quicker
             except OSError as error:
                 if error.errno in PEERS_OWN:
                     await asyncio.sleep(0)
@@ -73,11 +86,26 @@ class TlsListener:
                     )
                     await asyncio.sleep(PAUSE_S)
                 continue
+            connection.setblocking(False)
             greeting = self._greet(address_of(peer))
             greeting.securing = task = loop.create_task(self._shake_hands(connection, greeting), name="chatx handshake")
             self._handshakes.add(task)
             task.add_done_callback(self._handshakes.discard)
             await asyncio.sleep(0)  # a queue of them is not to keep the loop to itself
+
+    async def _somebody_comes(self) -> None:
+        loop = asyncio.get_running_loop()
+        coming = loop.create_future()
+
+        def comes() -> None:
+            if not coming.done():
+                coming.set_result(None)
+
+        loop.add_reader(self._socket.fileno(), comes)
+        try:
+            await coming
+        finally:
+            loop.remove_reader(self._socket.fileno())
 
     async def _shake_hands(self, connection: socket, greeting: Greeting) -> None:
         try:
