@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 NODES = 9
 """Nodes of the demo, at most."""
 
-STRATEGIES = ("pg",)
+STRATEGIES = ("horde", "pg")
+"""What the nodes of the demo may have; the first is theirs where nothing is said."""
 
 HELP = """
 examples:
