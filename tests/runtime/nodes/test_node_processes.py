@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from chatx import Chat
 from chatx.cli.cluster import heard
 from chatx.cluster.backplane import BackplaneAway
 from chatx.cluster.placement import Placement, Seat, View
@@ -200,6 +201,28 @@ async def test_a_room_is_one_on_three_nodes(cluster: Cluster) -> None:
             assert [offset for _, offset, _ in member.places] == list(range(1, 31))
         state = await members["node-c"].client.wait_for(lambda each: each.event == "presence_state")
         assert {*state.payload} == {f"user-{name}" for name in NAMES}
+
+
+async def test_whoever_is_revoked_on_one_node_is_out_on_all(cluster: Cluster) -> None:
+    async with AsyncExitStack() as stack:
+        here = Chat(cluster_strategy="pg", cluster_url=cluster.url, cluster_name="test", node_name="here")
+        await stack.enter_async_context(here)
+        await until(lambda: here.statistics().nodes["up"] == 4)
+        eves = [
+            await stack.enter_async_context(real_client(cluster.nodes[name].port, "eve")) for name in (*NAMES, "node-a")
+        ]
+        members = await in_the_room(stack, cluster, "node-b", "node-c")
+        for eve in eves:
+            await Member(eve, cluster.room).join()
+        assert await here.revoke("eve") == 0  # of hers there is nothing on this node
+        # "Within a second" is what is promised; that no node needs more than being told is what can be held here.
+        async with asyncio.timeout(10):
+            for eve in eves:
+                await eve.connection.wait_closed()
+                assert eve.connection.close_code == 4003
+            while "eve" in await here.presence(cluster.room):  # noqa: ASYNC110  # told a round trip later
+                await asyncio.sleep(0.01)
+        await all_talk(members, "after")
 
 
 async def test_when_the_owner_is_killed_the_room_goes_on_in_another_epoch_and_all_are_told(cluster: Cluster) -> None:
