@@ -18,6 +18,7 @@ class MemoryStream(JetStream):
     def __init__(self, boot: str) -> None:
         self.boot = boot
         self.subjects = "log."
+        self.losses = 0
         self.compares = True
         self.reads = 0
         self._messages: dict[int, Stored] = {}

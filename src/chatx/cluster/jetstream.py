@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import Any, Final, Protocol, TypeVar
 
 from msgspec import DecodeError, Struct, json
 
-from chatx.cluster.backplane import BackplaneError, Broker, NobodyThere, NoReply
+from chatx.cluster.backplane import BackplaneError, Broker, LinkState, NobodyThere, NoReply
 from chatx.errors import ConfigError
 
 ANSWERS_WITHIN_S: Final = 4.0
@@ -28,12 +29,29 @@ ANSWERS_WITHIN_S: Final = 4.0
 UNDER_WAY_BYTES: Final = 524_288
 """Bytes that are being appended at once, at most, but for a single record; others wait. Half of what may be pending."""
 
+ASKED_AT_ONCE: Final = 64
+"""What the server is asked at once, appends aside; others wait. An answer is a record in base64, at most."""
+
 REPLICATED_SINCE: Final = (2, 10)
 """The first version whose replicated streams keep their order under compare-and-set."""
 
 _WRONG_NUMBER: Final = (10071, 10164)
 _NOT_FOUND: Final = (10037, 10059)  # no such message, no such stream
 _NOT_ENABLED: Final = (10039, 10076)  # for this account, on this server
+_THERE_ALREADY: Final = 10058  # under that name, and of another kind
+_TOO_LARGE: Final = 10054
+_FULL: Final = (10023, 10047)  # the server, the account
+_NOT_STORED: Final = 10077  # says why in words
+
+_KIND: Final = {
+    "storage": "file",
+    "retention": "limits",
+    "discard": "new",  # what has no space is refused; nothing is let go of by itself
+    "max_age": 0,
+    "max_msgs": -1,
+    "max_msgs_per_subject": -1,
+}
+"""What a stream must be that keeps a log. It may have a bound in bytes: then it refuses what goes beyond."""
 
 _Answer = TypeVar("_Answer", bound="_Answered")
 
@@ -43,7 +61,7 @@ class WrongNumber(BackplaneError):
 
 
 class Refusal(BackplaneError):
-    """JetStream has refused, and said why: it has no space, or does not work now."""
+    """JetStream has refused, and said why, such as that it has no space."""
 
 
 class NoJetStream(BackplaneError):
@@ -74,6 +92,10 @@ class AsksBroker(Protocol):
             BackplaneFull: Too much waits to be sent.
             PayloadTooLarge: The payload is too large.
         """
+        ...
+
+    def watch(self, on_state: Callable[[LinkState], object] | None = None) -> None:
+        """Have it called with `away` whenever the link is lost."""
         ...
 
 
@@ -114,12 +136,16 @@ class _State(Struct, frozen=True):
 
 
 class _Config(Struct, frozen=True):
-    num_replicas: int = 1
+    subjects: list[str] | None = None
+    storage: str = ""
+    retention: str = ""
     discard: str = ""
+    num_replicas: int = 1
     max_age: int = 0
     max_msgs: int = -1
-    max_bytes: int = -1
     max_msgs_per_subject: int = -1
+    no_ack: bool = False
+    sealed: bool = False
 
 
 class _Described(_Answered, frozen=True):
@@ -134,6 +160,12 @@ class JetStream:
         link: The link to the server, which is connected.
         cluster: The name of the cluster; its stream is `CHATX_<cluster>`, and has the subjects `cx.<cluster>.log.>`.
         replicas: On how many servers the stream is; where it is there already, it stays as it is.
+
+    Attributes:
+        boot: The id of this life of the node.
+        name: The stream's name.
+        subjects: What all its subjects begin with.
+        losses: How often the link was lost so far. A server that came back may have other data, or less.
     """
 
     def __init__(self, link: AsksBroker, cluster: str, replicas: int = 1) -> None:
@@ -141,9 +173,13 @@ class JetStream:
         self.boot: str = link.boot
         self.name: str = f"CHATX_{cluster}"
         self.subjects: str = f"cx.{cluster}.log."
+        self.losses: int = 0
         self._replicas = replicas
+        self._is_alone = False
+        self._asking = asyncio.Semaphore(ASKED_AT_ONCE)
         self._under_way = 0
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+        link.watch(self._on_state)
 
     async def ensure(self) -> None:
         """See to it that the stream is there and keeps what is appended.
@@ -161,30 +197,25 @@ class JetStream:
         if described.error is not None and described.error.err_code in _NOT_FOUND:
             if self._replicas > 1:
                 await self._check_replicated(self._replicas)
-            config = {
+            wanted = _KIND | {
                 "name": self.name,
                 "subjects": [self.subjects + ">"],
-                "storage": "file",
-                "retention": "limits",
-                "discard": "new",  # what has no space is refused; nothing is let go of by itself
                 "num_replicas": self._replicas,
-                "max_msgs": -1,
-                "max_bytes": -1,
-                "max_age": 0,
-                "max_msgs_per_subject": -1,
             }
-            described = await self._asked(f"STREAM.CREATE.{self.name}", json.encode(config), _Described)
-        self._checked(described)
-        kept = described.config
-        limits = (kept.max_age, kept.max_msgs, kept.max_msgs_per_subject)
-        if kept.discard != "new" or limits != (0, -1, -1):
+            described = await self._asked(f"STREAM.CREATE.{self.name}", json.encode(wanted), _Described)
+            if described.error is not None and described.error.err_code == _THERE_ALREADY:  # another node was faster
+                described = await self._asked(f"STREAM.INFO.{self.name}", b"", _Described)
+        kept = self._checked(described).config
+        expected = _KIND | {"subjects": [self.subjects + ">"], "no_ack": False, "sealed": False}
+        wrong = {name: getattr(kept, name) for name in expected if getattr(kept, name) != expected[name]}
+        if wrong:
             raise ConfigError(
-                f"The stream {self.name} lets go of messages by itself: discard is {kept.discard!r}, and (max_age, "
-                f"max_msgs, max_msgs_per_subject) are {limits}; expected 'new' and (0, -1, -1). Change it, or give "
-                "another cluster_name."
+                f"The stream {self.name} is none that keeps a log: it has {_shown(wrong)}; expected "
+                f"{_shown({name: expected[name] for name in wrong})}. Change it, or give another cluster_name."
             )
         if kept.num_replicas > 1:
             await self._check_replicated(kept.num_replicas)
+        self._is_alone = kept.num_replicas == 1
 
     async def _check_replicated(self, replicas: int) -> None:
         version = (await self._link.broker()).version
@@ -207,7 +238,10 @@ class JetStream:
             answer = await self._link.ask_broker(subject, content, ANSWERS_WITHIN_S, headers)
         finally:
             self._leave(len(content))
-        appended = self._checked(_read(answer, _Appended))
+        appended = _read(answer, _Appended)
+        if (error := appended.error) is not None and not self._nothing_written(error):
+            raise NoReply(f"{_said(error)} Perhaps the record was appended.")
+        self._checked(appended)
         if appended.seq <= 0:
             raise NoReply("JetStream answered without a number; perhaps the record was appended.")
         return appended.seq
@@ -244,16 +278,34 @@ class JetStream:
         got = await self._asked(f"STREAM.MSG.GET.{self.name}", json.encode(request), _Got)
         if got.error is not None and got.error.err_code == _NOT_FOUND[0]:
             return None
-        return self._checked(got).message
+        message = self._checked(got).message
+        if message is None:
+            raise NoReply("JetStream answered neither with a record nor that there is none.")
+        return message
 
     async def _asked(self, api: str, payload: bytes, kind: type[_Answer]) -> _Answer:
-        return _read(await self._link.ask_broker(f"$JS.API.{api}", payload, ANSWERS_WITHIN_S), kind)
+        async with self._asking:
+            return _read(await self._link.ask_broker(f"$JS.API.{api}", payload, ANSWERS_WITHIN_S), kind)
+
+    def _nothing_written(self, error: _Error) -> bool:
+        """Return whether an append's error is one that comes ahead of all writing.
+
+        A disk that fails says so when it has written, perhaps; and one server of several that is full says nothing of
+        the others.
+        """
+        code = error.err_code
+        if code == _NOT_STORED:
+            return error.description.startswith("maximum ")
+        return code in (*_WRONG_NUMBER, *_NOT_ENABLED, _TOO_LARGE) or (self._is_alone and code in _FULL)
+
+    def _on_state(self, state: LinkState) -> None:
+        self.losses += state == "away"
 
     def _checked(self, answer: _Answer) -> _Answer:
         error = answer.error
         if error is None:
             return answer
-        said = f"JetStream refused: {error.description[:200] or error.code} ({error.err_code})."
+        said = _said(error)
         if error.err_code in _WRONG_NUMBER:
             raise WrongNumber(said)
         if error.err_code in _NOT_ENABLED:
@@ -291,6 +343,14 @@ def version_of(text: str) -> tuple[int, ...]:
     """Return the first two numbers of a version; what is none is taken for the newest."""
     parts = text.split(".")[:2]
     return tuple(map(int, parts)) if len(parts) == 2 and all(each.isdecimal() for each in parts) else (99, 0)
+
+
+def _said(error: _Error) -> str:
+    return f"JetStream refused: {error.description[:200] or error.code} ({error.err_code})."
+
+
+def _shown(options: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value!r}" for name, value in options.items())
 
 
 def _read(answer: bytes, kind: type[_Answer]) -> _Answer:

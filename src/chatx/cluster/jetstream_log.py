@@ -3,8 +3,9 @@
 One stream has the records of all rooms, each room's on a subject of its own. Rules:
 1. A record is appended only where the one that its writer has read is still the room's newest. That is the fence:
    whoever has taken the room over has appended a record, and nothing follows the older one any more.
-2. What is remembered of a room saves a read, and is believed by nobody else: where it is wrong the append is refused,
-   and the room is read anew.
+2. What is remembered of a room saves a read ahead of an append, and nothing else: where it is wrong the append is
+   refused, and the room is read anew. No question is answered from it, and it is forgotten where the link was lost, for
+   a server that comes back with less than it had gives numbers out anew.
 3. A room's newest record is never let go of: its numbers would begin anew.
 4. What cannot be read raises. Less than there is would be taken for a hole.
 """
@@ -14,9 +15,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
-from typing import Final
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from typing import Final, TypeVar
 from weakref import WeakValueDictionary
 
 from chatx.adapters.retention import Retention
@@ -44,8 +45,10 @@ from chatx.core.message import Entry, Position
 LOGGED_BYTES: Final = 720_896
 """The largest record, in bytes: it comes back in base64, within what a server sends."""
 
-REMEMBERED: Final = 100_000
-"""Rooms whose newest record is remembered, at most; the one used longest ago is read anew."""
+REMEMBERED: Final = 20_000
+"""Rooms whose newest record is remembered, at most, of up to 2 KB each; the one used longest ago is read anew."""
+
+_T = TypeVar("_T")
 
 TRIES: Final = 16
 """How often a record is tried to be appended that somebody else's has come before."""
@@ -65,6 +68,7 @@ class JetStreamLog:
         self._records = Records()
         self._rooms = RoomReader(stream, self._records)
         self._remembered: OrderedDict[str, RoomState] = OrderedDict()
+        self._losses = 0
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._listed: list[str] = []
 
@@ -72,20 +76,19 @@ class JetStreamLog:
 
     async def look(self, room_id: str, /) -> Opened:
         """Return what is known of a room; its term stands."""
-        return await self._opened(room_id, await self._rooms.newest(room_id))
+        with _reading():
+            return await self._opened(room_id, await self._rooms.newest(room_id))
 
     async def take_over(self, room_id: str, /) -> Opened:
         """Take a room over: from here on an append under an earlier term is fenced."""
         async with self._alone(room_id):
-            state = await self._rooms.newest(room_id)
             for _ in range(TRIES):
-                record = self._record(room_id, state, state.term + 1)
+                state = await self._newest(room_id)
                 try:
-                    state = await self._append(record, state)
+                    state = await self._append(self._record(room_id, state, state.term + 1), state)
                 except WrongNumber:
-                    state = await self._rooms.newest(room_id)
-                else:
-                    break
+                    continue
+                break
             else:
                 raise LogUnavailable(f"Room {room_id!r} changes all the time; others take it over.")
         return await self._opened(room_id, state)
@@ -109,29 +112,28 @@ class JetStreamLog:
 
     async def close_rooms(self, ends: Mapping[str, tuple[int, Position]], /) -> Mapping[str, bool]:
         """Prove the heads of rooms, and answer for each; one that is fenced, or ends elsewhere, proves nothing."""
-        closed = await asyncio.gather(
-            *(self._prove(room_id, term, head, proven=True) for room_id, (term, head) in ends.items())
-        )
+        closing = (self._prove(room_id, term, head, proven=True) for room_id, (term, head) in ends.items())
+        closed = _all_of(await asyncio.gather(*closing, return_exceptions=True))
         for room_id in ends:
             self._remembered.pop(room_id, None)
         return dict(zip(ends, closed, strict=True))
 
     async def _prove(self, room_id: str, term: int, head: Position | None, *, proven: bool) -> bool:
         async with self._alone(room_id):
-            state = self._remembered.get(room_id) or await self._rooms.newest(room_id)
+            state = self._recalled(room_id, term)
             for _ in range(TRIES):
-                if state.term < term:
-                    state = await self._rooms.newest(room_id)
-                if not state.term or state.term != term or (head is not None and state.head != head):
-                    return False
-                if state.proven is proven:
-                    return True
-                try:
-                    await self._append(self._record(room_id, state, term, proven=proven), state)
-                except WrongNumber:
-                    state = await self._rooms.newest(room_id)
-                else:
-                    return True
+                recalled, state = state, state or await self._newest(room_id)
+                fits = 0 < state.term == term and (head is None or state.head == head)
+                if fits and state.proven is not proven:
+                    try:
+                        await self._append(self._record(room_id, state, term, proven=proven), state)
+                    except WrongNumber:
+                        pass
+                    else:
+                        return True
+                elif recalled is None:
+                    return fits
+                state = None
         raise LogUnavailable(f"Room {room_id!r} changes all the time.")
 
     # What is said in it
@@ -140,40 +142,31 @@ class JetStreamLog:
         """Append to many rooms at once, and answer for each in their order."""
         if len(appends) == 1:
             return [await self._appended(appends[0])]
-        answers = await asyncio.gather(*map(self._appended, appends), return_exceptions=True)
-        failures = [each for each in answers if isinstance(each, BaseException)]
-        if failures:
-            # Surely nothing was written only where that holds of every room.
-            doubtful = next((each for each in failures if not isinstance(each, LogUnavailable)), None)
-            if doubtful is None and len(failures) < len(answers):
-                doubtful = NoReply(f"A part of the rooms could not be appended to: {failures[0]}")
-            raise doubtful or failures[0]
-        return [each for each in answers if not isinstance(each, BaseException)]
+        return _all_of(await asyncio.gather(*map(self._appended, appends), return_exceptions=True))
 
     async def _appended(self, append: Append) -> Answer:
         if (wrong := misplaced(append)) is not None:
             return wrong
         room_id = append.room_id
         async with self._alone(room_id):
-            state = self._remembered.get(room_id)
-            if state is None or state.term < append.term:
-                state = await self._rooms.newest(room_id)
+            state = self._recalled(room_id, append.term)
             for _ in range(TRIES):
-                fenced = not state.term or state.term != append.term
-                written = None if fenced else await self._written(state, append)
-                if written is None:
-                    return FENCED
-                record = self._with_entries(state, append, written)
-                if not record.entries and record.proven == state.proven:
-                    return None
-                try:
-                    await self._append(record, state)
-                except WrongNumber:
-                    state = await self._rooms.newest(room_id)
-                except (BadRecord, UnicodeEncodeError) as error:
-                    return f"An entry of room {room_id!r} cannot be stored: {error}"
-                else:
-                    return None
+                recalled, state = state, state or await self._newest(room_id)
+                has_it = 0 < state.term == append.term
+                written = await self._written(state, append) if has_it else None
+                record = None if written is None else self._with_entries(state, append, written)
+                if record is not None and (record.entries or record.proven != state.proven):
+                    try:
+                        await self._append(record, state)
+                    except WrongNumber:
+                        pass
+                    except (BadRecord, UnicodeEncodeError) as error:
+                        return f"An entry of room {room_id!r} cannot be stored: {error}"
+                    else:
+                        return None
+                elif recalled is None:
+                    return FENCED if record is None else None
+                state = None
         raise LogUnavailable(f"Room {room_id!r} changes all the time; others append to it.")
 
     async def _written(self, state: RoomState, append: Append) -> int | None:
@@ -186,7 +179,8 @@ class JetStreamLog:
         again = append.records[: head.offset - after.offset]
         if not again:
             return 0
-        there = (await self._rooms.behind(append.room_id, state, after, len(again))).entries
+        with _reading():
+            there = (await self._rooms.behind(append.room_id, state, after, len(again))).entries
         return len(again) if [each.id for each in there] == [each.entry.id for each in again] else None
 
     def _with_entries(self, state: RoomState, append: Append, written: int) -> Logged:
@@ -217,22 +211,24 @@ class JetStreamLog:
         self, room_id: str, /, *, after: Position | None = None, before: Position | None = None, limit: int
     ) -> Found:
         """Read entries, oldest first, at most `limit`."""
-        state = await self._rooms.newest(room_id)
-        if after is not None:
-            return await self._rooms.behind(room_id, state, after, limit)
-        return await self._rooms.ahead(room_id, state, before, limit)
+        with _reading():
+            state = await self._rooms.newest(room_id)
+            if after is not None:
+                return await self._rooms.behind(room_id, state, after, limit)
+            return await self._rooms.ahead(room_id, state, before, limit)
 
     async def find(self, room_id: str, user_id: str, key: str, /) -> Entry | None:
         """Return the entry that was stored under an idempotency key, or None; keys are kept for `KEYS_KEPT_MS`."""
-        state = await self._rooms.newest(room_id)
         before_ms = _now_ms() - KEYS_KEPT_MS
         first: Entry | None = None
-        async for record in self._rooms.keyed(room_id, state):
-            for each in reversed(_keyed(record, state)):
-                if each.key == key and each.entry.user_id == user_id:
-                    first = each.entry
-            if record.entries[-1].inserted_at < before_ms:
-                break
+        with _reading():
+            state = await self._rooms.newest(room_id)
+            async for record in self._rooms.keyed(room_id, state):
+                for each in reversed(_keyed(record, state)):
+                    if each.key == key and each.entry.user_id == user_id:
+                        first = each.entry
+                if record.entries[-1].inserted_at < before_ms:
+                    break
         return first
 
     # What it lets go of
@@ -320,6 +316,7 @@ class JetStreamLog:
         """Append a record behind the one that was read; return what the room is then, and remember it."""
         room_id = record.room_id
         self._remembered.pop(room_id, None)  # whatever becomes of it, that is over
+        losses = self._stream.losses
         content = self._records.encode(record)
         if len(content) > LOGGED_BYTES:
             raise BadRecord(f"it has {len(content)} bytes with its record, and {LOGGED_BYTES} are allowed")
@@ -329,10 +326,24 @@ class JetStreamLog:
             raise
         except BackplaneError as error:
             raise LogUnavailable(str(error)) from error
-        state = self._remembered[room_id] = RoomState.after(record, number)
-        if len(self._remembered) > REMEMBERED:
-            self._remembered.popitem(last=False)
+        state = RoomState.after(record, number)
+        if losses == self._stream.losses:
+            self._remembered[room_id] = state
+            if len(self._remembered) > REMEMBERED:
+                self._remembered.popitem(last=False)
         return state
+
+    def _recalled(self, room_id: str, term: int) -> RoomState | None:
+        """Return what is remembered of a room for whoever has that term, or None where it must be read."""
+        if self._losses != self._stream.losses:
+            self._losses = self._stream.losses
+            self._remembered.clear()
+        state = self._remembered.get(room_id)
+        return state if state is not None and state.term == term else None
+
+    async def _newest(self, room_id: str) -> RoomState:
+        with _reading():
+            return await self._rooms.newest(room_id)
 
     @asynccontextmanager
     async def _alone(self, room_id: str) -> AsyncIterator[None]:
@@ -342,6 +353,29 @@ class JetStreamLog:
             lock = self._turns[room_id] = asyncio.Lock()
         async with lock:
             yield
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    """Say that nothing was written where a read fails, ahead of all writing."""
+    try:
+        yield
+    except BackplaneError as error:
+        raise LogUnavailable(str(error)) from error
+
+
+def _all_of(answers: Sequence[_T | BaseException]) -> list[_T]:
+    """Return what became of several rooms; raise where it is not known of one of them.
+
+    Surely nothing was written only where that holds of every room.
+    """
+    failures = [each for each in answers if isinstance(each, BaseException)]
+    doubtful = next((each for each in failures if not isinstance(each, LogUnavailable)), None)
+    if doubtful is None and failures and len(failures) < len(answers):
+        doubtful = NoReply(f"A part of the rooms could not be written to: {failures[0]}")
+    if failures:
+        raise doubtful or failures[0]
+    return [each for each in answers if not isinstance(each, BaseException)]
 
 
 def _row(record: Record) -> EntryRow:

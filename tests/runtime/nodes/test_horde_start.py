@@ -132,6 +132,9 @@ class SilentLink:
     async def connect(self) -> None:
         pass
 
+    def watch(self, *_: object) -> None:
+        pass
+
     async def ask_broker(self, *_: object, **__: object) -> bytes:
         raise NoReply("No answer came in time.")
 
