@@ -14,15 +14,14 @@ import socket
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from chatx.chat import Chat
 from chatx.cli.command import fail
 from chatx.cli.demo_serving import serve
 from chatx.cli.onlooker import Heard, Onlooker, onlooking
-from chatx.cluster.membership import DOWN_S, SUSPECT_S
-from chatx.cluster.placement import Placement, Seat, View
+from chatx.cluster.membership import SUSPECT_S
 from chatx.demo.app import demo_app
 from chatx.errors import ChatError, ConfigError
 
@@ -40,10 +39,12 @@ class NodesFromHere:
     def __init__(self, control: socket.socket) -> None:
         self._control = control
         self._onlooker: Onlooker | None = None
+        self._chat: Chat | None = None
 
     @asynccontextmanager
     async def looking(self, chat: Chat) -> AsyncIterator[None]:
         """Listen to the nodes within the block, and end this process when its keeper is gone."""
+        self._chat = chat
         self._control.setblocking(False)
         ends = asyncio.create_task(self._ends())
         async with onlooking(chat.config) as self._onlooker:
@@ -51,21 +52,19 @@ class NodesFromHere:
         ends.cancel()
 
     async def _ends(self) -> None:
-        while await asyncio.get_running_loop().sock_recv(self._control, 1024):
-            pass  # nothing more is said to a node
+        with suppress(OSError):
+            while await asyncio.get_running_loop().sock_recv(self._control, 1024):
+                pass  # nothing more is said to a node
         os.kill(os.getpid(), signal.SIGTERM)
 
-    def look(self, room_id: str) -> dict[str, Any]:
+    async def look(self, room_id: str) -> dict[str, Any]:
         """Return the nodes, and who owns the room."""
         newest: dict[str, Heard] = {}
         for each in self._onlooker.nodes() if self._onlooker is not None else []:
             newest[each.heartbeat.node] = each  # the later boot sorts behind
         now = time.monotonic()
-        up = [each.heartbeat for each in newest.values() if each.heartbeat.state == "up" and now - each.at < DOWN_S]
-        owner = Placement(View.of(Seat(each.node, each.boot, each.weight) for each in up)).owner(room_id)
         return {
-            "strategy": up[0].strategy if up else None,
-            "owner": None if owner is None else owner.node,
+            "owner": await self._owner(room_id),
             "nodes": [
                 {
                     "name": name,
@@ -75,6 +74,15 @@ class NodesFromHere:
                 for name, each in sorted(newest.items())
             ],
         }
+
+    async def _owner(self, room_id: str) -> str | None:
+        """Return the name of the node that has the room, or None where nobody has it now."""
+        try:
+            overview = None if self._chat is None else self._chat.engine.overview
+            room = None if overview is None else await overview.room(room_id)
+        except ChatError:
+            return None
+        return None if room is None else room.node
 
     def kill(self, node: str) -> None:
         """Have a node killed."""

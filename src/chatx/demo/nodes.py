@@ -22,8 +22,8 @@ _PLACE = "<!-- nodes -->"
 class Nodes(Protocol):
     """The nodes of the demo, as one of them sees them."""
 
-    def look(self, room_id: str) -> dict[str, Any]:
-        """Return the nodes, each with its name, state and boot id, the `owner` of a room, and the `strategy`."""
+    async def look(self, room_id: str) -> dict[str, Any]:
+        """Return the `nodes`, each with its name, state and boot id, and the `owner` of a room, or None."""
         ...
 
     def kill(self, node: str) -> None:
@@ -35,18 +35,18 @@ def add_nodes(app: FastAPI, nodes: Nodes) -> None:
     """Add the routes of the nodes to the demo's application."""
 
     @app.get("/nodes")
-    def look(room: str = "general") -> Response:
+    async def look(room: str = "general") -> Response:
         try:
             valid_id(room, "The room")
         except ChatError as error:
             return JSONResponse({"reason": error.reason}, 400)
-        return JSONResponse(nodes.look(room), headers={"cache-control": "no-store"})
+        return JSONResponse(await nodes.look(room), headers={"cache-control": "no-store"})
 
     @app.post("/nodes/kill")
-    def kill(request: Request, room: str = "general") -> Response:
+    async def kill(request: Request, room: str = "general") -> Response:
         if KILLS not in request.headers:
             return JSONResponse({"reason": f"Only the demo's own page kills a node: it sends {KILLS}."}, 403)
-        owner = nodes.look(room)["owner"]
+        owner = (await nodes.look(room))["owner"]
         if owner is None:
             return JSONResponse({"reason": "Nobody owns the room now; press again in a moment."}, 409)
         nodes.kill(owner)

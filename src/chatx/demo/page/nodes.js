@@ -28,11 +28,13 @@ let seen = null;
 let countsUntil = 0;
 let counting = false;
 let killed = "";
+let lastOwner = null;
 
 watch({
   entered(entered) {
     entrance = entered;
     tally = new Tally();
+    lastOwner = null;
     byId("node-news").textContent = "";
     byId("kill").disabled = false;
     draw();
@@ -105,8 +107,10 @@ async function look() {
 function looked(now) {
   const before = seen;
   seen = now;
-  const moved = before !== null && now.owner !== null && before.owner !== now.owner;
-  if (moved) say(`${now.owner} owns the room now.`);
+  if (now.owner !== null && now.owner !== lastOwner) {
+    if (lastOwner !== null) say(`${now.owner} owns the room now.`);
+    lastOwner = now.owner;
+  }
   if (killed !== "") {
     const old = before?.nodes.find(({ name }) => name === killed);
     const node = now.nodes.find(({ name }) => name === killed);
