@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from argparse import Namespace
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Literal
 
 import pytest
 
-from chatx.cli import main
+from chatx.cli import cluster, main
 from chatx.cli.cluster_drain import drained
 from chatx.cli.cluster_status import shown
 from chatx.cli.onlooker import Onlooker
@@ -19,6 +20,7 @@ from chatx.cluster.memory_backplane import MemoryBackplane, MemoryHub
 from chatx.cluster.operating import Looked
 from chatx.cluster.records import Heartbeat, Records
 from chatx.cluster.rpc import Answer, Done, Moved, Refused
+from chatx.config import ChatConfig
 from chatx.runtime.nodes.node import HEARTBEATS
 from tests import process
 from tests.nats import NatsServer, no_such_server, server
@@ -97,6 +99,7 @@ class Unwilling:
     """
 
     def __init__(self, hub: MemoryHub, **answers: Answer) -> None:
+        self.hub = hub
         self.link = MemoryBackplane(hub, "b" * 16)
         self.answers: dict[str, Answer] = {"Drain": Done(), **answers}
         self._records = Records()
@@ -177,6 +180,32 @@ async def test_a_node_that_does_not_drain_says_why(
             del node.answers["Drain"]
         assert await drained(onlooker, "slow", 5, as_json=False) == 1
         assert said in capsys.readouterr().err
+
+
+async def test_a_watch_goes_on_where_the_broker_is_away_for_a_while(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "BETWEEN_S", 0.02)
+    config = ChatConfig(cluster_strategy="pg", cluster_url="nats://in.memory:4222")
+    async with unwilling(Look=Looked("slow", "up", 2, 0, 0, 0, 1, 5, 0)) as (node, onlooker):
+        watching = asyncio.ensure_future(cluster._status(config, onlooker, Namespace(json=True, watch=True)))
+        printed = ["", ""]
+
+        async def prints(stream: int) -> None:
+            """Wait until more is printed there."""
+            printed[stream] = ""
+            while not printed[stream]:
+                await asyncio.sleep(0.01)
+                printed[:] = [before + more for before, more in zip(printed, capsys.readouterr(), strict=True)]
+
+        for _ in range(2):
+            await prints(0)
+            assert json.loads(printed[0].splitlines()[0])["nodes"][0]["node"] == "slow"
+            node.hub.stop()
+            await prints(1)
+            assert "The broker is away" in printed[1]
+            node.hub.start()
+        watching.cancel()
 
 
 def test_what_is_not_as_it_should_be_stands_below_the_table_which_fits_a_terminal() -> None:

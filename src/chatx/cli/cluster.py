@@ -129,7 +129,14 @@ async def _run(config: ChatConfig, options: argparse.Namespace) -> int:
 
 async def _status(config: ChatConfig, onlooker: Onlooker, options: argparse.Namespace) -> int:
     while True:
-        status = await look(config, onlooker)
+        try:
+            status = await look(config, onlooker)
+        except BackplaneAway as error:
+            if not options.watch:
+                raise
+            fail(f"The broker is away: {error}", 1)  # it may come back
+            await asyncio.sleep(BETWEEN_S)
+            continue
         print(shown(status, as_json=options.json, one_line=options.watch), flush=True)
         if not options.watch:
             return 0 if status["nodes"] else fail("No node is there; is cluster_name theirs?", 1)

@@ -11,6 +11,7 @@ from msgspec import Meta
 
 from chatx.cluster.fields import Count, Epoch, Id, NodeName, Part, check_ids
 from chatx.cluster.memberships import Memberships
+from chatx.core.validation import ID_LIMIT
 
 ROOMS_LISTED: Final = 1_000
 """Rooms in one answer, at most."""
@@ -18,7 +19,7 @@ ROOMS_LISTED: Final = 1_000
 NAMES: Final = 256
 """Names of nodes in one answer, at most."""
 
-Behind: TypeAlias = Annotated[str, Meta(max_length=128)]
+Behind: TypeAlias = Annotated[str, Meta(max_length=ID_LIMIT)]
 """The id of a room, or nothing: all rooms are behind that."""
 
 

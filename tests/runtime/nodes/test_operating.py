@@ -69,6 +69,8 @@ async def test_any_node_lists_the_rooms_of_all_each_once_with_its_owner(hub: Mem
                     assert [each["node"] for each in page["rooms"]] == owners
                     assert (page["total"], page["missing"]) == (40, [])
                     assert {(each["members"], each["offset"]) for each in page["rooms"]} == {(1, 1)}
+                    page = (await client.get("/rooms", params={"after": "room-38" + "x" * 5000})).json()
+                    assert ([each["id"] for each in page["rooms"]], page["missing"]) == (["room-39"], [])
                     several = await pages(client, 7)
                     assert [each["id"] for page in several for each in page["rooms"]] == room_ids
                     assert len(several) == 6

@@ -124,6 +124,8 @@ class Credits:
         return max(1, AT_ONCE // max(1, self._others()))
 
     def _may_go(self, way: _Way, room_id: str) -> bool:
+        if not way.under_way:
+            return True
         share = self._share()
         return way.under_way < share and way.of_room[room_id] < max(1, share // 2)
 

@@ -30,6 +30,7 @@ from chatx.cluster.operating import (
 )
 from chatx.cluster.peers import Peer
 from chatx.cluster.rpc import Answer, Done, Refused
+from chatx.core.validation import ID_LIMIT
 from chatx.errors import RoomUnavailable
 from chatx.runtime.engine import Engine
 from chatx.runtime.nodes.abroad import Abroad
@@ -141,7 +142,7 @@ class Operating:
         own = self._membership.me
         names = {own.boot: own.node}
         names |= {each.heartbeat.boot: each.heartbeat.node for each in self._membership.peers() if not each.ignored}
-        boots, ask = list(names), List(after, limit)
+        boots, ask = list(names), List(after[:ID_LIMIT], limit)  # no id is behind one that goes on, and longer
         page = RoomsPage(limit)
         missing: list[str] = []
         for first in range(0, len(boots), ASKED_AT_ONCE):
