@@ -21,6 +21,7 @@ class MemoryStream(JetStream):
         self.losses = 0
         self.compares = True
         self.reads = 0
+        self._by_subject: dict[str, dict[int, Stored]] = {}  # each in order
         self._messages: dict[int, Stored] = {}
 
     def of(self, boot: str) -> MemoryStream:
@@ -31,17 +32,18 @@ class MemoryStream(JetStream):
 
     async def append(self, subject: str, content: bytes, expected: int) -> int:
         await asyncio.sleep(0)
-        newest = max((each.seq for each in self._messages.values() if each.subject == subject), default=0)
+        messages = self._by_subject.setdefault(subject, {})
+        newest = next(reversed(messages), 0)
         if self.compares and newest != expected:
             raise WrongNumber(f"{newest}, not {expected}")
-        number = max(self._messages, default=0) + 1
-        self._messages[number] = Stored(number, content, subject)
+        number = next(reversed(self._messages), 0) + 1
+        self._messages[number] = messages[number] = Stored(number, content, subject)
         return number
 
     async def newest(self, subject: str) -> Stored | None:
         await asyncio.sleep(0)
         self.reads += 1
-        return max((each for each in self._messages.values() if each.subject == subject), key=_number, default=None)
+        return next(reversed(self._by_subject.get(subject, {}).values()), None)
 
     async def numbered(self, number: int) -> Stored | None:
         await asyncio.sleep(0)
@@ -51,18 +53,13 @@ class MemoryStream(JetStream):
     async def next(self, subject: str, number: int) -> Stored | None:
         await asyncio.sleep(0)
         self.reads += 1
-        behind = (each for each in self._messages.values() if each.subject == subject and each.seq >= number)
-        return min(behind, key=_number, default=None)
+        return next((each for each in self._by_subject.get(subject, {}).values() if each.seq >= number), None)
 
     async def purge(self, subject: str, ahead_of: int) -> None:
         await asyncio.sleep(0)
-        for each in [each for each in self._messages.values() if each.subject == subject and each.seq < ahead_of]:
-            del self._messages[each.seq]
+        for number in [each for each in self._by_subject[subject] if each < ahead_of]:
+            del self._messages[number], self._by_subject[subject][number]
 
     async def all_subjects(self) -> list[str]:
         await asyncio.sleep(0)
-        return list(dict.fromkeys(each.subject.removeprefix(self.subjects) for each in self._messages.values()))
-
-
-def _number(stored: Stored) -> int:
-    return stored.seq
+        return [each.removeprefix(self.subjects) for each, messages in self._by_subject.items() if messages]

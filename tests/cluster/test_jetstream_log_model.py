@@ -26,6 +26,7 @@ class Logs(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
+        self.loop = asyncio.new_event_loop()
         stream = MemoryStream("a" * 16)
         self.logs = [JetStreamLog(stream), JetStreamLog(stream.of("b" * 16))]
         self.model = MemoryLog()
@@ -43,10 +44,11 @@ class Logs(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         jetstream_log._now_ms = self.patched
+        self.loop.close()
 
     def both(self, node: int, method: str, *args: Any, **given: Any) -> Any:
-        answer = asyncio.run(getattr(self.logs[node], method)(*args, **given))
-        expected = asyncio.run(getattr(self.model, method)(*args, **given))
+        answer = self.loop.run_until_complete(getattr(self.logs[node], method)(*args, **given))
+        expected = self.loop.run_until_complete(getattr(self.model, method)(*args, **given))
         if isinstance(answer, Opened):
             assert answer.head == expected.head
         assert answer == expected, (method, args, given)
@@ -123,19 +125,19 @@ class Logs(RuleBasedStateMachine):
         head = self.heads.get(room, Position("e001", 0))
         place = Position(f"e{max(0, int(head.epoch[1:]) - epochs):03}", max(0, head.offset - back))
         given = {"after": place} if behind else {"before": place}
-        answer = asyncio.run(self.logs[node].read(room, limit=limit, **given))
-        expected = asyncio.run(self.model.read(room, limit=limit, **given))
+        answer = self.loop.run_until_complete(self.logs[node].read(room, limit=limit, **given))
+        expected = self.loop.run_until_complete(self.model.read(room, limit=limit, **given))
         assert answer.entries == expected.entries
 
     @invariant()
     def newest(self) -> None:
         for room in ROOMS:
-            answer = asyncio.run(self.logs[0].read(room, limit=40))
-            expected = asyncio.run(self.model.read(room, limit=40))
+            answer = self.loop.run_until_complete(self.logs[0].read(room, limit=40))
+            expected = self.loop.run_until_complete(self.model.read(room, limit=40))
             assert answer == expected
 
 
-Logs.TestCase.settings = settings(max_examples=60, stateful_step_count=20)
+Logs.TestCase.settings = settings(max_examples=50, stateful_step_count=15)
 TestLogs = Logs.TestCase
 
 
