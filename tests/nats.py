@@ -141,11 +141,13 @@ class Proxy:
 
     Attributes:
         swallows: Whether all bytes are lost, both ways, on connections that stay open.
+        swallows_answers: Whether those of the server are.
         port: Where it listens.
     """
 
     def __init__(self, to: int) -> None:
         self.swallows = False
+        self.swallows_answers = False
         self.port = 0
         self._to = to
         self._open: set[asyncio.StreamWriter] = set()
@@ -179,16 +181,18 @@ class Proxy:
             return
         self._open |= {writer, there}
         try:
-            await asyncio.gather(self._pump(reader, there), self._pump(there_reader, writer))
+            await asyncio.gather(self._pump(reader, there), self._pump(there_reader, writer, answers=True))
         finally:
             for each in (writer, there):
                 self._open.discard(each)
                 each.transport.abort()
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, answers: bool = False
+    ) -> None:
         with suppress(OSError):
             while some := await reader.read(65536):
-                if not self.swallows:
+                if not self.swallows and not (answers and self.swallows_answers):
                     writer.write(some)
                     await writer.drain()
         writer.transport.abort()
