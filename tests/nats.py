@@ -181,15 +181,14 @@ class Proxy:
             return
         self._open |= {writer, there}
         try:
-            await asyncio.gather(self._pump(reader, there), self._pump(there_reader, writer, answers=True))
+            await asyncio.gather(self._pump(reader, there), self._pump(there_reader, writer))
         finally:
             for each in (writer, there):
                 self._open.discard(each)
                 each.transport.abort()
 
-    async def _pump(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, answers: bool = False
-    ) -> None:
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        answers = writer.get_extra_info("peername")[1] != self._to
         with suppress(OSError):
             while some := await reader.read(65536):
                 if not self.swallows and not (answers and self.swallows_answers):
