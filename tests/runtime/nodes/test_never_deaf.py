@@ -67,6 +67,19 @@ async def test_what_is_lost_on_one_way_is_noticed_and_told_and_all_is_heard_agai
 
 
 @virtual
+async def test_without_words_to_itself_a_node_stays_deaf_and_nothing_tells(
+    hub: MemoryHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control of the test above: what it finds is found by the probe."""
+    monkeypatch.setattr(probe.Probe, "_turn", lambda self: None)
+    async with three() as chats:
+        one = chats[0]
+        hub._nodes[boot_of(one)].deafen("live.")
+        await asyncio.sleep(10 * FOUND_WITHIN_S)
+        assert (readiness(one), one.statistics().links_lost) == ("ok", 0)
+
+
+@virtual
 async def test_a_node_that_hears_all_is_left_alone(hub: MemoryHub) -> None:
     async with three() as chats:
         await asyncio.sleep(60)

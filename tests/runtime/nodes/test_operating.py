@@ -281,6 +281,8 @@ async def test_a_node_that_is_to_drain_sends_its_clients_away_hands_its_rooms_ov
             answer = await client.get("/readyz")
             assert (answer.status_code, answer.json()) == (503, {"status": "not ready", "nodes": "drained"})
             assert (await client.get("/healthz")).status_code == 200
+            with pytest.raises(Refused, match="had this node drained"):
+                entrance.begin(None)
         with pytest.raises(Closed):
             await owner.send_message(room_id, "ann", "refused")
         after = await other.send_message(room_id, "ann", "after")

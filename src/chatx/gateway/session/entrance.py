@@ -114,6 +114,8 @@ class Entrance:
         """Return the refusal of a client that comes while the chat stops, or does not run."""
         if self._chat._stopping is not None:  # what ends in a moment is no state for an application to ask about
             return Refused(UNAVAILABLE, "stopping", "the chat is being stopped; they come back.", level=logging.INFO)
+        if self._chat.drained:
+            return Refused(UNAVAILABLE, "stopping", "an operator had this node drained.", level=logging.INFO)
         return Refused(UNAVAILABLE, "not_running", _NOT_RUNNING)
 
     def tell(self, refused: Refused, scope: Mapping[str, Any]) -> None:
