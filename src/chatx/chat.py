@@ -99,7 +99,7 @@ class Chat:
         Raises:
             AlreadyStarted: It is running, or being started or stopped, already.
             StoreInUse: Another chat writes to its store still.
-            ConfigError: The store cannot be used.
+            ConfigError: The store cannot be used, or the nodes' broker; or other nodes have another strategy.
             AdapterError: The store is away, or the broker of the nodes.
             Closed: It was stopped while it started.
             WrongLoop: It runs in another thread or loop, as from all that follow.
@@ -292,7 +292,8 @@ class Chat:
             trusted: True sends what the application itself says: no middleware is asked, not auth, rate limit,
                 moderation or one of yours. Everything else holds, the order of this user's sends too. Clients cannot
                 set it.
-            durability: `sequenced` or `stored`; None is the option of this name.
+            durability: `sequenced` or `stored`; None is the option of this name. With `cluster_strategy="horde"` each
+                is stored.
             data: A JSON object that travels with it, of at most `message_data_limit` bytes: attachments, mentions, what
                 your clients need. `content` may be empty where this is not.
 

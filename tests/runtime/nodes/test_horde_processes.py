@@ -1,6 +1,6 @@
 """What `horde` promises, with real nodes on real brokers: three processes, twelve clients who talk, and faults.
 
-`LONG=1` draws faults for ten minutes; `SEED=` says which.
+`LONG=1` draws faults for ten minutes, or `LONG_S=` seconds; `SEED=` says which.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import itertools
 import os
 import random
 import signal
+import sys
+import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
@@ -34,7 +36,7 @@ pytestmark = [pytest.mark.process, pytest.mark.timeout(900 if os.environ.get("LO
 NAMES = ("node-a", "node-b", "node-c")
 ROOMS = ("r1", "r2", "r3", "r4")
 
-LONG_S = 600.0
+LONG_S = float(os.environ.get("LONG_S", "600"))
 """How long faults are drawn with `LONG=1`, in seconds."""
 
 
@@ -47,6 +49,7 @@ class Horde:
         self._variables = variables
         self.nodes: dict[str, Served] = {}
         self.talkers: list[Talker] = []
+        self.reading: list[threading.Thread] = []
         self._turns = itertools.count()
 
     def url(self, port: int) -> str:
@@ -54,7 +57,7 @@ class Horde:
 
     def start(self, name: str) -> Served:
         """Begin a node."""
-        return process.Served(
+        served = process.Served(
             "serve",
             process.free_port(),
             "--insecure-user-param",
@@ -64,6 +67,22 @@ class Horde:
             CHATX_NODE_NAME=name,
             **self._variables,
         )
+        self.read_on(served)
+        return served
+
+    def read_on(self, node: Served) -> None:
+        """Have what a node writes read: one whose pipe is full stands still."""
+        output = node.process.stdout
+        assert output is not None
+
+        def read() -> None:
+            with output:
+                for line in output:
+                    print(f"{node.port}: {line}", end="", file=sys.stderr)
+
+        reading = threading.Thread(target=read)
+        reading.start()
+        self.reading.append(reading)
 
     def port(self) -> int:
         """Return the port of one node after the other."""
@@ -126,8 +145,8 @@ async def horde(which: str, folder: Path, **variables: str) -> AsyncIterator[Hor
                 if node.process.poll() is None:
                     node.kill()
                     node.process.wait()
-                if node.process.stdout is not None:
-                    node.process.stdout.close()
+            for reading in running.reading:
+                reading.join(10)
 
 
 async def kill_the_owner(running: Horde) -> None:
@@ -181,9 +200,8 @@ async def cut_one_off(running: Horde) -> None:
 
 
 async def begin_again(running: Horde, node: Served) -> None:
-    assert node.process.stdout is not None
-    node.process.stdout.close()
     node.begin_again()
+    running.read_on(node)
     await asyncio.to_thread(node.wait_until_it_answers)
     await running.agree()
 

@@ -65,10 +65,7 @@ class LogBehind:
         """Save what follows a place; False: another node has the room there."""
         term = self._terms.get(room_id)
         if term is None:
-            opened = await self._opened("take_over", room_id)
-            if _offset(opened, after.epoch) != after.offset:
-                return False
-            term = self._terms[room_id] = opened.term
+            term = self._terms[room_id] = (await self._opened("take_over", room_id)).term
         append = Append(room_id, term, after, tuple(Record(each) for each in entries), durable=True)
         answers = await self._call(self.name, self._store.append, [append])
         answer = answers[0] if isinstance(answers, Sequence) and len(answers) == 1 else "no answer"
