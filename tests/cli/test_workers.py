@@ -143,15 +143,21 @@ def test_nobody_else_has_the_port_or_the_data_meanwhile(
         assert problem in capsys.readouterr().err
 
 
-def test_they_drain_as_one_and_what_they_kept_is_there_when_they_come_again(tmp_path: Path) -> None:
+async def test_they_drain_as_one_and_what_they_kept_is_there_when_they_come_again(tmp_path: Path) -> None:
     with supervised(tmp_path) as running:
         kept = (tmp_path / "chatx-data" / "cluster.toml").read_text()
+        async with real_client(running.port, "ada") as ada:
+            await ada.ask("room:kept", "phx_join")
+            sent = [await ada.ask("room:kept", "new_message", {"content": str(number)}) for number in range(3)]
         running.process.send_signal(signal.SIGTERM)
         assert running.ends() == 0
         assert len(running.said("Stopped.")) == 3
         assert not running.said("ended")
     with supervised(tmp_path) as again:
         assert (tmp_path / "chatx-data" / "cluster.toml").read_text() == kept
+        async with real_client(again.port, "bob") as bob:
+            joined = await bob.ask("room:kept", "phx_join", {"epoch": sent[0]["epoch"], "offset": 1})
+            assert (joined["recovered"], joined["offset"]) == (True, 3)
         children = again.children()
         assert sorted(children) == ["1", "2", "broker"]
         again.process.kill()

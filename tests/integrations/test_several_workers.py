@@ -63,7 +63,7 @@ def test_of_several_workers_one_says_so(command: tuple[str, ...]) -> None:
         printed = until_they_run(server, 2)
 
     assert printed.count(f"{SEVERAL} {command[0]}, and each has a chat of its own") == 1
-    assert "Run one worker, or make them nodes of one chat with cluster_strategy 'pg' and a cluster_url." in printed
+    assert "or make them nodes of one chat with cluster_strategy 'horde' or 'pg' and a cluster_url." in printed
 
 
 @pytest.mark.process

@@ -46,6 +46,9 @@ environment:
   CHATX_...           any option of the configuration, as CHATX_MAX_CONNECTIONS_PER_USER=0, or, for a node of several,
                       CHATX_CLUSTER_STRATEGY=pg with CHATX_CLUSTER_URL=nats://broker.example
 
+--workers above 1 means cluster_strategy 'horde', unless the options say 'pg'. Without a cluster_url they begin a
+nats-server of their own, which keeps the messages in --data DIR.
+
 A store has one writer: where another chat writes to it still, this one waits for up to drain_timeout_ms.
 
 SIGTERM and Ctrl+C drain: clients are sent away to come back, messages are saved, within drain_timeout_ms. A second one

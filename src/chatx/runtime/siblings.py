@@ -68,7 +68,7 @@ class Siblings:
             logger.warning(
                 "This is one of several workers of %s, and each has a chat of its own: people on two of them do "
                 "not see each other, though they are in the same room. Run one worker, or make them nodes of one chat "
-                "with cluster_strategy 'pg' and a cluster_url.",
+                "with cluster_strategy 'horde' or 'pg' and a cluster_url.",
                 server,
                 extra={"server": server},
             )

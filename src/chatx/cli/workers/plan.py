@@ -16,7 +16,7 @@ from chatx.config import options_given
 from chatx.core.node_names import valid_node_name
 from chatx.errors import ConfigError
 
-STRATEGY: Final = "pg"
+STRATEGY: Final = "horde"
 """What several workers mean where the options do not say it."""
 
 _NOT_BEGUN_YET: Final = "nats://private-broker.invalid"

@@ -20,7 +20,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 from chatx.cli.command import fail
 from chatx.cli.ending import Ending
@@ -88,7 +88,8 @@ def run(options: argparse.Namespace) -> int:
             return fail(str(error), 1)
         except ChatError as error:
             return fail(error)
-        return asyncio.run(Supervisor(options, plan, what, sockets, broker).run())
+        memory = stack.enter_context(memory_for(options.workers))
+        return asyncio.run(Supervisor(options, plan, what, sockets, broker, memory).run())
 
 
 class Worker:
@@ -131,6 +132,7 @@ class Supervisor:
         what: What the workers serve.
         sockets: What they serve it on.
         broker: The broker to keep, or None.
+        memory: The workers' own, as `memory_for` returns it.
     """
 
     def __init__(
@@ -140,6 +142,7 @@ class Supervisor:
         what: Served,
         sockets: Sequence[socket.socket],
         broker: Broker | None,
+        memory: IO[bytes],
     ) -> None:
         self._options = {name: value for name, value in vars(options).items() if name != "run"}
         self._plan = plan
@@ -151,8 +154,8 @@ class Supervisor:
         self._broker_child: Child | None = None
         self._workers = [Worker(node) for node in plan.nodes]
         by_node = {each.node: each for each in self._workers}
-        self._memory = memory_for(len(self._workers))
-        self._loads = Loads(self._memory.fileno(), len(self._workers))
+        self._memory = memory.fileno()
+        self._loads = Loads(self._memory, len(self._workers))
         self._figures = Gathering(
             plan.nodes, lambda node, said: by_node[node].served_at is not None and by_node[node].say(said)
         )
@@ -188,7 +191,6 @@ class Supervisor:
             for listens in self._sockets:
                 listens.close()
             await self._end_broker(keeping)
-            self._memory.close()
             self._ending.cancel()
             for each in (*heeded, signal.SIGCHLD):
                 loop.remove_signal_handler(each)
@@ -279,7 +281,7 @@ class Supervisor:
         self._loads.absent(self._workers.index(worker))
         ours, its = socket.socketpair()
         listens = [each.fileno() for each in self._sockets]
-        given = [*listens, its.fileno(), self._memory.fileno()]
+        given = [*listens, its.fileno(), self._memory]
         # A module of the current folder takes the place of none that is installed, unless it did so here.
         safe = [] if sys.path[:1] in ([""], [str(Path.cwd())]) else ["-P"]
         command = [sys.executable, *safe, "-m", "chatx.cli.workers.worker", str(its.fileno()), worker.node]
@@ -297,7 +299,7 @@ class Supervisor:
                 self._options,
                 worker.node,
                 listens,
-                self._memory.fileno(),
+                self._memory,
                 self._workers.index(worker),
                 len(self._workers),
                 self._style,
