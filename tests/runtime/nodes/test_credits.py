@@ -10,7 +10,7 @@ from chatx.core.message import Draft
 from chatx.errors import RoomOverloaded
 from chatx.runtime.nodes.at_once import AT_ONCE
 from chatx.runtime.nodes.credits import Credits
-from chatx.runtime.nodes.peers import HELD_S
+from chatx.runtime.nodes.peers import AGAIN_S, HELD_S
 from tests.virtual import virtual
 
 
@@ -169,3 +169,16 @@ async def test_whoever_is_called_off_takes_no_place_with_them() -> None:
         await settled()
         assert edge.went[-1] == "last"
         assert edge.credits.waiting == edge.credits.waiting_bytes == 0
+
+
+@virtual
+async def test_whoever_is_refused_is_told_to_come_back_when_those_ahead_are_through() -> None:
+    edge = Edge(others=AT_ONCE // 8)  # a share of eight, four of one room
+    assert edge.credits.retry_after(1) == AGAIN_S
+    for number in range(400):
+        edge.send(f"room-{number}", "ann", f"{number}")
+        await settled()
+        await asyncio.sleep(0.2)
+        await edge.answer_all()
+    assert edge.credits.retry_after(40) == pytest.approx(40 * 0.2 / 4, rel=0.05)
+    assert edge.credits.retry_after(10_000) == HELD_S

@@ -133,7 +133,7 @@ class Abroad:
         if under_way >= self._queue_limit:
             raise RoomOverloaded(
                 f"{under_way} messages wait for the node that has this room already; send again later.",
-                retry_after=AGAIN_S,
+                retry_after=self.credits.retry_after(under_way),
             )
         self._under_way[room_id] = under_way + 1
         data = None if draft.data is None else draft.data.text

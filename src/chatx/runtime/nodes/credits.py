@@ -195,8 +195,11 @@ class Credits:
                 raise
         return way
 
+    def retry_after(self, ahead: int) -> float:
+        """Return in how many seconds, about, so many sends of one room that wait or are under way are through."""
+        wait_s = self._took_s * ahead / max(1, self._share() // 2)
+        return min(HELD_S, max(AGAIN_S, wait_s))
+
     def _overloaded(self, why: str) -> RoomOverloaded:
-        wait_s = self._took_s * self.waiting / self._share()
-        return RoomOverloaded(
-            f"{why}, and this one was not sent; send again later.", retry_after=min(HELD_S, max(AGAIN_S, wait_s))
-        )
+        reason = f"{why}, and this one was not sent; send again later."
+        return RoomOverloaded(reason, retry_after=self.retry_after(self.waiting))
