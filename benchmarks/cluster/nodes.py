@@ -155,7 +155,7 @@ def cluster(strategy: str, folder: Path, *names: str) -> Iterator[Cluster]:
                 broker.stop()
                 broker.configure(
                     f"authorization {{ user: {broker.user}, password: {broker.password} }}",
-                    f'jetstream {{ store_dir: "{own / "data"}" }}',
+                    f'jetstream {{ store_dir: "{own / "data"}", sync_interval: always }}',
                 )
                 broker.start()
             pid = broker.pid

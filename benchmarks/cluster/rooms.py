@@ -16,15 +16,18 @@ from chatx import Chat, ChatError
 UNDER_WAY = 256
 """Sends under way."""
 
+SENT_S = 900
+"""Seconds for a message to each room; what takes longer is no figure."""
+
 AGAIN_S = 0.05
 """Before a send that was refused for now is tried again, in seconds."""
 
 
 async def measure(running: Cluster, strategy: str, rooms: int) -> dict[str, float]:
     """Return the figures of so many rooms; the nodes are those of the cluster, and one of this process."""
-    before = [node.holds() for node in running.nodes]
+    before, offsets = [node.holds() for node in running.nodes], [0] * rooms
     async with chat(ME, strategy, running.url) as here:
-        begin_s, _ = await _send_to_all(here, rooms, 1)
+        begin_s, _ = await _send_to_all(here, offsets)
         after = [node.holds() for node in running.nodes]
         found = {
             "begin per_second": rooms / begin_s,
@@ -37,10 +40,10 @@ async def measure(running: Cluster, strategy: str, rooms: int) -> dict[str, floa
         leaving.terminate()
         await asyncio.to_thread(leaving.process.wait)
         found["left drain_s"] = time.perf_counter() - began
-        touched_s, anew = await _send_to_all(here, rooms, 2)
+        touched_s, anew = await _send_to_all(here, offsets)
         found |= {"left all_s": touched_s, "left anew": anew}
         (coming,) = await asyncio.to_thread(running.start, "coming")
-        touched_s, anew = await _send_to_all(here, rooms, 3)
+        touched_s, anew = await _send_to_all(here, offsets)
         found |= {"came all_s": touched_s, "came anew": anew, "came rooms": _rooms(coming)}
     return found
 
@@ -49,9 +52,9 @@ def _rooms(node: Node) -> float:
     return node.holds()["rooms"]
 
 
-async def _send_to_all(here: Chat, rooms: int, offset: int) -> tuple[float, int]:
+async def _send_to_all(here: Chat, offsets: list[int]) -> tuple[float, int]:
     """Send a message to each room; return the seconds it took, and how many have begun anew since the last."""
-    anew, numbers, began = 0, iter(range(rooms)), time.perf_counter()
+    anew, numbers, began = 0, iter(range(len(offsets))), time.perf_counter()
 
     async def send() -> None:
         nonlocal anew
@@ -64,8 +67,10 @@ async def _send_to_all(here: Chat, rooms: int, offset: int) -> tuple[float, int]
                         raise
                     await asyncio.sleep(error.retry_after or AGAIN_S)
                 else:
-                    anew += message.offset < offset
+                    anew += message.offset != offsets[number] + 1
+                    offsets[number] = message.offset
                     break
 
-    await asyncio.gather(*(send() for _ in range(UNDER_WAY)))
+    async with asyncio.timeout(SENT_S):
+        await asyncio.gather(*(send() for _ in range(UNDER_WAY)))
     return time.perf_counter() - began, anew
