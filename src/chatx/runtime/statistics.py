@@ -31,6 +31,7 @@ class Statistics(Struct, frozen=True):
         notifications_waiting: Messages that wait for the notifier in memory, or that it is told of from the outbox.
         outbox: Notifications that the log keeps and that are to be told still, about.
         outbox_dead: Dead notifications that the log keeps, about.
+        rooms_unsaved: Rooms of which a store behind the nodes' log lacks the end.
         delivered: Deliveries that succeeded.
         delivery_retries: Failed deliveries that were tried again.
         dead_letters: Deliveries given up.
@@ -71,6 +72,7 @@ class Statistics(Struct, frozen=True):
     notifications_waiting: int = 0
     outbox: int = 0
     outbox_dead: int = 0
+    rooms_unsaved: int = 0
     delivered: int = 0
     delivery_retries: int = 0
     dead_letters: int = 0
@@ -119,6 +121,7 @@ def statistics_of(engine: Engine) -> Statistics:
         notifications_waiting=delivery.notifications,
         outbox=delivery.outbox[0],
         outbox_dead=delivery.outbox[1],
+        rooms_unsaved=getattr(engine.config.persistence, "rooms_unsaved", 0),
         delivered=delivery.delivered,
         delivery_retries=delivery.retried,
         dead_letters=delivery.letters.count,

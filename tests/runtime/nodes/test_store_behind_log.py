@@ -154,10 +154,12 @@ async def test_a_store_that_is_away_holds_up_no_send_and_gets_all_when_it_is_bac
         await said(node, room, 0, 200)
         await asyncio.sleep(60)
         assert store.saved == {}
+        assert node.chat.statistics().rooms_unsaved == 1
         assert store.calls < 30  # it is left alone in between
         store.away = False
         await asyncio.sleep(handing_on.LONGEST_S)
         assert contents(store.of(room)) == [f"{number}" for number in range(200)]
+        assert node.chat.statistics().rooms_unsaved == 0
     told = [each.getMessage() for each in caplog.records if "handed on" in each.getMessage()]
     assert len(told) == 2
     assert "could not be handed on to the store Saver" in told[0]

@@ -31,6 +31,7 @@ GAUGES: Mapping[str, str] = {
     "notifications_waiting": "Messages that wait for the notifier in memory, or that it is told of from the outbox.",
     "outbox": "Notifications that the log keeps and that are to be told still, about.",
     "outbox_dead": "Dead notifications that the log keeps, about.",
+    "rooms_unsaved": "Rooms of which a store behind the nodes' log lacks the end.",
 }
 NODE_GAUGES: Mapping[str, tuple[str, str]] = {
     "rooms_owned": ("rooms_owned", "Rooms of this node."),

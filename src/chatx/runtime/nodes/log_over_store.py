@@ -37,6 +37,11 @@ class LogOverStore:
         self.handing_on: HandingOn = HandingOn(log, self._store)
         self.transactions: int = getattr(log, "transactions", 1)
 
+    @property
+    def rooms_unsaved(self) -> int:
+        """Of how many rooms the store lacks the end."""
+        return len(self.handing_on)
+
     async def close(self, within_s: float) -> None:
         """Hand on what is left, within so many seconds."""
         await self.handing_on.close(within_s)
