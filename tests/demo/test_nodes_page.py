@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, expect
@@ -18,7 +18,7 @@ from tests.process import Served, free_port
 
 __all__ = ["axe"]
 
-pytestmark = [pytest.mark.browser, pytest.mark.process]
+pytestmark = [pytest.mark.browser, pytest.mark.process, pytest.mark.timeout(180)]
 
 OWNER = ".node:has-text('owns the room')"
 
@@ -146,9 +146,14 @@ def test_the_nodes_end_with_the_one_that_keeps_them() -> None:
 
 
 def _children(pid: int, program: str) -> list[int]:
-    command = ["pgrep", "-P", str(pid), "-f", program]
-    found = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return [int(each) for each in found.split()]
+    """Return the processes that this one has begun, of those whose command names a program."""
+    found = []
+    for each in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it may have ended meanwhile
+            parent = int((each / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == pid and program.encode() in (each / "cmdline").read_bytes():
+                found.append(int(each.name))
+    return found
 
 
 def _alive(pid: int) -> bool:
