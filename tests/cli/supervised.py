@@ -82,10 +82,16 @@ class Supervised(Served):
 
 
 @contextmanager
-def supervised(folder: Path, *arguments: str, **options: Any) -> Iterator[Supervised]:
-    """Run two workers within the block, and leave nothing of them."""
+def supervised(
+    folder: Path, *arguments: str, early: signal.Signals | None = None, **options: Any
+) -> Iterator[Supervised]:
+    """Run two workers within the block, and leave nothing of them; `early` is sent while they load."""
     running = Supervised(folder, *arguments, **options)
     try:
+        if early is not None:
+            running.wait_for("Listening on")
+            until(lambda: len(running.children()) == 3)
+            running.process.send_signal(early)
         running.wait_for("All 2 workers serve.")
         yield running
     finally:

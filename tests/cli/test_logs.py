@@ -254,3 +254,10 @@ def test_who_may_not_name_themselves_is_a_line_a_minute_that_says_why_and_what_t
     assert said in first["message"]
     assert "999 more" in second["message"]
     assert "CHATX_SECRET" in first["message"]
+
+
+def test_a_worker_among_others_says_in_each_line_which_it_is() -> None:
+    made = record("%s", "hello")
+    assert Human(worker="host-4000-1").format(made).endswith(" warning  [host-4000-1] hello")
+    assert json.loads(Json("host-4000-1").format(made))["worker"] == "host-4000-1"
+    assert "worker" not in json.loads(Json().format(made))

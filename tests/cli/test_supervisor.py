@@ -209,9 +209,10 @@ def test_a_hangup_reaches_all_workers_and_one_that_does_not_end_is_killed(
 ) -> None:
     chain, key = map(str, certificate)
     tls = ("--tls-cert", chain, "--tls-key", key)
-    with supervised(tmp_path, *tls, CHATX_DRAIN_TIMEOUT_MS="1000") as running:
+    with supervised(tmp_path, *tls, early=signal.SIGHUP, CHATX_DRAIN_TIMEOUT_MS="1000") as running:
+        running.wait_for("The certificate was read anew", times=2)  # once they heed it
         running.process.send_signal(signal.SIGHUP)
-        running.wait_for("The certificate was read anew", times=2)
+        running.wait_for("The certificate was read anew", times=4)
         assert len({each["worker"] for each in running.said("The certificate was read anew")}) == 2
         children = running.children()
         os.kill(children["2"], signal.SIGSTOP)
