@@ -36,8 +36,9 @@ class Looked(Part, frozen=True, gc=False, tag="looked"):
 
     Attributes:
         node: Its name.
-        state: `up`, or what else its heartbeats say; `away` where it serves nothing, since its heartbeats do not come
-            back, `deaf` where other words of its own do not.
+        state: `up`, or what else its heartbeats say; `draining` also while it sends its clients away ahead of that;
+            `away` where it serves nothing, since its heartbeats do not come back, `deaf` where other words of its own
+            do not.
         rooms: Rooms that it owns.
         followed: Rooms of others of which it has a replica.
         behind: Replicas that do not have everything, as far as it knows.

@@ -17,7 +17,7 @@ __all__ = ["hub"]
 
 LIMIT = 200
 SENDERS = 200
-SECONDS = 2.0
+SECONDS = 1.0
 
 
 async def slowly(draft: Draft) -> Draft:

@@ -265,6 +265,7 @@ async def test_a_node_that_is_to_drain_sends_its_clients_away_hands_its_rooms_ov
             answer = await client.get("/readyz")
             told = {"status": "not ready", "nodes": "draining", "strategy": "pg"}
             assert (answer.status_code, answer.json()) == (503, told)
+            assert (await asked(other, owner, Look())).state == "draining"
             entrance = Entrance(owner, lambda handshake: "bob", (), 60)
             with pytest.raises(Refused, match="being stopped"):
                 entrance.begin(None)

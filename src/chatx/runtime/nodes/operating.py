@@ -171,9 +171,8 @@ class Operating:
 
     @property
     def _state(self) -> Literal["joining", "up", "draining", "gone", "away", "deaf"]:
-        if self._membership.state == "up" and self.readiness in ("away", "deaf"):
-            return "deaf" if self._peers.serving else "away"
-        return self._membership.state
+        readiness = self.readiness
+        return self._membership.state if self._membership.state != "up" or readiness == "ok" else readiness
 
     async def _ask(self, boot: str, ask: List | Show) -> Answer | None:
         try:
