@@ -107,6 +107,7 @@ class Committing(LogBacklog):
         self._letters = letters
         self._storage = storage
         self._tick_s = config.delivery_tick_ms / 1000
+        self._nodes = config.cluster_strategy != "local"
         self.saved: int = 0
         self.retried: int = 0
         self.publisher: Publisher | None = None
@@ -145,6 +146,12 @@ class Committing(LogBacklog):
         self._hurried = True
         self._soon.set()
         self._at_once.set()
+
+    def try_at_once(self) -> None:
+        """Have a log that is away tried now: something says that it is back."""
+        if self._store.rounds:
+            self._store.try_at_once()
+            self._at_once.set()
 
     async def close(self) -> None:
         """End the worker; an entry that the log never got is a dead letter. Twice is harmless."""
@@ -397,10 +404,13 @@ class Committing(LogBacklog):
 
     def fenced(self, process: RoomProcess) -> None:
         """Close a room that somebody else has taken over."""
-        logger.error(
-            "Room %r was taken over by somebody else and is closed here; where that is no other node of this chat, two "
-            "chats write to one store.",
+        # Nodes take rooms over from each other where they could not agree for a while.
+        whose = "another node" if self._nodes else "somebody else, so two chats write to one store"
+        logger.log(
+            logging.WARNING if self._nodes else logging.ERROR,
+            "Room %r was taken over by %s; it is closed here.",
             process.room_id,
+            whose,
             extra={"room": process.room_id, "code": "fenced"},
         )
         if self._telemetry.watched("room_fenced"):

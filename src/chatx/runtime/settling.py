@@ -67,7 +67,7 @@ class Settling:
         while tail is None:
             tail = await self._tail(process.room_id, flight)
             if tail is None:
-                await asyncio.sleep(max(0.01, self._store.next_try - asyncio.get_running_loop().time()))
+                await self._store.until_next_try()
         opened, found = tail
         # That it can be read says nothing of writing: where nothing was written the next append waits for its backoff.
         sequencer = process.sequencer

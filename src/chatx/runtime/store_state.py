@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 
 from chatx.core.backoff import backoff_ms
@@ -39,6 +40,7 @@ class StoreState:
         self.here: asyncio.Event = asyncio.Event()
         self.here.set()
         self.next_try: float = 0.0
+        self._at_once = asyncio.Event()
 
     def backs_off(self, jitter: float) -> float:
         """Count one more round that found the store away; return the wait before the next round in ms."""
@@ -46,6 +48,18 @@ class StoreState:
         wait_ms = min(AWAY_CEILING_MS, backoff_ms(self.rounds, self._retry_base_ms, jitter))
         self.next_try = self._loop.time() + wait_ms / 1000
         return wait_ms
+
+    async def until_next_try(self) -> None:
+        """Return when the store is tried again."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(0.01, self.next_try - self._loop.time())):
+                await self._at_once.wait()
+
+    def try_at_once(self) -> None:
+        """Have a store that is away tried now, and soon again where that fails: something says that it is back."""
+        self.rounds, self.next_try = 1, self._loop.time()
+        self._at_once.set()
+        self._at_once = asyncio.Event()  # those who wait from here on wait for the next time
 
     def goes_away(self, reason: str, waiting: int) -> None:
         """Tell the log and the handlers that the store is away from now on."""

@@ -13,14 +13,16 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from chatx import Message, RoomUnavailable
 from chatx.adapters.memory_log import MemoryLog
 from chatx.adapters.room_log import Answer, Append, Opened
 from chatx.core.idempotency import IdempotencyWindow
 from chatx.runtime.log_storage import LogStorage
 from chatx.testing.faulty_log import Chance, Fault, FaultyLog, Script
 from chatx.testing.seeded import run_seeded
-from tests.runtime.nodes.fabric import Fabric
+from tests.runtime.nodes.fabric import Fabric, nodes, room_of
 from tests.runtime.nodes.play import Play
+from tests.virtual import virtual
 
 SEEDS = 500
 
@@ -112,3 +114,25 @@ def test_the_checker_finds_each_sabotage(
     with pytest.raises(AssertionError):  # whichever seed it is that finds it
         for seed in range(1000):
             run_seeded(seed, Horde(seed)())
+
+
+@virtual
+async def test_a_log_that_is_back_is_tried_at_once_where_something_says_so() -> None:
+    log, room = FaultyLog(MemoryLog()), room_of("a")
+    async with nodes("a", log=log) as (_, (node,)):
+        await node.chat.send_message(room, "ann", "before")
+        log.choose = lambda method: "lost answer" if method == "append" else "unavailable"
+        with pytest.raises(RoomUnavailable):
+            await node.chat.send_message(room, "ann", "while it goes")
+        await asyncio.sleep(60)  # by now it is tried every few seconds
+        log.choose = Script()
+        committing = node.engine.delivery.committing
+        assert committing is not None
+        assert committing.away
+        async with node.chat.subscribe(room) as events:
+            committing.try_at_once()
+            async with asyncio.timeout(0.1):
+                event = await anext(events)
+            assert isinstance(event, Message)
+            assert event.content == "while it goes"
+        assert not committing.away

@@ -341,6 +341,8 @@ class Node:
     def _missed(self, topic: str | None) -> None:
         if topic is None:  # the link is there again
             self._linked_at = self._loop.time()
+            if self._engine is not None and self._engine.delivery.committing is not None:
+                self._engine.delivery.committing.try_at_once()  # the log may be the same broker's
         if topic != HEARTBEATS:
             self.abroad.missed()
 
