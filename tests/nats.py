@@ -42,10 +42,11 @@ class NatsServer:
         password: Its password.
     """
 
-    def __init__(self, program: Path, folder: Path, *lines: str) -> None:
+    def __init__(self, program: Path, folder: Path, *lines: str, user: NatsServer | None = None) -> None:
         self.port = free_port()
-        self.user = "u" + secrets.token_hex(8)
-        self.password = "p" + secrets.token_hex(16)  # one that begins as a number would have to be quoted
+        self.user: str = user.user if user else "u" + secrets.token_hex(8)
+        # One that begins as a number would have to be quoted.
+        self.password: str = user.password if user else "p" + secrets.token_hex(16)
         self._program = program
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None

@@ -25,6 +25,7 @@ NUMBERS = {
     "message_size_limit": 4096,
     "message_data_limit": 4096,
     "room_queue_limit": 2048,
+    "cluster_replicas": 1,
     "delivery_batch_size": 100,
     "delivery_tick_ms": 100,
     "delivery_max_retries": 5,

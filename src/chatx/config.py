@@ -85,6 +85,7 @@ class ChatConfig:
     cluster_url: str | None = _object(
         None, "where the nodes meet: nats://host:4222, several by commas; tls:// for TLS", repr=False
     )
+    cluster_replicas: int = _number(1, "servers", "that have the log of horde, where the first node makes it")
     cluster_name: str = _object("chatx", "what the nodes of one cluster have in common")
     node_name: str | None = _object(None, "this node's own name; by default its host's and its process's")
     cluster_credentials: str | None = _object(None, "a file with this node's NATS credentials")
@@ -228,7 +229,11 @@ def options_given(path: str | os.PathLike[str] | None, env: Mapping[str, str]) -
     }
 
 
-_TEXTS = frozenset(name for name in ChatConfig.__dataclass_fields__ if name.startswith(("cluster_", "node_")))
+_TEXTS = frozenset(
+    option.name
+    for option in fields(ChatConfig)
+    if option.name.startswith(("cluster_", "node_")) and "unit" not in option.metadata
+)
 
 _OPTIONS = frozenset(option.name for option in fields(ChatConfig))
 

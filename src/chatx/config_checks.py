@@ -85,6 +85,10 @@ LARGEST_BETWEEN_NODES: Final = 600_000
 """Bytes of a message, content and data together, that go between nodes: in one record, with memberships beside it."""
 
 
+MOST_REPLICAS: Final = 5
+"""Servers of NATS that have one stream, at most."""
+
+
 def check_cluster(config: Any, problems: Problems) -> None:
     """Add to the problems what is wrong with the options of the cluster, of a `ChatConfig`."""
     with problems.gathered():
@@ -130,6 +134,13 @@ def check_cluster(config: Any, problems: Problems) -> None:
                 f"cluster_strategy is {strategy!r}, and message_size_limit and message_data_limit are {content} and "
                 f"{data}, which is {shown_value(content + data)} bytes together; a message of at most "
                 f"{LARGEST_BETWEEN_NODES} goes between nodes. Lower one of them, and let a message name what is larger."
+            )
+    with problems.gathered():
+        replicas = config.cluster_replicas
+        if strategy == "horde" and type(replicas) is int and replicas > MOST_REPLICAS:
+            raise ConfigError(
+                f"cluster_replicas is {shown_value(replicas)}; NATS has a log on at most {MOST_REPLICAS} servers. "
+                "Three survive the loss of one."
             )
     with problems.gathered():
         if (config.cluster_cert is None) != (config.cluster_key is None):

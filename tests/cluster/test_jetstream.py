@@ -108,6 +108,12 @@ async def test_servers_that_lose_the_order_of_replicas_are_refused(info: dict[st
     assert "STREAM.CREATE" not in server.asked
 
 
+@pytest.mark.parametrize("answers", [{"STREAM.INFO": {"config": KEPT}}, {"STREAM.CREATE": error(10074)}])
+async def test_a_log_on_fewer_servers_than_was_asked_for_is_refused(answers: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="cluster_replicas is 3"):
+        await JetStream(Server({"STREAM.INFO": error(10059), **answers}), "test", replicas=3).ensure()
+
+
 @pytest.mark.parametrize("says", [NobodyThere("no"), error(10039), error(10076)])
 async def test_only_an_answer_says_that_there_is_no_jetstream(says: Any) -> None:
     with pytest.raises(NoJetStream):

@@ -13,8 +13,9 @@ from chatx.adapters.room_log import LogUnavailable
 from chatx.cluster.jetstream import AsksBroker, JetStream, NoJetStream
 from chatx.cluster.jetstream_log import JetStreamLog
 from chatx.cluster.nats import NatsBackplane
+from chatx.core.message import Position
 from tests.cluster.links import WITHIN_S, new_boot, until
-from tests.cluster.owners import Owner, check
+from tests.cluster.owners import EPOCH, Owner, check
 from tests.nats import NatsServer, Proxy, server
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(120)]
@@ -123,7 +124,7 @@ async def test_an_append_whose_answer_is_lost_is_there_once(nats: NatsServer) ->
             doubted = owner.doubted
             proxy.swallows_answers = True
             async with asyncio.timeout(WITHIN_S):
-                while await check(other, "answer", owner) == len(owner.acked):
+                while (await JetStreamLog(other).look("answer")).head == Position(EPOCH, len(owner.acked)):
                     pass
             proxy.cut()
             await until(lambda: owner.doubted > doubted)

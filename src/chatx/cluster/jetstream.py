@@ -23,8 +23,11 @@ from msgspec import DecodeError, Struct, json
 from chatx.cluster.backplane import BackplaneError, Broker, LinkState, NobodyThere, NoReply
 from chatx.errors import ConfigError
 
-ANSWERS_WITHIN_S: Final = 4.0
-"""How long an answer is waited for, in seconds; no call of an adapter may take longer by default."""
+ANSWERS_WITHIN_S: Final = 2.0
+"""How long the answer about one record is waited for, in seconds. A leader that steps down lets go of some."""
+
+WORKS_WITHIN_S: Final = 4.0
+"""How long any other answer is waited for, in seconds; no call of an adapter may take longer by default."""
 
 UNDER_WAY_BYTES: Final = 524_288
 """Bytes that are being appended at once, at most, but for a single record; others wait. Half of what may be pending."""
@@ -39,6 +42,7 @@ _WRONG_NUMBER: Final = (10071, 10164)
 _NOT_FOUND: Final = (10037, 10059)  # no such message, no such stream
 _NOT_ENABLED: Final = (10039, 10076)  # for this account, on this server
 _THERE_ALREADY: Final = 10058  # under that name, and of another kind
+_NO_REPLICAS: Final = 10074  # a server that is alone
 _TOO_LARGE: Final = 10054
 _FULL: Final = (10023, 10047)  # the server, the account
 _NOT_STORED: Final = 10077  # says why in words
@@ -159,7 +163,7 @@ class JetStream:
     Args:
         link: The link to the server, which is connected.
         cluster: The name of the cluster; its stream is `CHATX_<cluster>`, and has the subjects `cx.<cluster>.log.>`.
-        replicas: On how many servers the stream is; where it is there already, it stays as it is.
+        replicas: On how many servers the stream is; at least. One that is there already stays as it is.
 
     Attributes:
         boot: The id of this life of the node.
@@ -186,7 +190,7 @@ class JetStream:
 
         Raises:
             NoJetStream: The server has said that it has none for this user.
-            ConfigError: The stream is of another kind, or would be replicated by servers that are too old.
+            ConfigError: The stream is of another kind, on too few servers, or would be on ones that are too old.
             BackplaneError: It cannot be asked.
         """
         try:
@@ -203,6 +207,11 @@ class JetStream:
                 "num_replicas": self._replicas,
             }
             described = await self._asked(f"STREAM.CREATE.{self.name}", json.encode(wanted), _Described)
+            if described.error is not None and described.error.err_code == _NO_REPLICAS:
+                raise ConfigError(
+                    f"cluster_replicas is {self._replicas}, and the server is none of a cluster with JetStream: "
+                    f"{described.error.description[:200]}. Give it the others, or have the log on one server."
+                )
             if described.error is not None and described.error.err_code == _THERE_ALREADY:  # another node was faster
                 described = await self._asked(f"STREAM.INFO.{self.name}", b"", _Described)
         kept = self._checked(described).config
@@ -212,6 +221,12 @@ class JetStream:
             raise ConfigError(
                 f"The stream {self.name} is none that keeps a log: it has {_shown(wrong)}; expected "
                 f"{_shown({name: expected[name] for name in wrong})}. Change it, or give another cluster_name."
+            )
+        if kept.num_replicas < self._replicas:
+            raise ConfigError(
+                f"The stream {self.name} is on {kept.num_replicas} of the servers, and cluster_replicas is "
+                f"{self._replicas}. Bring it to more of them, as with nats stream edit {self.name} --replicas "
+                f"{self._replicas}, or lower cluster_replicas."
             )
         if kept.num_replicas > 1:
             await self._check_replicated(kept.num_replicas)
@@ -275,7 +290,7 @@ class JetStream:
                 return [each.removeprefix(self.subjects) for each in dict.fromkeys(found)]
 
     async def _got(self, request: dict[str, Any]) -> Stored | None:
-        got = await self._asked(f"STREAM.MSG.GET.{self.name}", json.encode(request), _Got)
+        got = await self._asked(f"STREAM.MSG.GET.{self.name}", json.encode(request), _Got, ANSWERS_WITHIN_S)
         if got.error is not None and got.error.err_code == _NOT_FOUND[0]:
             return None
         message = self._checked(got).message
@@ -283,9 +298,9 @@ class JetStream:
             raise NoReply("JetStream answered neither with a record nor that there is none.")
         return message
 
-    async def _asked(self, api: str, payload: bytes, kind: type[_Answer]) -> _Answer:
+    async def _asked(self, api: str, payload: bytes, kind: type[_Answer], within_s: float = WORKS_WITHIN_S) -> _Answer:
         async with self._asking:
-            return _read(await self._link.ask_broker(f"$JS.API.{api}", payload, ANSWERS_WITHIN_S), kind)
+            return _read(await self._link.ask_broker(f"$JS.API.{api}", payload, within_s), kind)
 
     def _nothing_written(self, error: _Error) -> bool:
         """Return whether an append's error is one that comes ahead of all writing.

@@ -232,7 +232,8 @@ class NatsBackplane:
             both: list[asyncio.Future[Any]] = [asking, connection.lost]
             await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
             if not asking.done():
-                raise NoReply(f"The link to NATS was lost while {whom} was asked; perhaps it was done.")
+                reason = connection.said or "it did not answer"
+                raise NoReply(f"The link to NATS was lost while {whom} was asked: {reason}; perhaps it was done.")
             content: bytes = asking.result().data
         except errors.NoRespondersError:
             raise

@@ -64,7 +64,10 @@ class Ground:
         except BackplaneAway as error:
             raise AdapterError(f"The nodes' broker cannot be reached: {error}") from error
         except BackplaneError as error:
-            raise AdapterError(f"The nodes' broker does not say whether it has a log: {error}") from error
+            raise AdapterError(
+                f"The nodes' broker does not say whether it has a log: {error} If it is well, look at this user and "
+                f"its permissions for cx.{self.config.cluster_name}.> and $JS.API."
+            ) from error
         else:
             self.config = self._over_log(JetStreamLog(stream))
 

@@ -18,7 +18,7 @@ class Link(Backplane, AsksBroker, Protocol):
 
 def stream_of(config: ChatConfig, link: AsksBroker) -> JetStream:
     """Return the stream in which the nodes' log is, of which it is not known whether it is there."""
-    return JetStream(link, config.cluster_name)
+    return JetStream(link, config.cluster_name, config.cluster_replicas)
 
 
 def link_of(config: ChatConfig, boot: str) -> Link:
