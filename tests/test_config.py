@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatx import Chat, ChatConfig, ConfigError, RateLimit
+from chatx import Chat, ChatConfig, ConfigError, Message, RateLimit
 from chatx.adapters.memory_log import MemoryLog
 from tests.faults import FaultyAuth, FaultyModeration, FaultyNotifier, FaultyPersistence, Stored, raises
 
@@ -238,6 +238,19 @@ def test_the_nodes_of_a_horde_have_a_log_without_a_store() -> None:
     config = ChatConfig(cluster_strategy="horde", cluster_url=URL, durability="stored", retention_days=7)
     assert (config.store, config.persistence) == (None, None)
     assert config.effective()["cluster_strategy"] == "horde"
+
+
+def test_a_store_or_an_adapter_may_be_behind_the_log_of_a_horde() -> None:
+    class Saves:
+        def save_message(self, message: Message) -> None:
+            pass
+
+    horde: dict[str, Any] = {"cluster_strategy": "horde", "cluster_url": URL, "durability": "stored"}
+    store = "postgresql://chatx@db.example/chat"
+    assert ChatConfig(**horde, store=store, retention_days=7).store == store
+    assert ChatConfig(**horde, persistence=Saves()).persistence is not None
+    with pytest.raises(ConfigError, match="persistence is no log that lets go of old entries"):
+        ChatConfig(**horde, persistence=Saves(), retention_days=7)
 
 
 @pytest.mark.parametrize("url", [URL, f"{URL}, tls://user:p%40ss@nats.example.org", "nats://[::1]:4222/"])
