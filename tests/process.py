@@ -89,7 +89,7 @@ class Served:
             )
 
     def wait_until_it_answers(self) -> None:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while True:
             try:
                 with socket.create_connection(("localhost", self.port), timeout=5) as connection:

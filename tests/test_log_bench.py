@@ -43,7 +43,7 @@ async def test_a_sender_has_one_message_under_way_and_goes_through_all_rooms() -
         await asyncio.sleep(0)
         under_way.remove(user_id)
 
-    await senders.run(send, 3, 4, 0.02)
+    await senders.run(send, 3, 4, 0.5)
     assert rooms == {"room-0", "room-1", "room-2", "room-3"}
 
 
