@@ -238,12 +238,13 @@ async def test_the_figures_of_a_node_tell_of_the_others_of_its_rooms_and_of_the_
 
 def figures(chat: Chat) -> dict[str, float]:
     """Return what is told of nodes."""
-    names = ("chatx_nodes", "chatx_rooms_", "chatx_replica", "chatx_node_")
+    rooms = tuple(f"chatx_rooms_{each}" for each in ("owned", "followed", "left"))
+    names = ("chatx_nodes", *rooms, "chatx_replica", "chatx_node_")
     return {
         " ".join((sample.name, *sample.labels.values())): sample.value
         for family in Metrics(chat).collect()
         for sample in family.samples
-        if sample.name.startswith(names) and "crashes" not in sample.name and not sample.name.endswith("_created")
+        if sample.name.startswith(names) and not sample.name.endswith("_created")
     }
 
 
