@@ -46,7 +46,7 @@ def others(figures: Figures) -> str:
             )
     if "spread cpu_us" in figures:
         lines.append(
-            f"* {figures['spread readers']:,.0f} readers of one room, 50 messages a second: a delivery costs "
+            f"* {figures['spread readers']:,.0f} readers of one room, 10 messages a second: a delivery costs "
             f"{figures['together cpu_us']:.2f} µs of CPU on one node, and {figures['spread cpu_us']:.2f} µs where they "
             f"are spread over three; the broker takes {figures['spread broker_us']:.0f} µs a message."
         )
