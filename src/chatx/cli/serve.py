@@ -186,6 +186,8 @@ class Alone:
         tls: Whether it speaks TLS.
     """
 
+    gives_way = None
+
     def __init__(self, sockets: list[socket.socket], *, tls: bool) -> None:
         self._sockets = sockets
         self._tls = tls
@@ -201,8 +203,6 @@ class Alone:
 
     def leaves(self) -> None:
         """Do nothing."""
-
-    gives_way = None
 
     async def figures(self) -> bytes:
         """Return its own figures."""

@@ -5,6 +5,7 @@ The first line says what the worker is to do. Either notices by the end of the o
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from typing import Any, Final, TypeAlias
 
@@ -88,6 +89,11 @@ def read_line(line: bytes) -> Said:
         return _READING.decode(line)
     except DecodeError as error:
         raise NotUnderstood(str(error)) from error
+
+
+def hears(writer: asyncio.StreamWriter) -> bool:
+    """Return whether something can be said: not where the other end is gone, or has `LINE_BYTES` of it unread."""
+    return not writer.is_closing() and writer.transport.get_write_buffer_size() < LINE_BYTES
 
 
 def first_line(channel: socket.socket) -> bytes:

@@ -9,7 +9,7 @@ import socket
 from contextlib import suppress
 from typing import Final
 
-from chatx.cli.workers.channel import LINE_BYTES, Ask, Figures, NotUnderstood, Ready, line_of, read_line
+from chatx.cli.workers.channel import LINE_BYTES, Ask, Figures, NotUnderstood, Ready, hears, line_of, read_line
 from chatx.cli.workers.figures import merged
 from chatx.cli.workers.loads import Loads
 from chatx.gateway.operations.metrics import Metrics
@@ -91,5 +91,5 @@ class AmongWorkers:
         return None if self._metrics is None else self._metrics.text().decode()
 
     def _say(self, said: Ready | Ask | Figures) -> None:
-        if self._writer is not None and not self._writer.is_closing():
+        if self._writer is not None and hears(self._writer):
             self._writer.write(line_of(said))

@@ -28,7 +28,17 @@ from chatx.cli.listening import CannotListen, listening
 from chatx.cli.logs import style_of
 from chatx.cli.settings import Served, served
 from chatx.cli.workers.broker import NAME, Broker, syncs_always
-from chatx.cli.workers.channel import LINE_BYTES, Ask, Assignment, Figures, NotUnderstood, Ready, line_of, read_line
+from chatx.cli.workers.channel import (
+    LINE_BYTES,
+    Ask,
+    Assignment,
+    Figures,
+    NotUnderstood,
+    Ready,
+    hears,
+    line_of,
+    read_line,
+)
 from chatx.cli.workers.child import Child
 from chatx.cli.workers.data_folder import CannotUse, DataFolder
 from chatx.cli.workers.gathering import Gathering
@@ -103,7 +113,6 @@ class Worker:
         attempts: How often in a row it did not last.
         hangup: Whether it is to have its certificate read anew when it serves.
         channel: Where it hears its supervisor; None where nobody does.
-        channel: Where it hears its supervisor; None where nobody does.
     """
 
     def __init__(self, node: str) -> None:
@@ -116,8 +125,8 @@ class Worker:
         self.channel: asyncio.StreamWriter | None = None
 
     def say(self, said: Assignment | Ask | Figures) -> bool:
-        """Say something to it, and return whether it is there."""
-        if self.channel is None or self.channel.is_closing():
+        """Say something to it, and return whether it hears: not where it leaves unread what it is told."""
+        if self.channel is None or not hears(self.channel):
             return False
         self.channel.write(line_of(said))
         return True
