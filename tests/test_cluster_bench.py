@@ -23,7 +23,7 @@ async def test_one_who_talks_while_the_owner_goes_sees_what_was_acknowledged() -
 async def test_a_reader_counts_a_message_wherever_it_is_cut() -> None:
     frame = b'[null,null,"room:a","new_message",{"content":"x"}]'
     for cut in range(len(frame)):
-        reader = Reader(b"")
+        reader = Reader(b"", b"")
         for part in (frame[:cut], frame[cut:] + frame):
             reader.data_received(part)
         assert reader.received == 2

@@ -16,6 +16,9 @@ ROOM = "lobby"
 PACE = 10
 """Messages a second: few enough for one node to write each by itself, or what it costs is that of several together."""
 
+SETTLES_S = 3.0
+"""Seconds in which nodes that are at rest take less than a tenth of a core each."""
+
 COMES_IN_S = 300
 """Seconds for all readers to come in, and to say what they saw."""
 
@@ -34,7 +37,7 @@ def measure(running: Cluster, readers: int, seconds: float) -> dict[str, float]:
         assert process.stdout is not None
         if process.stdout.readline() != "ready\n":
             sys.exit("benchmarks: the readers did not come in; what they said is above.")
-        time.sleep(2)  # what is told of who came in is no part of it
+        _settle(running)  # what is told of who came in is no part of it
         nodes_s, broker_s = [node.cpu_s for node in running.nodes], running.broker_cpu_s
         sent = _send(running.nodes[0].port, seconds)
         time.sleep(1)
@@ -45,6 +48,17 @@ def measure(running: Cluster, readers: int, seconds: float) -> dict[str, float]:
     if received != expected:
         sys.exit(f"benchmarks: {received} of {expected} deliveries have come.")
     return {"cpu_us": used / received * 1e6, "broker_us": broker_s / sent * 1e6}
+
+
+def _settle(running: Cluster) -> None:
+    """Wait until the nodes have next to nothing to do."""
+    end = time.monotonic() + COMES_IN_S
+    while time.monotonic() < end:
+        before = sum(node.cpu_s for node in running.nodes)
+        time.sleep(SETTLES_S)
+        if sum(node.cpu_s for node in running.nodes) - before < SETTLES_S * 0.1 * len(running.nodes):
+            return
+    sys.exit("benchmarks: the nodes do not come to rest when all readers are in.")
 
 
 def _send(port: int, seconds: float) -> int:
