@@ -110,6 +110,7 @@ def test_check_shows_the_options_of_nodes_and_no_password(
         "cluster_strategy": "pg",
         "cluster_url": "nats://...@broker.example",
         "cluster_name": "42",
+        "cluster_replicas": 1,
         "node_name": "a",
     }
     assert main(["check", str(toml)]) == 0
