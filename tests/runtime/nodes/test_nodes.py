@@ -301,3 +301,20 @@ async def test_sends_that_wait_for_their_middlewares_keep_nothing_else_out(hub: 
                     await connection.join("general")
             go_on.set()
             assert len({each.id for each in await asyncio.gather(*sending)}) == 600
+
+
+@virtual
+async def test_nobody_waits_for_the_answer_of_a_node_that_is_gone(hub: MemoryHub) -> None:
+    async with three() as chats:
+        room = "general"
+        owner = owner_of(chats, room)
+        other = next(each for each in chats if each is not owner)
+        await other.send_message(room, "ann", "before")
+        loop = asyncio.get_running_loop()
+        with hub.partition(boot_of(owner)):
+            began = loop.time()
+            first, second = (asyncio.ensure_future(other.send_message(room, "ann", each)) for each in "12")
+            with pytest.raises(RoomUnavailable, match="not known whether"):
+                await first
+            assert (await second).content == "2"  # of the next owner
+            assert loop.time() - began < 3.5

@@ -136,6 +136,7 @@ class Node:
         self._operating: Operating | None = None
         self._engine: Engine | None = None
         self._counts = Counts()
+        self._waits: dict[str, set[asyncio.Timeout]] = {}  # by boot, what waits for an answer
         self._log = NodeLog()
         look = self._records.encode(Look(), self._membership.hails)
         self._probe = Probe(backplane, look, lambda: self._membership.isolated)
@@ -244,8 +245,18 @@ class Node:
         within_s = ANSWERED_S if lane_of(ask) == "now" else self._slow_s
         try:
             payload = self._records.encode(ask, self._membership.speaks)
-            reply = await self._backplane.request(boot, payload, within_s)
+            async with asyncio.timeout(None) as waits:
+                of_boot = self._waits.setdefault(boot, set())
+                of_boot.add(waits)
+                try:
+                    reply = await self._backplane.request(boot, payload, within_s)
+                finally:
+                    of_boot.discard(waits)
+                    if not of_boot and self._waits.get(boot) is of_boot:
+                        del self._waits[boot]
             answer = self._records.decode(reply)
+        except TimeoutError:
+            raise Unreachable("it was taken for gone before it answered", surely=False) from None
         except NobodyThere as error:
             # Where the broker was away, the others come back one after the other, as this one did.
             if self._loop.time() - self._linked_at > BACK_S:
@@ -408,6 +419,7 @@ class Node:
             if change.kind == "left" and change.boot != self.boot:
                 self.abroad.revoking.node_gone(change.boot)
                 self.abroad.credits.gone(change.boot)
+                self._wait_no_more(change.boot)
             elif change.kind == "joined":
                 self.abroad.revoking.node_came(change.boot)
         if any(each.kind in ("joined", "left", "isolated", "healed", "refused") for each in changes):
@@ -423,6 +435,12 @@ class Node:
         if not self._up.is_set() and (self._membership.serving or self._membership.refused is not None):
             self._up.set()
             self._publish_heartbeat()  # the others are not to think for half a second that it is not up yet
+
+    def _wait_no_more(self, boot: str) -> None:
+        """Have nobody wait for the answers of a node that is gone; one that drains answers still."""
+        if all(each.heartbeat.boot != boot for each in self._membership.peers()):
+            for each in self._waits.pop(boot, set()):
+                each.reschedule(self._loop.time())
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(coroutine, name="chatx node")
