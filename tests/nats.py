@@ -101,6 +101,10 @@ class NatsServer:
         """End it as the kernel would."""
         self._end(signal.SIGKILL)
 
+    def forget(self) -> None:
+        """Let go of the data of JetStream in its own folder, while it does not run."""
+        shutil.rmtree(self._folder / "jetstream")
+
     @contextmanager
     def frozen(self) -> Iterator[None]:
         """Have it not run within the block; connections are taken by the kernel still."""

@@ -62,22 +62,28 @@ class Owner:
         if self._opened is None:
             self._opened = await self._log.take_over(self._room)
             await self._settle()
+        append = self.next_append()
+        answer = (await self._log.append([append]))[0]
+        if answer is None:
+            self._committed(append.after.offset)
+            head = append.after._replace(offset=append.after.offset + len(append.records))
+            self._opened = Opened(append.term, head, 1, True)
+        else:
+            assert answer == FENCED
+            self.fenced += 1
+            self._opened = None
+            await asyncio.sleep(0.02)  # or two of them do nothing but take it from each other
+
+    def next_append(self) -> Append:
+        """Return what it appends next, which is the same until that is settled; it must have the room."""
+        assert self._opened is not None
         ids = self._unsettled = self._unsettled or [next(self._ids) for _ in range(AT_ONCE)]
         after = self._opened.head or Position(EPOCH, 0)
         records = tuple(
             Record(Message(each, self._room, "ann", "hi", 1, EPOCH, offset, stored=True), each)
             for offset, each in enumerate(ids, after.offset + 1)
         )
-        answer = (await self._log.append([Append(self._room, self._opened.term, after, records, True)]))[0]
-        if answer is None:
-            self._committed(after.offset)
-            head = after._replace(offset=after.offset + len(ids))
-            self._opened = Opened(self._opened.term, head, 1, True)
-        else:
-            assert answer == FENCED
-            self.fenced += 1
-            self._opened = None
-            await asyncio.sleep(0.02)  # or two of them do nothing but take it from each other
+        return Append(self._room, self._opened.term, after, records, True)
 
     async def _settle(self) -> None:
         """Look whether what nobody knew of is there, now that nothing of it can come any more."""
@@ -106,7 +112,8 @@ async def check(stream: JetStream, room: str, *owners: Owner) -> int:
     assert len(set(ids)) == len(ids), "an entry is there twice"
     for owner in owners:
         assert {each: offset for offset, each in enumerate(ids, 1) if each in owner.acked} == owner.acked
-    found = await JetStreamLog(stream).read(room, after=Position(EPOCH, 0), limit=100_000)
+    # What was under way when its owner was ended may still come behind them.
+    found = await JetStreamLog(stream).read(room, after=Position(EPOCH, 0), limit=len(ids))
     assert [each.id for each in found.entries] == ids
     return len(ids)
 

@@ -34,13 +34,14 @@ class Server:
 
     def __init__(self, says: dict[str, Any], version: str = "2.10.0") -> None:
         self.version = version
+        self.keeps = True
         self.says: dict[str, Any] = {"INFO": {}} | says
         self.asked: list[str] = []
         self.at_once = self._now = 0
         self.told: list[Callable[[LinkState], object]] = []
 
     async def broker(self) -> Broker:
-        return Broker("n1", self.version, True, 0.0)
+        return Broker("n1", self.version, self.keeps, 0.0)
 
     def watch(self, on_state: Callable[[LinkState], object] | None = None) -> None:
         assert on_state is not None
@@ -116,11 +117,13 @@ async def test_a_log_on_fewer_servers_than_was_asked_for_is_refused(answers: dic
 
 @pytest.mark.parametrize("says", [NobodyThere("no"), error(10039), error(10076)])
 async def test_only_an_answer_says_that_there_is_no_jetstream(says: Any) -> None:
+    server = Server({"INFO": says})
+    server.keeps = False
     with pytest.raises(NoJetStream):
-        await JetStream(Server({"INFO": says}), "test").ensure()
+        await JetStream(server, "test").ensure()
 
 
-@pytest.mark.parametrize("says", [NoReply("late"), BackplaneAway("away"), b"{", error(10008)])
+@pytest.mark.parametrize("says", [NobodyThere("not yet"), NoReply("late"), BackplaneAway("away"), b"{", error(10008)])
 async def test_what_is_no_answer_does_not_say_so(says: Any) -> None:
     with pytest.raises(BackplaneError) as caught:
         await JetStream(Server({"INFO": says}), "test").ensure()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from chatx.adapters.room_log import LogUnavailable
+from chatx.adapters.room_log import FENCED, LogUnavailable
 from chatx.cluster.jetstream import AsksBroker, JetStream, NoJetStream
 from chatx.cluster.jetstream_log import JetStreamLog
 from chatx.cluster.nats import NatsBackplane
@@ -173,3 +173,27 @@ async def test_a_user_without_jetstream_is_told_so(which: str, tmp_path: Path) -
         with pytest.raises(NoJetStream):
             async with stream_on(nats):
                 pass
+
+
+@pytest.mark.parametrize("which", ["debian", "current"])
+async def test_a_server_that_comes_back_without_its_data_is_not_taken_for_an_empty_log(
+    which: str, tmp_path: Path
+) -> None:
+    with server(which, tmp_path, jetstream=True) as nats:
+        async with stream_on(nats) as stream:
+            log = JetStreamLog(stream)
+            owner = Owner(log, "general")
+            async with running(owner):
+                await goes_on(owner)
+            nats.kill()
+            nats.forget()
+            nats.start()
+            await until(lambda: stream.losses == 1 and stream._link.state == "connected")  # type: ignore[attr-defined]
+            append = owner.next_append()
+            for asked in log.append([append]), log.look("general"), log.read("general", limit=1):
+                with pytest.raises(LogUnavailable):
+                    await asked
+            # Another node makes the stream anew: whoever had the room has it no more.
+            await stream.ensure()
+            assert await log.append([append]) == [FENCED]
+            assert not await log.unproven("general", append.term, append.after)

@@ -195,7 +195,9 @@ class JetStream:
         """
         try:
             self._checked(await self._asked("INFO", b"", _Answered))
-        except NobodyThere:
+        except NobodyThere as error:
+            if (await self._link.broker()).keeps:
+                raise NoReply("The server says that it has JetStream, and nobody answers for it; not yet.") from error
             raise NoJetStream("The server says that JetStream is not enabled.") from None
         described = await self._asked(f"STREAM.INFO.{self.name}", b"", _Described)
         if described.error is not None and described.error.err_code in _NOT_FOUND:
