@@ -22,6 +22,7 @@ from chatx.testing.faulty_log import Chance, Fault, FaultyLog, Script
 from chatx.testing.seeded import run_seeded
 from tests.runtime.nodes.fabric import Fabric, nodes, room_of
 from tests.runtime.nodes.play import Play
+from tests.seeds import chunks
 from tests.virtual import virtual
 
 SEEDS = 500
@@ -63,9 +64,10 @@ class Horde(Play):
             assert [each.id for each in reader.seen] == [each.id for each in log], "not what the log has"
 
 
-@pytest.mark.parametrize("first", range(0, SEEDS, 50))
-def test_a_horde_loses_nothing_whatever_happens(first: int) -> None:
-    for seed in range(first, first + 50):
+@pytest.mark.usefixtures("schedules")
+@pytest.mark.parametrize("chunk", chunks(SEEDS, 50), ids=lambda chunk: f"{chunk.start}-{chunk.stop - 1}")
+def test_a_horde_loses_nothing_whatever_happens(chunk: range) -> None:
+    for seed in chunk:
         run_seeded(seed, Horde(seed)())
 
 
@@ -106,6 +108,8 @@ def blind_owner(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(LogStorage, "is_ahead", is_ahead)
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("schedules")
 @pytest.mark.parametrize("sabotage", [no_compare_and_set, no_keys, blind_owner])
 def test_the_checker_finds_each_sabotage(
     sabotage: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch

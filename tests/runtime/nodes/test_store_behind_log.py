@@ -20,6 +20,7 @@ from chatx.testing.faulty_log import Chance, FaultyLog, Script
 from chatx.testing.seeded import run_seeded
 from tests.runtime.nodes.fabric import Fabric, Node, nodes, room_of
 from tests.runtime.nodes.test_horde_schedules import Horde
+from tests.seeds import chunks
 from tests.virtual import virtual
 
 SEEDS = 100
@@ -103,9 +104,10 @@ class HordeOverStore(Horde):
                 await each.close(0)
 
 
-@pytest.mark.parametrize("first", range(0, SEEDS, 50))
-def test_the_store_gets_all_that_the_log_has(first: int) -> None:
-    for seed in range(first, first + 50):
+@pytest.mark.usefixtures("schedules")
+@pytest.mark.parametrize("chunk", chunks(SEEDS, 50), ids=lambda chunk: f"{chunk.start}-{chunk.stop - 1}")
+def test_the_store_gets_all_that_the_log_has(chunk: range) -> None:
+    for seed in chunk:
         run_seeded(seed, HordeOverStore(seed)())
 
 
