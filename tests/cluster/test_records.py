@@ -13,6 +13,7 @@ from chatx.cluster.live import ENTRIES_AT_ONCE, EntryRow, Placed
 from chatx.cluster.log_record import Logged
 from chatx.cluster.memberships import Membership
 from chatx.cluster.operating import Drain, List, Listed, Look, Looked, RoomSummary, Show, Shown
+from chatx.cluster.polling import POSTED_BYTES, Poll, Polled, PollEnded, Post, Posted, Woken
 from chatx.cluster.records import VERSION, BadRecord, Heartbeat, Record, Records, UnknownVersion
 from chatx.cluster.rpc import (
     Answer,
@@ -73,6 +74,10 @@ ASKS: list[Ask] = [
     Look(),
     List("", 100),
     Show("general"),
+    Poll("s" * 43, BOOT, 1, 7, False),
+    PollEnded("s" * 43, BOOT, 1, True),
+    Woken(1, True),
+    Post("s" * 43, "application/x-ndjson", b"[]\xff"),
 ]
 ANSWERS: list[Answer] = [
     Done(),
@@ -92,6 +97,8 @@ ANSWERS: list[Answer] = [
     Listed(0, (), None),
     Shown(RoomSummary("general", 1, 2, "e", 3, 4, 5), (MEMBER,)),
     Shown(None),
+    Polled(200, 8, ("[]",)),
+    Posted(413),
 ]
 EXAMPLES: list[Record] = [
     Heartbeat(NODE, BOOT, 3, "up", "horde", VERSION, "ab12", "cd34", 2, 5, 6, 7),
@@ -326,6 +333,10 @@ BAD = {
     "weight that is too large": heartbeat(weight=17),
     "version of 0": heartbeat(version=0),
     "view that breaks a line": heartbeat(view="a\nb"),
+    "secret of a session that is too short": raw("poll", "s" * 42, BOOT, 1, 7, False),
+    "secret of a session that is none": raw("poll", "s" * 42 + ".", BOOT, 1, 7, False),
+    "status of a poll that is none": raw("polled", 500, 1, ()),
+    "post that is too large": raw("post", "s" * 43, "", b"x" * (POSTED_BYTES + 1)),
     "trust that is no bool": raw("submit", "general", "alice", "Hi", None, "key", 1, False),
     "limit of 0": raw("read", "general", None, False, 0),
     "limit that is too large": raw("read", "general", None, False, 257),

@@ -13,6 +13,7 @@ from chatx.cluster.fields import Boot, Count, Id, Part, Place, Reason, Text, Wor
 from chatx.cluster.live import ENTRIES_AT_ONCE, Placed
 from chatx.cluster.memberships import Memberships
 from chatx.cluster.operating import OperatorsAnswer, OperatorsAsk
+from chatx.cluster.polling import PollsAnswer, PollsAsk
 
 ROOMS_AT_ONCE: Final = 1_000
 """Rooms in one record, at most."""
@@ -193,7 +194,7 @@ class HandOff(_OfRoom, frozen=True, gc=False, tag="handoff"):
 
 RoomsAsk: TypeAlias = Submit | Attach | Members | Follow | Detach | Read | Join | Leave | Present | Revoke | HandOff
 
-Ask: TypeAlias = RoomsAsk | OperatorsAsk
+Ask: TypeAlias = RoomsAsk | OperatorsAsk | PollsAsk
 
 
 class Done(Part, frozen=True, gc=False, tag="done"):
@@ -323,7 +324,9 @@ class HandedOff(Part, frozen=True, gc=False, tag="handedoff"):
             each.check()
 
 
-Answer: TypeAlias = Done | Moved | Refused | Sent | Attached | Differ | Found | Presence | HandedOff | OperatorsAnswer
+Answer: TypeAlias = (
+    Done | Moved | Refused | Sent | Attached | Differ | Found | Presence | HandedOff | OperatorsAnswer | PollsAnswer
+)
 
 
 class Told(_OfRoom, frozen=True, gc=False, tag="told"):

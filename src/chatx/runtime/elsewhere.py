@@ -6,6 +6,7 @@ from typing import Protocol
 
 from chatx.core.message import Draft, Message, Position, Presences
 from chatx.errors import ChatError
+from chatx.runtime.polls import Polls
 from chatx.runtime.process import Neighbours, RoomProcess
 from chatx.runtime.storage import Storage
 
@@ -24,6 +25,11 @@ class Elsewhere(Neighbours, Protocol):
     @property
     def serving(self) -> bool:
         """Whether this node is one of the others now, and has the rooms that are its own."""
+        ...
+
+    @property
+    def polls(self) -> Polls:
+        """The long-polling sessions of all nodes."""
         ...
 
     def owns(self, room_id: str) -> bool:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from chatx import Chat, RateLimit
 from chatx.adapters.room_log import RoomLog
+from chatx.cluster.polling import PollsAsk
 from chatx.cluster.records import Records
 from chatx.cluster.rpc import Answer, Ask, RoomsAsk, Told
 from chatx.config import ChatConfig
@@ -129,13 +130,18 @@ class Node:
         await asyncio.sleep(fabric.random.random() / 1000)
         if not fabric.comes_through(self.boot, boot):
             raise Unreachable(f"nobody answers for {boot}", surely=True)
-        assert isinstance(ask, RoomsAsk)
-        answer = await fabric.nodes[boot].answering.answer(_carried(ask))
+        answer = await fabric.nodes[boot].answer(_carried(ask))
         await asyncio.sleep(fabric.random.random() / 1000)
         if not fabric.comes_through(boot, self.boot):
             await asyncio.sleep(ANSWERED_S)
             raise Unreachable(f"{boot} has not answered", surely=False)
         return _carried(answer)
+
+    async def answer(self, ask: Ask) -> Answer:
+        if isinstance(ask, PollsAsk):
+            return await self.abroad.polls.answer(ask)
+        assert isinstance(ask, RoomsAsk)
+        return await self.answering.answer(ask)
 
     def tell(self, told: Told) -> bool:
         for node in self._fabric.nodes.values():

@@ -10,7 +10,9 @@ Rules:
 2. A session comes into being as a WebSocket does: through the `Entrance`, and it holds a `Place` until its end. The
    origin of each request is looked at; who it is, only where a session begins.
 3. A response that is lost loses nothing; see `Outbox`.
-4. A token that is no longer known is answered with 410 and no session. phoenix.js drops a session that it is given
+4. With nodes a token names the one that holds its session, and a request that reaches another is answered by that one
+   through it: a poll is woken there where there is something. What a node may be asked is what a client may ask.
+5. A token that is no longer known is answered with 410 and no session. phoenix.js drops a session that it is given
    then, and asks once more; it would hold two places.
 
 Source: `Phoenix.Transports.LongPoll` and `longpoll.js` of phoenix.js.
@@ -24,12 +26,13 @@ import logging
 import math
 import re
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from msgspec import Struct
 from msgspec.json import encode
 from msgspec.structs import replace
 
+from chatx.errors import RoomUnavailable
 from chatx.gateway.entry.handshake import Handshake, handshake_of
 from chatx.gateway.entry.refusal import Refused
 from chatx.gateway.entry.shares import Shares
@@ -43,6 +46,7 @@ from chatx.gateway.session.session import Session
 from chatx.gateway.wire.closes import CLOSE_GOING_AWAY, CLOSE_MALFORMED, CLOSE_TOO_LARGE, CLOSE_TRY_LATER
 from chatx.gateway.wire.excess import Excess
 from chatx.gateway.wire.posts import MAX_POST_BYTES, MalformedPost, messages_of
+from chatx.runtime.polls import HeldPoll, Polls, PostStatus
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -66,11 +70,17 @@ MAX_POSTS: Final = 8
 MAX_SESSIONS: Final = 10_000
 """Sessions of one gateway. No connection of the system's stands for one, so nothing else bounds their number."""
 
-_OK, _NOTHING, _GONE = 200, 204, 410
-_FORBIDDEN, _TIMED_OUT, _FAILED = 403, 408, 500
+_OK: Final = 200
+_NOTHING: Final = 204
+_FORBIDDEN: Final = 403
+_TIMED_OUT: Final = 408
+_GONE: Final = 410
+_TOO_LARGE: Final = 413
+_TOO_MANY: Final = 429
+_FAILED: Final = 500
 
 # No user's own parameter `token` looks like this.
-_TOKEN = re.compile(r"chatx-lp\.([A-Za-z0-9_-]{43})\.(0|[1-9][0-9]{0,14})")
+_TOKEN = re.compile(r"chatx-lp\.(?:([0-9a-z]{16,32})\.)?([A-Za-z0-9_-]{43})\.(0|[1-9][0-9]{0,14})")
 _HEADER_NAMES = re.compile(r"[A-Za-z0-9, _-]{0,1024}")
 
 
@@ -82,6 +92,20 @@ class _Polled(Struct, frozen=True):
 
 class _Posted(Struct, frozen=True):
     status: int
+
+
+class _Token(NamedTuple):
+    """What a client shows of its session.
+
+    Attributes:
+        boot: The node that holds it; empty where there is one node.
+        secret: The session.
+        number: That of the last batch that the client has.
+    """
+
+    boot: str
+    secret: str
+    number: int
 
 
 class _Gone(Exception):
@@ -143,25 +167,49 @@ class LongPoll:
             return
 
     async def _get(self, exchange: _Exchange) -> None:
-        if exchange.token is None:
+        token = exchange.token
+        if token is None:
             await self._open(exchange)
             return
-        secret, acknowledged = exchange.token
-        poller = self._pollers.get(secret)
+        poller = self._pollers.get(token.secret)
         if poller is None:
-            await exchange.say(_Polled(_GONE, None, []))
+            await self._get_elsewhere(token, exchange)
             return
         poller.polled()
         well = False
         try:
             try:
-                await exchange.say(await self._poll(poller, acknowledged, exchange))
+                await exchange.say(await self._poll(poller, token.number, exchange))
             except OutOfStep:
                 # It is not the client that asks, but an echo of what it asked long ago.
                 await exchange.say(_Polled(_GONE, None, []))
             well = True
         finally:
             poller.answered(well=well)
+
+    async def _get_elsewhere(self, token: _Token, exchange: _Exchange) -> None:
+        """Answer a poll of a session that another node holds, or that is gone."""
+        polls = self._polls(token)
+        poll = None if polls is None else polls.begin(token.boot, token.secret)
+        if poll is None:
+            await exchange.say(_Polled(_GONE, None, []))
+            return
+        well = False
+        try:
+            held = await poll.ask(token.number)
+            if held.status == _NOTHING and await exchange.wait(poll.woken):
+                held = await poll.ask(token.number)
+            renewed = None if held.status == _GONE else _token_text(token.boot, token.secret, held.number)
+            await exchange.say(_Polled(held.status, renewed, list(held.messages)))
+            well = True
+        except RoomUnavailable as error:
+            raise Refused(503, error.code, error.reason) from error
+        finally:
+            poll.end(well=well)
+
+    def _polls(self, token: _Token) -> Polls | None:
+        polls = self._entrance.polls if token.boot else None
+        return None if polls is None or polls.boot == token.boot else polls
 
     async def _open(self, exchange: _Exchange) -> None:
         if self.draining:
@@ -172,7 +220,11 @@ class LongPoll:
         try:
             version, identity = await self._entrance.recognise(gateway, place, handshake)
             self._make_room(exchange.address)  # only for who is known: nobody else ends a session
-            poller = Poller(gateway.engine.config.mailbox_bytes, self._forget)
+            elsewhere = gateway.engine.elsewhere
+            if elsewhere is not None:
+                elsewhere.polls.hold(self)
+            boot = "" if elsewhere is None else elsewhere.polls.boot
+            poller = Poller(gateway.engine.config.mailbox_bytes, self._forget, boot)
             # Its silence is that of its polls, which the poller knows.
             client = self._entrance.open(gateway, place, version, identity, handshake, poller, idle_timeout_s=math.inf)
             self._pollers[poller.secret] = poller
@@ -201,12 +253,13 @@ class LongPoll:
         return _Polled(_NOTHING, _token_of(poller), [])
 
     async def _post(self, exchange: _Exchange) -> None:
-        poller = self._pollers.get(exchange.token[0]) if exchange.token is not None else None
+        token = exchange.token
+        poller = self._pollers.get(token.secret) if token is not None else None
         if poller is None:
-            await exchange.say(_Posted(_GONE))
+            await self._post_elsewhere(token, exchange)
             return
         if poller.posts >= MAX_POSTS:
-            raise Refused(429, "full", f"{MAX_POSTS} posts of one session are under way, which is the bound.")
+            raise _too_many_posts()
         poller.posts += 1
         try:
             async with within(POST_S):
@@ -220,7 +273,7 @@ class LongPoll:
             await exchange.say(_Posted(_TIMED_OUT))
         except Excess as excess:
             poller.close(excess.code, excess.reason)
-            await exchange.respond(413, encode(_Posted(413)))
+            await exchange.respond(_TOO_LARGE, encode(_Posted(_TOO_LARGE)))
         except MalformedPost as malformed:
             poller.close(CLOSE_MALFORMED, str(malformed))
             await exchange.say(_Posted(_GONE))
@@ -228,6 +281,78 @@ class LongPoll:
             await exchange.say(_Posted(_GONE if poller.closed else _OK))
         finally:
             poller.posts -= 1
+
+    async def _post_elsewhere(self, token: _Token | None, exchange: _Exchange) -> None:
+        """Have another node take what a client of its own pushes here, or say that the session is gone."""
+        polls = None if token is None else self._polls(token)
+        if token is None or polls is None:
+            await exchange.say(_Posted(_GONE))
+            return
+        try:
+            async with within(POST_S), bounded_when_stopping(exchange.scope):
+                body = await exchange.body()
+            content_type = exchange.handshake.headers.get("content-type", "")
+            status = await polls.post(token.boot, token.secret, content_type, body)
+        except TimeoutError:
+            status = _TIMED_OUT
+        except Excess:
+            status = _TOO_LARGE
+        except RoomUnavailable as error:
+            raise Refused(503, error.code, error.reason) from error
+        if status == _TOO_MANY:
+            raise _too_many_posts()
+        if status == _TOO_LARGE:
+            await exchange.respond(_TOO_LARGE, encode(_Posted(_TOO_LARGE)))
+        else:
+            await exchange.say(_Posted(status))
+
+    # What other nodes ask for; see `HoldsPolls`.
+
+    def held(self, secret: str) -> bool:
+        """Return whether a session is one of these."""
+        return secret in self._pollers
+
+    def poll_held(self, secret: str, acknowledged: int, *, again: bool, woken: Callable[[bool], object]) -> HeldPoll:
+        """Return what a session has; where that is nothing yet, `woken` is called when to ask again."""
+        poller = self._pollers[secret]
+        if not again:
+            poller.polled()
+        try:
+            messages = poller.take(acknowledged)
+        except OutOfStep:
+            return HeldPoll(_GONE, 0, ())
+        if messages:
+            return HeldPoll(_OK, poller.outbox.number, messages)
+        if poller.closed:
+            return HeldPoll(_GONE, 0, ())
+        poller.wait().add_done_callback(lambda waiter: woken(not waiter.cancelled() and waiter.result()))
+        return HeldPoll(_NOTHING, poller.outbox.number, ())
+
+    def poll_ended(self, secret: str, *, well: bool) -> None:
+        """Take note that a poll has ended."""
+        self._pollers[secret].answered(well=well)
+
+    async def post_held(self, secret: str, content_type: str, body: bytes) -> PostStatus:
+        """Take what a client pushes."""
+        poller = self._pollers[secret]
+        if poller.posts >= MAX_POSTS:
+            return _TOO_MANY
+        poller.posts += 1
+        try:
+            async with within(POST_S):
+                await self._hand_over(poller, messages_of(content_type, body))
+        except TimeoutError:
+            poller.close(CLOSE_TRY_LATER, "a post was not taken in time")
+            return _TIMED_OUT
+        except Excess as excess:
+            poller.close(excess.code, excess.reason)
+            return _TOO_LARGE
+        except MalformedPost as malformed:
+            poller.close(CLOSE_MALFORMED, str(malformed))
+            return _GONE
+        finally:
+            poller.posts -= 1
+        return _GONE if poller.closed else _OK
 
     async def _hand_over(self, poller: Poller, messages: list[str | bytes]) -> None:
         if poller.closed:
@@ -271,7 +396,7 @@ class _Exchange:
         self._cors: list[tuple[bytes, bytes]] = [(b"vary", b"origin")]
         handshake = handshake_of(scope)
         self.handshake: Handshake = replace(handshake, token=_auth_token(handshake))
-        self.token: tuple[str, int] | None = _session_token(handshake)
+        self.token: _Token | None = _session_token(handshake)
 
     @property
     def address(self) -> str | None:
@@ -368,14 +493,22 @@ class _Exchange:
 
 
 def _token_of(poller: Poller) -> str:
-    return f"chatx-lp.{poller.secret}.{poller.outbox.number}"
+    return _token_text(poller.boot, poller.secret, poller.outbox.number)
 
 
-def _session_token(handshake: Handshake) -> tuple[str, int] | None:
-    """Return the secret and the number of a session's token, known or not; newer clients send it as a header."""
+def _token_text(boot: str, secret: str, number: int) -> str:
+    return f"chatx-lp.{boot}.{secret}.{number}" if boot else f"chatx-lp.{secret}.{number}"
+
+
+def _too_many_posts() -> Refused:
+    return Refused(429, "full", f"{MAX_POSTS} posts of one session are under way, which is the bound.")
+
+
+def _session_token(handshake: Handshake) -> _Token | None:
+    """Return what a client shows of a session, known or not; newer clients send it as a header."""
     said = handshake.headers.get("x-phoenix-longpoll-token", handshake.params.get("token", ""))
     found = _TOKEN.fullmatch(said)
-    return (found[1], int(found[2])) if found is not None else None
+    return _Token(found[1] or "", found[2], int(found[3])) if found is not None else None
 
 
 def _auth_token(handshake: Handshake) -> str | None:

@@ -12,6 +12,9 @@ Rules:
 
 from __future__ import annotations
 
+BATCH_BYTES = 600_000
+"""Bytes of one batch, at most but for a single message; with nodes it goes from one to another."""
+
 MAX_REPEATS = 3
 """Times that a batch is given out again. Who does not get it then will not, and each copy may lie in a buffer."""
 
@@ -76,8 +79,11 @@ class Outbox:
             return self._batch
         if acknowledged != self.number:
             raise OutOfStep
-        self._batch, self._waiting = self._waiting, []
-        self._batch_size, self._waiting_size = self._waiting_size, 0
+        count, size = len(self._waiting), self._waiting_size
+        if size > BATCH_BYTES:
+            count, size = _that_fit(self._waiting)
+        self._batch, self._waiting = self._waiting[:count], self._waiting[count:]
+        self._batch_size, self._waiting_size = size, self._waiting_size - size
         self.repeats = 0
         if self._batch:
             self.number += 1
@@ -87,3 +93,14 @@ class Outbox:
         """Drop everything: the client is gone."""
         self._batch, self._waiting = [], []
         self._batch_size = self._waiting_size = 0
+
+
+def _that_fit(texts: list[str]) -> tuple[int, int]:
+    """Return how many messages go into one batch, at least one, and their bytes."""
+    count = whole = 0
+    for text in texts:
+        size = len(text.encode())
+        if count and whole + size > BATCH_BYTES:
+            break
+        count, whole = count + 1, whole + size
+    return count, whole

@@ -35,6 +35,7 @@ class Poller:
     """One client that polls. A session writes to it as to any socket.
 
     Attributes:
+        boot: The node that holds it; empty where there is one node.
         secret: Half of the client's token; the other half is a batch's number. A client shows it instead of
             authenticating, so it is never logged.
         user_id: The user whose client it is, from `begin` on.
@@ -44,12 +45,14 @@ class Poller:
     Args:
         limit_bytes: The most bytes that may be unacknowledged.
         on_closed: Called once, when it is closed.
+        boot: The node that holds it; empty where there is one node.
     """
 
     direct: Callable[[bytes], int | None] | None = None
     """What is written waits for a poll."""
 
-    def __init__(self, limit_bytes: int, on_closed: Callable[[Poller], object]) -> None:
+    def __init__(self, limit_bytes: int, on_closed: Callable[[Poller], object], boot: str = "") -> None:
+        self.boot: Final = boot
         self.secret: Final = secrets.token_urlsafe(32)
         self.outbox: Final = Outbox(limit_bytes)
         self.user_id: str = ""

@@ -35,6 +35,7 @@ from chatx.gateway.session.session import Session
 from chatx.gateway.session.socket import Socket
 from chatx.gateway.wire.closes import CLOSE_RESTART, CLOSE_REVOKED
 from chatx.gateway.wire.frames import Version, negotiate
+from chatx.runtime.polls import Polls
 
 _NOT_RUNNING = (
     "the chat does not run. Start it with the application, FastAPI(lifespan=chat.lifespan) or the like, or where a "
@@ -76,6 +77,15 @@ class Entrance:
     def closed(self) -> Mapping[int, int]:
         """How many sockets were closed from this side since the chat was started, by close code."""
         return self._gateway.closed if self._gateway is not None else {}
+
+    @property
+    def polls(self) -> Polls | None:
+        """The long-polling sessions of all nodes; None where there is one node, or the chat does not run."""
+        try:
+            elsewhere = self._chat.engine.elsewhere
+        except (Closed, WrongLoop):
+            return None
+        return None if elsewhere is None else elsewhere.polls
 
     def drain(self) -> None:
         """Refuse joins on the sockets that are open, and tell no presence, until the chat is started anew."""

@@ -31,6 +31,7 @@ from chatx.runtime.nodes.handing_over import HandingOver
 from chatx.runtime.nodes.moving_members import MovingMembers
 from chatx.runtime.nodes.owned import Owned
 from chatx.runtime.nodes.peers import AGAIN_S, HELD_S, Peers, Unreachable
+from chatx.runtime.nodes.polling import Polling
 from chatx.runtime.nodes.reading import OwnersStorage
 from chatx.runtime.nodes.refusals import error_of
 from chatx.runtime.nodes.replica import OwnerRefuses, Replica
@@ -54,6 +55,7 @@ class Abroad:
         handing_over: The rooms that go from one owner to the next.
         revoking: What tells the others who was revoked.
         credits: What may be sent to the others at a time.
+        polls: The long-polling sessions of all nodes.
     """
 
     def __init__(self, peers: Peers, *, history_size: int, queue_limit: int, loop: asyncio.AbstractEventLoop) -> None:
@@ -73,6 +75,7 @@ class Abroad:
         self._tasks = Tasks(loop)
         self.revoking: Revoking = Revoking(peers, self._tasks)
         self._moving = MovingMembers(peers, self._tasks)
+        self.polls: Polling = Polling(peers, self._tasks, loop)
         self.handing_over: HandingOver = HandingOver(
             peers, history_size=history_size, loop=loop, tasks=self._tasks, moves_plain=self._moving.move
         )
@@ -303,6 +306,7 @@ class Abroad:
         """Follow nothing any more."""
         for room_id in list(self._replicas):
             self._end(room_id, tell=False)
+        self.polls.close()
         await self._tasks.close()
 
     async def _open(self, room_id: str) -> Position:

@@ -5,6 +5,7 @@
 | `sends` | `Submit` | as the middlewares, and the log where it is to be stored |
 | `rooms` | `Attach`, `Read`, `Join` | as the store, where the room is not open yet |
 | `moves` | `HandOff` | as the log, or until the room is open |
+| `posts` | `Post` | as what a client pushes |
 | `now` | all others, and what cannot be read | no time: nothing is awaited |
 
 At `AT_ONCE` of a lane the next one is answered `NodeBusy`: nothing was done, and whoever asks tries again.
@@ -15,11 +16,12 @@ from __future__ import annotations
 from typing import Final, Literal, TypeAlias
 
 from chatx.cluster.backplane import SERVED_AT_ONCE, NodeBusy
+from chatx.cluster.polling import Post
 from chatx.cluster.rpc import Attach, HandOff, Join, Read, Submit
 
-Lane: TypeAlias = Literal["sends", "rooms", "moves", "now"]
+Lane: TypeAlias = Literal["sends", "rooms", "moves", "posts", "now"]
 
-LANES: Final[tuple[Lane, ...]] = ("sends", "rooms", "moves", "now")
+LANES: Final[tuple[Lane, ...]] = ("sends", "rooms", "moves", "posts", "now")
 
 AT_ONCE: Final = SERVED_AT_ONCE
 """Asks of one lane, at most."""
@@ -31,6 +33,8 @@ def lane_of(ask: object) -> Lane:
         return "sends"
     if isinstance(ask, Attach | Read | Join):
         return "rooms"
+    if isinstance(ask, Post):
+        return "posts"
     return "moves" if isinstance(ask, HandOff) else "now"
 
 

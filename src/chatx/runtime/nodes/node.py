@@ -41,6 +41,7 @@ from chatx.cluster.membership import BEAT_S, TICK_S, Membership
 from chatx.cluster.operating import Look, OperatorsAsk
 from chatx.cluster.peers import Change, Me
 from chatx.cluster.placement import Placement, Seat, View
+from chatx.cluster.polling import PollsAsk
 from chatx.cluster.records import BadRecord, Heartbeat, Records, UnknownVersion
 from chatx.cluster.rpc import Answer, Ask, Told
 from chatx.cluster.tokens import room_token
@@ -336,6 +337,8 @@ class Node:
             return rpc.Refused("invalid_message", "This node does not understand what it was asked.")
         if isinstance(ask, OperatorsAsk):
             return self._operating.answer(ask)
+        if isinstance(ask, PollsAsk):
+            return await self.abroad.polls.answer(ask)
         return await self._answering.answer(ask)
 
     def _read(self, payload: bytes, what: str) -> object:
