@@ -193,6 +193,17 @@ async def test_who_gives_up_ahead_of_an_append_holds_no_bytes() -> None:
     assert (stream._under_way, len(stream._waiting)) == (0, 0)
 
 
+async def test_who_gives_up_just_when_it_is_let_in_holds_no_bytes_either() -> None:
+    stream = JetStream(Server({}), "test")
+    await stream._enter(jetstream.UNDER_WAY_BYTES)
+    waiting = asyncio.ensure_future(stream.append("cx.test.log.proom", b"x", 0))
+    await asyncio.sleep(0)
+    stream._leave(jetstream.UNDER_WAY_BYTES)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    assert stream._under_way == 0
+
+
 # The log over it
 
 
@@ -202,12 +213,14 @@ class Faulty(MemoryStream):
     Attributes:
         fails: What the next calls raise, by name.
         late: Appends that raise have been taken all the same.
+        goes: The link is lost when an append is answered.
     """
 
     def __init__(self, boot: str) -> None:
         super().__init__(boot)
         self.fails: dict[str, list[Exception]] = {}
         self.late = False
+        self.goes = False
 
     def of(self, boot: str) -> Faulty:
         other = Faulty(boot)
@@ -220,7 +233,9 @@ class Faulty(MemoryStream):
             if self.late:
                 await super().append(subject, content, expected)
             raise failure
-        return await super().append(subject, content, expected)
+        number = await super().append(subject, content, expected)
+        self.losses += self.goes
+        return number
 
     async def newest(self, subject: str) -> Any:
         if self.fails.get("newest"):
@@ -265,16 +280,21 @@ async def test_no_answer_is_from_memory(stream: Faulty) -> None:
     assert await names(other) == ["one", "two"]
 
 
-async def test_a_server_that_comes_back_with_less_is_not_appended_to_by_what_is_remembered(stream: Faulty) -> None:
+@pytest.mark.parametrize("at_once", [False, True])
+async def test_a_server_that_comes_back_with_less_is_not_appended_to_by_what_is_remembered(
+    stream: Faulty, at_once: bool
+) -> None:
     log, other = JetStreamLog(stream), JetStreamLog(stream.of("b" * 16))
     term = (await log.take_over("room")).term
     assert await log.append([said("room", term, 0, "one")]) == [None]
+    stream.goes = at_once
     assert await log.append([said("room", term, 1, "lost")]) == [None]
+    stream.goes = False
     # Its last record is lost, and what another node appends is given the same number.
     del stream._messages[3]
     await other.take_over("room")
     assert max(stream._messages) == 3
-    stream.losses += 1
+    stream.losses += not at_once
     assert await log.append([said("room", term, 2, "two")]) == [FENCED]
     assert await names(other) == ["one"]
 

@@ -67,8 +67,7 @@ class JetStreamLog:
         self._stream = stream
         self._records = Records()
         self._rooms = RoomReader(stream, self._records)
-        self._remembered: OrderedDict[str, RoomState] = OrderedDict()
-        self._losses = 0
+        self._remembered: OrderedDict[str, tuple[int, RoomState]] = OrderedDict()  # and the link's losses till then
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._listed: list[str] = []
 
@@ -327,19 +326,15 @@ class JetStreamLog:
         except BackplaneError as error:
             raise LogUnavailable(str(error)) from error
         state = RoomState.after(record, number)
-        if losses == self._stream.losses:
-            self._remembered[room_id] = state
-            if len(self._remembered) > REMEMBERED:
-                self._remembered.popitem(last=False)
+        self._remembered[room_id] = losses, state
+        if len(self._remembered) > REMEMBERED:
+            self._remembered.popitem(last=False)
         return state
 
     def _recalled(self, room_id: str, term: int) -> RoomState | None:
         """Return what is remembered of a room for whoever has that term, or None where it must be read."""
-        if self._losses != self._stream.losses:
-            self._losses = self._stream.losses
-            self._remembered.clear()
-        state = self._remembered.get(room_id)
-        return state if state is not None and state.term == term else None
+        losses, state = self._remembered.get(room_id, (0, None))
+        return state if state is not None and state.term == term and losses == self._stream.losses else None
 
     async def _newest(self, room_id: str) -> RoomState:
         with _reading():
