@@ -41,6 +41,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: -given[item.path])
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Write what a process beside others has measured: it is killed where it takes ten seconds to end."""
+    measured = coverage.Coverage.current()
+    if measured is not None and hasattr(session.config, "workerinput"):
+        measured.save()
+
+
 class SeededRandom:
     """What `random` is to the workers whose backoffs are drawn: every one draws the same each time."""
 
