@@ -247,6 +247,8 @@ class Replica:
             text = "The replica of room %r failed and is closed."
             logger.error(text, self.room_id, exc_info=task.exception(), extra=self._logged)
             self._close()
+        elif self.process is not None and (self._behind or self._joins or self._leaves):
+            self._go_on()  # it came when the task had ended, and nobody knew yet
 
     async def _work(self) -> None:
         again_s = AGAIN_S[0]
