@@ -38,6 +38,7 @@ class Owner:
         self._ids = (f"{name}{number}" for number in itertools.count())
         self._opened: Opened | None = None
         self._unsettled: list[str] = []
+        self._pause_s = 0.02
 
     async def run(self) -> None:
         """Append until this is cancelled."""
@@ -68,11 +69,14 @@ class Owner:
             self._committed(append.after.offset)
             head = append.after._replace(offset=append.after.offset + len(append.records))
             self._opened = Opened(append.term, head, 1, True)
+            self._pause_s = 0.02
         else:
             assert answer == FENCED
             self.fenced += 1
             self._opened = None
-            await asyncio.sleep(0.02)  # or two of them do nothing but take it from each other
+            # Or two of them, on a slow server, do nothing but take it from each other.
+            await asyncio.sleep(self._pause_s)
+            self._pause_s = min(2 * self._pause_s, 1.0)
 
     def next_append(self) -> Append:
         """Return what it appends next, which is the same until that is settled; it must have the room."""
