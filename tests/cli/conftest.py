@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -26,3 +29,25 @@ def certificate(tmp_path: Path) -> tuple[Path, Path]:
         pem.write_to_path(str(chain), append=True)
     issued.private_key_pem.write_to_path(str(key))
     return chain, key
+
+
+@contextmanager
+def imported_anew(*names: str) -> Iterator[None]:
+    """Have modules whose names begin so imported again within the block, and be as they were after it."""
+    before = {name: module for name, module in sys.modules.items() if name.startswith(names)}
+    for name in before:
+        del sys.modules[name]
+    try:
+        yield
+    finally:
+        for name in [each for each in sys.modules if each.startswith(names)]:
+            del sys.modules[name]
+            package, _, last = name.rpartition(".")
+            if hasattr(sys.modules.get(package), last):
+                delattr(sys.modules[package], last)
+        for name, module in before.items():
+            sys.modules[name] = module
+        for name, module in before.items():
+            package, _, last = name.rpartition(".")
+            if package in sys.modules:
+                setattr(sys.modules[package], last, module)

@@ -20,6 +20,7 @@ import pytest
 from chatx.cli import main
 from chatx.cli.ending import Ending, close_loop
 from tests import process
+from tests.cli.conftest import imported_anew
 from tests.gateway.real_client import real_client
 
 ADAPTERS = """
@@ -163,12 +164,9 @@ def test_within_a_program_it_returns_its_status_leaves_no_thread_and_swallows_no
 def test_whatever_is_not_installed_is_named_with_its_extra(
     missing: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for module in list(sys.modules):
-        if module.startswith(("chatx.gateway.operations", "chatx.cli.settings", "chatx.cli.workers")):
-            monkeypatch.delitem(sys.modules, module)
-    monkeypatch.setitem(sys.modules, missing, None)
-
-    assert main(["serve", "--insecure-user-param"]) == 1
+    with imported_anew("chatx.gateway.operations", "chatx.cli.settings", "chatx.cli.workers"):
+        monkeypatch.setitem(sys.modules, missing, None)
+        assert main(["serve", "--insecure-user-param"]) == 1
     said = capsys.readouterr().err
     assert missing in said
     assert "pip install 'chatx-engine[gateway]'" in said

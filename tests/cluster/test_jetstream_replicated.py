@@ -124,8 +124,8 @@ async def test_it_keeps_its_contract_and_loses_nothing_with_its_leader(
         leader = (await two.asked("INFO"))["cluster"]["leader"]
         servers[leader].kill()
         await goes_on(*rooms.values())
+        assert (await two.asked("INFO"))["cluster"]["leader"] != leader
         servers[leader].start()
-        assert all(each.doubted + each.unavailable for each in rooms.values())
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

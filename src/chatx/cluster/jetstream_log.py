@@ -61,7 +61,13 @@ class JetStreamLog:
 
     Args:
         stream: The stream, over a link that is connected.
+
+    Attributes:
+        transactions: How many appends of many rooms are under way at a time, at most: a room that takes long is not to
+            hold up those that come behind it.
     """
+
+    transactions: Final = 4
 
     def __init__(self, stream: JetStream) -> None:
         self._stream = stream
