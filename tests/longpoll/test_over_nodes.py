@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+import uvicorn
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
 from chatx.cluster.polling import Poll, Polled, PollEnded, Post, Posted
 from chatx.gateway.longpoll.app import MAX_POSTS, POLL_S
@@ -15,8 +19,11 @@ from chatx.gateway.longpoll.outbox import BATCH_BYTES
 from chatx.gateway.longpoll.poller import ABANDONED_S, CUT_OFF_S
 from chatx.gateway.wire.posts import MAX_POST_BYTES
 from chatx.runtime.nodes.polling import LEFT_S
+from tests.gateway.real_client import until
 from tests.gateway.servers import named
+from tests.longpoll.node import node_client
 from tests.longpoll.polling import Call, PollingClient, Reply, inside
+from tests.process import free_port
 from tests.runtime.nodes.fabric import Fabric, Node, nodes, room_of
 from tests.virtual import virtual
 
@@ -160,6 +167,21 @@ async def test_a_node_that_is_gone_in_the_middle_of_a_poll_keeps_no_session() ->
 
 
 @virtual
+async def test_a_poll_does_not_wait_for_a_holder_that_is_gone() -> None:
+    async with balanced() as (fabric, found, balancer):
+        ada = PollingClient(balancer)
+        await ada.open()
+        balancer.turn = 0
+        poll = asyncio.create_task(ada.request("GET"))
+        await asyncio.sleep(1)
+        await found[0].crash()
+        fabric.see("b", "c")
+        since = asyncio.get_running_loop().time()
+        assert (await poll).http == 503
+        assert asyncio.get_running_loop().time() - since < 0.5
+
+
+@virtual
 async def test_where_the_holder_is_gone_the_client_begins_anew_and_misses_nothing() -> None:
     async with balanced() as (fabric, found, balancer):
         room = room_of("b", "a", "c")
@@ -274,3 +296,43 @@ async def test_a_node_believes_no_other_about_polls() -> None:
         assert balancer.apps[0]._longpoll._pollers[secret]._polls == 0
         assert await polls.answer(Poll(secret, boot, 2, 7, False)) == Polled(410, 0, ())  # out of step
         await polls.answer(PollEnded(secret, boot, 2, False))
+
+
+@pytest.mark.process
+async def test_the_phoenix_client_notices_nothing_and_comes_back_where_its_node_is_killed() -> None:
+    port = free_port()
+    async with balanced() as (fabric, found, balancer):
+        room = room_of("b", "a", "c")
+        served = [*balancer.apps]
+        turns = itertools.count()
+
+        async def next_one(scope: Any, receive: Any, send: Any) -> None:
+            await served[next(turns) % len(served)](scope, receive, send)
+
+        app = Starlette(routes=[Mount("/socket", next_one)])
+        config = uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=0, lifespan="off", port=port)
+        server = uvicorn.Server(config)
+        serving = asyncio.create_task(server.serve())
+        try:
+            await until(lambda: server.started)
+            async with node_client(port, "ada") as ada:
+                ada.do("connect")
+                await ada.join(f"room:{room}")
+                ada.do("pushes", topic=f"room:{room}", count=100)
+                for number in range(100, 120):
+                    await found[number % 3].chat.send_message(room, "bob", f"{number}")
+                assert sorted(await ada.contents(120), key=int) == [f"{number}" for number in range(120)]
+                await ada.wait_for("ok", lambda _: ada.count("ok") == 100)
+
+                (holder,) = [each for each in range(3) if balancer.held(each)]
+                assert holder == 0  # whoever got the first request; the room is another's
+                ada.forget()
+                await found[holder].crash()
+                served.remove(balancer.apps[holder])
+                fabric.see(*(name for each, name in enumerate(NAMES) if each != holder))
+                await found[1].chat.send_message(room, "bob", "after")
+                assert (await ada.wait_for("joined"))["recovered"] is True
+                assert await ada.contents(1) == ["after"]
+        finally:
+            server.should_exit = True
+            await serving

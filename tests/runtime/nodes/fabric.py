@@ -98,6 +98,7 @@ class Node:
         before, self._seen = self._seen, boots
         for gone in {*before} - {*boots}:
             self.owned.node_gone(gone)
+            self.abroad.polls.node_gone(gone)
         self.abroad.nodes_changed(list(self.engine.rooms))
 
     async def crash(self) -> None:

@@ -421,6 +421,7 @@ class Node:
                 self._owned.node_gone(change.boot)
             if change.kind == "left" and change.boot != self.boot:
                 self.abroad.revoking.node_gone(change.boot)
+                self.abroad.polls.node_gone(change.boot)
                 self.abroad.credits.gone(change.boot)
                 self._wait_no_more(change.boot)
             elif change.kind == "joined":

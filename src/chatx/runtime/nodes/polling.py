@@ -44,7 +44,7 @@ class Polling:
         self._loop = loop
         self._holders: dict[HoldsPolls, None] = {}
         self._numbers = count(1)
-        self._waiting: dict[int, asyncio.Future[bool]] = {}  # this node's polls of others' sessions
+        self._waiting: dict[int, OnePoll] = {}  # this node's polls of others' sessions
         self._polled: dict[tuple[str, int], asyncio.TimerHandle] = {}  # others' polls of this one's
 
     # What reaches this node
@@ -58,8 +58,14 @@ class Polling:
         if boot not in self._peers.everybody():
             return None
         number = next(self._numbers)
-        woken = self._waiting[number] = self._loop.create_future()
-        return OnePoll(self, boot, secret, number, woken)
+        poll = self._waiting[number] = OnePoll(self, boot, secret, number, self._loop.create_future())
+        return poll
+
+    def node_gone(self, boot: str) -> None:
+        """Wake the polls of sessions that this node held: they are over, and their clients begin anew."""
+        for poll in self._waiting.values():
+            if poll.boot == boot:
+                poll.wake(fresh=True)
 
     async def post(self, boot: str, secret: str, content_type: str, body: bytes) -> PostStatus:
         """Have the node that holds a session take what its client pushes.
@@ -110,9 +116,9 @@ class Polling:
                     self._ended(ask.secret, well=ask.well)
                 return Done()
             case Woken():
-                woken = self._waiting.get(ask.number)
-                if woken is not None and not woken.done():
-                    woken.set_result(ask.fresh)
+                poll = self._waiting.get(ask.number)
+                if poll is not None:
+                    poll.wake(fresh=ask.fresh)
                 return Done()
             case Post():
                 holder = self._holder(ask.secret)
@@ -154,22 +160,32 @@ class Polling:
 
 
 class OnePoll:
-    """One poll of a session that another node holds; see `PollElsewhere`."""
+    """One poll of a session that another node holds; see `PollElsewhere`.
+
+    Attributes:
+        boot: That node.
+        woken: Has a result when to ask again: whether there may be something.
+    """
 
     def __init__(self, polling: Polling, boot: str, secret: str, number: int, woken: asyncio.Future[bool]) -> None:
         self._polling = polling
-        self._boot = boot
+        self.boot: str = boot
         self._secret = secret
         self._number = number
         self._again = False
         self.woken: asyncio.Future[bool] = woken
 
+    def wake(self, *, fresh: bool) -> None:
+        """Have it wait no more."""
+        if not self.woken.done():
+            self.woken.set_result(fresh)
+
     async def ask(self, acknowledged: int) -> HeldPoll:
         """Return what the session has; errors as `Polling.post`."""
         again, self._again = self._again, True
         ask = Poll(self._secret, self._polling.boot, self._number, acknowledged, again)
-        return await self._polling.poll(self._boot, ask)
+        return await self._polling.poll(self.boot, ask)
 
     def end(self, *, well: bool) -> None:
         """Take note that it was answered, or broken off."""
-        self._polling.end(self._boot, PollEnded(self._secret, self._polling.boot, self._number, well))
+        self._polling.end(self.boot, PollEnded(self._secret, self._polling.boot, self._number, well))
