@@ -174,6 +174,7 @@ def test_a_long_run_of_one_person_repeats_the_name_and_every_time_is_seen_on_tou
 def test_ones_own_messages_carry_no_name(visitors: Visitors, kind: type[Screen]) -> None:
     ada, eve = visitors.join(kind, "Ada"), visitors.join(other(kind), "Eve")
     ada.say("mine")
+    eve.shows("mine")
     eve.say("hers")
     for screen, names in ((ada, [False, True]), (eve, [True, False])):
         screen.shows("mine", "hers")

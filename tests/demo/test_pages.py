@@ -68,6 +68,7 @@ def test_two_rooms_do_not_hear_each_other(visitors: Visitors, kind: type[Screen]
     eve = visitors.join(kind, "Eve", coffee)
     ada.say("tea?")
     eve.say("coffee?")
+    bob.shows("tea?")
     bob.say("tea!")
 
     ada.shows("tea?", "tea!")
