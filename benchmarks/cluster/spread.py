@@ -24,7 +24,7 @@ COMES_IN_S = 300
 
 
 def measure(running: Cluster, readers: int, seconds: float) -> dict[str, float]:
-    """Return the CPU of a delivery at the nodes, in µs, and the broker's of a message.
+    """Return the CPU of a delivery at the nodes, in µs, and the broker's of a message, without what both take at rest.
 
     Args:
         running: The nodes.
@@ -38,16 +38,37 @@ def measure(running: Cluster, readers: int, seconds: float) -> dict[str, float]:
         if process.stdout.readline() != "ready\n":
             sys.exit("benchmarks: the readers did not come in; what they said is above.")
         _settle(running)  # what is told of who came in is no part of it
-        nodes_s, broker_s = [node.cpu_s for node in running.nodes], running.broker_cpu_s
+        idle = _Used(running)
+        time.sleep(seconds)
+        idle.end()
+        busy = _Used(running)
         sent = _send(running.nodes[0].port, seconds)
         time.sleep(1)
-        used = sum(node.cpu_s - before for node, before in zip(running.nodes, nodes_s, strict=True))
-        broker_s = running.broker_cpu_s - broker_s
+        busy.end()
+        # Heartbeats and the like are there without any message.
+        share = busy.seconds / idle.seconds
+        used, broker_s = busy.nodes_s - share * idle.nodes_s, busy.broker_s - share * idle.broker_s
         told, _ = process.communicate(timeout=COMES_IN_S)
     expected, received = sent * readers * len(running.nodes), json.loads(told)["received"]
     if received != expected:
         sys.exit(f"benchmarks: {received} of {expected} deliveries have come.")
     return {"cpu_us": used / received * 1e6, "broker_us": broker_s / sent * 1e6}
+
+
+class _Used:
+    """The CPU that the nodes and their broker take from here on, until `end`, in seconds."""
+
+    def __init__(self, running: Cluster) -> None:
+        self._running = running
+        self._began = time.monotonic()
+        self._nodes_s = sum(node.cpu_s for node in running.nodes)
+        self._broker_s = running.broker_cpu_s
+
+    def end(self) -> None:
+        """Measure no further."""
+        self.seconds = time.monotonic() - self._began
+        self.nodes_s = sum(node.cpu_s for node in self._running.nodes) - self._nodes_s
+        self.broker_s = self._running.broker_cpu_s - self._broker_s
 
 
 def _settle(running: Cluster) -> None:
