@@ -68,7 +68,7 @@ class Left:
             return made(kept)
 
         monkeypatch.setattr("chatx.gateway.asgi.app.handshake_of", handshake_of)
-        monkeypatch.setattr("chatx.gateway.longpoll.app.handshake_of", handshake_of)
+        monkeypatch.setattr("chatx.gateway.longpoll.exchange.handshake_of", handshake_of)
         # Not isinstance, which would have lazy objects of other packages look for what they stand for.
         self._sessions = sum(type(each) is Session for each in gc.get_objects())
 

@@ -13,7 +13,7 @@ from websockets.frames import Opcode
 from chatx.chat import Chat
 from chatx.core.rate_limit import RateLimit
 from chatx.gateway.asgi.app import WRITE_STALL_S, AsgiSocket, ChatApp
-from chatx.gateway.longpoll.app import POST_S
+from chatx.gateway.longpoll.held import POST_S
 from chatx.gateway.longpoll.poller import ABANDONED_S
 from chatx.gateway.native.stream import Stream
 from chatx.gateway.session.expiry import DOUBTS, TICK_S

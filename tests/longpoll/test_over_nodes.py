@@ -14,9 +14,13 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from chatx.cluster.polling import Poll, Polled, PollEnded, Post, Posted
-from chatx.gateway.longpoll.app import MAX_POSTS, POLL_S
+from chatx.cluster.rpc import Answer, Ask
+from chatx.gateway.longpoll.app import POLL_S
+from chatx.gateway.longpoll.held import MAX_POSTS
 from chatx.gateway.longpoll.outbox import BATCH_BYTES
 from chatx.gateway.longpoll.poller import ABANDONED_S, CUT_OFF_S
+from chatx.gateway.session.socket import Bundle
+from chatx.gateway.wire.closes import CLOSE_GOING_AWAY
 from chatx.gateway.wire.posts import MAX_POST_BYTES
 from chatx.runtime.nodes.polling import LEFT_S
 from tests.gateway.real_client import until
@@ -241,7 +245,7 @@ async def test_a_token_that_nobody_knows_is_gone(token: str) -> None:
 
 @virtual
 async def test_a_post_on_another_node_has_the_same_bounds() -> None:
-    async with balanced() as (_, found, balancer):
+    async with balanced() as (_, _, balancer):
         ada = PollingClient(balancer)
         await ada.open()
         assert ada.token is not None
@@ -258,7 +262,41 @@ async def test_a_post_on_another_node_has_the_same_bounds() -> None:
         reply = await ada.post(*["[]"] * 101)
         assert reply.http == 413
         assert balancer.held(0) == 0
-        assert await found[1].abroad.polls.post(found[0].boot, "s" * 43, "", b"") == 410
+
+
+@virtual
+async def test_what_was_written_ahead_of_a_sessions_end_reaches_a_poll_on_another_node() -> None:
+    async with balanced() as (_, _, balancer):
+        ada = PollingClient(balancer)
+        await ada.open()
+        assert ada.token is not None
+        poller = balancer.apps[0]._longpoll._pollers[ada.token.split(".")[2]]
+        balancer.turn = 0
+        poll = asyncio.create_task(ada.request("GET"))
+        await asyncio.sleep(1)
+        poller.write(Bundle(["last words"]))
+        poller.close(CLOSE_GOING_AWAY, "over")
+        assert (await poll).body["messages"] == ["last words"]
+        balancer.turn = 0
+        assert (await ada.request("GET")).status == 410
+
+
+@virtual
+async def test_who_only_pretends_to_have_a_session_brings_no_body_to_another_node() -> None:
+    async with balanced() as (_, found, balancer):
+        sent: list[Ask] = []
+        answer = found[0].answer
+
+        async def answer_and_note(ask: Ask) -> Answer:
+            sent.append(ask)
+            return await answer(ask)
+
+        found[0].answer = answer_and_note  # type: ignore[method-assign]
+        ada = PollingClient(balancer)
+        ada.token = f"chatx-lp.{found[0].boot}.{'s' * 43}.0"
+        balancer.turn = 0
+        assert (await ada.post("[]" * 1000)).status == 410
+        assert [len(each.body) for each in sent if isinstance(each, Post)] == [0]
 
 
 @virtual
@@ -287,14 +325,15 @@ async def test_a_node_believes_no_other_about_polls() -> None:
         secret = ada.token.split(".")[2]
         polls = found[0].abroad.polls
         boot = found[1].boot
-        assert await polls.answer(Poll("s" * 43, boot, 1, 0, True)) == Polled(410, 0, ())
+        assert await polls.answer(Poll("s" * 43, boot, 1, 0)) == Polled(410, 0, ())
         assert await polls.answer(Post("s" * 43, "", b"")) == Posted(410)
-        # It says that it asks again, and has not asked: that is one poll all the same, which ends once.
-        assert await polls.answer(Poll(secret, boot, 1, 0, True)) == Polled(204, 0, ())
+        # However often it says so, that is one poll, which ends once.
+        for _ in range(2):
+            assert await polls.answer(Poll(secret, boot, 1, 0)) == Polled(204, 0, ())
         for _ in range(3):
             await polls.answer(PollEnded(secret, boot, 1, True))
         assert balancer.apps[0]._longpoll._pollers[secret]._polls == 0
-        assert await polls.answer(Poll(secret, boot, 2, 7, False)) == Polled(410, 0, ())  # out of step
+        assert await polls.answer(Poll(secret, boot, 2, 7)) == Polled(410, 0, ())  # out of step
         await polls.answer(PollEnded(secret, boot, 2, False))
 
 

@@ -14,7 +14,9 @@ from chatx import Identity
 from chatx.chat import Chat
 from chatx.core.rate_limit import RateLimit
 from chatx.errors import Unauthorized
-from chatx.gateway.longpoll.app import MAX_POSTS, POLL_S, POST_S, WRITE_STALL_S, LongPoll
+from chatx.gateway.longpoll.app import POLL_S, LongPoll
+from chatx.gateway.longpoll.exchange import WRITE_STALL_S
+from chatx.gateway.longpoll.held import MAX_POSTS, POST_S
 from chatx.gateway.longpoll.outbox import MAX_REPEATS
 from chatx.gateway.longpoll.poller import ABANDONED_S, CUT_OFF_S
 from chatx.gateway.session.reading import PAGE_MESSAGES

@@ -29,14 +29,12 @@ class Poll(Part, frozen=True, gc=False, tag="poll"):
         boot: The node that asks.
         number: Which of its polls this is.
         acknowledged: The number of the last batch that the client has.
-        again: Whether the poll has asked before, and was woken.
     """
 
     secret: Secret
     boot: Boot
     number: Count
     acknowledged: Count
-    again: bool
 
 
 class PollEnded(Part, frozen=True, gc=False, tag="pollended"):

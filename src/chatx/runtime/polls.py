@@ -1,22 +1,25 @@
-"""Long-polling sessions of all nodes: held by one, asked for from any."""
+"""Long-polling sessions of all nodes: each is held by one, and asked for from any, in the same way."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from typing import Literal, Protocol
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Literal, Protocol, TypeAlias
 
 from msgspec import Struct
 
-PollStatus = Literal[200, 204, 410]
-PostStatus = Literal[200, 408, 410, 413, 429]
+PollStatus: TypeAlias = Literal[200, 204, 410]
+"""There is something, nothing yet, or the session is gone."""
+
+PostStatus: TypeAlias = Literal[200, 408, 410, 413, 429]
+"""Taken, not in time, no session, or too much of it, or at once."""
 
 
 class HeldPoll(Struct, frozen=True):
     """What a session has for its client.
 
     Attributes:
-        status: 200 where there are messages, 204 where there are none yet, 410 where the session is gone.
+        status: See `PollStatus`.
         number: That of the last batch.
         messages: The batch.
     """
@@ -26,52 +29,46 @@ class HeldPoll(Struct, frozen=True):
     messages: Sequence[str]
 
 
-class HoldsPolls(Protocol):
-    """Sessions of this node."""
+class PollOfSession(Protocol):
+    """One poll, from its beginning to its end."""
 
-    def held(self, secret: str) -> bool:
-        """Return whether a session is one of these."""
-        ...
+    @property
+    def woken(self) -> asyncio.Future[bool]:
+        """Has a result when to ask again, where there was nothing: whether there may be something now.
 
-    def poll_held(self, secret: str, acknowledged: int, *, again: bool, woken: Callable[[bool], object]) -> HeldPoll:
-        """Return what a session has; where that is nothing yet, `woken` is called when to ask again.
-
-        Args:
-            secret: The session.
-            acknowledged: The number of the last batch that the client has.
-            again: Whether the poll has asked before.
-            woken: Called with whether there may be something; else a newer poll has taken its place.
+        Where there is not, a newer poll has taken its place.
         """
         ...
 
-    def poll_ended(self, secret: str, *, well: bool) -> None:
-        """Take note that a poll has ended; `well` is false where the client broke it off."""
-        ...
-
-    async def post_held(self, secret: str, content_type: str, body: bytes) -> PostStatus:
-        """Take what a client pushes."""
-        ...
-
-
-class PollElsewhere(Protocol):
-    """A poll of a session that another node holds.
-
-    Attributes:
-        woken: Has a result when to ask again: whether there may be something.
-    """
-
-    woken: asyncio.Future[bool]
-
     async def ask(self, acknowledged: int) -> HeldPoll:
-        """Return what the session has.
+        """Return what the session has; at most twice.
+
+        Args:
+            acknowledged: The number of the last batch that the client has.
 
         Raises:
-            RoomUnavailable: The node that holds it cannot be reached.
+            RoomUnavailable: The node that holds the session cannot be reached.
         """
         ...
 
     def end(self, *, well: bool) -> None:
-        """Take note that it was answered, or broken off."""
+        """Take note that it was answered, or, where not `well`, that its client broke it off."""
+        ...
+
+
+class PolledSession(Protocol):
+    """A session, of this node or of another."""
+
+    def begin_poll(self) -> PollOfSession:
+        """Begin a poll; its end must follow."""
+        ...
+
+    async def post(self, content_type: str, body: Callable[[], Awaitable[bytes]]) -> PostStatus:
+        """Take what the client pushes; the body is asked for where it may be taken.
+
+        Raises:
+            RoomUnavailable: As `PollOfSession.ask`; what `body` raises goes through too, where another node has it.
+        """
         ...
 
 
@@ -84,18 +81,10 @@ class Polls(Protocol):
 
     boot: str
 
-    def hold(self, holds: HoldsPolls) -> None:
-        """Let the other nodes ask for these sessions too; twice is harmless."""
+    def hold(self, find: Callable[[str], PolledSession | None]) -> None:
+        """Let the other nodes ask for sessions that this finds by their secrets; twice is harmless."""
         ...
 
-    def begin(self, boot: str, secret: str) -> PollElsewhere | None:
-        """Begin a poll of a session that a node holds; None where there is no such node."""
-        ...
-
-    async def post(self, boot: str, secret: str, content_type: str, body: bytes) -> PostStatus:
-        """Have the node that holds a session take what its client pushes.
-
-        Raises:
-            RoomUnavailable: It cannot be reached, or has not answered.
-        """
+    def session(self, boot: str, secret: str) -> PolledSession | None:
+        """Return a session that another node holds, if it does; None where there is no such node."""
         ...
