@@ -18,6 +18,7 @@ from chatx.cluster.memory_backplane import MemoryHub
 from chatx.cluster.rpc import Answer, Ask, HandedOff, HandOff
 from chatx.core.message import Position
 from chatx.runtime.nodes.handing_over import OTHERS_S
+from chatx.runtime.nodes.node import HANDED_OVER_S
 from chatx.runtime.nodes.peers import HELD_S, Unreachable
 from tests.runtime.nodes.fabric import ANSWERED_S, UNLIMITED, Node, nodes, room_of
 from tests.runtime.nodes.test_large_records import filled, ids
@@ -258,6 +259,34 @@ async def test_a_node_that_stops_hands_over_rooms_that_nobody_is_in(hub: MemoryH
         for room in rooms:
             second = await chats[0].send_message(room, "ann", "second")
             assert (second.epoch, second.offset) == (first[room].epoch, 2), room
+
+
+@virtual
+async def test_a_node_that_stops_goes_on_handing_over_for_as_long_as_its_rooms_are_taken(hub: MemoryHub) -> None:
+    async with three(rate_limit=UNLIMITED) as chats:
+        rooms = [f"room-{number}" for number in range(600)]
+        first = {room: await chats[0].send_message(room, "ann", "first") for room in rooms}
+        hub.chances.delay_s = 0.3
+        stopped_at = asyncio.get_running_loop().time()
+        await chats[1].stop()
+        assert asyncio.get_running_loop().time() - stopped_at > 2 * HANDED_OVER_S
+        hub.chances.delay_s = 0.0
+        for room in rooms:
+            second = await chats[0].send_message(room, "ann", "second")
+            assert (second.epoch, second.offset) == (first[room].epoch, 2), room
+
+
+@virtual
+async def test_a_node_whose_rooms_nobody_takes_waits_no_longer(hub: MemoryHub) -> None:
+    async with three() as chats:
+        for number in range(30):
+            await chats[0].send_message(f"room-{number}", "ann", "first")
+        loop = asyncio.get_running_loop()
+        hub.cut(boot_of(chats[1]), boot_of(chats[0]))
+        hub.cut(boot_of(chats[1]), boot_of(chats[2]))
+        since = loop.time()
+        await chats[1].stop()
+        assert loop.time() - since < HANDED_OVER_S + 3
 
 
 @virtual

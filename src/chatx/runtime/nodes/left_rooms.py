@@ -17,6 +17,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Sequence
+from itertools import islice
 
 from msgspec import Struct
 
@@ -26,10 +27,10 @@ from chatx.runtime.nodes.fitting import size_of_all
 
 logger: logging.Logger = logging.getLogger("chatx")
 
-LEFT_S = 10.0
-"""Seconds for which a room that has moved can be asked for here."""
+LEFT_S = 30.0
+"""Seconds for which a room that has moved can be asked for here: a third of 100,000 rooms takes ten to be taken."""
 
-LEFT_ROOMS = 10_000
+LEFT_ROOMS = 100_000
 """Rooms that are kept for that, at most; the oldest are forgotten."""
 
 LEFT_BYTES = 268_435_456
@@ -45,7 +46,6 @@ class Left(Struct):
         size: The bytes of the entries.
         until: When it is forgotten.
         taken: The take that has it, or None.
-        offered: Whether its owner was told of it.
     """
 
     head: Place
@@ -53,7 +53,6 @@ class Left(Struct):
     size: int
     until: float = 0.0
     taken: str | None = None
-    offered: bool = False
 
     def shorten(self) -> None:
         """Keep the newest entry alone: the stream goes on behind it."""
@@ -66,24 +65,24 @@ class LeftRooms:
 
     Attributes:
         has_log: Whether a log has what was said in them, so that one that nobody takes goes on all the same.
+        untaken: How many nobody has taken yet.
     """
 
     def __init__(self) -> None:
         self.has_log: bool = False
+        self.untaken: int = 0
         self._rooms: OrderedDict[str, Left] = OrderedDict()  # the oldest first
         self._whole: dict[str, None] = {}  # those with more than one entry, the oldest first
+        self._to_offer: dict[str, None] = {}  # those that nobody has taken, and whose owners have not been told
         self._bytes = 0
-
-    @property
-    def untaken(self) -> int:
-        """How many nobody has taken yet."""
-        return sum(each.taken is None for each in list(self._rooms.values()))  # other threads ask too
 
     def keep(self, room_id: str, head: Place, entries: Sequence[Placed], now: float) -> None:
         """Keep a room."""
         self._pop(room_id)
         left = self._rooms[room_id] = Left(head, entries, size_of_all(entries), now + LEFT_S)
         self._bytes += left.size
+        self.untaken += 1
+        self._to_offer[room_id] = None
         if len(entries) > 1:
             self._whole[room_id] = None
         while len(self._rooms) > LEFT_ROOMS:
@@ -96,6 +95,8 @@ class LeftRooms:
         left = self._rooms.get(room_id)
         if left is None or left.taken not in (None, take):
             return None
+        if left.taken is None:
+            self._no_longer_untaken(room_id)
         left.taken = take
         return left
 
@@ -106,9 +107,9 @@ class LeftRooms:
 
     def to_offer(self, most: int) -> list[str]:
         """Return rooms of which their owners have not been told, and count them as told."""
-        found = [room_id for room_id, left in self._rooms.items() if left.taken is None and not left.offered][:most]
+        found = list(islice(self._to_offer, most))
         for room_id in found:
-            self._rooms[room_id].offered = True
+            del self._to_offer[room_id]
         return found
 
     def head(self, room_id: str) -> Place | None:
@@ -119,8 +120,8 @@ class LeftRooms:
     def offer_again(self, room_id: str) -> None:
         """Take note that an owner could not be told."""
         left = self._rooms.get(room_id)
-        if left is not None:
-            left.offered = False
+        if left is not None and left.taken is None:
+            self._to_offer[room_id] = None
 
     def look(self, now: float, *, away: bool) -> None:
         """Forget what was kept for long enough; while this node is `away` nobody could ask for it."""
@@ -135,7 +136,13 @@ class LeftRooms:
         if left is not None:
             self._whole.pop(room_id, None)
             self._bytes -= left.size
+            if left.taken is None:
+                self._no_longer_untaken(room_id)
         return left
+
+    def _no_longer_untaken(self, room_id: str) -> None:
+        self.untaken -= 1
+        self._to_offer.pop(room_id, None)
 
     def _cut(self, room_id: str) -> None:
         del self._whole[room_id]

@@ -6,8 +6,8 @@ Rules:
    those, and takes them over from the others.
 3. Each change of the view closes the rooms here that are owned elsewhere now, a part of them in each turn of the loop;
    one that its new owner asks for is given up at once.
-4. A node that stops says so, keeps what it has of its rooms until their new owners have asked for it, for
-   `HANDED_OVER_S` at most, and goes.
+4. A node that stops says so, keeps what it has of its rooms until their new owners have asked for it, or nobody has for
+   `HANDED_OVER_S`, and goes.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ from chatx.runtime.nodes.abroad import Abroad
 from chatx.runtime.nodes.answering import Answering
 from chatx.runtime.nodes.at_once import AT_ONCE, LANES, AtOnce, Lane, lane_of
 from chatx.runtime.nodes.counts import Counts
+from chatx.runtime.nodes.left_rooms import LEFT_S
 from chatx.runtime.nodes.node_log import NodeLog
 from chatx.runtime.nodes.operating import Operating
 from chatx.runtime.nodes.owned import Owned
@@ -66,8 +67,8 @@ ANSWERED_S = 2.0
 START_S = 15.0
 """Seconds within which a node is one of the others, or its start fails."""
 
-LOOKED_BACK_S = 10.0
-"""Seconds after a change of the view for which a room that begins may have been on another node."""
+LOOKED_BACK_S = LEFT_S
+"""Seconds after a change of the view for which a room that begins may have been on another node: while that keeps it."""
 
 BACK_S = 2.0
 """Seconds after the link has come for which nobody who is not there is taken for gone."""
@@ -85,7 +86,7 @@ HEARS_ITSELF_S = 5.0
 """Seconds after which a node that starts, and does not hear itself, gives up."""
 
 HANDED_OVER_S = 2.0
-"""Seconds for which a node that stops waits for its rooms to be taken over, at most."""
+"""Seconds for which a node that stops waits for the next of its rooms to be taken over, at most."""
 
 HEARTBEATS = "hb"
 """The topic of heartbeats."""
@@ -199,8 +200,10 @@ class Node:
         self._done(self._membership.drain())
         self._publish_heartbeat()
         self.abroad.nodes_changed(list(self._engine.rooms) if self._engine is not None else [])
-        until = self._loop.time() + HANDED_OVER_S
-        while self.abroad.left_behind and self.everybody() and self._loop.time() < until:
+        least, until = self.abroad.left_behind, self._loop.time() + HANDED_OVER_S
+        while (left := self.abroad.left_behind) and self.everybody() and self._loop.time() < until:
+            if left < least:
+                least, until = left, self._loop.time() + HANDED_OVER_S
             self.abroad.handing_over.offer()
             await asyncio.sleep(TICK_S)
 
