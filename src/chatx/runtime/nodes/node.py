@@ -68,7 +68,7 @@ START_S = 15.0
 """Seconds within which a node is one of the others, or its start fails."""
 
 LOOKED_BACK_S = LEFT_S
-"""Seconds after a change of the view for which a room that begins may have been on another node: while that keeps it."""
+"""Seconds after a change of the view for which a room that begins may be on another node: it is kept there so long."""
 
 BACK_S = 2.0
 """Seconds after the link has come for which nobody who is not there is taken for gone."""
