@@ -1,5 +1,7 @@
 """The window of idempotency keys."""
 
+import gc
+import sys
 import tracemalloc
 from collections.abc import Iterator
 
@@ -8,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from chatx.core.idempotency import BYTES, SHARES, WINDOW_S, IdempotencyWindow, Place, scope_of
+from chatx.core.idempotency import BYTES, SHARES, WINDOW_S, IdempotencyWindow, Place, key_of, scope_of
 from chatx.core.message import Message
 
 
@@ -169,6 +171,29 @@ def test_the_default_holds_the_keys_of_hundreds_of_messages_a_second_for_the_who
     assert BYTES / (window.held / 1000) / WINDOW_S > 100
 
 
+def test_the_keys_of_many_rooms_are_not_looked_at_for_each_of_them() -> None:
+    window = IdempotencyWindow()
+    for number in range(5_000):
+        record(window, "k", message(number, f"room {number}"), 0.0)
+    called = 0
+
+    def count(frame: object, event: str, argument: object) -> None:
+        nonlocal called
+        called += 1
+
+    assert window.keys_of("room 0") == {0: "k"}
+    record(window, "k2", message(5_001, "room 7"), 0.0)
+    gc.disable()
+    sys.setprofile(count)
+    try:
+        found = window.keys_of("room 7")
+    finally:
+        sys.setprofile(None)
+        gc.enable()
+    assert found == {7: "k", 5_001: "k2"}
+    assert called < 50
+
+
 class Window(RuleBasedStateMachine):
     """Against a plain dict of everything recorded that nothing has pushed out."""
 
@@ -206,6 +231,16 @@ class Window(RuleBasedStateMachine):
                 if scope[1] != user:
                     assert before[scope[1]] >= max(before.values()) - 1, "who holds most loses"
                 del self.recorded[scope]
+
+    @rule(rooms=st.lists(st.sampled_from("abc"), max_size=3), forgets=st.booleans())
+    def move(self, rooms: list[str], forgets: bool) -> None:
+        for room in rooms:
+            of_room = [scope for scope in self.window._kept if scope.startswith(f"{room}\0".encode())]
+            by_offset = {each.offset: scope for scope in of_room if (each := self.window.find(scope, -1.0)) is not None}
+            assert len(by_offset) == len(of_room)
+            assert self.window.keys_of(room) == {offset: key_of(scope) for offset, scope in by_offset.items()}
+        if forgets:
+            self.window.forget_rooms()
 
     @rule(at_most=st.integers(1, 5))
     def expire(self, at_most: int) -> None:

@@ -13,7 +13,6 @@ Rules:
 from __future__ import annotations
 
 from collections import OrderedDict, defaultdict
-from collections.abc import Collection
 from struct import Struct as Layout
 from typing import Final
 
@@ -95,12 +94,14 @@ class IdempotencyWindow:
     """
 
     __slots__ = (
+        "_by_room",
         "_due",
         "_heaviest",
         "_kept",
         "_most",
         "_ranks",
         "_share",
+        "_sorted_to",
         "_users",
         "_window_s",
         "held",
@@ -112,6 +113,8 @@ class IdempotencyWindow:
         self._most = most_bytes
         self._share = most_bytes // SHARES
         self._kept: OrderedDict[bytes, _Kept] = OrderedDict()  # oldest first
+        self._by_room: defaultdict[bytes, list[bytes]] = defaultdict(list)  # of keys up to one, some of them gone
+        self._sorted_to: _Kept | None = None
         self._due = 0.0  # nothing is over before
         self._users: dict[str, _Holder] = {}
         # Rank by bytes held -> who has it; who came to it first is first.
@@ -139,14 +142,29 @@ class IdempotencyWindow:
             id_length -= _STORED
         return Place(texts[:id_length], inserted_at, texts[id_length:], offset, content_hash, stored)
 
-    def keys_of(self, room_ids: Collection[str]) -> dict[str, dict[int, str]]:
-        """Return room id to offset to key, of what is remembered of these rooms; it looks at every key there is."""
-        found: dict[str, dict[int, str]] = {}
-        for scope, kept in self._kept.items():
-            room_id = scope[: scope.index(b"\0")].decode()
-            if room_id in room_ids:
-                found.setdefault(room_id, {})[_LAYOUT.unpack_from(kept.packed)[2]] = key_of(scope)
-        return found
+    def keys_of(self, room_id: str) -> dict[int, str]:
+        """Return offset to key, of what is remembered of a room.
+
+        The first call looks at every key there is, and sorts them by room; a later one looks at those that came since,
+        until `forget_rooms`.
+        """
+        newer: list[bytes] = []
+        for scope, kept in reversed(self._kept.items()):
+            if kept is self._sorted_to:
+                break
+            newer.append(scope)
+        else:
+            self._by_room.clear()  # the last one that was sorted is gone, or there was none
+        for scope in newer:
+            self._by_room[scope[: scope.index(b"\0")]].append(scope)
+        self._sorted_to = next(reversed(self._kept.values()), None)
+        of_room = ((scope, self._kept.get(scope)) for scope in self._by_room.get(room_id.encode(), ()))
+        return {_LAYOUT.unpack_from(kept.packed)[2]: key_of(scope) for scope, kept in of_room if kept is not None}
+
+    def forget_rooms(self) -> None:
+        """Let go of how the keys are sorted by room: it takes about as much again as the keys."""
+        self._by_room.clear()
+        self._sorted_to = None
 
     def record(self, scope: bytes, message: Message, now: float) -> None:
         """Remember that a key, by the `scope_of` it in the message's room and for its sender, made this message."""

@@ -96,7 +96,7 @@ def no_keys(patch: pytest.MonkeyPatch) -> None:
         return replace(opened(self, room), keyed=())
 
     patch.setattr(MemoryLog, "_opened", without)
-    patch.setattr(IdempotencyWindow, "keys_of", lambda self, room_ids: {})
+    patch.setattr(IdempotencyWindow, "keys_of", lambda self, room_id: {})
 
 
 def blind_owner(patch: pytest.MonkeyPatch) -> None:

@@ -58,7 +58,7 @@ def no_last_word(patch: pytest.MonkeyPatch) -> None:
 
 def no_keys(patch: pytest.MonkeyPatch) -> None:
     """Hand a room off without the keys of what was said."""
-    patch.setattr(IdempotencyWindow, "keys_of", lambda self, room_ids: {})
+    patch.setattr(IdempotencyWindow, "keys_of", lambda self, room_id: {})
 
 
 def nothing_handed_off(patch: pytest.MonkeyPatch) -> None:

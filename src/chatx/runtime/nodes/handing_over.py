@@ -88,6 +88,7 @@ class HandingOver:
         self._moves_plain = moves_plain
         self._close_room: Callable[[RoomProcess], object] | None = None
         self._window: IdempotencyWindow | None = None
+        self._sorted = False  # whether keys were asked for since the last look
         self._settle: Callable[[RoomProcess], Coroutine[Any, Any, None]] | None = None
         self._settling: dict[str, asyncio.Task[None]] = {}  # rooms that have moved, and are brought to the log
         self._left = LeftRooms()
@@ -303,7 +304,6 @@ class HandingOver:
     def _leave_behind(self, processes: list[RoomProcess]) -> None:
         """Keep what is here of rooms for the nodes that own them now."""
         now = self._loop.time()
-        keys = {} if self._window is None else self._window.keys_of({each.room_id for each in processes})
         for process in processes:
             if process.room.plain:
                 self._moves_plain(process.room_id, list(process.room.plain))
@@ -311,8 +311,9 @@ class HandingOver:
             if head.offset:
                 if self._settle is not None:
                     self._begin_to_settle(process)
-                of_room = keys.get(process.room_id, {})
-                entries = [Placed.of(each, of_room.get(each.offset)) for each in process.newest(self._history_size)]
+                keys = {} if self._window is None else self._window.keys_of(process.room_id)
+                self._sorted = True
+                entries = [Placed.of(each, keys.get(each.offset)) for each in process.newest(self._history_size)]
                 self._left.keep(process.room_id, Place(*head), entries, now)
 
     def _begin_to_settle(self, process: RoomProcess) -> None:
@@ -328,6 +329,9 @@ class HandingOver:
 
     def look(self, now: float) -> None:
         """Forget what was kept for long enough, and tell new owners of what they have not asked for; once a second."""
+        if self._window is not None and not self._sorted:
+            self._window.forget_rooms()
+        self._sorted = False
         self._left.look(now, away=not self._peers.serving)
         while self._given_up and next(iter(self._given_up.values())) <= now:
             self._given_up.popitem(last=False)
