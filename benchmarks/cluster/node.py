@@ -27,7 +27,8 @@ def chat(name: str, strategy: str, url: str | None) -> Chat:
     nodes: dict[str, Any] = {}
     if strategy != "local":
         nodes = {"cluster_strategy": strategy, "cluster_url": url, "node_name": name, "cluster_name": "bench"}
-    return Chat(rate_limit=UNLIMITED, room_idle_ms=3_600_000, room_queue_limit=10_000, **nodes)
+    forgets_nothing: dict[str, Any] = {"room_idle_ms": 3_600_000, "idle_rooms_limit": 1_000_000}
+    return Chat(rate_limit=UNLIMITED, room_queue_limit=10_000, **forgets_nothing, **nodes)
 
 
 async def _serve(name: str, strategy: str, url: str | None) -> None:

@@ -6,27 +6,28 @@ is gone, this process ends. It says `ready`, and `kill NAME` where somebody has 
 
 from __future__ import annotations
 
-import asyncio
 import json
-import os
-import signal
 import socket
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any
 
 from chatx.chat import Chat
 from chatx.cli.command import fail
 from chatx.cli.demo_serving import serve
 from chatx.cli.onlooker import Heard, Onlooker, onlooking
+from chatx.cli.workers.orphan import end_with
 from chatx.cluster.membership import SUSPECT_S
 from chatx.demo.app import demo_app
 from chatx.errors import ChatError, ConfigError
 
 LINE_BYTES = 65_536
 """The longest line of what is to be done, in bytes."""
+
+PATIENCE_S = 15.0
+"""Seconds in which it stops when its keeper is gone; afterwards it ends hard."""
 
 
 class NodesFromHere:
@@ -43,19 +44,10 @@ class NodesFromHere:
 
     @asynccontextmanager
     async def looking(self, chat: Chat) -> AsyncIterator[None]:
-        """Listen to the nodes within the block, and end this process when its keeper is gone."""
+        """Listen to the nodes within the block."""
         self._chat = chat
-        self._control.setblocking(False)
-        ends = asyncio.create_task(self._ends())
         async with onlooking(chat.config) as self._onlooker:
             yield
-        ends.cancel()
-
-    async def _ends(self) -> None:
-        with suppress(OSError):
-            while await asyncio.get_running_loop().sock_recv(self._control, 1024):
-                pass  # nothing more is said to a node
-        os.kill(os.getpid(), signal.SIGTERM)
 
     async def look(self, room_id: str) -> dict[str, Any]:
         """Return the nodes, and who owns the room."""
@@ -100,6 +92,7 @@ def main() -> int:
     """Serve as a node until a signal or the end of the keeper, and return the exit status."""
     control = socket.socket(fileno=int(sys.argv[1]))
     told = json.loads(_first_line(control))
+    end_with(control, PATIENCE_S)
     nodes = NodesFromHere(control)
     try:
         app = demo_app(nodes=nodes, **told["options"])

@@ -1,26 +1,19 @@
-"""One worker: `chatx serve` on sockets that were given to it, which ends with the supervisor that gave them.
-
-Whether that is gone is seen by a thread, by the end of a channel that the supervisor alone holds open: so it is seen
-also by a worker whose event loop hangs, and on every system.
-"""
+"""One worker: `chatx serve` on sockets that were given to it, which ends with the supervisor that gave them."""
 
 from __future__ import annotations
 
 import argparse
 import logging
 import os
-import select
-import signal
 import socket
 import sys
-import threading
-import time
 
 from chatx.cli.command import fail
 from chatx.cli.ending import Ending
 from chatx.cli.logs import log_to
 from chatx.cli.workers.channel import Assignment, NotUnderstood, first_line, read_line
 from chatx.cli.workers.loads import Loads
+from chatx.cli.workers.orphan import end_with
 from chatx.errors import ChatError
 
 
@@ -33,7 +26,7 @@ def main(arguments: list[str]) -> int:
         return fail(f"this is no worker of a supervisor: {error}", 1)
     if not isinstance(assignment, Assignment):
         return fail("this is no worker of a supervisor.", 1)
-    threading.Thread(target=_end_with, args=(channel, assignment.patience_s), daemon=True).start()
+    end_with(channel, assignment.patience_s)
     try:
         return _serve(channel, assignment)
     except KeyboardInterrupt:
@@ -60,17 +53,6 @@ def _serve(channel: socket.socket, assignment: Assignment) -> int:
     finally:
         logging.disable(logging.NOTSET)
     return serve(what, sockets, ending, AmongWorkers(assignment.node, channel, loads, assignment.number))
-
-
-def _end_with(channel: socket.socket, patience_s: float) -> None:
-    """Drain this process when the supervisor is gone, and end it where that takes too long."""
-    waiting = select.poll()
-    waiting.register(channel, 0)  # a hangup is told whatever is asked for
-    waiting.poll()
-    # Of this nothing is logged: whoever wrote the log is gone too.
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(patience_s)
-    os._exit(1)
 
 
 if __name__ == "__main__":
