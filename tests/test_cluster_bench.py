@@ -38,10 +38,12 @@ def test_a_room_is_found_for_each_node() -> None:
 def test_the_page_has_what_was_measured_and_no_more() -> None:
     assert (others({}), formula({})) == ("", "")
     figures = {"pg kill stall_s": 2.0, "together cpu_us": 5.0, "spread cpu_us": 6.0, "spread readers": 3000.0}
-    figures["spread broker_us"] = 20.0
+    figures |= {"spread broker_us": 400.0, "together hurried message_us": 100.0}
+    figures |= {"spread hurried message_us": 220.0, "spread hurried broker_us": 10.0, "spread hurried per_second": 2e4}
     assert len(table(GOALS, figures).splitlines()) == 3
     assert "5.00 µs of CPU on one node, and 6.00 µs where they are spread over three" in others(figures)
     said = formula(figures)
-    assert "`f` ≤ 1500 µs for each node that follows" in said
-    assert "of the 20 µs that the broker takes" in said
-    assert "a room of 10,000 readers costs 50 ms of CPU a message in deliveries, and at most 14 ms" in said
+    assert "`f` = 60 µs and `b` = 5 µs a message where 20,000 a second are said" in said
+    assert "up to 1500 µs and 200 µs" in said
+    assert "a room of 10,000 readers costs 50 ms of CPU a message in deliveries, and 0.5 ms (at a slow pace" in said
+    assert "A broker on one core copies 22,222 messages" in said

@@ -27,7 +27,11 @@ def chat(name: str, strategy: str, url: str | None) -> Chat:
     nodes: dict[str, Any] = {}
     if strategy != "local":
         nodes = {"cluster_strategy": strategy, "cluster_url": url, "node_name": name, "cluster_name": "bench"}
-    forgets_nothing: dict[str, Any] = {"room_idle_ms": 3_600_000, "idle_rooms_limit": 1_000_000}
+    forgets_nothing: dict[str, Any] = {
+        "room_idle_ms": 3_600_000,
+        "idle_rooms_limit": 1_000_000,
+        "drain_timeout_ms": 120_000,
+    }
     return Chat(rate_limit=UNLIMITED, room_queue_limit=10_000, **forgets_nothing, **nodes)
 
 

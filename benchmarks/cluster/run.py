@@ -78,12 +78,14 @@ class Rounds:
                     self._take_all(f"{strategy} {kind}", asyncio.run(stall.stall(other.port, room_id, strike, STALL_S)))
 
     def spread(self) -> None:
-        """Take what a delivery costs on one node, and on three."""
+        """Take what a delivery costs on one node and on three, and a message where many are said to few readers."""
         together = 3 * self._readers
         with cluster("local", self._folder, "alone") as running:
             self._take_all("together", spread.measure(running, together, self._seconds))
+            self._take_all("together hurried", spread.measure(running, 3, self._seconds, hurried=True))
         with cluster("pg", self._folder, *NAMES) as running:
             self._take_all("spread", spread.measure(running, self._readers, self._seconds))
+            self._take_all("spread hurried", spread.measure(running, 1, self._seconds, hurried=True))
         self.taken["spread readers"].append(together)
 
     def rooms(self) -> None:
