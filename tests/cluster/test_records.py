@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from msgspec import msgpack
 
 from chatx.adapters.room_log import APPENDED_AT_ONCE
+from chatx.cluster.entries import ENTRIES_AT_ONCE, EntryRow, Placed
 from chatx.cluster.fields import RECORD_BYTES, Part, Place
-from chatx.cluster.live import ENTRIES_AT_ONCE, EntryRow, Placed
 from chatx.cluster.log_record import Logged
 from chatx.cluster.memberships import Membership
 from chatx.cluster.operating import Drain, List, Listed, Look, Looked, RoomSummary, Show, Shown

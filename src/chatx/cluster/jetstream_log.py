@@ -35,9 +35,9 @@ from chatx.adapters.room_log import (
     misplaced,
 )
 from chatx.cluster.backplane import BackplaneError, NoReply
+from chatx.cluster.entries import EntryRow
 from chatx.cluster.jetstream import JetStream, WrongNumber
 from chatx.cluster.jetstream_rooms import RoomReader, at
-from chatx.cluster.live import EntryRow
 from chatx.cluster.log_record import EPOCHS, Logged, RoomState, place_of, trail_of
 from chatx.cluster.records import BadRecord, Records
 from chatx.core.message import Entry, Position

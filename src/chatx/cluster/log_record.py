@@ -15,8 +15,8 @@ from typing import Annotated, Final, TypeAlias
 
 from msgspec import Meta, Struct
 
+from chatx.cluster.entries import ENTRIES_AT_ONCE, EntryRow
 from chatx.cluster.fields import Boot, Count, Id, Part, Place, check_ids
-from chatx.cluster.live import ENTRIES_AT_ONCE, EntryRow
 from chatx.core.message import Entry, Position
 
 TRAIL: Final = 32

@@ -9,8 +9,8 @@ from typing import Annotated, Final, TypeAlias
 
 from msgspec import Meta
 
+from chatx.cluster.entries import ENTRIES_AT_ONCE, Placed
 from chatx.cluster.fields import Boot, Count, Id, Part, Place, Reason, Text, Word, check_content, check_ids
-from chatx.cluster.live import ENTRIES_AT_ONCE, Placed
 from chatx.cluster.memberships import Memberships
 from chatx.cluster.operating import OperatorsAnswer, OperatorsAsk
 from chatx.cluster.polling import PollsAnswer, PollsAsk

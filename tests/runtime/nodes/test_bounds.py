@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from chatx import Gap
+from chatx.cluster.entries import EntryRow, Placed
 from chatx.cluster.fields import Place
-from chatx.cluster.live import EntryRow, Placed
 from chatx.cluster.rpc import HandedOff, HandOff, Told
 from chatx.runtime.nodes.fitting import size_of_all
 from chatx.runtime.nodes.left_rooms import LeftRooms

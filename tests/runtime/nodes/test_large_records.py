@@ -9,8 +9,8 @@ import pytest
 from chatx import AdapterError, Message
 from chatx.cluster import rpc
 from chatx.cluster.backplane import PAYLOAD_BYTES
+from chatx.cluster.entries import Placed
 from chatx.cluster.fields import Place
-from chatx.cluster.live import Placed
 from chatx.cluster.memberships import Membership
 from chatx.config_checks import LARGEST_BETWEEN_NODES
 from chatx.core.data import Data

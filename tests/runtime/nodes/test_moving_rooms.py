@@ -12,8 +12,8 @@ from msgspec.structs import replace
 
 from chatx import Draft, RateLimit, RoomUnavailable, SubscriptionEnded
 from chatx.adapters.memory_log import MemoryLog
+from chatx.cluster.entries import Placed
 from chatx.cluster.fields import Place
-from chatx.cluster.live import Placed
 from chatx.cluster.memory_backplane import MemoryHub
 from chatx.cluster.rpc import Answer, Ask, HandedOff, HandOff
 from chatx.core.message import Position

@@ -6,8 +6,8 @@ import logging
 import time
 
 from chatx.cluster import rpc
+from chatx.cluster.entries import Placed
 from chatx.cluster.fields import Place
-from chatx.cluster.live import Placed
 from chatx.cluster.memberships import MEMBERSHIPS_AT_ONCE
 from chatx.core.data import Data
 from chatx.core.message import Position

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import Final
 
-from chatx.cluster.live import ENTRIES_AT_ONCE, Placed
+from chatx.cluster.entries import ENTRIES_AT_ONCE, Placed
 from chatx.core.message import Entry
 
 ENTRIES_BYTES: Final = 700_000

@@ -23,8 +23,8 @@ from typing import Any
 
 from msgspec import Struct
 
+from chatx.cluster.entries import Placed
 from chatx.cluster.fields import Place
-from chatx.cluster.live import Placed
 from chatx.cluster.rpc import Answer, Found, HandedOff, HandOff, Moved, Read
 from chatx.core.idempotency import IdempotencyWindow, scope_of
 from chatx.core.message import Message, Position

@@ -21,8 +21,8 @@ from itertools import islice
 
 from msgspec import Struct
 
+from chatx.cluster.entries import Placed
 from chatx.cluster.fields import Place
-from chatx.cluster.live import Placed
 from chatx.runtime.nodes.fitting import size_of_all
 
 logger: logging.Logger = logging.getLogger("chatx")

@@ -14,8 +14,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
+from chatx.cluster.entries import ENTRIES_AT_ONCE, Placed
 from chatx.cluster.fields import Place
-from chatx.cluster.live import ENTRIES_AT_ONCE, Placed
 from chatx.cluster.memberships import MEMBERSHIPS_AT_ONCE, Membership
 from chatx.cluster.rpc import Attach, Attached, Detach, Differ, Done, Follow, Members, Told
 from chatx.core.fanout import Subscriber

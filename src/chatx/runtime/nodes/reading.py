@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from chatx.adapters.room_log import Found
 from chatx.cluster import rpc
+from chatx.cluster.entries import ENTRIES_AT_ONCE
 from chatx.cluster.fields import Place
-from chatx.cluster.live import ENTRIES_AT_ONCE
 from chatx.core.message import Entry, Position
 from chatx.errors import AdapterError, ChatError
 from chatx.runtime.nodes.asking_owners import ask_owner

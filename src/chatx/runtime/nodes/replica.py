@@ -22,8 +22,8 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from itertools import islice
 
+from chatx.cluster.entries import Placed
 from chatx.cluster.fields import Place
-from chatx.cluster.live import Placed
 from chatx.cluster.memberships import MEMBERSHIPS_AT_ONCE, Membership
 from chatx.cluster.rpc import Attach, Attached, Done, Members, Presence, Present, Refused, Told
 from chatx.core.message import Position, PresenceMeta
