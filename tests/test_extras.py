@@ -74,6 +74,7 @@ except ConfigError as error:
     "module, missing, extra",
     [
         ("chatx.adapters.postgres_log", "asyncpg", "postgres"),
+        ("chatx.client", "websockets", "client"),
         ("chatx.cluster.nats", "nats", "cluster"),
         ("chatx.integrations.starlette", "starlette", "gateway"),
         ("chatx.testing.pytest_plugin", "pytest", "testing"),

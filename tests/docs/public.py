@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
-PACKAGES = ("chatx", "chatx.gateway", "chatx.testing")
+PACKAGES = ("chatx", "chatx.client", "chatx.gateway", "chatx.testing")
 """Packages that export what their modules define: all in `__all__` is public."""
 
 MODULES = (
@@ -34,6 +34,8 @@ INTERNAL = {
     "chatx.Message.target",
     "chatx.Subscription.cut",
     "chatx.Subscription.end",
+    "chatx.client.Room.tell",
+    "chatx.client.Room.wake",
     "chatx.adapters.outbox.NOTIFICATION_STATES",
     "chatx.adapters.outbox.check_outbox",
     "chatx.adapters.outbox.has_outbox",

@@ -1,0 +1,251 @@
+"""The connection of a client: opened, lost and made anew; what the conversation collects is done here."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from typing import Final, Protocol
+
+from chatx.client.conversation import Conversation, Membership
+from chatx.client.errors import CLOSED, REVOKED, ClientClosed, ClientError
+from chatx.client.events import Message, NotSent, Sent
+from chatx.client.options import Options
+from chatx.client.outbox import Entry
+from chatx.client.wire import Cut, NotOpened, Wire
+from chatx.gateway.wire.closes import CLOSE_EXPIRED, CLOSE_MALFORMED, CLOSE_POLICY, CLOSE_REVOKED, CLOSE_TOO_LARGE
+
+_LOG: Final = logging.getLogger("chatx.client")
+
+_POISON: Final = frozenset({CLOSE_MALFORMED, CLOSE_POLICY, CLOSE_TOO_LARGE})
+"""The server closes so where it could not take what was written."""
+
+_LASTED_S: Final = 5.0
+"""How long a connection has been open whose token was good: shorter, and the next one is not made at once."""
+
+
+class Listener(Protocol):
+    """A room's reader."""
+
+    id: str
+
+    def wake(self) -> None:
+        """Take it that something has come, or that the room has ended."""
+        ...
+
+    def tell(self, event: Sent | NotSent) -> None:
+        """Take the outcome of a send that nobody awaits."""
+        ...
+
+
+class Line:
+    """The connection of a client.
+
+    Attributes:
+        options: The client's.
+        conversation: The protocol, which decides everything.
+    """
+
+    def __init__(self, options: Options, dial: Callable[[], Awaitable[Wire]]) -> None:
+        """Build it; nothing is connected yet.
+
+        Args:
+            options: The client's.
+            dial: Opens a connection, or raises `NotOpened`; what else it raises is logged.
+        """
+        self.options: Options = options
+        self.conversation: Conversation = Conversation(options, random.random)
+        self._dial = dial
+        self._listeners: dict[str, Listener] = {}
+        self._awaited: dict[Entry, asyncio.Future[Message]] = {}
+        self._wire: Wire | None = None
+        self._to_write = asyncio.Event()
+        self._running: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._ended: ClientError | None = ClientClosed(CLOSED, "The client is not connected; enter it: `async with`.")
+
+    def open(self) -> None:
+        """Begin to connect."""
+        if self._running is not None:
+            raise RuntimeError("A client is entered once; make another one.")
+        self._ended = None
+        self._loop = asyncio.get_running_loop()
+        self._running = self._loop.create_task(self._run())
+
+    async def close(self) -> None:
+        """End all rooms, and close the connection."""
+        self._end(ClientClosed(CLOSED, "The client was closed."))
+        if self._running is not None and self._running is not asyncio.current_task():
+            self._running.cancel()
+            await asyncio.wait([self._running])
+
+    def now(self) -> float:
+        """Return the clock of the conversation, in seconds."""
+        return self._loop.time()
+
+    def enter(self, room: Listener, membership: Membership) -> None:
+        """Join a room.
+
+        Raises:
+            ClientClosed: The client is not connected.
+            ValueError: It is open already.
+        """
+        self.check_open()
+        if room.id in self._listeners:
+            raise ValueError(f"This client is in the room {room.id!r} already; share the one there is.")
+        self._listeners[room.id] = room
+        self.conversation.enter(membership, self.now())
+        self.flush()
+
+    def leave(self, room: Listener, membership: Membership) -> None:
+        """Leave a room for good."""
+        if self._listeners.get(room.id) is room:
+            if membership.error is None:
+                self.conversation.leave(membership, ClientClosed(CLOSED, "The room was left."))
+                self.flush()
+            del self._listeners[room.id]
+
+    def check_open(self) -> None:
+        """Raise why the client is not open, if it is not."""
+        if self._ended is not None:
+            raise self._ended
+
+    async def send(self, entry: Entry) -> Message:
+        """Send it, and return its acknowledgement; errors as `Room.send`."""
+        self.conversation.outbox.add(entry)
+        future = self._awaited[entry] = self._loop.create_future()
+        self.conversation.send(entry, self.now())
+        self.flush()
+        try:
+            message: Message = await future
+            return message
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled():  # its outcome came in this very turn
+                self._tell(entry, future.exception() or future.result())
+            elif self._awaited.pop(entry, None) is not None:
+                # What may be published goes on, and its outcome is told as an event.
+                self.conversation.withdraw(entry)
+            raise
+
+    def flush(self) -> None:
+        """Do what the conversation has collected."""
+        talk = self.conversation
+        if talk.frames:
+            self._to_write.set()
+        if talk.settled:
+            settled, talk.settled = talk.settled, []
+            for entry, outcome in settled:
+                self._settle(entry, outcome)
+        if talk.woken:
+            woken, talk.woken = talk.woken, set()
+            for room_id in woken:
+                room = self._listeners.get(room_id)
+                if room is not None:
+                    room.wake()
+        if talk.broken is not None and self._wire is not None:
+            self._wire.abort()
+        if self._ended is None and (self._timer is None or self._timer.when() > talk.due):
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = None if talk.due == float("inf") else self._loop.call_at(talk.due, self._tick)
+
+    # The connection.
+
+    async def _run(self) -> None:
+        talk = self.conversation
+        told = ""
+        while True:
+            poisoned = at_once = False
+            least_s = 0.0
+            try:
+                self._wire = wire = await self._dial()
+            except Exception as error:  # a token is fetched by the program's own function
+                why = str(error) or type(error).__name__
+                if isinstance(error, NotOpened):
+                    least_s = error.retry_after or 0.0
+                elif why != told:
+                    _LOG.exception("A connection could not be prepared.")
+            else:
+                opened_at = self.now()
+                cut = await self._converse(wire)
+                why = talk.broken or cut.reason
+                if cut.code == CLOSE_REVOKED:
+                    self._end(ClientClosed(REVOKED, f"The server shut this user out: {cut.reason}."))
+                    return
+                poisoned = cut.code in _POISON
+                at_once = cut.code == CLOSE_EXPIRED and self.now() - opened_at >= _LASTED_S
+            if why != told:
+                _LOG.warning("Not connected: %s", why)
+            pause_s = talk.lost(why, self.now(), poisoned=poisoned)
+            told = why if talk.failures > 1 else ""
+            self._wire = None
+            self.flush()
+            await asyncio.sleep(0.0 if at_once else least_s + pause_s)
+
+    async def _converse(self, wire: Wire) -> Cut:
+        talk = self.conversation
+        writing = self._loop.create_task(self._write(wire))
+        try:
+            talk.opened(self.now())
+            self.flush()
+            while True:
+                text = await wire.read()
+                talk.received(text, self._loop.time())
+                self.flush()
+        except Cut as cut:
+            return cut
+        except Exception as error:  # a fault of this client must not leave it deaf
+            _LOG.exception("A connection failed.")
+            wire.abort()
+            return Cut(1006, f"it failed: {error}")
+        except BaseException:
+            await asyncio.shield(self._loop.create_task(wire.close()))
+            raise
+        finally:
+            writing.cancel()
+
+    async def _write(self, wire: Wire) -> None:
+        talk = self.conversation
+        try:
+            while True:
+                await self._to_write.wait()
+                self._to_write.clear()
+                frames, talk.frames = talk.frames, []
+                await wire.write(frames)
+        except Cut:
+            pass  # who reads is told as well
+
+    def _tick(self) -> None:
+        self._timer = None
+        self.conversation.tick(self.now())
+        self.flush()
+
+    def _settle(self, entry: Entry, outcome: Message | ClientError) -> None:
+        future = self._awaited.pop(entry, None)
+        if future is not None and not future.done():
+            if isinstance(outcome, Message):
+                future.set_result(outcome)
+            else:
+                future.set_exception(outcome)
+                future.exception()  # told, whether its caller is still there or not
+            return
+        self._tell(entry, outcome)
+
+    def _tell(self, entry: Entry, outcome: Message | BaseException) -> None:
+        room = self._listeners.get(entry.room)
+        if room is None:
+            _LOG.warning("A message to the room %r that nobody awaits: %s", entry.room, outcome)
+        elif isinstance(outcome, Message):
+            room.tell(Sent(entry.room, entry.key, outcome))
+        elif isinstance(outcome, ClientError):
+            room.tell(NotSent(entry.room, entry.key, entry.content, entry.data, outcome))
+
+    def _end(self, error: ClientError) -> None:
+        if self._ended is None:
+            self._ended = error
+            self.conversation.end(error)
+            self.flush()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
