@@ -1,0 +1,216 @@
+"""Clients that talk while connections are cut and the server dies and comes back; then calm, and what they told.
+
+`SEED=` draws a run's faults again; what they meet depends on the moment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.clients.proof.checking import Acknowledged, Failed, Missed, Said, Witness, faults
+from tests.clients.proof.drivers import KINDS, Drivers
+from tests.clients.proof.proxy import CuttingProxy, Passage, cutting_proxy
+from tests.clients.proof.served import Server, said, server
+from tests.seeds import Chance
+
+ROOMS = ("a", "b")
+CLIENTS = 8
+"""Of each kind."""
+
+PATIENCE_S = 120.0
+"""A client pauses for 30 s, and takes 20 s to see that nobody is there; on a machine that has other things to do."""
+
+
+class Play:
+    """One run.
+
+    Attributes:
+        witnesses: By client and room.
+        met: How often each fault was drawn.
+    """
+
+    def __init__(self, seed: str, served: Server, proxy: CuttingProxy) -> None:
+        self.seed = seed
+        self.witnesses: dict[tuple[str, str], Witness] = {}
+        self.met: Counter[str] = Counter()
+        self.drivers: dict[str, Drivers] = {}
+        self.states: dict[tuple[str, str], list[str]] = {}
+        self._server = served
+        self._proxy = proxy
+        self._more = asyncio.Event()
+        self._dials = 0
+
+    def chance(self, name: str) -> Chance:
+        """Return a source of chances for one who is named so."""
+        return Chance(f"{self.seed} {name}")
+
+    def report(self, report: dict[str, Any]) -> None:
+        """Take down what a client tells."""
+        who = report["client"], report["room"]
+        witness = self.witnesses[who]
+        match report:
+            case {"message": message}:
+                witness.told.append(said(message))
+            case {"gap": gap}:
+                witness.told.append(Missed(*(gap[each] for each in ("reason", "epoch", "offset", "missed"))))
+            case {"sent": sent}:
+                witness.outcomes[sent["content"]].append(Acknowledged(sent["epoch"], sent["offset"], sent["id"]))
+            case {"failed": failed}:
+                witness.outcomes[failed["content"]].append(Failed(failed["code"], failed["published"]))
+            case {"state": state}:
+                self.states[who].append(f"{state} {report.get('why') or ''}")
+            case _:
+                self.states[who].append(f"{report}")
+        self._more.set()
+
+    async def until(self, condition: Callable[[], bool]) -> bool:
+        """Wait for reports that make a condition true; return whether they came in time."""
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                while not condition():
+                    assert all(each.runs for each in self.drivers.values()), "the clients' process has ended"
+                    self._more.clear()
+                    await self._more.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def join(self, kind: str, clients: int, *, history: int = 0, spoiled: str | None = None) -> None:
+        """Let clients of a kind into the rooms."""
+        names = [f"{kind}-{number}" for number in range(clients)]
+        for name in names:
+            for room in ROOMS:
+                self.witnesses[name, room] = Witness(name)
+                self.states[name, room] = []
+            await self.drivers[kind].do(
+                command="join",
+                client=name,
+                url=f"http://127.0.0.1:{self._proxy.port}/socket",
+                rooms=ROOMS,
+                history=history,
+                spoiled=spoiled,
+            )
+        joined = [self.states[name, room] for name in names for room in ROOMS]
+        assert await self.until(lambda: all(each and each[-1] == "joined " for each in joined)), joined
+
+    async def talk(self, seconds: float) -> None:
+        """Let everybody send numbered messages for so long, while connections are cut and the server dies."""
+        async with asyncio.TaskGroup() as tasks:
+            faults = [tasks.create_task(self._cut()), tasks.create_task(self._disturb())]
+            for name in {name for name, _ in self.witnesses}:
+                tasks.create_task(self._send(name, seconds))
+            await asyncio.sleep(seconds)
+            for each in faults:
+                each.cancel()
+
+    async def _send(self, name: str, seconds: float) -> None:
+        chance = self.chance(name)
+        until = asyncio.get_running_loop().time() + seconds
+        number = 0
+        while asyncio.get_running_loop().time() < until:
+            # Now and then several at once.
+            for _ in range(chance.upto(4) if chance.once_in(5) else 1):
+                room = chance.pick(ROOMS)
+                number += 1
+                content = f"{name} {number}"
+                self.witnesses[name, room].sends.append(content)
+                await self.drivers[name.partition("-")[0]].do(command="send", client=name, room=room, content=content)
+            await asyncio.sleep(chance.random() * 2)
+
+    async def _cut(self) -> None:
+        chance = self.chance("proxy")
+        while True:
+            await asyncio.sleep(chance.expovariate(3))
+            if chance.once_in(20):
+                self.met["refuse"] += 1
+                self._proxy.refuse()
+                await asyncio.sleep(chance.random() * 2)
+                await self._proxy.accept()
+            passages = [*self._proxy.passages]
+            if passages:
+                self._draw(chance, chance.pick(passages))
+
+    def _draw(self, chance: Chance, passage: Passage) -> None:
+        fault = chance.pick(("reset", "close", "lose answer", "lose answer", "silence", "delay"))
+        self.met[fault] += 1
+        match fault:
+            case "reset":
+                passage.reset()
+            case "close":
+                passage.close()
+            case "lose answer":
+                passage.lose_answer(chance.random())
+            case "silence":
+                up, down = chance.pick(((True, True), (True, False), (False, True)))
+                passage.silence(up=up, down=down, reset_after_s=chance.pick((1, 5, 45)) * chance.random())
+            case "delay":
+                passage.delay(chance.random() * 2)
+
+    async def _disturb(self) -> None:
+        chance = self.chance("server")
+        while True:
+            await asyncio.sleep(4 + chance.random() * 12)
+            if chance.once_in(2):
+                self.met["kill"] += 1
+                await self._server.kill()
+            else:
+                self.met["drain"] += 1
+                await self._server.drain()
+            await asyncio.sleep(chance.pick((0, 0, 3)) * chance.random())
+            await self._server.start()
+
+    async def calm(self) -> dict[str, list[str]]:
+        """End every fault, wait until everybody is there and told all, and return the faults by room."""
+        await self._server.end()
+        await self._server.start()
+        await self._proxy.accept()
+        for passage in [*self._proxy.passages]:
+            passage.reset()
+        await self.until(lambda: all(each.settled for each in self.witnesses.values()))
+        found: dict[str, list[str]] = {}
+        for room in ROOMS:
+            history = await self._server.history(room)
+            witnesses = [witness for (_, its), witness in self.witnesses.items() if its == room]
+            await self.until(lambda: all(_reached(each, history) for each in witnesses))  # noqa: B023  # awaited here
+            found[room] = faults(history, witnesses)
+        return found
+
+    @property
+    def failed(self) -> list[str]:
+        """The sends that were given up."""
+        return [
+            f"{witness.name}: {content!r}: {each}"
+            for witness in self.witnesses.values()
+            for content, outcomes in witness.outcomes.items()
+            for each in outcomes
+            if isinstance(each, Failed)
+        ]
+
+
+def _reached(witness: Witness, history: Sequence[Said]) -> bool:
+    return not history or (bool(witness.told) and witness.told[-1].offset >= history[-1].offset)
+
+
+@asynccontextmanager
+async def play(shell: str, folder: Path, kinds: Sequence[str]) -> AsyncIterator[Play]:
+    """Run a server, a proxy in front of it and drivers for these kinds; what is raised within tells the seed."""
+    seed = os.environ.get("SEED") or secrets.token_hex(4)
+    try:
+        async with AsyncExitStack() as stack:
+            served = await stack.enter_async_context(server(shell, folder))
+            proxy = await stack.enter_async_context(cutting_proxy(served.port))
+            playing = Play(seed, served, proxy)
+            for kind in kinds:
+                drivers = KINDS[kind](playing.report, f"http://127.0.0.1:{proxy.port}")
+                playing.drivers[kind] = await stack.enter_async_context(drivers)
+            yield playing
+    except BaseException as error:
+        error.add_note(f"Draw its faults again: SEED={seed}")
+        raise
