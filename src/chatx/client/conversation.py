@@ -33,6 +33,9 @@ from chatx.gateway.wire.payloads import ErrorResponse, Joined, PhxDiff, PhxMetas
 MOST_UNANSWERED: Final = 32
 """Sends of all rooms that are on their way."""
 
+LEAVES_OPEN: Final = frozenset({"room_unavailable"})
+"""Refusals that do not say whether the message was published."""
+
 _COMES_BACK: Final = frozenset({"unmatched_topic", "closed"})
 """Not retryable as they are, but fine after the next join: the membership or the chat is gone."""
 
@@ -374,7 +377,7 @@ class Conversation:
         )
         self._enter_state(room, State(room.id, "joined"))
         for entry in self.outbox.of(room.id):
-            if entry.doubtful_since is not None and entry.epoch not in {None, answer.epoch}:
+            if in_doubt(entry, answer.epoch):
                 self._settle(
                     entry, entry.unknown("The answer was lost, and the room went on in another stream meanwhile.")
                 )
@@ -516,7 +519,7 @@ class Conversation:
         if not refused.retryable and not comes_back:
             self._settle(entry, error)
             return
-        if refused.code != "room_unavailable":  # which leaves open whether it was published
+        if refused.code not in LEAVES_OPEN:
             entry.doubtful_since = None
             entry.epoch = None
         entry.refused = error
@@ -641,6 +644,11 @@ class Conversation:
     def _lower(self, due: float | None) -> None:
         if due is not None and due < self.due:
             self.due = due
+
+
+def in_doubt(entry: Entry, epoch: str) -> bool:
+    """Return whether a send may be published in a stream that is over, of whose keys nothing may be known."""
+    return entry.doubtful_since is not None and entry.epoch != epoch
 
 
 def _nothing(ok: bool, response: Raw, now: float) -> None:

@@ -6,7 +6,7 @@ Rules:
 2. The queue is bounded in events and in bytes. What does not fit is not kept, and not lost either: the stream is then
    *behind*. When half of the queue has been taken, it asks the server for the page behind its cursor, and so on until
    it has met what is live. So a reader that is slow holds up no other room, and no answer to what it sends itself.
-3. While a page is on its way, what is live is *held*, within the same bound.
+3. While a page is on its way, what is live is *held*, within the same bound, of which the page has its part.
 4. `State`, `Presence` and the outcomes of sends have no place. Of the first two only the newest counts, so each waits
    once at most; of the third there are as many as the outbox holds.
 """
@@ -80,7 +80,7 @@ class Stream:
         self._earlier: list[Message] | None = None  # pages of the first history, while it is loaded
         self.newest: int = 0
         self._behind = False
-        self._asked = False
+        self._asked = 0  # messages of a page that is on its way, at most
         self._queue: deque[tuple[Event, int]] = deque()
         self._bytes = 0
         self._held: deque[tuple[Message, int]] = deque()
@@ -101,7 +101,7 @@ class Stream:
 
     def joined(self, epoch: str, offset: int, recovered: bool, reason: GapReason | None) -> None:
         """Take the answer to a join: the head of the stream, and whether what was missed follows."""
-        self._asked = False
+        self._asked = 0
         known = self.cursor
         if known is None or self._earlier is not None:
             self.cursor = Position(epoch, offset)
@@ -135,9 +135,8 @@ class Stream:
 
     def lost(self) -> None:
         """Forget what only counts while the room is joined: what is held comes again."""
-        self._asked = False
-        self._held.clear()
-        self._held_bytes = 0
+        self._asked = 0
+        self._drop_held()
         if self._earlier:
             self._earlier = []
 
@@ -152,13 +151,14 @@ class Stream:
         if self._earlier is not None:
             first = self._earlier[0] if self._earlier else None
             epoch, before = (first.epoch, first.offset) if first else (epoch, offset + 1)
-            self._asked = True
-            limit = min(self._history - len(self._earlier), PAGE)
-            return {"limit": limit, "before": {"epoch": epoch, "offset": before}}
+            self._asked = min(self._history - len(self._earlier), PAGE)
+            return {"limit": self._asked, "before": {"epoch": epoch, "offset": before}}
         if self._behind and len(self._queue) * 2 <= self._most_events and self._bytes * 2 <= self._most_bytes:
-            self._asked = True
-            limit = max(1, min(self._most_events - len(self._queue), PAGE))
-            return {"limit": limit, "after": {"epoch": epoch, "offset": offset}}
+            free = self._most_events - len(self._queue)
+            if len(self._held) * 2 > free:
+                self._drop_held()  # it comes again in a page, and the pages ahead of it need the place
+            self._asked = max(1, min((free - len(self._held)) // 2, PAGE))
+            return {"limit": self._asked, "after": {"epoch": epoch, "offset": offset}}
         return None
 
     def page(self, messages: list[Message], more: bool, size: int) -> None:
@@ -166,7 +166,7 @@ class Stream:
 
         It may be larger than what the bound on bytes has left: a page is as large as the server makes it.
         """
-        self._asked = False
+        self._asked = 0
         each = size // max(1, len(messages))
         if self._earlier is not None:
             self._earlier = messages + self._earlier
@@ -174,9 +174,13 @@ class Stream:
                 return
             earlier, self._earlier = self._earlier, None
             self._history = 0
-            for message in earlier:  # it ends at the cursor, which the join said
-                self._queue.append((message, each))
-                self._bytes += each
+            head = self.cursor  # which the join said
+            if earlier and head is not None:
+                self.cursor = Position(earlier[0].epoch, earlier[0].offset - 1)
+                for message in earlier:
+                    self._reach(message.epoch, message.offset - 1)
+                    self._push(message, each)
+                self._reach(*head)
         else:
             assert self.cursor is not None
             before = self.cursor
@@ -191,14 +195,13 @@ class Stream:
 
     def page_failed(self) -> None:
         """Take it that the question was not answered; it may be asked again."""
-        self._asked = False
+        self._asked = 0
 
     def misplaced(self) -> None:
         """Take it that the server cannot go on from the cursor, so the next join is to name it, and say why."""
-        self._asked = False
+        self._asked = 0
         self._behind = False
-        self._held.clear()
-        self._held_bytes = 0
+        self._drop_held()
 
     def without_history(self) -> None:
         """Begin without the history that was wanted first."""
@@ -252,10 +255,15 @@ class Stream:
         return self._behind or self._earlier is not None
 
     def _fits(self, size: int) -> bool:
+        to_come = self._asked if self._earlier is None else self._history
         return (
-            len(self._queue) + len(self._held) < self._most_events
+            len(self._queue) + len(self._held) + to_come < self._most_events
             and self._bytes + self._held_bytes + size <= self._most_bytes
         )
+
+    def _drop_held(self) -> None:
+        self._held.clear()
+        self._held_bytes = 0
 
     def _push(self, message: Message, size: int) -> None:
         self._queue.append((message, size))
@@ -282,12 +290,19 @@ class Stream:
         if offset > self.cursor.offset:
             self._tell_gap("missing", Position(self.cursor.epoch, offset))
 
+    def _reach(self, epoch: str, offset: int) -> None:
+        """Tell what is missing between the cursor and a place, in the same stream or the next one."""
+        assert self.cursor is not None
+        if epoch == self.cursor.epoch:
+            self._bridge(offset)
+        else:
+            self._tell_gap("epoch_changed", Position(epoch, offset))
+
     def _gap(self, reason: GapReason, head: Position) -> None:
         self._tell_gap(reason, head)
         self.newest = head.offset
         self._behind = False
-        self._held.clear()
-        self._held_bytes = 0
+        self._drop_held()
 
     def _tell_gap(self, reason: GapReason, to: Position) -> None:
         known = self.cursor
