@@ -37,7 +37,7 @@ class PretendRoom:
     def head(self) -> int:
         return len(self.messages)
 
-    def say(self, user: str, content: str, key: str | None, now: float) -> dict[str, Any]:
+    def say(self, user: str, content: str, key: str | None, now: float, **more: Any) -> dict[str, Any]:
         message = {
             "id": f"{self.epoch} {self.head + 1}",
             "room_id": self.name,
@@ -46,7 +46,7 @@ class PretendRoom:
             "inserted_at": int(now * 1000),
             "epoch": self.epoch,
             "offset": self.head + 1,
-        }
+        } | more
         self.messages.append(message)
         self.said.append(message | {"key": key})
         if key is not None:
@@ -185,7 +185,8 @@ class Pretend:
             self._refuse(join_ref, ref, topic, code, retryable=code != "closed", **after)
             return
         answered_first = self.chance.once_in(2)
-        message = room.say("ada", payload["content"], key, now)
+        more = {"data": payload["data"]} if "data" in payload else {}
+        message = room.say("ada", payload["content"], key, now, **more)
         if answered_first:
             self._sent(join_ref, ref, topic, message, duplicate=False)
         self._write(None, None, room.name, "new_message", message)

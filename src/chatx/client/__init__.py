@@ -24,6 +24,7 @@ from chatx.client.errors import (
 from chatx.client.events import Event, Gap, Message, NotSent, Presence, Sent, State
 from chatx.client.options import Options
 from chatx.client.room import Room
+from chatx.client.storage import OutboxStorage, SQLiteOutbox, StoredSend
 
 __all__ = [
     "Client",
@@ -37,10 +38,13 @@ __all__ = [
     "NotSent",
     "Options",
     "OutboxFull",
+    "OutboxStorage",
     "Presence",
     "Room",
+    "SQLiteOutbox",
     "SendRefused",
     "SendUnknown",
     "Sent",
     "State",
+    "StoredSend",
 ]

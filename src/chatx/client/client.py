@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 from chatx.client.line import Line
 from chatx.client.options import Options
 from chatx.client.room import Room
+from chatx.client.storage import OutboxStorage
 from chatx.client.websocket import open_websocket
 from chatx.client.wire import Wire
 
@@ -36,6 +37,7 @@ class Client:
         token: Given[str] | None = None,
         params: Given[Mapping[str, str]] | None = None,
         headers: Given[Mapping[str, str]] | None = None,
+        storage: OutboxStorage | None = None,
         **options: Any,
     ) -> None:
         """Build a client; nothing is connected yet.
@@ -47,6 +49,8 @@ class Client:
                 old one.
             params: Of the query, likewise. They reach logs: prefer the token.
             headers: Of the handshake, likewise.
+            storage: Keeps what waits to be sent across restarts of the program, such as `SQLiteOutbox`. What is
+                restored goes when its room is entered, and `Sent` or `NotSent` tells of it.
             options: As in `Options`.
 
         Raises:
@@ -60,11 +64,11 @@ class Client:
         if unknown := sorted(set(options) - known):
             raise ValueError(f"There is no option {', '.join(unknown)}; there are {', '.join(sorted(known))}.")
         self.options: Options = Options(**options)
-        self._line = Line(self.options, self._dial)
+        self._line = Line(self.options, self._dial, storage)
 
     async def __aenter__(self) -> Self:
-        """Begin to connect. It does not wait for the server: entering a room does."""
-        self._line.open()
+        """Begin to connect. It does not wait for the server: entering a room does. Errors as the storage's."""
+        await self._line.open()
         return self
 
     async def __aexit__(
@@ -76,7 +80,8 @@ class Client:
     async def close(self) -> None:
         """Leave all rooms and close the connection; twice is harmless.
 
-        Whoever still awaits a send gets `ClientClosed`, or `SendUnknown` where it was on its way.
+        Whoever still awaits a send gets `ClientClosed`, or `SendUnknown` where it was on its way. What a storage has
+        stays there, and goes when the program is started anew.
         """
         await self._line.close()
 

@@ -201,6 +201,7 @@ class Conversation:
         self.rooms[room.id] = room
         room.join_at = now
         self._join(room, now)
+        self._lower(self.outbox.next_overdue((room.id,)))  # of what was restored
 
     def leave(self, room: Membership, error: ClientError) -> None:
         """Leave a room for good; what waits to be sent in it fails."""
@@ -228,6 +229,11 @@ class Conversation:
             return False
         self.outbox.remove(entry)
         return True
+
+    def give_up(self, entry: Entry, error: ClientError) -> None:
+        """End a send that is not on its way with an error, unless it has an outcome already."""
+        if entry in self.outbox.of(entry.room):
+            self._settle(entry, error)
 
     def ask(self, room: Membership, ask: Ask, now: float) -> None:
         """Ask for history, now or once the room is joined."""

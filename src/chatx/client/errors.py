@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Self
 
 
 class ClientError(Exception):
@@ -22,6 +22,10 @@ class ClientError(Exception):
 
     def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.code, self.reason, self.retry_after)
+
+    def again(self) -> Self:
+        """Return an equal one without this one's traceback, for another caller who gets the same."""
+        return type(self)(self.code, self.reason, self.retry_after)
 
 
 class JoinRefused(ClientError):

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
 from chatx.client.conversation import Conversation, Membership
 from chatx.client.errors import CLOSED, REVOKED, ClientClosed, ClientError
 from chatx.client.events import Message, NotSent, Sent
+from chatx.client.keeping import Keeper
 from chatx.client.options import Options
 from chatx.client.outbox import Entry
+from chatx.client.storage import OutboxStorage
 from chatx.client.wire import Cut, NotOpened, Wire
 from chatx.gateway.wire.closes import CLOSE_EXPIRED, CLOSE_MALFORMED, CLOSE_POLICY, CLOSE_REVOKED, CLOSE_TOO_LARGE
 
@@ -47,38 +50,54 @@ class Line:
         conversation: The protocol, which decides everything.
     """
 
-    def __init__(self, options: Options, dial: Callable[[], Awaitable[Wire]]) -> None:
+    def __init__(
+        self, options: Options, dial: Callable[[], Awaitable[Wire]], storage: OutboxStorage | None = None
+    ) -> None:
         """Build it; nothing is connected yet.
 
         Args:
             options: The client's.
             dial: Opens a connection, or raises `NotOpened`; what else it raises is logged.
+            storage: Keeps what waits to be sent across restarts, where that is wanted.
         """
         self.options: Options = options
         self.conversation: Conversation = Conversation(options, random.random)
         self._dial = dial
         self._listeners: dict[str, Listener] = {}
         self._awaited: dict[Entry, asyncio.Future[Message]] = {}
+        self._keeper: Keeper | None = None
+        if storage is not None:
+            self._keeper = Keeper(storage, kept=self._kept, failed=self._not_kept, now=self.now, wall_s=time.time)
+        self._keeps = False  # whether what has no outcome yet stays in the storage
         self._wire: Wire | None = None
         self._to_write = asyncio.Event()
+        self._entered = False
         self._running: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._ended: ClientError | None = ClientClosed(CLOSED, "The client is not connected; enter it: `async with`.")
 
-    def open(self) -> None:
-        """Begin to connect."""
-        if self._running is not None:
+    async def open(self) -> None:
+        """Load what was not sent, and begin to connect; errors as the storage's."""
+        if self._entered:
             raise RuntimeError("A client is entered once; make another one.")
-        self._ended = None
+        self._entered = True
         self._loop = asyncio.get_running_loop()
+        if self._keeper is not None:
+            self.conversation.marking = []
+            for entry in await self._keeper.load():
+                self.conversation.outbox.restore(entry)
+        self._ended = None
         self._running = self._loop.create_task(self._run())
 
     async def close(self) -> None:
-        """End all rooms, and close the connection."""
+        """End all rooms, and close the connection and the storage."""
+        self._keeps = self._keeper is not None
         self._end(ClientClosed(CLOSED, "The client was closed."))
         if self._running is not None and self._running is not asyncio.current_task():
             self._running.cancel()
             await asyncio.wait([self._running])
+        if self._keeper is not None:
+            await self._keeper.close()
 
     def now(self) -> float:
         """Return the clock of the conversation, in seconds."""
@@ -109,13 +128,16 @@ class Line:
     def check_open(self) -> None:
         """Raise why the client is not open, if it is not."""
         if self._ended is not None:
-            raise self._ended
+            raise self._ended.again()
 
     async def send(self, entry: Entry) -> Message:
         """Send it, and return its acknowledgement; errors as `Room.send`."""
         self.conversation.outbox.add(entry)
         future = self._awaited[entry] = self._loop.create_future()
-        self.conversation.send(entry, self.now())
+        if self._keeper is None:
+            self.conversation.send(entry, self.now())
+        else:
+            self._keeper.put(entry)
         self.flush()
         try:
             message: Message = await future
@@ -125,7 +147,9 @@ class Line:
                 self._tell(entry, future.exception() or future.result())
             elif self._awaited.pop(entry, None) is not None:
                 # What may be published goes on, and its outcome is told as an event.
-                self.conversation.withdraw(entry)
+                withdrawn = self.conversation.withdraw(entry)
+                if withdrawn and self._keeper is not None:
+                    self._keeper.remove(entry)
             raise
 
     def flush(self) -> None:
@@ -133,6 +157,10 @@ class Line:
         talk = self.conversation
         if talk.frames:
             self._to_write.set()
+        if talk.marking and self._keeper is not None:
+            for entry in talk.marking:
+                self._keeper.put(entry)
+            talk.marking.clear()
         if talk.settled:
             settled, talk.settled = talk.settled, []
             for entry, outcome in settled:
@@ -221,7 +249,18 @@ class Line:
         self.conversation.tick(self.now())
         self.flush()
 
+    def _kept(self, entry: Entry) -> None:
+        entry.ready = True
+        self.conversation.send(entry, self.now())
+        self.flush()
+
+    def _not_kept(self, entry: Entry, error: ClientError) -> None:
+        self.conversation.give_up(entry, error)
+        self.flush()
+
     def _settle(self, entry: Entry, outcome: Message | ClientError) -> None:
+        if self._keeper is not None and not self._keeps:
+            self._keeper.remove(entry)
         future = self._awaited.pop(entry, None)
         if future is not None and not future.done():
             if isinstance(outcome, Message):
@@ -229,8 +268,8 @@ class Line:
             else:
                 future.set_exception(outcome)
                 future.exception()  # told, whether its caller is still there or not
-            return
-        self._tell(entry, outcome)
+        elif not self._keeps:
+            self._tell(entry, outcome)
 
     def _tell(self, entry: Entry, outcome: Message | BaseException) -> None:
         room = self._listeners.get(entry.room)

@@ -165,7 +165,7 @@ class Outbox:
         """Return what a send ends with that is given up for an error: `SendUnknown` where it may be published."""
         if entry.doubtful_since is not None:
             return entry.unknown(f"{error.reason} Until then there was no answer to this message.")
-        return error
+        return error.again()
 
     def ends(self, entry: Entry) -> float:
         """Return when a send is too old."""

@@ -17,7 +17,9 @@ from chatx.client.line import Line
 from chatx.client.outbox import Entry
 from chatx.client.presences import Presences
 from chatx.client.stream import PAGE, Stream
+from chatx.core.data import valid_data
 from chatx.core.message import Position
+from chatx.errors import ChatError
 from chatx.gateway.wire.bounds import MAX_FRAME_BYTES
 
 _ENVELOPE_BYTES: Final = 512
@@ -72,7 +74,7 @@ class Room:
         try:
             while not self._membership.joined:
                 if self._membership.error is not None:
-                    raise self._membership.error
+                    raise self._membership.error.again()
                 self._joiner = asyncio.get_running_loop().create_future()
                 await self._joiner
         except BaseException:
@@ -101,7 +103,7 @@ class Room:
             if error is not None:
                 if isinstance(error, ClientClosed) and error.code == CLOSED:
                     raise StopAsyncIteration
-                raise error
+                raise error.again()
             if self._reader is not None:
                 raise RuntimeError("The room is being iterated already; one reader at a time.")
             self._reader = asyncio.get_running_loop().create_future()
@@ -145,9 +147,7 @@ class Room:
             SendUnknown: It may be published or not, since the answer was lost.
             ClientClosed: The room is not open.
         """
-        error = self._membership.error
-        if error is not None or not self._entered:
-            raise error or ClientClosed(CLOSED, "The room is not joined; enter it: `async with`.")
+        self._check_open()
         self._line.check_open()
         return await self._line.send(self._entry(content, data, key))
 
@@ -184,9 +184,8 @@ class Room:
             place = Position(last.epoch, last.offset)
 
     async def _asked(self, payload: dict[str, Any]) -> Ask:
+        self._check_open()
         membership = self._membership
-        if membership.error is not None or not self._entered:
-            raise membership.error or ClientClosed(CLOSED, "The room is not joined; enter it: `async with`.")
         answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         ask = Ask(payload, lambda: None if answered.done() else answered.set_result(None))
         self._line.conversation.ask(membership, ask, self._line.now())
@@ -197,8 +196,14 @@ class Room:
             if ask in membership.asks:
                 membership.asks.remove(ask)
         if ask.error is not None:
-            raise ask.error
+            raise ask.error.again()
         return ask
+
+    def _check_open(self) -> None:
+        if self._membership.error is not None:
+            raise self._membership.error.again()
+        if not self._entered:
+            raise ClientClosed(CLOSED, "The room is not joined; enter it: `async with`.")
 
     # What the client tells.
 
@@ -218,20 +223,20 @@ class Room:
             raise SendRefused("invalid_message", f"content is of type {type(content).__name__}; give a text.")
         key = str(uuid.uuid4()) if key is None else key
         payload: dict[str, Any] = {"content": content, "key": key}
-        if data is not None:
-            payload["data"] = data
         try:
+            if data is not None:
+                payload["data"] = valid_data(data, MAX_FRAME_BYTES)
             encoded = json.encode(payload)
-        except (TypeError, ValueError, RecursionError, OverflowError) as error:
-            raise SendRefused(
-                "invalid_message", f"It is no JSON: {error}; give texts, numbers, lists and dicts."
-            ) from error
+        except ChatError as error:
+            raise SendRefused(error.code, error.reason) from error
+        except (TypeError, ValueError) as error:
+            raise SendRefused("invalid_message", f"It is no text: {error}; give well-formed Unicode.") from error
         if len(encoded) + len(self.id.encode()) + _ENVELOPE_BYTES > MAX_FRAME_BYTES:
             raise SendRefused(
                 "message_too_large",
                 f"It has {len(encoded)} bytes of JSON, and a frame has {MAX_FRAME_BYTES}; send less.",
             )
-        return Entry(self.id, key, content, None if data is None else dict(data), encoded, self._line.now())
+        return Entry(self.id, key, content, payload.get("data"), encoded, self._line.now())
 
 
 def _place(given: Any, name: str) -> Position | None:

@@ -1,0 +1,450 @@
+"""The Python client on virtual time: pauses, hints of the server, heartbeats, bounds, what is cancelled or restored."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chatx.client import (
+    Client,
+    ClientClosed,
+    Message,
+    NotSent,
+    OutboxFull,
+    SendRefused,
+    SendUnknown,
+    Sent,
+    SQLiteOutbox,
+    State,
+    StoredSend,
+)
+from chatx.client.wire import Cut, NotOpened
+from tests.clients.pretend import Pretend
+from tests.gateway.real_client import until
+from tests.seeds import Chance
+from tests.virtual import turns, virtual
+
+
+class PretendWire:
+    """A connection to a server that only pretends.
+
+    Attributes:
+        swallows: Whether what is written goes nowhere.
+        holds: Whether what the server says stays on its way.
+    """
+
+    def __init__(self, server: Pretend) -> None:
+        self.swallows = False
+        self.holds = False
+        self.closed = False
+        self._server = server
+        self._changed = asyncio.Event()
+        self._cut: Cut | None = None
+
+    async def read(self) -> str:
+        while True:
+            if self._cut is not None:
+                raise self._cut
+            if self._server.to_client and not self.holds:
+                return self._server.to_client.popleft()
+            self._changed.clear()
+            await self._changed.wait()
+
+    async def write(self, frames: Sequence[str]) -> None:
+        if self._cut is not None:
+            raise self._cut
+        if not self.swallows:
+            self._server.to_server.extend(frames)
+            while self._server.to_server:
+                self._server.read(asyncio.get_running_loop().time())
+            self.look()
+
+    async def close(self) -> None:
+        self.closed = True
+        self.cut(1000)
+
+    def abort(self) -> None:
+        self.cut(1006)
+
+    def look(self) -> None:
+        """Let the client see what the server has said."""
+        self._changed.set()
+
+    def cut(self, code: int = 1006, reason: str = "it was cut") -> None:
+        self._server.cut()
+        self._cut = Cut(code, reason)
+        self.look()
+
+
+class Pretended(Client):
+    """A client of a server that only pretends.
+
+    Attributes:
+        server: The server.
+        wire: The present connection.
+        dialled: When it connected.
+        refuses: What its next connections fail with.
+    """
+
+    def __init__(self, server: Pretend | None = None, **options: Any) -> None:
+        super().__init__("ws://pretended/socket", **options)
+        self.conversation = self._line.conversation
+        self.server = server or Pretend(Chance("server"), ["a", "b"])
+        self.dialled: list[float] = []
+        self.refuses: list[Exception] = []
+
+    async def _dial(self) -> PretendWire:
+        self.dialled.append(asyncio.get_running_loop().time())
+        if self.refuses:
+            raise self.refuses.pop(0)
+        self.wire = PretendWire(self.server)
+        return self.wire
+
+    def say(self, room: str, content: str) -> None:
+        self.server.say(room, "bob", content, None, asyncio.get_running_loop().time())
+        self.wire.look()
+
+
+async def next_of(room: Any, kind: type[Any]) -> Any:
+    async for event in room:
+        if isinstance(event, kind):
+            return event
+    raise AssertionError("it ended")
+
+
+@virtual
+async def test_the_pauses_grow_are_random_and_begin_anew_when_something_is_joined() -> None:
+    client = Pretended()
+    client.refuses = [NotOpened("nobody is there") for _ in range(12)]
+    async with client, client.room("a"):
+        pauses = [after - before for before, after in zip(client.dialled, client.dialled[1:], strict=False)]
+        assert len(pauses) == 12
+        assert all(pause <= min(2**number, 30) for number, pause in enumerate(pauses))
+        assert max(pauses) > 4
+        assert len(set(pauses)) == 12
+        client.wire.cut(1012)
+        before = asyncio.get_running_loop().time()
+        await asyncio.sleep(1)
+        assert before <= client.dialled[-1] <= before + 1
+
+
+@virtual
+async def test_it_waits_as_long_as_the_server_says() -> None:
+    client = Pretended()
+    client.refuses = [NotOpened("the server answered 503", retry_after=20.0)]
+    async with client, client.room("a"):
+        assert 20 <= client.dialled[1] - client.dialled[0] <= 21
+
+
+@virtual
+async def test_with_an_expired_token_it_comes_back_at_once_but_not_for_ever() -> None:
+    client = Pretended()
+    async with client, client.room("a") as room:
+        await asyncio.sleep(60)
+        client.wire.cut(4001)
+        await turns(9)
+        assert client.dialled == [0, 60]
+        assert room.state.state == "joined"
+        client.wire.cut(4001)
+        await turns(9)
+        assert client.dialled == [0, 60]
+
+
+@virtual
+async def test_a_user_who_is_shut_out_stays_away() -> None:
+    client = Pretended()
+    async with client, client.room("a") as room:
+        client.wire.cut(4003)
+        with pytest.raises(ClientClosed, match="revoked"):
+            await next_of(room, Message)
+        await asyncio.sleep(100)
+        assert client.dialled == [0]
+
+
+@virtual
+async def test_a_code_that_a_server_could_not_send_as_it_is_is_known() -> None:
+    assert [Cut(code, "").code for code in (4113, 4112, 4003, 4100, 4116, 1013)] == [1013, 1012, 4003, 4100, 4116, 1013]
+
+
+@virtual
+async def test_it_shows_that_it_is_there_and_finds_a_server_that_is_not() -> None:
+    client = Pretended()
+    async with client, client.room("a") as room:
+        await asyncio.sleep(3600)
+        assert client.dialled == [0]
+        client.wire.swallows = True
+        assert (await next_of(room, State)).state == "joined"
+        away = await next_of(room, State)
+        assert (away.state, away.reason) == ("away", "nothing was heard for 10 s")
+        # A heartbeat is due within 30 s, and its answer 10 s later.
+        assert asyncio.get_running_loop().time() <= 3640
+
+
+@virtual
+async def test_while_something_waits_for_its_answer_a_dead_connection_is_found_sooner() -> None:
+    client = Pretended()
+    async with client, client.room("a") as room:
+        client.wire.swallows = True
+        message = await room.send("Hello")
+        assert message.offset == 1
+        assert asyncio.get_running_loop().time() <= 21.5
+
+
+@virtual
+async def test_a_full_outbox_refuses_at_once_and_a_send_that_is_too_old_is_refused_then() -> None:
+    client = Pretended(outbox_messages=2, outbox_age_s=100, answer_s=1000, heartbeat_s=1000)
+    async with client, client.room("a") as room:
+        client.refuses = [NotOpened("nobody is there") for _ in range(1000)]
+        client.wire.cut()
+        waiting = [asyncio.create_task(room.send(f"m{number}")) for number in range(2)]
+        await turns()
+        with pytest.raises(OutboxFull, match="outbox_full: 2 messages of"):
+            await room.send("one more")
+        results = await asyncio.gather(*waiting, return_exceptions=True)
+        assert [(type(each), getattr(each, "code", "")) for each in results] == [(SendRefused, "expired")] * 2
+        assert asyncio.get_running_loop().time() == 100
+        assert not client.server.rooms["a"].said
+
+
+@virtual
+async def test_what_was_on_its_way_is_unknown_when_its_key_may_be_forgotten() -> None:
+    client = Pretended()
+    async with client, client.room("a") as room:
+        client.wire.holds = True
+        sending = asyncio.create_task(room.send("Hello"))
+        await turns()
+        client.refuses = [NotOpened("nobody is there") for _ in range(1000)]
+        client.wire.cut()
+        with pytest.raises(SendUnknown, match="may be published"):
+            await sending
+        assert asyncio.get_running_loop().time() == 240
+
+
+@virtual
+async def test_what_is_cancelled_while_it_waits_is_not_sent_and_on_its_way_it_is_told_of() -> None:
+    client = Pretended()
+    async with client, client.room("a") as room:
+        client.wire.swallows = True
+        first, second = (asyncio.create_task(room.send(content, key=content)) for content in ("first", "second"))
+        await turns()
+        first.cancel()
+        second.cancel()
+        sent = await next_of(room, Sent)
+        assert (sent.key, sent.message.content) == ("first", "first")
+        await asyncio.sleep(10)
+        assert [each["content"] for each in client.server.rooms["a"].said] == ["first"]
+
+
+@virtual
+async def test_what_is_not_awaited_and_fails_is_told() -> None:
+    client = Pretended()
+    async with client, client.room("a") as room:
+        client.wire.swallows = True
+        sending = asyncio.create_task(room.send("bad words", {"a": 1}, key="k"))
+        await turns()
+        sending.cancel()
+        failed = await next_of(room, NotSent)
+        assert (failed.key, failed.content, failed.data, failed.error.code) == ("k", "bad words", {"a": 1}, "blocked")
+
+
+@virtual
+async def test_a_key_that_is_on_its_way_is_refused() -> None:
+    client = Pretended()
+    async with client, client.room("a") as room:
+        client.wire.swallows = True
+        first = asyncio.create_task(room.send("Hello", key="k"))
+        await turns()
+        with pytest.raises(SendRefused, match="draw one for each"):
+            await room.send("Hello", key="k")
+        await first
+
+
+@pytest.mark.parametrize(
+    "content, data",
+    [(3, None), ("\ud83d", None), ("", {"a": object()}), ("", {"a": float("nan")}), ("x" * 70_000, None)],
+)
+@virtual
+async def test_what_no_server_would_take_is_refused_here(content: Any, data: Any) -> None:
+    client = Pretended()
+    async with client, client.room("a") as room:
+        with pytest.raises(SendRefused, match=r"invalid_message|message_too_large"):
+            await room.send(content, data)
+        assert (await room.send("well")).offset == 1
+
+
+@virtual
+async def test_what_is_closed_says_so() -> None:
+    client = Pretended()
+    room = client.room("a")
+    with pytest.raises(ClientClosed, match="async with"):
+        await room.send("Hello")
+    with pytest.raises(ClientClosed, match="async with"):
+        await room.__aenter__()
+    async with client:
+        room = client.room("a")
+        async with room:
+            client.wire.swallows = True
+            sending = asyncio.create_task(room.send("Hello"))
+            waiting = asyncio.create_task(room.send("more"))
+            await turns()
+        with pytest.raises(SendUnknown):
+            await sending
+        with pytest.raises(ClientClosed, match="was left"):
+            await waiting
+        assert [event async for event in room if not isinstance(event, State)] == []
+        async with client.room("b"):
+            pass
+    with pytest.raises(ClientClosed, match="was left"):
+        await room.send("Hello")
+    assert client.wire.closed
+
+
+@virtual
+async def test_two_readers_of_a_room_or_two_of_a_room_are_a_mistake() -> None:
+    client = Pretended()
+    async with client, client.room("a") as room:
+        with pytest.raises(ValueError, match="already"):
+            await client.room("a").__aenter__()
+        await next_of(room, State)
+        reader = asyncio.ensure_future(anext(room))
+        await turns()
+        with pytest.raises(RuntimeError, match="one reader"):
+            await anext(room)
+        client.say("a", "Hello")
+        message = await reader
+        assert isinstance(message, Message)
+        assert message.content == "Hello"
+
+
+@virtual
+async def test_a_program_that_goes_on_from_a_place_misses_nothing() -> None:
+    client = Pretended()
+    for number in range(3):
+        client.server.say("a", "bob", f"m{number}", None, 0)
+    epoch = client.server.rooms["a"].epoch
+    async with client, client.room("a", after=(epoch, 1)) as room:
+        assert [(await next_of(room, Message)).offset for _ in range(2)] == [2, 3]
+        assert room.cursor == (epoch, 3)
+
+
+class Restarts:
+    """A program that is ended and started anew, with one storage."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.server = Pretend(Chance("server"), ["a"])
+
+    def client(self, **options: Any) -> Pretended:
+        return Pretended(self.server, storage=SQLiteOutbox(self.path), **options)
+
+
+@pytest.mark.parametrize("wrote", [False, True])
+async def test_what_was_not_answered_goes_again_in_the_next_program(wrote: bool, tmp_path: Path) -> None:
+    restarts = Restarts(tmp_path / "outbox.db")
+    async with restarts.client() as client, client.room("a") as room:
+        assert (await room.send("before")).offset == 1
+        client.wire.holds = wrote  # the server has it, and the program does not hear of that
+        client.wire.swallows = not wrote
+        sending = [asyncio.create_task(room.send(content, {"n": 1})) for content in ("one", "two")]
+        # Both are kept, and the first is written.
+        kept = [(True, True), (True, False)]
+        outbox = client.conversation.outbox
+        await until(lambda: [(each.ready, each.epoch is not None) for each in outbox.of("a")] == kept)
+        await until(lambda: client.server.rooms["a"].head == 1 + wrote)
+        await client.close()
+        results = await asyncio.gather(*sending, return_exceptions=True)
+        assert [type(each) for each in results] == [SendUnknown, ClientClosed]
+    async with restarts.client() as client, client.room("a") as room:
+        sent = [await next_of(room, Sent) for _ in range(2)]
+        assert [(each.message.content, each.message.data, each.message.offset) for each in sent] == [
+            ("one", {"n": 1}, 2),
+            ("two", {"n": 1}, 3),
+        ]
+    async with restarts.client() as client, client.room("a", history=9) as room:
+        await room.send("after")
+        said = [(await next_of(room, Message)).content for _ in range(4)]
+        assert said == ["before", "one", "two", "after"]
+
+
+async def test_what_was_written_too_long_ago_is_not_sent_again(tmp_path: Path) -> None:
+    restarts = Restarts(tmp_path / "outbox.db")
+    storage = SQLiteOutbox(restarts.path)
+    await storage.load()
+    epoch = restarts.server.rooms["a"].epoch
+    now_ms = int(time.time() * 1000)
+    await storage.put(StoredSend("a", "old", "old", None, now_ms - 299_000, now_ms - 250_000, epoch))
+    await storage.put(StoredSend("a", "of another", "of another", None, now_ms, now_ms, "another"))
+    await storage.put(StoredSend("a", "ahead", "ahead", None, now_ms, now_ms + 60_000, epoch))
+    await storage.close()
+    async with restarts.client() as client, client.room("a") as room:
+        failed = [await next_of(room, NotSent) for _ in range(3)]
+        assert {each.key: each.error.code for each in failed} == dict.fromkeys(
+            ["old", "of another", "ahead"], "unknown"
+        )
+    async with restarts.client() as client:
+        assert client.conversation.outbox.count == 0
+    assert not restarts.server.rooms["a"].said
+
+
+async def test_an_outbox_has_one_client_and_is_a_file_of_its_own(tmp_path: Path) -> None:
+    restarts = Restarts(tmp_path / "outbox.db")
+    async with restarts.client():
+        with pytest.raises(sqlite3.OperationalError, match="one client at a time"):
+            await restarts.client().__aenter__()
+    (tmp_path / "text").write_text("this is no database, however long it may be" * 50)
+    with pytest.raises(sqlite3.DatabaseError):
+        await Pretended(storage=SQLiteOutbox(tmp_path / "text")).__aenter__()
+    with pytest.raises(sqlite3.ProgrammingError, match="not open"):
+        await SQLiteOutbox(tmp_path / "outbox.db").remove("a", "k")
+
+
+class FullDisk(SQLiteOutbox):
+    """A storage that has no place."""
+
+    async def put(self, send: StoredSend) -> None:
+        raise OSError("No space left on device")
+
+
+async def test_what_cannot_be_kept_is_refused_and_not_sent(tmp_path: Path) -> None:
+    client = Pretended(storage=FullDisk(tmp_path / "outbox.db"))
+    async with client, client.room("a") as room:
+        with pytest.raises(SendRefused, match=r"storage_failed: .*No space left"):
+            await room.send("Hello")
+        assert not client.server.rooms["a"].said
+
+
+@pytest.mark.parametrize(
+    "url, options, said",
+    [
+        ("example.org/socket", {}, "no address of a socket"),
+        ("ftp://example.org/socket", {}, "no address of a socket"),
+        ("ws://example.org", {"outbox_message": 3}, "no option outbox_message; there are"),
+        ("ws://example.org", {"outbox_messages": 0}, "give a number above 0"),
+        ("ws://example.org", {"outbox_messages": 1.5}, "give a whole number"),
+        ("ws://example.org", {"heartbeat_s": "soon"}, "give a number above 0"),
+        ("ws://example.org", {"key_window_s": 400}, "at most 280 are allowed"),
+    ],
+)
+def test_what_cannot_be_used_is_refused(url: str, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Client(url, **options)
+
+
+@pytest.mark.parametrize(
+    "room, options, said",
+    [
+        ("", {}, "no id of a room"),
+        ("a", {"history": 1025}, "0 to 1024"),
+        ("a", {"history": True}, "0 to 1024"),
+        ("a", {"after": "yesterday"}, "give a Message, a Gap or"),
+    ],
+)
+def test_a_room_that_cannot_be_is_refused(room: str, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Client("ws://example.org").room(room, **options)
