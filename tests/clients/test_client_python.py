@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 from chatx import Chat, RateLimit, Unauthorized
 from chatx.client import (
@@ -24,6 +27,7 @@ from chatx.client import (
     State,
 )
 from tests.clients.peers import PATIENCE_S
+from tests.gateway.real_client import until
 from tests.gateway.servers import SHELLS, served
 from tests.nats import Proxy
 from tests.virtual import unlimited
@@ -74,13 +78,14 @@ async def test_it_sends_and_hears_itself_and_others_behind_the_history(shell: st
             assert [each.offset for each in await room.history(limit=250)] == [1, 2, 3, 4, 5]
 
 
+@pytest.mark.parametrize("transport", ["websocket", "longpoll"])
 @pytest.mark.parametrize("shell", SHELLS)
-async def test_across_cuts_nothing_is_missed_doubled_or_reordered(shell: str) -> None:
+async def test_across_cuts_nothing_is_missed_doubled_or_reordered(shell: str, transport: str) -> None:
     chat = unlimited()
     async with (
         served(shell, chat) as port,
         Proxy(port).running() as proxy,
-        client(proxy.port) as ada,
+        client(proxy.port, transport=transport) as ada,
         client(port, "bob") as bob,
         ada.room("general") as here,
         bob.room("general") as there,
@@ -236,3 +241,68 @@ async def test_history_that_is_not_kept_is_refused() -> None:
         places = [await room.send(f"m{number}") for number in range(5)]
         with pytest.raises(HistoryRefused, match="too_old"):
             await room.history(after=places[0])
+
+
+class NoWebSockets(Proxy):
+    """Lets requests through, and refuses what would be a WebSocket.
+
+    Attributes:
+        refused: How many those were.
+    """
+
+    refused = 0
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if writer.get_extra_info("peername")[1] == self._to:
+            head = await reader.readuntil(b"\r\n\r\n")
+            if b"upgrade: websocket" in head.lower():
+                self.refused += 1
+                writer.transport.abort()
+                return
+            writer.write(head)
+        await super()._pump(reader, writer)
+
+
+async def test_where_no_websocket_gets_through_it_polls() -> None:
+    chat = Chat()
+    async with (
+        served("native", chat) as port,
+        NoWebSockets(port).running() as proxy,
+        client(proxy.port, heartbeat_s=0.2) as ada,
+        ada.room("general") as room,
+    ):
+        assert (await room.send("Hello")).offset == 1
+        assert proxy.refused == 2
+        await chat.send_message("general", "bob", "Hello Ada")
+        assert contents(await heard(room, says("Hello Ada"))) == ["Hello", "Hello Ada"]
+        # A session that the server ends begins anew, and no WebSocket is tried for a while.
+        await chat.revoke("ada")
+        assert (await room.send("again")).offset == 3
+        assert proxy.refused == 2
+
+
+async def test_a_refused_handshake_is_asked_again_as_a_websocket(caplog: pytest.LogCaptureFixture) -> None:
+    refuses = ["once", "twice", "three times"]
+    chat = Chat()
+    async with served("native", chat, lambda handshake: None if refuses else "ada") as port, client(port) as ada:
+        opening = asyncio.create_task(ada.room("general").__aenter__())
+        await until(lambda: "answered 403" in caplog.text)
+        refuses.clear()
+        await opening
+        assert ada._websocket is not None
+    assert "a poll" not in caplog.text
+
+
+async def test_it_trusts_what_it_is_told_to(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    certificate = authority.issue_cert("localhost")
+    server_tls, client_tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
+    certificate.configure_cert(server_tls)
+    authority.configure_trust(client_tls)
+    chat = Chat()
+    async with served("native", chat, ssl=server_tls) as port:
+        url = f"wss://localhost:{port}/socket"
+        for transport in ("websocket", "longpoll"):
+            options: dict[str, Any] = {"params": {"user_id": "ada"}, "transport": transport}
+            async with Client(url, ssl=client_tls, **options) as ada, ada.room(transport) as room:
+                assert (await room.send("Hello")).offset == 1

@@ -4,20 +4,31 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
+from ssl import SSLContext
 from types import TracebackType
-from typing import Any, Self, TypeAlias, TypeVar
+from typing import Any, Final, Literal, Self, TypeAlias, TypeVar, get_args
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from chatx.client.line import Line
+from chatx.client.longpoll import open_longpoll
 from chatx.client.options import Options
 from chatx.client.room import Room
 from chatx.client.storage import OutboxStorage
-from chatx.client.websocket import open_websocket
-from chatx.client.wire import Wire
+from chatx.client.websocket import WebSocket, open_websocket
+from chatx.client.wire import NotOpened, Wire
 
 T = TypeVar("T")
 Given: TypeAlias = T | Callable[[], T | Awaitable[T]]
 """A value, or a function that gives a fresh one for each connection, plain or async."""
+
+Transport: TypeAlias = Literal["auto", "websocket", "longpoll"]
+"""What carries the frames."""
+
+_BLOCKED: Final = 2
+"""How often a WebSocket must not get through before it polls: a server that is restarted may look so once."""
+
+_POLLS_FOR_S: Final = 600.0
+"""How long it polls before it tries a WebSocket again."""
 
 
 class Client:
@@ -38,6 +49,8 @@ class Client:
         params: Given[Mapping[str, str]] | None = None,
         headers: Given[Mapping[str, str]] | None = None,
         storage: OutboxStorage | None = None,
+        transport: Transport = "auto",
+        ssl: SSLContext | None = None,
         **options: Any,
     ) -> None:
         """Build a client; nothing is connected yet.
@@ -51,6 +64,9 @@ class Client:
             headers: Of the handshake, likewise.
             storage: Keeps what waits to be sent across restarts of the program, such as `SQLiteOutbox`. What is
                 restored goes when its room is entered, and `Sent` or `NotSent` tells of it.
+            transport: `websocket`, `longpoll`, or `auto`: where something lets no WebSocket through, twice one after
+                the other, it polls; a connection that is made ten minutes later tries a WebSocket again.
+            ssl: What to trust, where that is not what the system does.
             options: As in `Options`.
 
         Raises:
@@ -63,6 +79,13 @@ class Client:
         known = set(Options.__struct_fields__)
         if unknown := sorted(set(options) - known):
             raise ValueError(f"There is no option {', '.join(unknown)}; there are {', '.join(sorted(known))}.")
+        if transport not in get_args(Transport):
+            raise ValueError(f"transport is {transport!r}; give one of {', '.join(get_args(Transport))}.")
+        self._transport: Transport = transport
+        self._ssl = ssl
+        self._websocket: WebSocket | None = None  # the last one
+        self._blocked = 0  # how often one after the other something let no WebSocket through
+        self._polls_until = 0.0
         self.options: Options = Options(**options)
         self._line = Line(self.options, self._dial, storage)
 
@@ -104,9 +127,35 @@ class Client:
         params = await _given(self._params) or {}
         token = await _given(self._token)
         headers = await _given(self._headers) or {}
-        url = urlsplit(self._url)
-        query = urlencode([*parse_qsl(url.query), ("vsn", "2.0.0"), *params.items()])
-        return await open_websocket(urlunsplit(url._replace(query=query)), token, headers, self.options.open_s)
+        within_s, tls = self.options.open_s, self._ssl
+        refused: NotOpened | None = None
+        if self._tries_websocket():
+            try:
+                address = _address(self._url, "websocket", params)
+                self._websocket = await open_websocket(address, token, headers, within_s, tls)
+                return self._websocket
+            except NotOpened as error:
+                self._blocked = self._blocked + 1 if error.blocked else 0
+                if self._transport == "websocket" or self._blocked < _BLOCKED:
+                    raise
+                refused = error
+        try:
+            polls = await open_longpoll(_address(self._url, "longpoll", params), token, headers, within_s, tls)
+        except NotOpened as error:
+            raise refused or error from error
+        if refused is not None:
+            self._polls_until = self._line.now() + _POLLS_FOR_S
+        return polls
+
+    def _tries_websocket(self) -> bool:
+        last, self._websocket = self._websocket, None
+        if last is not None and last.heard:
+            self._blocked = 0
+        elif last is not None and last.aborted:
+            self._blocked += 1  # it opened, and swallowed what was said
+        if self._transport != "auto":
+            return self._transport == "websocket"
+        return self._line.now() >= self._polls_until
 
 
 async def _given(value: Any) -> Any:
@@ -117,12 +166,17 @@ async def _given(value: Any) -> Any:
     return value
 
 
+def _address(url: str, transport: str, params: Mapping[str, str]) -> str:
+    parts = urlsplit(url)
+    scheme = parts.scheme if transport == "websocket" else parts.scheme.replace("ws", "http")
+    query = urlencode([*parse_qsl(parts.query), ("vsn", "2.0.0"), *params.items()])
+    return urlunsplit(parts._replace(scheme=scheme, path=f"{parts.path}/{transport}", query=query))
+
+
 def _socket_url(url: str) -> str:
     parts = urlsplit(url)
     schemes = {"ws": "ws", "wss": "wss", "http": "ws", "https": "wss"}
     if parts.scheme not in schemes or not parts.hostname:
         raise ValueError(f"{url!r} is no address of a socket; give one such as 'wss://example.org/socket'.")
-    path = parts.path.rstrip("/")
-    if not path.endswith("/websocket"):
-        path += "/websocket"
+    path = parts.path.rstrip("/").removesuffix("/websocket")
     return urlunsplit(parts._replace(scheme=schemes[parts.scheme], path=path, fragment=""))
