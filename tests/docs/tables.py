@@ -9,7 +9,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import fields
 from pathlib import Path
 
+from msgspec.structs import fields as struct_fields
+
 from chatx import ERRORS, ChatConfig, RateLimit, Statistics, telemetry
+from chatx.client.options import Options
 from chatx.gateway.operations import app as operations
 from chatx.gateway.wire.closes import CLOSES
 from chatx.gateway.wire.transitions import TRANSITIONS, Input
@@ -35,6 +38,15 @@ def options() -> str:
     )
 
 
+def client_options() -> str:
+    """Every option of the Python client, as the docstring has them."""
+    documented = _documented(Options)
+    return _table(
+        ("option", "default", "what"),
+        ((f"`{each.name}`", f"`{each.default:,}`", documented[each.name]) for each in struct_fields(Options)),
+    )
+
+
 def errors() -> str:
     """Every error, by code."""
     return _table(
@@ -53,10 +65,10 @@ def events() -> str:
 
 def statistics() -> str:
     """Every field of `Statistics`, as its docstring has them."""
-    documented = dict(re.findall(r"^ {4}(\w+): (.+(?:\n {8}.+)*)", inspect.getdoc(Statistics) or "", re.MULTILINE))
+    documented = _documented(Statistics)
     return _table(
         ("field", "what"),
-        ((f"`{name}`", " ".join(documented[name].split())) for name in Statistics.__struct_fields__),
+        ((f"`{name}`", documented[name]) for name in Statistics.__struct_fields__),
     )
 
 
@@ -87,7 +99,18 @@ def client() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    table.__name__: table for table in (options, errors, events, statistics, transitions, server_routes, closes, client)
+    table.__name__: table
+    for table in (
+        options,
+        client_options,
+        errors,
+        events,
+        statistics,
+        transitions,
+        server_routes,
+        closes,
+        client,
+    )
 }
 
 
@@ -105,6 +128,12 @@ def _shown(default: object) -> str:
     if isinstance(default, RateLimit):
         return f"RateLimit({default.messages_per_sec}, {default.burst})"
     return str(default) if isinstance(default, int | None) else repr(default).replace("'", '"')
+
+
+def _documented(kind: type) -> dict[str, str]:
+    """What a class's docstring says of each attribute."""
+    found = re.findall(r"^ {4}(\w+): (.+(?:\n {8}.+)*)", inspect.getdoc(kind) or "", re.MULTILINE)
+    return {name: " ".join(text.split()) for name, text in found}
 
 
 def _table(header: tuple[str, ...], body: Iterable[tuple[str, ...]]) -> str:
