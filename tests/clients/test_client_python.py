@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 import trustme
 
-from chatx import Chat, RateLimit, Unauthorized
+from chatx import Chat, Identity, RateLimit, Unauthorized
 from chatx.client import (
     Client,
     ClientClosed,
@@ -26,10 +27,12 @@ from chatx.client import (
     SendRefused,
     State,
 )
+from chatx.gateway import sign
 from tests.clients.peers import PATIENCE_S
 from tests.gateway.real_client import until
 from tests.gateway.servers import SHELLS, served
 from tests.nats import Proxy
+from tests.process import serve
 from tests.virtual import unlimited
 
 pytestmark = pytest.mark.process
@@ -306,3 +309,37 @@ async def test_it_trusts_what_it_is_told_to(tmp_path: Path) -> None:
             options: dict[str, Any] = {"params": {"user_id": "ada"}, "transport": transport}
             async with Client(url, ssl=client_tls, **options) as ada, ada.room(transport) as room:
                 assert (await room.send("Hello")).offset == 1
+
+
+async def test_a_server_is_killed_and_stopped_and_all_that_was_sent_is_there_once(tmp_path: Path) -> None:
+    secret = "0123456789abcdef0123456789abcdef"
+    (tmp_path / "chatx.toml").write_text(
+        '[chatx]\ndurability = "stored"\nrate_limit = { messages_per_sec = 1000, burst = 1000 }\n'
+    )
+    asked: list[int] = []
+
+    def token() -> str:
+        asked.append(len(asked))
+        return sign(secret, Identity("ada", expires_at=time.time() + 900, rooms=("general",)))
+
+    store = f"sqlite:///{tmp_path / 'chat.db'}"
+    with serve("--config", str(tmp_path / "chatx.toml"), "--store", store, CHATX_SECRET=secret) as server:
+        async with Client(f"ws://localhost:{server.port}/socket", token=token, first_pause_s=0.05) as ada:
+            async with ada.room("general") as room:
+                sent = []
+                ends_of: list[list[Callable[[], object]]] = [[server.kill, server.wait], [server.stop], []]
+                for number, ends in enumerate(ends_of):
+                    sends = [asyncio.create_task(room.send(f"m{number} {each}")) for each in range(20)]
+                    await sends[5]
+                    for end in ends:
+                        await asyncio.to_thread(end)
+                    if ends:
+                        server.begin_again()
+                        await asyncio.to_thread(server.wait_until_it_answers)
+                    sent += await asyncio.gather(*sends)
+                assert [each.offset for each in sent] == list(range(1, 61))
+                assert contents(await heard(room, says("m2 19"))) == [each.content for each in sent]
+            with pytest.raises(JoinRefused, match="unauthorized"):
+                async with ada.room("elsewhere"):
+                    pass
+    assert len(asked) >= 3

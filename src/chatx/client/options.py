@@ -16,8 +16,8 @@ class Options(Struct, frozen=True, kw_only=True):
         outbox_age_s: Seconds that a message may wait which was surely not published.
         key_window_s: Seconds in which a message goes again whose answer was lost. The server remembers keys for 300.
         heartbeat_s: Seconds between two heartbeats. The server closes what is silent for 60.
-        answer_s: Seconds without a word from the server, though one is due, after which it is asked by a heartbeat; after
-            as many more the connection is given up.
+        answer_s: Seconds without a word from the server, though one is due, after which it is asked by a heartbeat;
+            after as many more the connection is given up.
         open_s: Seconds that a connection may take to open.
         first_pause_s: The longest first pause before a connection is made anew. It doubles, up to 30 s, and each is a
             random part of it.
