@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 import sys
+import traceback
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -67,7 +69,13 @@ class Driver:
     def _begin(self, doing: Any) -> None:
         task = asyncio.ensure_future(doing)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            traceback.print_exception(task.exception())
+            os._exit(1)  # a fault of this driver must not look like one of a client
 
     async def join(self, client: str, url: str, rooms: list[str], history: int, spoiled: str | None) -> None:
         made = KeylessClient if spoiled == "keyless" else Client

@@ -21,8 +21,9 @@ from tests.clients.proof.served import Server, said, server
 from tests.seeds import Chance
 
 ROOMS = ("a", "b")
-CLIENTS = 8
-"""Of each kind."""
+LATE_S = 15.0
+HISTORY = 1000
+"""When some come who are to tell what was said before them, and how much that may be: as much as the clients load."""
 
 PATIENCE_S = 120.0
 """A client pauses for 30 s, and takes 20 s to see that nobody is there; on a machine that has other things to do."""
@@ -45,7 +46,6 @@ class Play:
         self._server = served
         self._proxy = proxy
         self._more = asyncio.Event()
-        self._dials = 0
 
     def chance(self, name: str) -> Chance:
         """Return a source of chances for one who is named so."""
@@ -82,46 +82,55 @@ class Play:
             return False
         return True
 
-    async def join(self, kind: str, clients: int, *, history: int = 0, spoiled: str | None = None) -> None:
+    async def join(self, kind: str, clients: int, spoiled: str | None = None) -> None:
         """Let clients of a kind into the rooms."""
-        names = [f"{kind}-{number}" for number in range(clients)]
-        for name in names:
-            for room in ROOMS:
-                self.witnesses[name, room] = Witness(name)
-                self.states[name, room] = []
-            await self.drivers[kind].do(
-                command="join",
-                client=name,
-                url=f"http://127.0.0.1:{self._proxy.port}/socket",
-                rooms=ROOMS,
-                history=history,
-                spoiled=spoiled,
-            )
-        joined = [self.states[name, room] for name in names for room in ROOMS]
-        assert await self.until(lambda: all(each and each[-1] == "joined " for each in joined)), joined
+        for number in range(clients):
+            await self._enter(f"{kind}-{spoiled or 'sound'}-{number}", spoiled=spoiled)
+        assert await self.until(self._all_joined), self.states
 
-    async def talk(self, seconds: float) -> None:
-        """Let everybody send numbered messages for so long, while connections are cut and the server dies."""
+    async def _enter(self, name: str, *, history: int = 0, spoiled: str | None = None) -> None:
+        for room in ROOMS:
+            self.witnesses[name, room] = Witness(name)
+            self.states[name, room] = []
+        url = f"http://127.0.0.1:{self._proxy.port}/socket"
+        await self._do("join", name, url=url, rooms=ROOMS, history=history, spoiled=spoiled)
+
+    async def _do(self, command: str, name: str, **fields: Any) -> None:
+        await self.drivers[name.partition("-")[0]].do(command=command, client=name, **fields)
+
+    def _all_joined(self) -> bool:
+        return all(each and each[-1] == "joined " for each in self.states.values())
+
+    async def talk(self, seconds: float, late: int = 0) -> None:
+        """Let everybody send numbered messages for so long, while connections are cut and the server dies.
+
+        So many of each kind come late, and have to tell the whole history nevertheless.
+        """
+        until = asyncio.get_running_loop().time() + seconds
+        names = {name for name, _ in self.witnesses}
         async with asyncio.TaskGroup() as tasks:
             faults = [tasks.create_task(self._cut()), tasks.create_task(self._disturb())]
-            for name in {name for name, _ in self.witnesses}:
-                tasks.create_task(self._send(name, seconds))
-            await asyncio.sleep(seconds)
+            for name in names:
+                tasks.create_task(self._send(name, until))
+            await asyncio.sleep(min(seconds / 3, LATE_S))
+            for name in (f"{kind}-late-{number}" for kind in self.drivers for number in range(late)):
+                await self._enter(name, history=HISTORY)
+                tasks.create_task(self._send(name, until))
+            await asyncio.sleep(until - asyncio.get_running_loop().time())
             for each in faults:
                 each.cancel()
 
-    async def _send(self, name: str, seconds: float) -> None:
+    async def _send(self, name: str, until: float) -> None:
         chance = self.chance(name)
-        until = asyncio.get_running_loop().time() + seconds
-        number = 0
+        assert await self.until(lambda: all(self.states[name, room] for room in ROOMS)), self.states
         while asyncio.get_running_loop().time() < until:
             # Now and then several at once.
             for _ in range(chance.upto(4) if chance.once_in(5) else 1):
                 room = chance.pick(ROOMS)
-                number += 1
-                content = f"{name} {number}"
-                self.witnesses[name, room].sends.append(content)
-                await self.drivers[name.partition("-")[0]].do(command="send", client=name, room=room, content=content)
+                witness = self.witnesses[name, room]
+                content = f"{name} {room} {len(witness.sends) + 1}"
+                witness.sends.append(content)
+                await self._do("send", name, room=room, content=content)
             await asyncio.sleep(chance.random() * 2)
 
     async def _cut(self) -> None:
@@ -166,20 +175,21 @@ class Play:
             await asyncio.sleep(chance.pick((0, 0, 3)) * chance.random())
             await self._server.start()
 
-    async def calm(self) -> dict[str, list[str]]:
-        """End every fault, wait until everybody is there and told all, and return the faults by room."""
+    async def calm(self) -> list[str]:
+        """End every fault, wait until everybody has told the last message, and return what is wrong."""
         await self._server.end()
         await self._server.start()
         await self._proxy.accept()
         for passage in [*self._proxy.passages]:
             passage.reset()
-        await self.until(lambda: all(each.settled for each in self.witnesses.values()))
-        found: dict[str, list[str]] = {}
+        await self.until(lambda: self._all_joined() and all(each.settled for each in self.witnesses.values()))
+        found: list[str] = []
         for room in ROOMS:
+            await self._server.say(room, "the last")
             history = await self._server.history(room)
             witnesses = [witness for (_, its), witness in self.witnesses.items() if its == room]
             await self.until(lambda: all(_reached(each, history) for each in witnesses))  # noqa: B023  # awaited here
-            found[room] = faults(history, witnesses)
+            found += (f"{room}: {each}" for each in faults(history, witnesses))
         return found
 
     @property
@@ -195,7 +205,7 @@ class Play:
 
 
 def _reached(witness: Witness, history: Sequence[Said]) -> bool:
-    return not history or (bool(witness.told) and witness.told[-1].offset >= history[-1].offset)
+    return not history or any(each.offset >= history[-1].offset for each in reversed(witness.told))
 
 
 @asynccontextmanager

@@ -139,6 +139,8 @@ class CuttingProxy:
     async def end(self) -> None:
         """End everything."""
         self.refuse()
+        for passage in self.passages:
+            passage.reset()
         for task in self._tasks:
             task.cancel()
         if self._tasks:

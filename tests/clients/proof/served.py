@@ -82,6 +82,12 @@ class Server:
         if self._process is not None and self._process.returncode is None:
             await self.kill()
 
+    async def say(self, room: str, content: str) -> None:
+        """Say something, past the proxy."""
+        async with real_client(self.port, "historian") as client:
+            await client.ask(f"room:{room}", "phx_join")
+            await client.ask(f"room:{room}", "new_message", {"content": content})
+
     async def history(self, room: str) -> list[Said]:
         """Return all that the server has of a room, as it answers it page by page."""
         found: list[Said] = []
