@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -22,7 +23,7 @@ from chatx.config import ChatConfig
 from tests.cli.conftest import imported_anew
 from tests.process import ENVIRONMENT, demo, free_port, run
 
-COMMANDS = ("demo", "serve", "token", "check", "db", "outbox", "cluster")
+COMMANDS = ("demo", "serve", "token", "check", "db", "outbox", "cluster", "bench")
 WITHOUT_OPTIONS = ("asyncapi",)
 ROOT = Path(__file__).parents[2]
 
@@ -55,7 +56,7 @@ def test_each_commands_help_shows_examples_that_its_parser_takes(
         main([command, "--help"])
     text = capsys.readouterr().out.partition("examples:\n")[2].partition("\n\n")[0]
     # `chatx ARGUMENTS...  what it does`, the two apart by at least two spaces.
-    examples = [line.partition(f"chatx {command}")[2].partition("  ")[0].split() for line in text.splitlines()]
+    examples = [shlex.split(line.partition(f"chatx {command}")[2].partition("  ")[0]) for line in text.splitlines()]
     taken: list[object] = []
 
     def take(options: object) -> int:

@@ -6,6 +6,7 @@ they cost nothing. No user and no room is named, which also bounds the number of
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Mapping
 from typing import Protocol
 
@@ -113,6 +114,7 @@ class Metrics:
         """Yield the chat's and the server's figures; for a registry of your own."""
         statistics = self._chat.statistics()
         yield _gauge("up", "1 where the chat takes work, else 0.", int(statistics.running))
+        yield _gauge("tasks", "Tasks of the event loop that is asked, the application's own too.", _tasks())
         for field, meaning in GAUGES.items():
             yield _gauge(field, meaning, getattr(statistics, field))
         for field, (name, meaning) in _COUNTERS.items():
@@ -143,6 +145,13 @@ class Metrics:
             yield _labelled(
                 "sockets_closed", "Sockets that the server closed, by close code.", "code", self._sockets.sockets_closed
             )
+
+
+def _tasks() -> int:
+    try:
+        return len(asyncio.all_tasks())
+    except RuntimeError:  # asked in a thread, where no loop is
+        return 0
 
 
 def _gauge(name: str, meaning: str, value: float) -> Metric:

@@ -1,0 +1,239 @@
+"""The three loads: one room that many read, everybody coming back at once, and a long day."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from msgspec import Struct, field
+
+from chatx.cli.load.crew import Crew
+from chatx.cli.load.phases import Load, come_in, kept, talk, until
+from chatx.cli.load.server import Figures, figures_of
+from chatx.cli.load.target import Target
+from chatx.cli.load.visitor import Visitor
+
+AT_ONCE: Final = 100
+"""Clients that come in at a time, where it is no storm."""
+
+COME_IN_S: Final = 30.0
+"""Seconds for a thousand clients to come in, and for each further thousand."""
+
+SEEN_S: Final = 15.0
+"""Seconds for everybody to have seen everything, when nothing more is said."""
+
+SPEAKERS: Final = 10
+"""Clients that talk, at most, in one room: so each stays below the rate limit of a server with the usual options."""
+
+WATCHED_S: Final = 2.0
+"""Between two looks at what the server holds, in seconds."""
+
+
+class Plan(Struct, frozen=True):
+    """What is to be done.
+
+    Attributes:
+        clients: How many clients there are.
+        rate: Messages a second.
+        seconds: How long they talk.
+        size: The bytes of a message, at least.
+        rooms: In how many rooms.
+        churn: Clients that leave, each for a new one, a second.
+        cuts: Clients that are cut off a second.
+        slow: Clients that stop reading now and then.
+        rest_s: Seconds for the server to let go, before and after.
+    """
+
+    clients: int
+    rate: float
+    seconds: float
+    size: int
+    rooms: int = 1
+    churn: float = 0.0
+    cuts: float = 0.0
+    slow: int = 0
+    rest_s: float = 0.0
+
+
+class Course(Struct):
+    """What came of it, beside what the crew has counted.
+
+    Attributes:
+        came_in_s: How long it took everybody to come in.
+        talked_s: How long they talked.
+        complete: Whether everybody has seen everything in time.
+        cut: How many were cut off.
+        churned: How many left for a new one.
+        before: What the server held before anybody talked; of a soak, before anybody came.
+        after: The same at its end.
+        most: The most of it meanwhile.
+        cpu_s: The CPU that it took while they talked, in seconds; None where it tells none.
+        deliveries: Messages that came to somebody while they talked.
+        acknowledged: Messages that were placed while they talked.
+        bottleneck: What is to be told of the load itself, or None.
+    """
+
+    came_in_s: float = 0.0
+    talked_s: float = 0.0
+    complete: bool = False
+    cut: int = 0
+    churned: int = 0
+    before: Figures | None = None
+    after: Figures | None = None
+    most: Figures = field(default_factory=Figures)
+    cpu_s: float | None = None
+    deliveries: int = 0
+    acknowledged: int = 0
+    bottleneck: str | None = None
+
+
+async def fanout(target: Target, crew: Crew, plan: Plan, course: Course) -> None:
+    """Have many clients read one room, in which some talk."""
+
+    async def work() -> None:
+        visitors = [crew.add(crew.room(0)) for _ in range(plan.clients)]
+        course.came_in_s = await come_in(
+            crew, visitors, at_once=AT_ONCE, within_s=_patience(plan.clients), what="connect"
+        )
+        await asyncio.sleep(1.0)  # what is told of who came is no part of it
+        await _measured(target, crew, course, _talk(crew, visitors[:SPEAKERS], plan, course))
+
+    await kept(crew, work())
+
+
+async def storm(target: Target, crew: Crew, plan: Plan, course: Course) -> None:
+    """Have all clients come at once; and when they are inside, and some talk, cut all of them off at once."""
+
+    async def work() -> None:
+        visitors = [crew.add(crew.room(number % plan.rooms)) for number in range(plan.clients)]
+        speakers = [crew.add(crew.room(number % plan.rooms)) for number in range(max(SPEAKERS, plan.rooms))]
+        await come_in(crew, speakers, at_once=AT_ONCE, within_s=COME_IN_S, what="speakers")
+        course.came_in_s = await come_in(
+            crew, visitors, at_once=plan.clients, within_s=_patience(plan.clients), what="connect"
+        )
+
+        def cut(passed: float) -> None:
+            if not course.cut and passed > plan.seconds / 4:
+                course.cut = len(visitors)
+                for each in visitors:
+                    each.cut()
+
+        await _measured(target, crew, course, _talk(crew, speakers, plan, course, cut))
+
+    await kept(crew, work())
+
+
+async def soak(target: Target, crew: Crew, plan: Plan, course: Course) -> None:
+    """Have clients come and go, be cut off and read slowly, while they talk in many rooms; then let all go.
+
+    What the server holds is compared when nobody is on it: before anybody came, but for one round that warms it up, and
+    at the end.
+    """
+
+    async def warm_up() -> None:
+        warming = [crew.add(crew.room(number % plan.rooms)) for number in range(plan.clients)]
+        await come_in(crew, warming, at_once=AT_ONCE, within_s=_patience(plan.clients), what="warm up")
+        await talk(crew, warming[: plan.rooms], rate=plan.rate, seconds=5, size=plan.size, what="warm up")
+        await until(crew.all_seen, within_s=SEEN_S, what="warm up")
+        for each in warming:
+            crew.remove(each)
+
+    async def work() -> None:
+        await warm_up()
+        crew.begin_anew()
+        course.before = await _at_rest(target, plan.rest_s)
+        # Who talks is never cut off nor slow: what it says is to be said on time.
+        speakers = [crew.add(crew.room(number)) for number in range(plan.rooms)]
+        others = [crew.add(crew.room(number % plan.rooms)) for number in range(plan.clients - plan.rooms)]
+        course.came_in_s = await come_in(
+            crew, speakers + others, at_once=AT_ONCE, within_s=_patience(plan.clients), what="connect"
+        )
+        rested = course.before
+        day = _Day(crew, others, plan, course)
+        await _measured(target, crew, course, _talk(crew, speakers, plan, course, day.at))
+        course.before = rested
+
+    await kept(crew, work())
+    course.after = await _at_rest(target, plan.rest_s)
+
+
+class _Day:
+    """What happens to clients over a day: they go, others come, they are cut off, they do not read for a while."""
+
+    def __init__(self, crew: Crew, others: list[Visitor], plan: Plan, course: Course) -> None:
+        self._crew = crew
+        self._others = others
+        self._plan = plan
+        self._course = course
+        self._slow = others[: plan.slow]
+        self._reads_at: dict[Visitor, float] = {}
+
+    def at(self, passed: float) -> None:
+        """Have happen what is to have happened by now."""
+        random = self._crew.random
+        while self._course.churned < self._plan.churn * passed:
+            self._course.churned += 1
+            place = random.randrange(self._plan.slow, len(self._others))
+            leaving = self._others[place]
+            self._crew.remove(leaving)
+            self._others[place] = coming = self._crew.add(leaving.room)
+            coming.comes(self._crew.now())
+        while self._course.cut < self._plan.cuts * passed:
+            self._course.cut += 1
+            random.choice(self._others).cut()
+        for each in self._slow:
+            if (reads_at := self._reads_at.get(each)) is None:
+                self._reads_at[each] = passed + random.uniform(5, 30)
+            elif passed >= reads_at:
+                each.reads(each.dawdles)
+                del self._reads_at[each]
+        if passed > self._plan.seconds - 5:
+            for each in self._slow:
+                if each.dawdles:
+                    each.reads(True)
+
+
+async def _talk(
+    crew: Crew, speakers: list[Visitor], plan: Plan, course: Course, meanwhile: Callable[[float], object] | None = None
+) -> None:
+    course.talked_s = await talk(
+        crew, speakers, rate=plan.rate, seconds=plan.seconds, size=plan.size, what="talk", meanwhile=meanwhile
+    )
+    course.complete = await until(crew.all_seen, within_s=SEEN_S, what="see the rest")
+
+
+async def _measured(target: Target, crew: Crew, course: Course, talking: Awaitable[None]) -> None:
+    """Do something, and take down what it costs the server and the load."""
+    course.before = await figures_of(target)
+    watching = asyncio.ensure_future(_watch(target, course))
+    load, seen, placed = Load(), crew.delivered.count, crew.acknowledged
+    try:
+        await talking
+    finally:
+        load.end()
+        watching.cancel()
+        course.bottleneck = load.says
+        course.deliveries, course.acknowledged = crew.delivered.count - seen, crew.acknowledged - placed
+    course.after = await figures_of(target)
+    if course.before is not None and course.after is not None:
+        course.cpu_s = course.after.cpu_s - course.before.cpu_s
+
+
+async def _watch(target: Target, course: Course) -> None:
+    while True:
+        found = await figures_of(target)
+        if found is not None:
+            for name in Figures.__struct_fields__:
+                setattr(course.most, name, max(getattr(course.most, name), getattr(found, name)))
+        await asyncio.sleep(WATCHED_S)
+
+
+async def _at_rest(target: Target, rest_s: float) -> Figures | None:
+    """Return what the server holds when nobody has been on it for a while."""
+    await until(lambda: False, within_s=rest_s, what="rest")
+    return await figures_of(target)
+
+
+def _patience(clients: int) -> float:
+    return COME_IN_S * max(1.0, clients / 1000)

@@ -1,0 +1,296 @@
+"""`chatx bench`: it measures, and it sees what is lost, doubled and out of order."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from websockets.asyncio.server import ServerConnection, serve
+
+from chatx.cli import main
+from chatx.cli.load.crew import Crew
+from chatx.cli.load.histogram import Histogram
+from chatx.cli.load.loads import Course, Plan, fanout
+from chatx.cli.load.phases import NotIn, come_in
+from chatx.cli.load.stream_check import StreamCheck, Totals
+from chatx.cli.load.target import Target
+from chatx.cli.load.thresholds import threshold
+from chatx.errors import ConfigError
+from tests.process import ENVIRONMENT, Served, interruptible
+from tests.process import serve as served
+
+
+def bench(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "chatx", "bench", *arguments],
+        capture_output=True, text=True, timeout=150, check=False, env=ENVIRONMENT | environment,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Served]:
+    with served("--insecure-user-param", CHATX_RATE_LIMIT="{ messages_per_sec = 1000, burst = 1000 }") as server:
+        yield server
+
+
+# What it makes of a stream
+
+
+@given(st.permutations(range(1, 9)), st.lists(st.integers(0, 20), max_size=5), st.sets(st.integers(1, 8)))
+def test_what_was_lost_doubled_and_reordered_is_what_was_done_to_it(
+    order: list[int], repeats: list[int], dropped: set[int]
+) -> None:
+    came = [offset for offset in order if offset not in dropped]
+    for each in repeats if came else ():
+        came.insert(each % len(came) + 1, came[each % len(came)])
+    totals = Totals()
+    check = StreamCheck(totals)
+    check.joined("e", 0, recovered=False)
+    for offset in came:
+        check.saw("e", offset)
+    assert check.has_all(8) is (not dropped)
+    check.end(8)
+
+    times = Counter(came)
+    first = [offset for place, offset in enumerate(came) if offset not in came[:place]]
+    late = sum(offset < max(first[:place], default=0) for place, offset in enumerate(first))
+    assert (totals.lost, totals.doubled) == (len(dropped), sum(times.values()) - len(times))
+    assert totals.reordered == late
+    assert check.has_all(8)
+
+
+def test_what_a_resume_does_not_bring_is_lost_and_told() -> None:
+    totals = Totals()
+    check = StreamCheck(totals)
+    check.joined("e", 5, recovered=False)
+    check.saw("e", 6)
+    check.joined("e", 9, recovered=True)
+    assert totals == Totals()
+    check.joined("e", 11, recovered=False)
+    assert totals == Totals(lost=5, gaps=1)
+    check.joined("f", 2, recovered=False, head_before=14)
+    assert totals == Totals(lost=8, gaps=2)
+    check.saw("e", 15)
+    assert totals.reordered == 1
+
+
+@given(st.lists(st.integers(0, 10**9), min_size=1, max_size=50), st.integers(1, 100))
+def test_a_time_is_told_within_one_percent(micros: list[int], percent: int) -> None:
+    histogram = Histogram()
+    for each in micros:
+        histogram.add(each / 1e6)
+    exact = sorted(micros)[-(-percent * len(micros) // 100) - 1]
+    assert exact * 0.99 - 1 <= histogram.at_most(percent / 100) * 1e6 <= exact + 1e-3
+    assert histogram.most_s == max(micros) / 1e6
+
+
+@pytest.mark.parametrize(
+    "text, figures, holds",
+    [
+        ("p99<50ms", {"p99": 0.049}, True),
+        ("p99 < 50ms", {"p99": 0.05}, False),
+        ("max<=2s", {"max": 2.0}, True),
+        ("memory<100MiB", {"memory": 2.0**27}, False),
+        ("cpu_per_delivery<10us", {"cpu_per_delivery": 5e-6}, True),
+        ("rate>=1000", {"rate": 1000.0}, True),
+        ("return_p50<1s", {"return_p50": None}, False),
+        ("lost==0", {}, False),
+    ],
+)
+def test_a_threshold_is_kept_or_not(text: str, figures: dict[str, float | None], holds: bool) -> None:
+    assert threshold(text).holds(figures) is holds
+
+
+# What it is told
+
+
+@pytest.mark.parametrize(
+    "arguments, named",
+    [
+        ([], "load"),
+        (["dance"], "dance"),
+        (["fanout", "--clients", "0"], "'0' is none; give a whole number from 1 to 100,000"),
+        (["fanout", "--clients", "many"], "'many' is none"),
+        (["fanout", "--rate", "nan"], "'nan' is none; give a number from 0.1 to 100,000"),
+        (["fanout", "--threshold", "fast"], "'fast' is no threshold; give one as 'p99<50ms'"),
+        (["fanout", "--threshold", "p99<50 parsecs"], "is no threshold"),
+    ],
+)
+def test_wrong_options_end_with_2_and_say_which(
+    arguments: list[str], named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["bench", *arguments])
+    assert ended.value.code == 2
+    assert named in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments, named",
+    [
+        (["--threshold", "speed<1"], "There is no figure speed; there are p50, "),
+        (["--url", "localhost:4000"], "is no address of a server; give one as http://localhost:4000"),
+        (["--url", "http://localhost:port"], "is no URL"),
+        (["--url", "http://192.0.2.1:4000"], "is not on this machine"),
+        (["--url", "http://localhost:4000", "--workers", "2"], "--workers is for the server that is begun"),
+        (["--rooms", "4"], "A fan-out is in one room"),
+    ],
+)
+def test_what_does_not_fit_together_ends_with_2(
+    arguments: list[str], named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", "fanout", *arguments]) == 2
+    printed = capsys.readouterr()
+    assert named in printed.err
+    assert printed.out == ""
+
+
+def test_a_room_has_somebody_in_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "storm", "--clients", "3", "--rooms", "4"]) == 2
+    assert "--rooms 4 are more than --clients 3" in capsys.readouterr().err
+
+
+def test_a_server_elsewhere_is_loaded_where_that_is_said() -> None:
+    assert Target.of("wss://chat.example.org/talk/", elsewhere=True).path == "/talk"
+    with pytest.raises(ConfigError, match="--elsewhere says that it is"):
+        Target.of("wss://chat.example.org/talk/", elsewhere=False)
+
+
+# What it measures
+
+
+@pytest.mark.process
+def test_a_fan_out_is_one_json_object_and_keeps_or_does_not_keep_its_threshold() -> None:
+    shape = ("fanout", "--clients", "40", "--rate", "50", "--seconds", "1", "--seed", "7", "--json")
+    done = bench(*shape, "--threshold", "p99<60s", "delivery_rate>1")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert (told["lost"], told["doubled"], told["reordered"], told["seed"]) == (0, 0, 0, 7)
+    assert told["complete"]
+    assert told["deliveries"] == 40 * told["acknowledged"] > 40
+    assert told["figures"]["cpu_per_delivery"] >= 0
+    assert told["versions"]["chatx"]
+    assert told["thresholds"]["p99<60s"]
+    assert "connect: 40 of 40" in done.stderr
+
+
+@pytest.mark.process
+def test_of_a_server_that_runs_a_storm_loses_nothing_and_a_threshold_is_not_kept(running: Served) -> None:
+    done = bench(
+        "storm", "--clients", "60", "--seconds", "2", "--rooms", "3", "--url", running.url, "--threshold", "p50<0us"
+    )
+    assert done.returncode == 1, done.stderr
+    assert "lost 0, doubled 0, reordered 0" in done.stdout
+    assert "cut off      60" in done.stdout
+    assert "come back" in done.stdout
+    assert "not kept: p50<0us" in done.stdout
+
+
+@pytest.mark.process
+@pytest.mark.slow
+def test_a_soak_lets_go_of_everything() -> None:
+    done = bench("soak", "--clients", "60", "--rooms", "6", "--rate", "40", "--seconds", "8", "--json")
+    told = json.loads(done.stdout)
+    assert done.returncode == 0, (done.stderr, told)
+    assert told["churned"] > 0
+    assert told["cut"] > 0
+    assert told["server"]["after"]["tasks"] <= told["server"]["before"]["tasks"] > 0
+    assert told["server"]["after"]["sockets"] == 0
+
+
+@pytest.mark.process
+def test_ctrl_c_tells_what_there_was_and_leaves_no_server(running: Served) -> None:
+    command = [sys.executable, "-m", "chatx", "bench", "fanout", "--clients", "5", "--seconds", "600"]
+    with interruptible():
+        process = subprocess.Popen(
+            [*command, "--url", running.url], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env=ENVIRONMENT, process_group=0,
+        )  # fmt: skip
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("talk"):
+            break
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "It did not run to its end" in out
+
+
+def test_who_is_not_let_in_is_told_why(capsys: pytest.CaptureFixture[str], running: Served) -> None:
+    # The server takes no tokens, and without a name nobody comes in.
+    async def come() -> None:
+        crew = Crew(Target("localhost", running.port, "/socket", None, "s" * 32), 1)
+        try:
+            await come_in(crew, [crew.add(crew.room(0))], at_once=1, within_s=1.0, what="connect")
+        finally:
+            await crew.leave()
+
+    with pytest.raises(NotIn, match=r"0 of 1 clients came in within 1 s; they were told: HTTP 403"):
+        asyncio.run(come())
+
+
+# What it sees of a server that does it wrong
+
+
+@asynccontextmanager
+async def wrong(what: str) -> AsyncIterator[int]:
+    """Run a server that does something wrong with one of three messages."""
+    here: set[ServerConnection] = set()
+    said: list[Any] = []
+
+    async def serving(socket: ServerConnection) -> None:
+        try:
+            async for text in socket:
+                join_ref, ref, topic, event, payload = json.loads(text)
+                response: dict[str, Any] = {}
+                if event == "phx_join":
+                    here.add(socket)
+                    response = {"epoch": "e", "offset": len(said), "recovered": False}
+                elif event == "new_message":
+                    said.append(payload["content"])
+                    response = {"id": str(len(said)), "epoch": "e", "offset": len(said)}
+                reply = {"status": "ok", "response": response}
+                await socket.send(json.dumps([join_ref, ref, topic, "phx_reply", reply]))
+                if event == "new_message" and len(said) % 3 == 0:
+                    await tell(topic, len(said) - 2, what)
+        finally:
+            here.discard(socket)
+
+    async def tell(topic: str, first: int, what: str) -> None:
+        order = {
+            "right": [0, 1, 2], "lost": [0, 2], "doubled": [0, 1, 1, 2], "reordered": [1, 0, 2],
+            "another": [0, 1, 2],
+        }[what]  # fmt: skip
+        for place, socket in enumerate(here):
+            for each in order:
+                content = said[first + each - 1] if what != "another" or place else "somebody else's"
+                message = {"room_id": topic[5:], "epoch": "e", "offset": first + each, "content": content}
+                await socket.send(json.dumps([None, None, topic, "new_message", message], separators=(",", ":")))
+
+    async with serve(serving, "127.0.0.1", 0, subprotocols=None) as server:
+        yield next(iter(server.sockets)).getsockname()[1]
+
+
+@pytest.mark.parametrize("what", ["right", "lost", "doubled", "reordered"])
+async def test_what_a_server_does_wrong_is_counted(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chatx.cli.load.loads.SEEN_S", 0.5)
+    async with wrong(what) as port:
+        course = Course()
+        crew = Crew(Target("127.0.0.1", port), 1)
+        await fanout(Target("127.0.0.1", port), crew, Plan(clients=3, rate=60, seconds=1, size=16), course)
+    # What is said last, and is no third one, is told to nobody.
+    unsaid = crew.said % 3 * 3
+    found = {"lost": crew.totals.lost - unsaid, "doubled": crew.totals.doubled, "reordered": crew.totals.reordered}
+    assert crew.said == crew.acknowledged >= 30
+    assert found == {name: (crew.said // 3 * 3 if name == what else 0) for name in found}
