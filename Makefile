@@ -8,7 +8,7 @@ TOGETHER := 3
 BESIDE := $(if $(filter-out 1,$(TOGETHER)),-n $(TOGETHER) --dist loadfile --no-loadscope-reorder)
 export PYTHON
 
-.PHONY: demo demo-cluster test check docs bench clean compiler
+.PHONY: demo demo-cluster test check docs bench soak clean compiler
 
 # The chat page on http://localhost:4000; `make demo ARGS="--port 4001"` passes options on.
 demo: .venv/.fastapi
@@ -44,6 +44,11 @@ docs: .venv/.dev
 bench: .venv/.dev compiler
 	@command -v erlc >/dev/null || tools/apt-install "the benchmarks compare with Erlang" erlang-base
 	$(BIN)/python -m benchmarks $(ARGS)
+
+# Ten minutes in which clients come, go, are cut off and read slowly: what the server holds is to be back where it began.
+# `make soak ARGS="--minutes 120"` takes longer.
+soak: .venv/.dev
+	$(BIN)/chatx bench soak $(ARGS)
 
 compiler:
 	@command -v cc >/dev/null || tools/apt-install "the benchmarks' load is compiled" gcc libc6-dev
