@@ -7,6 +7,7 @@ import itertools
 import random
 import time
 from collections import Counter, deque
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from msgspec import DecodeError, Struct, json
@@ -103,7 +104,7 @@ class Crew:
         self.acknowledged: int = 0
         self.given_up: int = 0
         self.over: bool = False
-        self.now = time.perf_counter
+        self.now: Callable[[], float] = time.perf_counter
 
     # Who there is
 
