@@ -28,8 +28,9 @@ export class Drivers {
     this[command](fields);
   }
 
-  join({ client, url, rooms, history, spoiled }) {
-    const sockets = spoiled === "keyless" ? { WebSocket: keyless(this.#WebSocket), fetch: null } : { WebSocket: this.#WebSocket };
+  join({ client, url, rooms, history, polls, spoiled }) {
+    const sockets = { WebSocket: polls ? null : this.#WebSocket };
+    if (spoiled === "keyless") Object.assign(sockets, { WebSocket: keyless(this.#WebSocket), fetch: null });
     const chat = new this.#Chat(url, { params: { user_id: client }, ...sockets });
     for (const id of rooms) {
       const report = (fields) => this.#report({ client, room: id, ...fields });

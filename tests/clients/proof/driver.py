@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any
 
 from chatx.client import Client, ClientError, Gap, Message, Room, SendUnknown, State
+from chatx.client.client import Transport
 from chatx.client.wire import Wire
 
 
@@ -77,9 +78,12 @@ class Driver:
             traceback.print_exception(task.exception())
             os._exit(1)  # a fault of this driver must not look like one of a client
 
-    async def join(self, client: str, url: str, rooms: list[str], history: int, spoiled: str | None) -> None:
+    async def join(
+        self, client: str, url: str, rooms: list[str], history: int, polls: bool, spoiled: str | None
+    ) -> None:
         made = KeylessClient if spoiled == "keyless" else Client
-        async with made(url, params={"user_id": client}) as connected:
+        transport: Transport = "longpoll" if polls else "auto"
+        async with made(url, params={"user_id": client}, transport=transport) as connected:
             await asyncio.gather(*(self._stay(connected, client, each, history, spoiled) for each in rooms))
 
     async def _stay(self, client: Client, name: str, room_id: str, history: int, spoiled: str | None) -> None:

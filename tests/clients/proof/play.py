@@ -21,6 +21,9 @@ from tests.clients.proof.served import Server, said, server
 from tests.seeds import Chance
 
 ROOMS = ("a", "b")
+CUTS_PER_S = 3.0
+"""On the average, over all connections."""
+
 LATE_S = 15.0
 HISTORY = 1000
 """When some come who are to tell what was said before them, and how much that may be: as much as the clients load."""
@@ -85,15 +88,18 @@ class Play:
     async def join(self, kind: str, clients: int, spoiled: str | None = None) -> None:
         """Let clients of a kind into the rooms."""
         for number in range(clients):
-            await self._enter(f"{kind}-{spoiled or 'sound'}-{number}", spoiled=spoiled)
+            # One of them may only poll.
+            await self._enter(
+                f"{kind}-{spoiled or 'sound'}-{number}", polls=number == 1 and not spoiled, spoiled=spoiled
+            )
         assert await self.until(self._all_joined), self.states
 
-    async def _enter(self, name: str, *, history: int = 0, spoiled: str | None = None) -> None:
+    async def _enter(self, name: str, *, history: int = 0, polls: bool = False, spoiled: str | None = None) -> None:
         for room in ROOMS:
             self.witnesses[name, room] = Witness(name)
             self.states[name, room] = []
         url = f"http://127.0.0.1:{self._proxy.port}/socket"
-        await self._do("join", name, url=url, rooms=ROOMS, history=history, spoiled=spoiled)
+        await self._do("join", name, url=url, rooms=ROOMS, history=history, polls=polls, spoiled=spoiled)
 
     async def _do(self, command: str, name: str, **fields: Any) -> None:
         await self.drivers[name.partition("-")[0]].do(command=command, client=name, **fields)
@@ -124,8 +130,8 @@ class Play:
         chance = self.chance(name)
         assert await self.until(lambda: all(self.states[name, room] for room in ROOMS)), self.states
         while asyncio.get_running_loop().time() < until:
-            # Now and then several at once.
-            for _ in range(chance.upto(4) if chance.once_in(5) else 1):
+            # Now and then several at once, or more than a user may send.
+            for _ in range(25 if chance.once_in(50) else chance.upto(4) if chance.once_in(5) else 1):
                 room = chance.pick(ROOMS)
                 witness = self.witnesses[name, room]
                 content = f"{name} {room} {len(witness.sends) + 1}"
@@ -136,7 +142,7 @@ class Play:
     async def _cut(self) -> None:
         chance = self.chance("proxy")
         while True:
-            await asyncio.sleep(chance.expovariate(3))
+            await asyncio.sleep(chance.expovariate(CUTS_PER_S))
             if chance.once_in(20):
                 self.met["refuse"] += 1
                 self._proxy.refuse()
@@ -147,7 +153,7 @@ class Play:
                 self._draw(chance, chance.pick(passages))
 
     def _draw(self, chance: Chance, passage: Passage) -> None:
-        fault = chance.pick(("reset", "close", "lose answer", "lose answer", "silence", "delay"))
+        fault = chance.pick(("reset", "close", "lose answer", "lose answer", "silence", "delay", "tear"))
         self.met[fault] += 1
         match fault:
             case "reset":
@@ -159,6 +165,8 @@ class Play:
             case "silence":
                 up, down = chance.pick(((True, True), (True, False), (False, True)))
                 passage.silence(up=up, down=down, reset_after_s=chance.pick((1, 5, 45)) * chance.random())
+            case "tear":
+                passage.tear(up=chance.once_in(2))
             case "delay":
                 passage.delay(chance.random() * 2)
 

@@ -14,6 +14,9 @@ from tests.process import free_port
 MOST = 65_536
 """Bytes that are read at once, and that wait for a peer who does not take them."""
 
+TORN_S = 0.05
+"""Time for one half to arrive, since a reset takes with it what is not read yet."""
+
 
 class Way:
     """One direction of a connection.
@@ -21,11 +24,13 @@ class Way:
     Attributes:
         silent: Whether what comes is thrown away. There is no way back: a stream with a hole in it is no stream.
         late_s: Seconds for which what comes next is held back, and all behind it.
+        torn: Whether of what comes next one half is passed on, and then it is reset.
     """
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.silent = False
         self.late_s = 0.0
+        self.torn = False
         self._reader = reader
         self._writer = writer
 
@@ -75,6 +80,11 @@ class Passage:
                     self.down.silent = True
                     self._later(self._loses_answer_s, self.reset)
                     self._loses_answer_s = None
+                if way.torn:
+                    await way.pass_on(data[: len(data) // 2])
+                    await asyncio.sleep(TORN_S)
+                    self.reset()
+                    return
                 await way.pass_on(data)
         if not (self.up.silent or self.down.silent):
             self._over.set()
@@ -98,6 +108,10 @@ class Passage:
     def lose_answer(self, reset_after_s: float) -> None:
         """Let the client's next words through, and nothing back to it from then on; then reset it."""
         self._loses_answer_s = reset_after_s
+
+    def tear(self, *, up: bool) -> None:
+        """Pass on one half of what comes next in a direction, and then reset it."""
+        (self.up if up else self.down).torn = True
 
     def delay(self, late_s: float) -> None:
         """Hold back what comes next in both directions."""

@@ -115,6 +115,17 @@ async def test_an_answer_is_lost_behind_what_it_answers() -> None:
         await client.is_reset()
 
 
+async def test_what_is_torn_arrives_by_half() -> None:
+    async with connected() as (_, passage, client, server, _):
+        passage.tear(up=True)
+        server.writer.write(b"whole")
+        await client.hears(b"whole")
+        client.writer.write(b"onehalf!")
+        await server.hears(b"oneh")
+        await server.is_reset()
+        await client.is_reset()
+
+
 async def test_who_is_refused_finds_nobody_and_who_is_in_stays() -> None:
     async with connected() as (proxy, _, client, server, others):
         proxy.refuse()
