@@ -240,6 +240,11 @@ def test_who_is_not_let_in_is_told_why(running: Served) -> None:
         asyncio.run(come())
 
 
+def test_a_server_that_has_no_address_is_told_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "fanout", "--url", "http://nowhere.invalid", "--elsewhere"]) == 1
+    assert "There is no nowhere.invalid" in capsys.readouterr().err
+
+
 # What it sees of a server that does it wrong
 
 

@@ -123,6 +123,7 @@ def test_shell_snippets_say_what_exists(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setattr("chatx.cli.workers.supervisor.listening", lambda host, port: nullcontext([]))
     monkeypatch.setattr("chatx.cli.serve._serve", _served)
     monkeypatch.setattr("chatx.cli.workers.supervisor.Supervisor.run", _served)
+    monkeypatch.setattr("chatx.cli.bench._measure", _served)
     monkeypatch.setattr("uvicorn.Server.run", lambda server, sockets: setattr(server, "started", True))
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]

@@ -10,7 +10,6 @@ import secrets
 import signal
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from chatx.cli.command import command, fail
@@ -122,7 +121,7 @@ async def _measure(options: argparse.Namespace, plan: Plan, target: Target | Non
     from chatx.cli.load import loads
     from chatx.cli.load.phases import NotIn
     from chatx.cli.load.report import ALWAYS, SOAKED, document, figures, text, versions
-    from chatx.cli.load.server import NotServed, serving
+    from chatx.cli.load.server import NotServed, reached, serving
 
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -132,7 +131,7 @@ async def _measure(options: argparse.Namespace, plan: Plan, target: Target | Non
     kind: str = options.load
     variables = _UNLIMITED | (_SOAKED if kind == "soak" else {})
     begun = ["--workers", str(options.workers)] if options.workers > 1 else []
-    own = serving(begun, variables, stores=kind == "soak") if target is None else nullcontext(target)
+    own = serving(begun, variables, stores=kind == "soak") if target is None else reached(target)
     course, crew, whole = loads.Course(), None, False
     try:
         async with own as served:

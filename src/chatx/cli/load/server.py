@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from chatx.cli.load.target import Target
 from chatx.cli.workers import keeper
@@ -54,6 +54,20 @@ class Figures(Struct):
 
 class NotServed(Exception):
     """The server does not start."""
+
+
+@asynccontextmanager
+async def reached(target: Target) -> AsyncIterator[Target]:
+    """Take a server that runs, with the address that its name has; each client would look for that again.
+
+    Raises:
+        NotServed: It has none.
+    """
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise NotServed(f"There is no {target.host}: {error}") from error
+    yield structs.replace(target, address=found[0][4][0])
 
 
 async def figures_of(target: Target) -> Figures | None:

@@ -26,6 +26,7 @@ class Target(Struct, frozen=True):
         path: Where its socket is mounted.
         tls: How it is spoken to in secret, or None.
         secret: What tokens are signed with; without one clients name themselves.
+        address: The host's, once it is known.
     """
 
     host: str
@@ -33,6 +34,7 @@ class Target(Struct, frozen=True):
     path: str = "/socket"
     tls: ssl.SSLContext | None = None
     secret: str | None = None
+    address: str | None = None
 
     @classmethod
     def of(cls, url: str, *, elsewhere: bool) -> Target:
@@ -88,7 +90,8 @@ class Target(Struct, frozen=True):
 
     def options(self) -> dict[str, Any]:
         """Return what a connection to it is made with."""
-        return {"host": self.host, "port": self.port} | ({} if self.tls is None else {"ssl": self.tls})
+        options = {"host": self.address or self.host, "port": self.port}
+        return options if self.tls is None else options | {"ssl": self.tls, "server_hostname": self.host}
 
 
 def _is_here(host: str) -> bool:
