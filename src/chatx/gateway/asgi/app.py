@@ -2,8 +2,8 @@
 
     app.mount("/socket", chat.asgi(authenticate=who_is_it))
 
-A client connects to `/socket/websocket?vsn=2.0.0`, or polls at `/socket/longpoll`. The application that mounts it
-starts and stops the chat, with `chat.lifespan` or on its own.
+A client connects to `/socket/websocket?vsn=2.0.0`, or polls at `/socket/longpoll`; the one for browsers is at
+`/socket/chatx.js`. The application that mounts it starts and stops the chat, with `chat.lifespan` or on its own.
 
 Rules:
 1. A handshake is refused with 403 for a foreign origin, an unknown version, where `authenticate` says no, fails or
@@ -32,6 +32,8 @@ from chatx.errors import AlreadyStarted, ChatError, ConfigError, WrongLoop
 from chatx.gateway.asgi.uvicorn import Uvicorn, uvicorn_of
 from chatx.gateway.entry.handshake import NO_WEBSOCKET_ASKED, Authenticate, chosen_subprotocol, handshake_of
 from chatx.gateway.entry.refusal import Refused
+from chatx.gateway.entry.script import PATH as SCRIPT_PATH
+from chatx.gateway.entry.script import script
 from chatx.gateway.entry.stopping import bounded_when_stopping, told_when_stopping
 from chatx.gateway.longpoll.app import PATH, LongPoll
 from chatx.gateway.session.entrance import Client, Entrance
@@ -98,6 +100,8 @@ class ChatApp:
         elif scope["type"] == "http" and scope["path"].rstrip("/").endswith(PATH):
             await self._start()
             await self._longpoll(scope, receive, send)
+        elif scope["type"] == "http" and scope["path"].endswith(SCRIPT_PATH):
+            await script(scope, receive, send)
         elif scope["type"] == "http":
             await _plain(send, 426, NO_WEBSOCKET_ASKED)
         else:

@@ -6,9 +6,9 @@
     await server.drain(10.0)
     await server.close()
 
-Clients connect to `/socket/websocket?vsn=2.0.0`, or poll at `/socket/longpoll`. It speaks the same protocol as the ASGI
-application, by the same sessions; only the frames go from the room straight to the transports. It starts and stops no
-chat.
+Clients connect to `/socket/websocket?vsn=2.0.0`, or poll at `/socket/longpoll`; the one for browsers is at
+`/socket/chatx.js`. It speaks the same protocol as the ASGI application, by the same sessions; only the frames go from
+the room straight to the transports. It starts and stops no chat.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from chatx.errors import ConfigError, Problems
 from chatx.gateway.entry.admission import PENDING_HANDSHAKES
 from chatx.gateway.entry.forwarded import Proxies
 from chatx.gateway.entry.handshake import NO_WEBSOCKET_ASKED, Authenticate, fields_of
+from chatx.gateway.entry.script import PATH as SCRIPT_PATH
+from chatx.gateway.entry.script import script
 from chatx.gateway.entry.shares import Shares
 from chatx.gateway.entry.target import path_of
 from chatx.gateway.longpoll.app import PATH, LongPoll
@@ -252,6 +254,9 @@ class NativeServer:
         path = scope["path"]
         if path.rstrip("/") == f"{self.path}/websocket":
             await _say(send, HTTPStatus.UPGRADE_REQUIRED, NO_WEBSOCKET_ASKED, (b"upgrade", b"websocket"))
+            return
+        if path == self.path + SCRIPT_PATH:
+            await script(scope, receive, send)
             return
         app = self.longpoll if path == self.path + PATH else self.http
         await app(scope, receive, send)
