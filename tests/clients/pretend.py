@@ -94,6 +94,10 @@ class Pretend:
         self.to_client.clear()
         self._joined.clear()
 
+    def forget(self) -> None:
+        """Know of no membership any more, and not say so."""
+        self._joined.clear()
+
     def fail(self, room: str) -> None:
         """End a membership."""
         if room in self._joined:
@@ -161,7 +165,7 @@ class Pretend:
             behind = [each for each in kept if each["offset"] > place["offset"]]
             found, more = behind[:limit], len(behind) > limit
         else:
-            place = asked["before"]
+            place = asked.get("before", {"epoch": room.epoch, "offset": room.head + 1})
             ahead = [each for each in kept if each["offset"] < place["offset"] or place["epoch"] != room.epoch]
             found, more = ahead[-limit:], len(ahead) > limit
         self._answer(join_ref, ref, topic, {"messages": found, "more": more}, ok=True)

@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 import time
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +203,7 @@ async def test_a_full_outbox_refuses_at_once_and_a_send_that_is_too_old_is_refus
     async with client, client.room("a") as room:
         client.refuses = [NotOpened("nobody is there") for _ in range(1000)]
         client.wire.cut()
+        await turns()
         waiting = [asyncio.create_task(room.send(f"m{number}")) for number in range(2)]
         await turns()
         with pytest.raises(OutboxFull, match="outbox_full: 2 messages of"):
@@ -224,6 +226,48 @@ async def test_what_was_on_its_way_is_unknown_when_its_key_may_be_forgotten() ->
         with pytest.raises(SendUnknown, match="may be published"):
             await sending
         assert asyncio.get_running_loop().time() == 240
+
+
+@virtual
+async def test_an_answer_that_comes_after_it_was_given_up_harms_nothing() -> None:
+    client = Pretended(answer_s=1000, heartbeat_s=1000)
+    async with client, client.room("a") as room:
+        client.wire.holds = True
+        with pytest.raises(SendUnknown):
+            await room.send("late")
+        client.wire.holds = False
+        client.wire.look()
+        assert (await room.send("on")).offset == 2
+        assert client.dialled == [0]
+
+
+@virtual
+async def test_a_membership_that_the_server_does_not_know_is_made_anew() -> None:
+    client = Pretended()
+    async with client, client.room("a") as room:
+        client.server.say("a", "bob", "one", None, 0)
+        client.server.forget()
+        assert [each.content for each in await room.history()] == ["one"]
+        client.server.forget()
+        assert (await room.send("two")).offset == 2
+        assert client.dialled == [0]
+
+
+@virtual
+async def test_more_rooms_than_may_wait_for_answers_all_get_their_turn() -> None:
+    names = [f"r{number}" for number in range(80)]
+    client = Pretended(Pretend(Chance("server"), names))
+    async with client, AsyncExitStack() as stack:
+        rooms = [await stack.enter_async_context(client.room(name)) for name in names]
+        client.wire.swallows = True
+        first = client.server
+        sends = [asyncio.create_task(room.send("Hello")) for room in rooms]
+        await turns()
+        assert client.conversation._unanswered == 32
+        sends[0].cancel()
+        client.wire.cut()
+        assert [each.offset for each in await asyncio.gather(*sends[1:])] == [1] * 79
+        assert first.rooms["r79"].head == 1
 
 
 @virtual

@@ -33,6 +33,10 @@ from chatx.gateway.wire.payloads import ErrorResponse, Joined, PhxDiff, PhxMetas
 MOST_UNANSWERED: Final = 32
 """Sends of all rooms that are on their way."""
 
+_ENDED: Final = ErrorResponse("closed", "The membership ended.", retryable=False)
+
+_LEAST_PAUSE_S: Final = 0.01
+
 LEAVES_OPEN: Final = frozenset({"room_unavailable"})
 """Refusals that do not say whether the message was published."""
 
@@ -281,7 +285,7 @@ class Conversation:
             if entry is not None and entry.strikes > 1:
                 self._settle(entry, entry.unknown(f"The connection was closed with it twice: {why}."))
         self.failures += 1
-        return backoff_ms(self.failures, int(self._options.first_pause_s * 1000), self._jitter()) / 1000
+        return backoff_ms(self.failures, max(1, int(self._options.first_pause_s * 1000)), self._jitter()) / 1000
 
     def received(self, text: str | bytes, now: float) -> None:
         """Take a frame. One that cannot be read breaks the connection."""
@@ -296,6 +300,9 @@ class Conversation:
         """Do what is due."""
         self.due = float("inf")
         for entry, error in self.outbox.overdue(now, self.rooms):
+            room = self.rooms[entry.room]
+            if room.in_flight is entry:
+                self._land(room)
             self._settle(entry, error)
         self._lower(self.outbox.next_overdue(self.rooms))
         if not self._open:
@@ -326,10 +333,7 @@ class Conversation:
         if room is None:
             return
         if frame.event in {"phx_error", "phx_close"} and frame.join_ref == room.join_ref:
-            self._away(room, "the membership ended", now)
-            room.failures += 1
-            room.join_at = now + self._pause(room.failures)
-            self._lower(room.join_at)
+            self._come_back(room, _ENDED, now)
         elif room.presences is not None and frame.event == "presence_state":
             room.presences.replace(_state(frame.payload))
             self._tell_presence(room)
@@ -387,7 +391,7 @@ class Conversation:
                 self._settle(
                     entry, entry.unknown("The answer was lost, and the room went on in another stream meanwhile.")
                 )
-        for ask in room.asks:
+        for ask in list(room.asks):
             self._ask(room, ask, now)
         self._page(room, now)
         self._pump(room, now)
@@ -406,16 +410,21 @@ class Conversation:
         """Take it that the room is not joined any more; what was on its way has no answer."""
         self._forget(room)
         room.join_ref = None
-        room.join_at = now
-        room.page_at = now
+        room.join_at = max(room.join_at, now)
+        room.page_at = max(room.page_at, now)
         room.stream.lost()
         self._enter_state(room, State(room.id, "joining" if room.stream.cursor is None else "away", why))
 
+    def _come_back(self, room: Membership, refused: ErrorResponse, now: float) -> None:
+        """Join again in a while: the membership or the chat is gone."""
+        self._away(room, refused.reason, now)
+        room.failures += 1
+        room.join_at = now + self._pause(room.failures, _after(refused))
+        self._lower(room.join_at)
+
     def _forget(self, room: Membership) -> None:
         """Give up what was asked in a membership that is over: its answers may never come."""
-        if room.in_flight is not None:
-            self._unanswered -= 1
-            room.in_flight = None
+        self._land(room)
         for entry, sent in room.acknowledged.values():
             self._acknowledge(entry, sent, None)
         room.acknowledged.clear()
@@ -475,17 +484,30 @@ class Conversation:
         self._unanswered += 1
 
         def answer(ok: bool, response: Raw, now: float) -> None:
-            self._unanswered -= 1
-            room.in_flight = None
+            if room.in_flight is not entry:
+                return  # it was given up
+            self._land(room)
             if ok:
                 self._sent(room, entry, _sent(response))
             else:
                 self._refused(room, entry, _error(response), now)
             self._pump(room, now)
-            if self._waiting and (other := self.rooms.get(self._waiting.popleft())) is not None:
-                self._pump(other, now)
+            self._pump_others(now)
 
         self._push(room, "new_message", entry.payload, answer, now)
+
+    def _land(self, room: Membership) -> None:
+        """Take it that nothing of the room is on its way any more."""
+        if room.in_flight is not None:
+            room.in_flight = None
+            self._unanswered -= 1
+
+    def _pump_others(self, now: float) -> None:
+        """Give those their turn that waited for others to be answered."""
+        while self._waiting and self._unanswered < MOST_UNANSWERED:
+            room = self.rooms.get(self._waiting.popleft())
+            if room is not None:
+                self._pump(room, now)
 
     def _sent(self, room: Membership, entry: Entry, sent: Sent) -> None:
         self.outbox.remove(entry)
@@ -533,8 +555,7 @@ class Conversation:
         entry.not_before = now + self._pause(entry.failures, error.retry_after)
         self._lower(min(entry.not_before, self.outbox.ends(entry)))
         if comes_back:
-            self._away(room, refused.reason, now)
-            room.join_at = entry.not_before
+            self._come_back(room, refused, now)
 
     def _settle(self, entry: Entry, error: ClientError) -> None:
         self.outbox.remove(entry)
@@ -565,7 +586,9 @@ class Conversation:
                 room.stream.misplaced()
                 self._away(room, refused.reason, now)
                 self._join(room, now)
-            elif refused.retryable or refused.code in _COMES_BACK:
+            elif refused.code in _COMES_BACK:
+                self._come_back(room, refused, now)
+            elif refused.retryable:
                 room.page_at = now + self._pause(1, _after(refused))
                 self._lower(room.page_at)
             else:
@@ -577,12 +600,15 @@ class Conversation:
         def answer(ok: bool, response: Raw, now: float) -> None:
             if ask not in room.asks:
                 return  # its caller is gone
+            refused = None if ok else _error(response)
+            if refused is not None and refused.code in _COMES_BACK:
+                self._come_back(room, refused, now)
+                return
             room.asks.remove(ask)
-            if ok:
+            if refused is None:
                 page = _page(response)
                 ask.messages, ask.more = page.messages, page.more
             else:
-                refused = _error(response)
                 ask.error = HistoryRefused(refused.code, refused.reason, _after(refused))
             ask.done()
 
@@ -644,7 +670,7 @@ class Conversation:
     def _pause(self, failures: int, wanted_s: float | None = None) -> float:
         """Return how long to wait after so many refusals: what the server wants, or longer each time."""
         if wanted_s is not None:
-            return wanted_s
+            return max(wanted_s, _LEAST_PAUSE_S)
         return backoff_ms(failures, 1000, self._jitter()) / 1000
 
     def _lower(self, due: float | None) -> None:

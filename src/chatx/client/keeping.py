@@ -103,7 +103,10 @@ class Keeper:
                 self._wake.clear()
                 await self._wake.wait()
             while self._steps:
-                await self._step(*self._steps.popleft())
+                try:
+                    await self._step(*self._steps.popleft())
+                except Exception:  # a fault of this client must not leave sends behind it
+                    _LOG.exception("A step to the storage of the outbox failed.")
 
     async def _step(self, entry: Entry, keep: bool) -> None:
         try:

@@ -72,7 +72,9 @@ class Line:
         self._wire: Wire | None = None
         self._to_write = asyncio.Event()
         self._entered = False
+        self._told = ""
         self._running: asyncio.Task[None] | None = None
+        self._closing: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._ended: ClientError | None = ClientClosed(CLOSED, "The client is not connected; enter it: `async with`.")
 
@@ -96,6 +98,8 @@ class Line:
         if self._running is not None and self._running is not asyncio.current_task():
             self._running.cancel()
             await asyncio.wait([self._running])
+        if self._closing is not None:
+            await asyncio.wait([self._closing])
         if self._keeper is not None:
             await self._keeper.close()
 
@@ -181,39 +185,48 @@ class Line:
     # The connection.
 
     async def _run(self) -> None:
-        talk = self.conversation
-        told = ""
         while True:
-            poisoned = at_once = False
-            least_s = 0.0
-            try:
-                self._wire = wire = await self._dial()
-            except Exception as error:  # a token is fetched by the program's own function
-                why = str(error) or type(error).__name__
-                if isinstance(error, NotOpened):
-                    least_s = error.retry_after or 0.0
-                elif why != told:
-                    _LOG.exception("A connection could not be prepared.")
-            else:
-                opened_at = self.now()
-                cut = await self._converse(wire)
-                why = talk.broken or cut.reason
-                if cut.code == CLOSE_REVOKED:
-                    self._end(ClientClosed(REVOKED, f"The server shut this user out: {cut.reason}."))
-                    return
-                poisoned = cut.code in _POISON
-                at_once = cut.code == CLOSE_EXPIRED and self.now() - opened_at >= _LASTED_S
-            if why != told:
-                _LOG.warning("Not connected: %s", why)
-            pause_s = talk.lost(why, self.now(), poisoned=poisoned)
-            told = why if talk.failures > 1 else ""
-            self._wire = None
-            self.flush()
-            await asyncio.sleep(0.0 if at_once else least_s + pause_s)
+            pause_s = await self._connection()
+            if self._ended is not None:
+                return
+            await asyncio.sleep(pause_s)
 
-    async def _converse(self, wire: Wire) -> Cut:
-        talk = self.conversation
+    async def _connection(self) -> float:
+        """Open a connection, stay on it to its end, and return how long to wait then, in seconds."""
+        try:
+            self._wire = wire = await self._dial()
+        except NotOpened as error:
+            return (error.retry_after or 0.0) + self._lost(str(error))
+        except Exception as error:  # a token is fetched by the program's own function
+            _LOG.exception("A connection could not be prepared.")
+            return self._lost(f"it could not be prepared: {error}")
+        opened_at = self.now()
         writing = self._loop.create_task(self._write(wire))
+        try:
+            cut = await self._read(wire)
+            self._wire = None
+            if cut.code == CLOSE_REVOKED:
+                self._end(ClientClosed(REVOKED, f"The server shut this user out: {cut.reason}."))
+            pause_s = self._lost(self.conversation.broken or cut.reason, poisoned=cut.code in _POISON)
+            return 0.0 if cut.code == CLOSE_EXPIRED and self.now() - opened_at >= _LASTED_S else pause_s
+        finally:
+            self._wire = None
+            writing.cancel()
+            # To its end, also where the client is closed meanwhile.
+            self._closing = self._loop.create_task(self._close(wire, writing))
+            await asyncio.shield(self._closing)
+
+    def _lost(self, why: str, *, poisoned: bool = False) -> float:
+        pause_s = self.conversation.lost(why, self.now(), poisoned=poisoned)
+        if why != self._told:
+            _LOG.warning("Not connected: %s", why)
+        # The same is told once, until it was connected in between.
+        self._told = why if self.conversation.failures > 1 else ""
+        self.flush()
+        return pause_s
+
+    async def _read(self, wire: Wire) -> Cut:
+        talk = self.conversation
         try:
             talk.opened(self.now())
             self.flush()
@@ -227,11 +240,10 @@ class Line:
             _LOG.exception("A connection failed.")
             wire.abort()
             return Cut(1006, f"it failed: {error}")
-        except BaseException:
-            await asyncio.shield(self._loop.create_task(wire.close()))
-            raise
-        finally:
-            writing.cancel()
+
+    async def _close(self, wire: Wire, writing: asyncio.Task[None]) -> None:
+        await asyncio.wait([writing])
+        await wire.close()
 
     async def _write(self, wire: Wire) -> None:
         talk = self.conversation
@@ -243,6 +255,9 @@ class Line:
                 await wire.write(frames)
         except Cut:
             pass  # who reads is told as well
+        except Exception:
+            _LOG.exception("A connection failed.")
+            wire.abort()
 
     def _tick(self) -> None:
         self._timer = None
