@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
 from msgspec import Struct, field
 
+from chatx.cli.load.bars import Bar
 from chatx.cli.load.crew import Crew
 from chatx.cli.load.phases import Load, come_in, kept, talk, until
 from chatx.cli.load.server import Figures, figures_of
@@ -26,6 +28,12 @@ SEEN_S: Final = 15.0
 SPEAKERS: Final = 10
 """Clients that talk, at most, in one room: so each stays below the rate limit of a server with the usual options."""
 
+SPARE_BYTES: Final = 32 * 1024**2
+"""Bytes that a server may hold more after a soak than before: what Python and SQLite do not give back."""
+
+LETS_GO_S: Final = 330.0
+"""Seconds for a server to let go of what it had: it remembers the key of a message for 300."""
+
 WATCHED_S: Final = 2.0
 """Between two looks at what the server holds, in seconds."""
 
@@ -42,7 +50,7 @@ class Plan(Struct, frozen=True):
         churn: Clients that leave, each for a new one, a second.
         cuts: Clients that are cut off a second.
         slow: Clients that stop reading now and then.
-        rest_s: Seconds for the server to let go, before and after.
+        rest_s: Seconds for the server to close and forget rooms in which nobody is, before and after.
     """
 
     clients: int
@@ -155,7 +163,7 @@ async def soak(target: Target, crew: Crew, plan: Plan, course: Course) -> None:
         course.before = rested
 
     await kept(crew, work())
-    course.after = await _at_rest(target, plan.rest_s)
+    course.after = await _let_go(target, plan, course.before)
 
 
 class _Day:
@@ -233,6 +241,24 @@ async def _at_rest(target: Target, rest_s: float) -> Figures | None:
     """Return what the server holds when nobody has been on it for a while."""
     await until(lambda: False, within_s=rest_s, what="rest")
     return await figures_of(target)
+
+
+async def _let_go(target: Target, plan: Plan, before: Figures | None) -> Figures | None:
+    """Return what the server holds when it has let go of everybody, or when it should have."""
+    held = await _at_rest(target, plan.rest_s)
+    bar, ends = Bar("let go", LETS_GO_S, "s at most"), (began := time.monotonic()) + LETS_GO_S
+    while before is not None and held is not None and time.monotonic() < ends:
+        if (
+            held.tasks <= before.tasks
+            and held.descriptors <= before.descriptors
+            and held.resident <= before.resident + SPARE_BYTES
+        ):
+            break
+        await asyncio.sleep(WATCHED_S)
+        bar.at(time.monotonic() - began)
+        held = await figures_of(target) or held
+    bar.end(time.monotonic() - began)
+    return held
 
 
 def _patience(clients: int) -> float:

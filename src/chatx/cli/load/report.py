@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from chatx.cli.load.crew import Crew
 from chatx.cli.load.histogram import Histogram
-from chatx.cli.load.loads import Course, Plan
+from chatx.cli.load.loads import SPARE_BYTES, Course, Plan
 from chatx.cli.load.server import Figures
 from chatx.cli.load.thresholds import Threshold
 
@@ -25,7 +25,7 @@ ALWAYS: Final = (
 SOAKED: Final = (
     Threshold("task_growth<=0", "task_growth", "<=", 0),
     Threshold("descriptor_growth<=0", "descriptor_growth", "<=", 0),
-    Threshold("memory_growth<=32MiB", "memory_growth", "<=", 32 * MIB),
+    Threshold("memory_growth<=32MiB", "memory_growth", "<=", SPARE_BYTES),
 )
 """What a server must keep that tells its figures, when everybody has left."""
 
