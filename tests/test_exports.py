@@ -124,6 +124,7 @@ SIGNATURES = {
     "revoke": (Chat.revoke, "(self, user_id)"),
     "statistics": (Chat.statistics, "(self)"),
     "asgi": (Chat.asgi, "(self, *, authenticate, **options)"),
+    "api": (Chat.api, "(self, *, authenticate=None, **options)"),
     "live": (Chat.live, "(self, room_id, render, *, user_id, history=50)"),
     "Connection.join": (Connection.join, "(self, room_id)"),
     "Connection.leave": (Connection.leave, "(self, room_id)"),
@@ -184,7 +185,7 @@ def test_a_chat_has_no_other_public_names_than_these() -> None:
     assert public == {
         *("config", "telemetry", "engine", "dead_letters", "on_drain", "drained"),
         *("start", "stop", "lifespan", "join", "leave", "send_message", "subscribe", "subscribe_callback", "connect"),
-        *("presence", "history", "outbox", "revoke", "statistics", "asgi", "live"),
+        *("presence", "history", "outbox", "revoke", "statistics", "asgi", "api", "live"),
     }
 
 

@@ -31,6 +31,8 @@ from chatx.runtime.subscription import CallbackSubscription, Subscription
 from chatx.telemetry import Telemetry
 
 if TYPE_CHECKING:
+    from chatx.gateway.api.access import ApiAuthenticate
+    from chatx.gateway.api.app import ApiApp
     from chatx.gateway.asgi.app import ChatApp
     from chatx.gateway.entry.handshake import Authenticate
     from chatx.integrations.starlette import LiveResponse
@@ -475,6 +477,23 @@ class Chat:
             from chatx.gateway.asgi.app import ChatApp
 
         return ChatApp(self, authenticate=authenticate, **options)
+
+    def api(self, *, authenticate: ApiAuthenticate | None = None, **options: Any) -> ApiApp:
+        """Return an ASGI application for backends, to be mounted: messages, presence, rooms over HTTP.
+
+        Args:
+            authenticate: `authenticate(headers)` → True for a request that may say anything in anybody's name, and
+                False for any other; plain or async. There is no default.
+            options: As in `chatx.gateway.ApiApp`.
+
+        Raises:
+            ConfigError: `authenticate` is not given or cannot be called so, or an option is not what it should be.
+        """
+        # A façade like `asgi`.
+        with needs("gateway", "chat.api()"):
+            from chatx.gateway.api.app import ApiApp
+
+        return ApiApp(self, authenticate=authenticate, **options)
 
     def live(self, room_id: str, render: Callable[[Event], str], *, user_id: str, history: int = 50) -> LiveResponse:
         """Return a Starlette response that pushes a room as HTML, by server-sent events, to one reader.

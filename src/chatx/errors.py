@@ -275,3 +275,25 @@ ERRORS: dict[str, type[ChatError]] = {
     )
 }
 """Every error that is raised, by its code."""
+
+HTTP_STATUS = {
+    "invalid_message": 400,
+    "unauthorized": 403,
+    "revoked": 403,
+    "epoch_changed": 410,
+    "too_old": 410,
+    "message_too_large": 413,
+    "blocked": 422,
+    "rate_limited": 429,
+    "closed": 503,
+    "config_error": 500,
+    "subscriber_failed": 500,
+    "already_started": 500,
+    "wrong_loop": 500,
+}
+"""The status of an error by its code; any other code is 503 where the error is retryable, else 422."""
+
+
+def http_status(error: ChatError) -> int:
+    """Return an error's HTTP status: 4xx for what was asked, 503 for what may work later, 500 for a mistake here."""
+    return HTTP_STATUS.get(error.code, 503 if error.retryable else 422)

@@ -24,7 +24,7 @@ from tests.cli.conftest import imported_anew
 from tests.process import ENVIRONMENT, demo, free_port, run
 
 COMMANDS = ("demo", "serve", "token", "check", "db", "outbox", "cluster", "bench")
-WITHOUT_OPTIONS = ("asyncapi",)
+WITHOUT_OPTIONS = ("asyncapi", "openapi")
 ROOT = Path(__file__).parents[2]
 
 
@@ -270,15 +270,16 @@ def test_asyncapi_prints_the_document_that_is_in_the_documentation(capsys: pytes
 
 
 @pytest.mark.process
-def test_asyncapi_needs_no_extra() -> None:
+@pytest.mark.parametrize("name, version", [("asyncapi", "3.0.0"), ("openapi", "3.1.1")])
+def test_a_description_needs_no_extra(name: str, version: str) -> None:
     missing = "".join(f"sys.modules[{name!r}] = None; " for name in ("starlette", "uvicorn", "websockets", "h11"))
-    code = f"import sys; {missing}from chatx.cli import main; main(['asyncapi'])"
+    code = f"import sys; {missing}from chatx.cli import main; main(['{name}'])"
     ended = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False, env=ENVIRONMENT
     )
 
     assert (ended.returncode, ended.stderr) == (0, "")
-    assert json.loads(ended.stdout)["asyncapi"] == "3.0.0"
+    assert json.loads(ended.stdout)[name] == version
 
 
 # demo

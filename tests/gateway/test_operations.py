@@ -16,8 +16,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from chatx import Chat, Statistics
 from chatx.adapters.memory_log import MemoryLog
 from chatx.core.message import PresenceMeta
-from chatx.gateway.operations.app import MEMBERS_AT_ONCE, ROOMS_AT_ONCE, operations_app
+from chatx.gateway.operations.app import MEMBERS_AT_ONCE, operations_app
 from chatx.gateway.operations.metrics import CONTENT_TYPE, NODE_COUNTERS, NODE_GAUGES, Metrics
+from chatx.gateway.operations.rooms import ROOMS_AT_ONCE
 from chatx.runtime.process import RoomProcess
 from chatx.runtime.rooms import Rooms
 

@@ -25,7 +25,7 @@ def _run(arguments: "Sequence[str] | None") -> int:
     import argparse
 
     from chatx import __version__
-    from chatx.cli import asyncapi, bench, check, cluster, db, demo, outbox, serve, token
+    from chatx.cli import asyncapi, bench, check, cluster, db, demo, openapi, outbox, serve, token
 
     parser = argparse.ArgumentParser(
         prog="chatx",
@@ -34,7 +34,7 @@ def _run(arguments: "Sequence[str] | None") -> int:
     )
     parser.add_argument("--version", action="version", version=f"chatx {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (demo, serve, token, check, db, outbox, cluster, bench, asyncapi):
+    for command in (demo, serve, token, check, db, outbox, cluster, bench, asyncapi, openapi):
         command.add_to(commands)
     options = parser.parse_args(arguments)
     try:

@@ -38,11 +38,12 @@ examples:
   CHATX_SECRET=... chatx serve --workers 4 --data chatx-data
 
 The socket is at /socket (clients connect to ws://HOST:PORT/socket/websocket?vsn=2.0.0). Beside it are /healthz, /readyz
-and /metrics, and, for whoever shows CHATX_ADMIN_TOKEN as a bearer token, /rooms and /rooms/ID.
+and /metrics, and, for whoever shows CHATX_ADMIN_TOKEN as a bearer token, /rooms, /rooms/ID and /api, for backends,
+which /api/openapi.json describes.
 
 environment:
   CHATX_SECRET        what tokens are signed with; 32 bytes or more
-  CHATX_ADMIN_TOKEN   opens /rooms
+  CHATX_ADMIN_TOKEN   opens /rooms and /api
   CHATX_...           any option of the configuration, as CHATX_MAX_CONNECTIONS_PER_USER=0, or, for a node of several,
                       CHATX_CLUSTER_STRATEGY=pg with CHATX_CLUSTER_URL=nats://broker.example
 
@@ -218,18 +219,20 @@ def serve(served: Served, sockets: list[socket.socket], ending: Ending, company:
         ending: The deadline of this process.
         company: Who it is among.
     """
+    from chatx.gateway.api.access import token_shown
     from chatx.gateway.operations.app import operations_app
     from chatx.gateway.operations.metrics import Metrics
 
     chat, server = served.chat, served.server
     metrics = Metrics(chat, server)
-    server.http = operations_app(
+    beside = server.http = operations_app(
         chat,
         metrics,
         ready=lambda: not server.draining,
         admin_token=served.operator,
         figures=company.figures,
     )
+    beside.mount("/api", chat.api(authenticate=token_shown(served.operator)))
     _raise_open_files()
     loop = _loop_factory()()
     try:

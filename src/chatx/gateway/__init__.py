@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from chatx.extras import needs
 
 if TYPE_CHECKING:
+    from chatx.gateway.api.access import ApiAuthenticate
+    from chatx.gateway.api.app import ApiApp
     from chatx.gateway.asgi.app import ChatApp
     from chatx.gateway.entry.handshake import Answer, Authenticate, Handshake, Identity
     from chatx.gateway.entry.tokens import SignedTokens, sign
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 __all__ = [
     "HEALTH",
     "Answer",
+    "ApiApp",
+    "ApiAuthenticate",
     "Authenticate",
     "ChatApp",
     "Handshake",
@@ -35,6 +39,8 @@ __all__ = [
 _HOMES = {
     "entry.handshake": ("Answer", "Authenticate", "Handshake", "Identity"),
     "entry.tokens": ("SignedTokens", "sign"),
+    "api.access": ("ApiAuthenticate",),
+    "api.app": ("ApiApp",),
     "asgi.app": ("ChatApp",),
     "native.server": ("NativeServer",),
     "operations.app": ("HEALTH", "operations_app"),

@@ -38,6 +38,7 @@ from urllib.parse import quote, unquote
 from msgspec import Struct
 from msgspec.json import encode
 
+from chatx import errors
 from chatx.adapters.boundary import check_arguments, is_async
 from chatx.core.message import (
     Event,
@@ -95,27 +96,13 @@ LOST_PLACE = ("epoch_changed", "too_old", "too_many")
 
 _PLACE = re.compile(r"(?P<epoch>.+):(?P<offset>[0-9]{1,18})")
 
-HTTP_STATUS = {
-    "invalid_message": 400,
-    "unauthorized": 403,
-    "revoked": 403,
-    "epoch_changed": 410,
-    "too_old": 410,
-    "message_too_large": 413,
-    "blocked": 422,
-    "rate_limited": 429,
-    "closed": 503,
-    "config_error": 500,
-    "subscriber_failed": 500,
-    "already_started": 500,
-    "wrong_loop": 500,
-}
+HTTP_STATUS = errors.HTTP_STATUS
 """The status of an error by its code; any other code is 503 where the error is retryable, else 422."""
 
 
 def http_status(error: ChatError) -> int:
     """Return an error's HTTP status: 4xx for what was asked, 503 for what may work later, 500 for a mistake here."""
-    return HTTP_STATUS.get(error.code, 503 if error.retryable else 422)
+    return errors.http_status(error)
 
 
 def chat_error_response(request: Request | WebSocket, error: Exception) -> Response:

@@ -21,27 +21,24 @@ more for the rooms and members that are not in it.
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Awaitable, Callable, Iterable
 from http import HTTPStatus
 from typing import Any, Final
 
-from msgspec import json
+from msgspec import json, to_builtins
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, Router
 
 from chatx.chat import Chat
 from chatx.cluster.memberships import Membership
-from chatx.cluster.operating import RoomSummary
 from chatx.core.validation import valid_id
 from chatx.errors import Closed, InvalidMessage, RoomUnavailable, WrongLoop
+from chatx.gateway.operations.bearer import is_shown
 from chatx.gateway.operations.metrics import CONTENT_TYPE, Metrics
+from chatx.gateway.operations.rooms import ROOMS_AT_ONCE, ListedRooms, listed, rooms_page
 from chatx.runtime.engine import Engine
-from chatx.runtime.overview import Overview, RoomsOfNodes, first_of, summary_of
-
-ROOMS_AT_ONCE = 1000
-"""Rooms in one answer at most; 100 where no limit is given."""
+from chatx.runtime.overview import Overview, first_of, summary_of
 
 MEMBERS_AT_ONCE = 1000
 """Memberships in a room that an answer names at most, of those who came first; `members` counts all users."""
@@ -51,8 +48,6 @@ NO_ROOM: Final = "There is no room of this id in memory."
 
 HEALTH: Final = ("/healthz", "/readyz")
 """What is to be answered however much else is asked, or whoever watches over the server takes it for dead."""
-
-_BEARER = "bearer "
 
 
 def operations_app(
@@ -105,18 +100,7 @@ def operations_app(
         after = request.query_params.get("after", "")
         if isinstance(engine := _engine(chat), Response):
             return engine
-        if engine.overview is not None:
-            return _json(_of_nodes(await engine.overview.rooms(after, int(limit))))
-        page = engine.rooms.after(after, int(limit) + 1)
-        shown = page[: int(limit)]
-        following = shown[-1].room_id if len(page) > len(shown) else None
-        return _json(
-            {
-                "total": len(engine.rooms),
-                "rooms": [_summary(summary_of(process)) for process in shown],
-                "after": following,
-            }
-        )
+        return _json(await rooms_page(engine, after, int(limit)))
 
     async def room(request: Request) -> Response:
         if (refused := _refused(request, admin_token)) is not None:
@@ -130,7 +114,7 @@ def operations_app(
         if process is None:
             return _error(HTTPStatus.NOT_FOUND, NO_ROOM)
         shown = first_of(process.first_presences(MEMBERS_AT_ONCE))
-        return _json(_summary(summary_of(process)) | {"presence": _named(shown)})
+        return _json(to_builtins(listed(summary_of(process))) | {"presence": _named(shown)})
 
     return Router(
         [
@@ -154,11 +138,6 @@ def _engine(chat: Chat) -> Engine | Response:
         return _error(HTTPStatus.SERVICE_UNAVAILABLE, f"The server runs elsewhere than the chat. {error.reason}")
 
 
-def _of_nodes(page: RoomsOfNodes) -> dict[str, Any]:
-    rooms = [_summary(room) | {"node": node} for node, room in page.rooms]
-    return {"total": page.total, "rooms": rooms, "after": page.after, "missing": page.missing}
-
-
 async def _room_of_node(overview: Overview, room_id: str) -> Response:
     try:
         found = await overview.room(valid_id(room_id, "room"))
@@ -168,19 +147,7 @@ async def _room_of_node(overview: Overview, room_id: str) -> Response:
         return _error(HTTPStatus.SERVICE_UNAVAILABLE, error.reason)
     if found is None:
         return _error(HTTPStatus.NOT_FOUND, NO_ROOM)
-    return _json(_summary(found.room) | {"node": found.node, "presence": _named(found.present)})
-
-
-def _summary(room: RoomSummary) -> dict[str, Any]:
-    return {
-        "id": room.room_id,
-        "members": room.members,
-        "subscriptions": room.subscriptions,
-        "epoch": room.epoch,
-        "offset": room.offset,
-        "admitted": room.admitted,
-        "crashes": room.crashes,
-    }
+    return _json(to_builtins(listed(found.room, found.node)) | {"presence": _named(found.present)})
 
 
 def _named(present: Iterable[Membership]) -> dict[str, list[dict[str, Any]]]:
@@ -194,9 +161,7 @@ def _named(present: Iterable[Membership]) -> dict[str, list[dict[str, Any]]]:
 def _refused(request: Request, admin_token: str | None) -> Response | None:
     if not admin_token:
         return _error(HTTPStatus.FORBIDDEN, "The rooms are shut: the server has no admin token. Set CHATX_ADMIN_TOKEN.")
-    header = request.headers.get("authorization", "")
-    shown = header[len(_BEARER) :].strip() if header[: len(_BEARER)].lower() == _BEARER else ""
-    if hmac.compare_digest(shown.encode("latin-1"), admin_token.encode()):
+    if is_shown(admin_token, request.headers.get("authorization", "")):
         return None
     response = _error(HTTPStatus.UNAUTHORIZED, "Show the admin token, as Authorization: Bearer.")
     response.headers["www-authenticate"] = "Bearer"
@@ -207,5 +172,5 @@ def _error(status: HTTPStatus, reason: str) -> Response:
     return _json({"error": reason}, status)
 
 
-def _json(body: dict[str, Any], status: HTTPStatus = HTTPStatus.OK) -> Response:
+def _json(body: dict[str, Any] | ListedRooms, status: HTTPStatus = HTTPStatus.OK) -> Response:
     return Response(json.encode(body), status, {"cache-control": "no-store"}, "application/json")

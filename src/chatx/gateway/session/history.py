@@ -9,8 +9,8 @@ from chatx.gateway.wire.payloads import History, HistoryPage
 from chatx.runtime.engine import Engine
 
 
-async def page_of(engine: Engine, reading: Reading, user_id: str, room_id: str, wanted: History) -> HistoryPage:
-    """Return the page that a push asks for, read while it is the user's turn.
+async def page_of(engine: Engine, reading: Reading, user_id: str | None, room_id: str, wanted: History) -> HistoryPage:
+    """Return the page that is asked for, read while it is the user's turn; None is the application, and has no budget.
 
     Raises:
         RateLimited: The user has had as much read as they may.
@@ -23,9 +23,12 @@ async def page_of(engine: Engine, reading: Reading, user_id: str, room_id: str, 
     return HistoryPage([message_payload(message) for message in shown], len(shown) < len(found))
 
 
-async def _messages_of(engine: Engine, reading: Reading, user_id: str, room_id: str, wanted: History) -> list[Message]:
-    """Return the messages that a push asks for and one more, or as many of them as pass the bytes of a page."""
-    reading.check(user_id)  # again, since what went before it has been charged meanwhile
+async def _messages_of(
+    engine: Engine, reading: Reading, user_id: str | None, room_id: str, wanted: History
+) -> list[Message]:
+    """Return the messages that are asked for and one more, or as many of them as pass the bytes of a page."""
+    if user_id is not None:
+        reading.check(user_id)  # again, since what went before it has been charged meanwhile
     place = wanted.after or wanted.before
     position = None if place is None else (place.epoch, place.offset)
     found: list[Message] = []
@@ -38,7 +41,8 @@ async def _messages_of(engine: Engine, reading: Reading, user_id: str, room_id: 
         else:
             messages = await engine.history(room_id, position, None, most)
             found[:0] = messages
-        reading.charge(user_id, messages)
+        if user_id is not None:
+            reading.charge(user_id, messages)
         size += sum(map(size_of, messages))
         if len(messages) < most:
             break

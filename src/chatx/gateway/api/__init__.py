@@ -1,0 +1,1 @@
+"""The door for backends: what a chat is asked and told over plain HTTP, by programs and not by people."""
