@@ -58,7 +58,8 @@ class Play:
             case 1 | 2 | 3 if self.talk.outbox.count < 20:
                 self.send(room)
             case 4 | 5 | 6 | 7:
-                self.server.say(room, "bob", f"bob {self.chance.random()}", None, self.now)
+                for _ in range(self.chance.upto(20) if self.chance.once_in(10) else 1):
+                    self.server.say(room, "bob", f"bob {self.chance.random()}", None, self.now)
             case 8 | 9 | 10 | 11 if self.connected and self.server.to_server:
                 self.server.read(self.now)
             case 12 | 13 | 14 | 15 | 16 if self.connected and self.server.to_client:
@@ -73,9 +74,11 @@ class Play:
                 self.server.fail(room)
             case 23 if self.loses and self.chance.once_in(6):
                 if self.chance.once_in(3):
-                    self.cut()
-                    for each in self.server.rooms.values():
+                    if self.chance.once_in(2):
+                        self.cut()
+                    for name, each in self.server.rooms.items():
                         each.begin_anew()
+                        self.server.fail(name)
                 elif self.chance.once_in(2):
                     self.server.rooms[room].trim(3)
                 else:

@@ -203,12 +203,6 @@ class Stream:
         self._behind = False
         self._drop_held()
 
-    def without_history(self) -> None:
-        """Begin without the history that was wanted first."""
-        self._history = 0
-        self._earlier = None
-        self._go_on()
-
     # What has no place.
 
     def tell(self, event: Sent | NotSent) -> None:
