@@ -174,6 +174,12 @@ class Pretend:
         self, room: PretendRoom, join_ref: str, ref: str, topic: str, payload: dict[str, Any], now: float
     ) -> None:
         key = payload["key"]
+        if self._says_no():  # ahead of any look at the key
+            if self.chance.once_in(2):
+                self._refuse(join_ref, ref, topic, "closed", retryable=False)
+            else:
+                self._refuse(join_ref, ref, topic, "rate_limited", retryable=True, retry_after_ms=300)
+            return
         known = room.keys.get(key)
         if known is not None and now < known[1] + KEPT_S:
             self._sent(join_ref, ref, topic, known[0], duplicate=True)
@@ -182,11 +188,11 @@ class Pretend:
             self._refuse(join_ref, ref, topic, "blocked", retryable=False)
             return
         if self._says_no():
-            code = self.chance.pick(["rate_limited", "room_overloaded", "adapter_error", "room_unavailable", "closed"])
+            code = self.chance.pick(["rate_limited", "room_overloaded", "adapter_error", "room_unavailable"])
             if code == "room_unavailable" and self.chance.once_in(2):
                 self.say(room.name, "ada", payload["content"], key, now)
             after = {"retry_after_ms": self.chance.upto(2000)} if self.chance.once_in(2) else {}
-            self._refuse(join_ref, ref, topic, code, retryable=code != "closed", **after)
+            self._refuse(join_ref, ref, topic, code, retryable=True, **after)
             return
         answered_first = self.chance.once_in(2)
         more = {"data": payload["data"]} if "data" in payload else {}

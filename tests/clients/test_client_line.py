@@ -263,7 +263,7 @@ async def test_more_rooms_than_may_wait_for_answers_all_get_their_turn() -> None
         first = client.server
         sends = [asyncio.create_task(room.send("Hello")) for room in rooms]
         await turns()
-        assert client.conversation._unanswered == 32
+        assert client.conversation.sends._unanswered == 32
         sends[0].cancel()
         client.wire.cut()
         assert [each.offset for each in await asyncio.gather(*sends[1:])] == [1] * 79

@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 from msgspec import json
 
-from chatx.client.conversation import Conversation, Membership
+from chatx.client.conversation import Conversation
 from chatx.client.errors import ClientError, SendRefused, SendUnknown
 from chatx.client.events import Gap, Message
+from chatx.client.membership import Membership
 from chatx.client.options import Options
 from chatx.client.outbox import Entry, Outbox
+from chatx.client.sends import LEAVES_OPEN
 from chatx.client.stream import Stream
 from chatx.core.message import Position
 from tests.clients.pretend import Pretend
@@ -129,10 +131,10 @@ class Play:
             self.server.to_server.extend(self.talk.frames)
             self.talk.frames.clear()
         promise(self.connected or not self.talk.frames, "It writes to no connection.")
-        for entry, outcome in self.talk.settled:
+        for entry, outcome in self.talk.sends.settled:
             promise(entry not in self.outcomes, "A send has two outcomes.", outcome)
             self.outcomes[entry] = outcome
-        self.talk.settled.clear()
+        self.talk.sends.settled.clear()
         if self.talk.broken is not None:
             promise(
                 "nothing was heard" in self.talk.broken, "It takes a good connection for a bad one.", self.talk.broken
@@ -266,12 +268,17 @@ def test_a_client_that_asks_again_when_the_key_is_forgotten_is_found(monkeypatch
 
 
 def test_a_client_that_asks_again_in_another_stream_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("chatx.client.conversation.in_doubt", lambda entry, epoch: False)
+    monkeypatch.setattr("chatx.client.sends.in_doubt", lambda entry, epoch: False)
     assert_found(run, SEEDS)
 
 
 def test_a_client_that_takes_an_open_refusal_for_a_sure_one_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("chatx.client.conversation.LEAVES_OPEN", frozenset())
+    monkeypatch.setattr("chatx.client.sends.LEAVES_OPEN", frozenset())
+    assert_found(run, SEEDS)
+
+
+def test_a_client_that_takes_a_refusal_for_one_of_all_attempts_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chatx.client.sends.surely_not_published", lambda entry, code: code not in LEAVES_OPEN)
     assert_found(run, SEEDS)
 
 

@@ -9,10 +9,11 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
-from chatx.client.conversation import Conversation, Membership
+from chatx.client.conversation import Conversation
 from chatx.client.errors import CLOSED, REVOKED, ClientClosed, ClientError
 from chatx.client.events import Message, NotSent, Sent
 from chatx.client.keeping import Keeper
+from chatx.client.membership import Membership
 from chatx.client.options import Options
 from chatx.client.outbox import Entry
 from chatx.client.storage import OutboxStorage
@@ -85,7 +86,7 @@ class Line:
         self._entered = True
         self._loop = asyncio.get_running_loop()
         if self._keeper is not None:
-            self.conversation.marking = []
+            self.conversation.sends.marking = []
             for entry in await self._keeper.load():
                 self.conversation.outbox.restore(entry)
         self._ended = None
@@ -161,12 +162,12 @@ class Line:
         talk = self.conversation
         if talk.frames:
             self._to_write.set()
-        if talk.marking and self._keeper is not None:
-            for entry in talk.marking:
+        if talk.sends.marking and self._keeper is not None:
+            for entry in talk.sends.marking:
                 self._keeper.put(entry)
-            talk.marking.clear()
-        if talk.settled:
-            settled, talk.settled = talk.settled, []
+            talk.sends.marking.clear()
+        if talk.sends.settled:
+            settled, talk.sends.settled = talk.sends.settled, []
             for entry, outcome in settled:
                 self._settle(entry, outcome)
         if talk.woken:

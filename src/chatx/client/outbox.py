@@ -32,6 +32,7 @@ class Entry:
         created: When it was taken, in seconds of the caller's clock.
         doubtful_since: When the first attempt was written of which it is not known whether it was published, or None.
         epoch: The room's stream at that time.
+        first: Whether that attempt is the one on its way, so that a refusal of it leaves nothing in doubt.
         ready: Whether it may be written: where there is a storage, once that has it.
         refused: The last refusal, where there was one.
         failures: Refusals one after the other.
@@ -46,6 +47,7 @@ class Entry:
         "doubtful_since",
         "epoch",
         "failures",
+        "first",
         "key",
         "not_before",
         "payload",
@@ -68,6 +70,7 @@ class Entry:
         self.created: float = created
         self.doubtful_since: float | None = None
         self.epoch: str | None = None
+        self.first: bool = False
         self.ready: bool = True
         self.refused: ClientError | None = None
         self.failures: int = 0

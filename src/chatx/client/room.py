@@ -10,10 +10,10 @@ from typing import Any, Final, Self
 
 from msgspec import json
 
-from chatx.client.conversation import Ask, Membership
 from chatx.client.errors import CLOSED, ClientClosed, SendRefused
 from chatx.client.events import Event, Gap, Message, NotSent, Sent, State
 from chatx.client.line import Line
+from chatx.client.membership import Ask, Membership
 from chatx.client.outbox import Entry
 from chatx.client.presences import Presences
 from chatx.client.stream import PAGE, Stream
