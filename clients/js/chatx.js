@@ -31,8 +31,9 @@ const FIRST_PAUSE_MS = 1_000;
 const MOST_PAUSE_MS = 30_000;
 /** Whoever was joined for so long begins with short pauses anew. */
 const STABLE_MS = 3_000;
-/** How long to poll, where that works and WebSockets do not, before those are tried again. */
-const POLLING_MS = 600_000;
+/** How long to poll where WebSockets do not get through, before one is tried again: at first, and at most. */
+const POLLING_MS = 30_000;
+const MOST_POLLING_MS = 600_000;
 /** A poll is lost without an answer in this time; the server answers within 10 s. */
 const POLL_MS = 20_000;
 /** One post: messages and characters. */
@@ -50,42 +51,21 @@ const READS = 16;
 const EPOCHS = 16;
 const RECENT = 64;
 
-/**
- * A message with its place in the room's stream, as it is on the wire.
- * @typedef {object} Message
- * @property {string} id a UUIDv7
- * @property {string} room_id
- * @property {string} user_id
- * @property {string} content
- * @property {number} inserted_at milliseconds since the epoch
- * @property {string} epoch the stream
- * @property {number} offset the place in it
- * @property {Record<string, unknown>} [data]
- */
-/**
- * What became of a send.
- * @typedef {object} Sent
- * @property {string} id
- * @property {string} room_id
- * @property {string} content as it was sent; the server may have changed it in what everybody gets
- * @property {number} inserted_at milliseconds since the epoch
- * @property {string} epoch
- * @property {number} offset
- * @property {string} key its idempotency key
- * @property {Record<string, unknown>} [data]
- * @property {boolean} [duplicate] an attempt before was the one that was published
- * @property {boolean} [stored] the server's log has it
- */
+/** What travels with a message. @typedef {Record<string, unknown>} Data */
 /** A place in a room's stream. @typedef {{epoch: string, offset: number}} Place */
 /**
- * Messages that are missing. What follows is behind `offset` of `epoch`.
- * @typedef {object} Gap
- * @property {string} room_id
- * @property {string} reason `epoch_changed`, `too_old`, `too_many`, `missing`, or the code of a refused history
- * @property {number | null} missed how many; null where that is not known
- * @property {Place | null} after the last place before the gap; null where there was none
- * @property {string} epoch
- * @property {number} offset
+ * A message as it is on the wire; `inserted_at` is in milliseconds since the epoch.
+ * @typedef {Place & {id: string, room_id: string, user_id: string, content: string, inserted_at: number, data?: Data}} Message
+ */
+/**
+ * What became of a send, with the content as it was sent. `duplicate` says that an earlier attempt was published, `stored`
+ * that the server's log has it.
+ * @typedef {Omit<Message, "user_id"> & {key: string, duplicate?: boolean, stored?: boolean}} Sent
+ */
+/**
+ * Messages that are missing behind `after`, if there was anything; what follows is behind `offset` of `epoch`. `reason` is
+ * `epoch_changed`, `too_old`, `too_many`, `missing`, or the code of a refused history; `missed` is null where nobody knows.
+ * @typedef {Place & {room_id: string, reason: string, missed: number | null, after: Place | null}} Gap
  */
 /** One connection of a user in a room. @typedef {{phx_ref: string, online_at: number}} Meta */
 /** Who is in a room: users and their connections. @typedef {Map<string, Meta[]>} Members */
@@ -94,7 +74,7 @@ const RECENT = 64;
  * @typedef {"idle" | "joining" | "joined" | "waiting" | "refused" | "stopped"} State
  */
 /** Why a state is, and when the next attempt comes (milliseconds). @typedef {{error?: ChatError, at?: number}} StateDetail */
-/** A send that waits. @typedef {{key: string, room_id: string, content: string, data?: Record<string, unknown>, created: number}} Pending */
+/** A send that waits. @typedef {{key: string, room_id: string, content: string, data?: Data, created: number}} Pending */
 /**
  * What a room tells.
  * @typedef {object} RoomEvents
@@ -109,11 +89,8 @@ const RECENT = 64;
 /** @typedef {{readyState: number, send(data: string): void, close(): void, onopen: any, onmessage: any, onclose: any, onerror: any}} SocketLike */
 /** @typedef {new (url: string, protocols: string[]) => any} SocketClass */
 /**
- * @typedef {object} OutboxBounds
- * @property {number} [messages] sends that may wait, over all rooms; 100
- * @property {number} [bytes] bytes of JSON that they may have together; 262,144
- * @property {number} [ageMs] milliseconds that one may wait; 3,600,000
- * @property {number} [keyMs] milliseconds that the server is trusted to remember a key, less some; 240,000
+ * How many sends, bytes of JSON and milliseconds may wait, over all rooms, and how long a key is trusted to be known.
+ * @typedef {{messages?: number, bytes?: number, ageMs?: number, keyMs?: number}} OutboxBounds
  */
 /**
  * Options of a `Chat`.
@@ -174,7 +151,7 @@ const utf8 = (text) => new TextEncoder().encode(text);
 /** The bytes of a text as characters. @param {string} text */
 const latin1 = (text) => Array.from(utf8(text), (byte) => String.fromCharCode(byte)).join("");
 
-/** 128 random bits; `randomUUID` is absent on a page that came by plain HTTP. */
+/** 128 random bits; a page that came by plain HTTP has no `randomUUID`. */
 function newKey() {
   return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
@@ -240,7 +217,7 @@ class SocketLine {
   }
 }
 
-/** A connection by requests of HTTP: each poll waits for messages, each post carries some. */
+/** A connection by requests: each poll waits for messages, each post carries some. */
 class PollingLine {
   polls = true;
   #url;
@@ -350,7 +327,7 @@ class PollingLine {
     if (this.#ended) return;
     this.close();
     const code = status === 403 ? "refused" : "lost";
-    const reason = status === 403 ? "The server refused the connection: look at the token and the origin." : "No answer.";
+    const reason = status === 403 ? "Refused: look at the token and the origin." : "No answer.";
     const retryAfter = Number.isFinite(after) ? Number(after) : null;
     this.#handlers.closed(1006, new ChatError(code, reason, { retryable: true, retryAfter }));
   }
@@ -367,12 +344,10 @@ class PollingLine {
  * @property {(error: ChatError) => void} stopped
  */
 
-/** The one connection of a chat: it comes back by itself for as long as there are rooms. */
+/** The one connection of a chat, which comes back by itself. */
 class Connection {
   /** @type {Map<string, RoomHandlers>} by topic */
   rooms = new Map();
-  /** @type {ChatError | null} why there is no coming back, until a room is joined anew */
-  stopped = null;
   closed = false;
   options;
   random;
@@ -399,6 +374,7 @@ class Connection {
   #proved = false;
   #heard = false;
   #pollUntil = 0;
+  #pollMs = POLLING_MS;
   #polledLast = false;
 
   /** @param {string | URL} url @param {Options} options */
@@ -433,7 +409,6 @@ class Connection {
   /** Connects, unless that is done or under way. */
   start() {
     if (this.#line !== null || this.#waiting || this.#timer !== undefined) return;
-    this.stopped = null;
     globalThis.addEventListener?.("online", this.#hurry);
     globalThis.addEventListener?.("pageshow", this.#hurry);
     globalThis.document?.addEventListener("visibilitychange", this.#hurry);
@@ -445,7 +420,6 @@ class Connection {
     globalThis.removeEventListener?.("online", this.#hurry);
     globalThis.removeEventListener?.("pageshow", this.#hurry);
     globalThis.document?.removeEventListener("visibilitychange", this.#hurry);
-    this.stopped = error ?? null;
     this.#drop();
     this.#attempt = 0;
     if (error) for (const room of [...this.rooms.values()]) room.stopped(error);
@@ -478,7 +452,7 @@ class Connection {
     if (this.#up) this.#line?.send(JSON.stringify([joinRef, this.ref(), topic, event, {}]));
   }
 
-  /** Waits no longer for the replies to what a membership that is over has pushed. @param {string} joinRef */
+  /** Waits no longer for replies to a membership that is over. @param {string} joinRef */
   forget(joinRef) {
     this.#settle((each) => each.joinRef === joinRef);
   }
@@ -540,19 +514,29 @@ class Connection {
     }
   }
 
-  /** Whether to poll, since WebSockets do not get through; they are tried again in turns. */
+  /** Whether to poll: where that works, or once WebSockets have failed; then in turns. */
   #shouldPoll() {
     if (!this.options.WebSocket || !this.options.fetch) return !this.options.WebSocket;
     if (performance.now() < this.#pollUntil) return true;
-    return !this.#polledLast && this.#failedSockets > (this.#proved ? 1 : 0);
+    return !this.#polledLast && this.#failedSockets > (this.#proved && this.#pollMs === POLLING_MS ? 2 : 0);
   }
 
   #opened() {
     clearTimeout(this.#timer);
     this.#up = true;
     this.#upAt = 0;
-    if (this.#line?.polls) this.#pollUntil = performance.now() + POLLING_MS;
-    else this.#beats = setInterval(() => this.#beat(), BEAT_MS);
+    if (this.#line?.polls) {
+      const now = performance.now();
+      if (now >= this.#pollUntil) {
+        this.#pollUntil = now + this.#pollMs;
+        this.#pollMs = Math.min(this.#pollMs * 2, MOST_POLLING_MS);
+      }
+      const retry = () => {
+        this.#pollUntil = 0;
+        this.#lost(new ChatError("upgrade", "A WebSocket is tried again."), true);
+      };
+      if (this.options.WebSocket) this.#beats = setTimeout(retry, this.#pollUntil - now);
+    } else this.#beats = setInterval(() => this.#beat(), BEAT_MS);
     for (const room of [...this.rooms.values()]) room.opened();
   }
 
@@ -565,15 +549,17 @@ class Connection {
       return;
     }
     if (!Array.isArray(frame)) return;
-    if (!this.#line?.polls) [this.#proved, this.#failedSockets] = [true, 0];
+    if (!this.#line?.polls) [this.#proved, this.#failedSockets, this.#pollMs] = [true, 0, POLLING_MS];
     this.#heard = true;
     const [joinRef, ref, topic, event, payload] = frame;
     const waits = event === "phx_reply" ? this.#replies.get(ref) : undefined;
-    if (waits === undefined) this.rooms.get(topic)?.received(joinRef, event, payload);
-    else {
+    try {
+      if (waits === undefined) return this.rooms.get(topic)?.received(joinRef, event, payload);
       clearTimeout(waits.timer);
       this.#replies.delete(ref);
       waits.done({ status: payload?.status, response: payload?.response ?? {} });
+    } catch (error) {
+      report(error); // what came is not what it says it is
     }
   }
 
@@ -609,9 +595,10 @@ class Connection {
     if (!this.#heard && this.#line !== null && !this.#line.polls) {
       this.#failedSockets += 1;
       // The network may let no WebSocket through: whether it lets requests through is found out at once.
-      atOnce ||= !this.#proved && this.#failedSockets === 1 && !!this.options.fetch;
+      atOnce ||= !!this.options.fetch && (this.#pollMs > POLLING_MS || (!this.#proved && this.#failedSockets === 1));
     } else if (this.#line?.polls && !this.#heard) {
       this.#pollUntil = 0;
+      this.#pollMs = POLLING_MS;
     }
     if (this.#upAt && performance.now() - this.#upAt > STABLE_MS) this.#attempt = 0;
     this.#drop();
@@ -688,7 +675,7 @@ class Outbox {
 
   /**
    * Takes a send in.
-   * @param {string} roomId @param {string} content @param {Record<string, unknown> | undefined} data
+   * @param {string} roomId @param {string} content @param {Data | undefined} data
    * @param {(sent: Sent) => void} resolve @param {(error: ChatError) => void} reject
    * @returns {Entry}
    */
@@ -719,19 +706,21 @@ class Outbox {
     return entry;
   }
 
-  /** Notes that an attempt is made, which may be lost. @param {Entry} entry @param {string} epoch */
+  /** An attempt is made. @param {Entry} entry @param {string} epoch */
   attempt(entry, epoch) {
     if (entry.sent !== null) return;
-    entry.sent = Date.now();
-    entry.ticks = performance.now();
-    entry.epoch = epoch;
-    this.#save(entry);
+    this.#save({ ...entry, sent: Date.now(), epoch });
+    Object.assign(entry, { sent: Date.now(), ticks: performance.now(), epoch });
   }
 
-  /** Notes that it surely was not published. @param {Entry} entry */
+  /** It surely was not published. @param {Entry} entry */
   cleared(entry) {
-    entry.sent = entry.ticks = entry.epoch = null;
-    this.#save(entry);
+    entry.sent = entry.ticks = entry.epoch = entry.twin = null;
+    try {
+      this.#save(entry);
+    } catch (error) {
+      report(error);
+    }
   }
 
   /** Whether the server may have forgotten its key, or has it in a stream that is no more. @param {Entry} entry @param {string} epoch */
@@ -755,7 +744,7 @@ class Outbox {
 
   /** Whether another page that shares the storage has brought it to its end. @param {Entry} entry */
   settledElsewhere(entry) {
-    if (!this.#storage || !entry.restored) return false;
+    if (!this.#storage) return false;
     const kept = this.#read(this.#prefix + entry.key);
     if (kept === null) return true;
     if (kept.sent !== null && (entry.sent === null || kept.sent < entry.sent)) [entry.sent, entry.epoch] = [kept.sent, kept.epoch];
@@ -834,7 +823,7 @@ export class Room {
   #members = new Map();
   /** @type {Place | null} the newest message told, or where live ones begin */
   #cursor;
-  /** @type {Place | null} the oldest */
+  /** @type {Place | null} */
   #oldest = null;
   /** @type {Map<string, number>} the newest place of each stream */
   #reached = new Map();
@@ -888,17 +877,15 @@ export class Room {
     this.#register();
   }
 
-  /** How this client stands to the room. */
   get state() {
     return this.#state;
   }
 
-  /** Who is in the room, as far as it is known. */
   get members() {
     return new Map(this.#members);
   }
 
-  /** The place to resume from: give it as `after` to go on from there in another page or process. */
+  /** The place to go on from, in another page or process: its `after`. */
   get place() {
     return this.#cursor && { ...this.#cursor };
   }
@@ -922,8 +909,8 @@ export class Room {
   }
 
   /**
-   * Joins, and stays joined until `leave`, however often the connection ends. Resolves once the room is joined and its
-   * history was told; rejects where the room may not be joined. While the server is away it waits.
+   * Joins, and stays joined until `leave`. Resolves once the history was told; rejects where the room may not be joined;
+   * waits while the server is away.
    * @returns {Promise<void>}
    */
   join() {
@@ -942,7 +929,7 @@ export class Room {
     return this.#joined.promise;
   }
 
-  /** Leaves. What waits to be sent is rejected: as `left` where it was surely not sent, else as `unknown`. */
+  /** Leaves. What waits is rejected: as `left`, or as `unknown` where an attempt was made. */
   leave() {
     if (this.#connection.rooms.get(this.#topic)?.room !== this) return;
     const ref = this.#joinRef;
@@ -953,11 +940,9 @@ export class Room {
   }
 
   /**
-   * Sends a message, and resolves when the server has it. Before `join` and while the connection is away it waits.
-   *
-   * Rejects with a `ChatError`: the server's refusal; `outbox_full` at once; `expired` where it waited for too long and was
-   * surely not sent; `unknown` where nobody knows whether it was.
-   * @param {string} content @param {{data?: Record<string, unknown>}} [more]
+   * Sends a message, and resolves when the server has it; waits while the room is not joined. Rejects with a `ChatError`:
+   * the server's, `outbox_full` at once, `expired` (surely not sent), `unknown` (nobody knows).
+   * @param {string} content @param {{data?: Data}} [more]
    * @returns {Promise<Sent>}
    */
   send(content, { data } = {}) {
@@ -973,8 +958,7 @@ export class Room {
   }
 
   /**
-   * Returns messages before a place, oldest first: without one, before the oldest message that this room has told or
-   * returned. With `after`, the oldest behind that place.
+   * Returns messages before a place, oldest first; without one, before the oldest that this room has told or returned.
    * @param {{before?: Place, after?: Place, limit?: number}} [which] `limit` is 1 to 200
    * @returns {Promise<{messages: Message[], more: boolean}>}
    */
@@ -1008,7 +992,7 @@ export class Room {
     const { rooms } = this.#connection;
     const other = rooms.get(this.#topic)?.room;
     if (other !== undefined && other !== this)
-      throw new TypeError(`another Room of this chat stands for ${this.id} by now; use that: chat.room(id) returns it`);
+      throw new TypeError(`chat.room(${this.id}) is another object by now`);
     rooms.set(this.#topic, {
       room: this,
       active: () => this.#joined !== null,
@@ -1036,8 +1020,10 @@ export class Room {
       const { recovered, reason } = reply.response;
       this.#entered = true;
       this.#head = placeOf(reply.response);
-      if (from !== null && recovered === true) this.#up();
-      else this.#begin(ref, from, `${reason ?? "epoch_changed"}`);
+      if (from !== null && recovered === true) {
+        this.#oldest ??= { epoch: from.epoch, offset: from.offset + 1 };
+        this.#up();
+      } else this.#begin(ref, from, `${reason ?? "epoch_changed"}`);
     };
     this.#connection.request(ref, this.#topic, "phx_join", from ?? {}, entered, ref);
   }
@@ -1115,7 +1101,7 @@ export class Room {
     });
   }
 
-  /** Tells what is missing, then the history, then what came meanwhile. @param {ChatError} [error] */
+  /** @param {ChatError} [error] */
   #loaded(error) {
     const { from, reason, page, live, cut } = /** @type {Loading} */ (this.#loading);
     const [ref, head] = [this.#joinRef, this.#head];
@@ -1235,7 +1221,9 @@ export class Room {
     }
     const [ref, head, cursor] = [this.#joinRef, this.#head, this.#cursor];
     if (this.#outbox.settledElsewhere(entry)) {
-      this.#forget(entry);
+      // Whoever has done it has told it, but not to who called `send` here.
+      if (entry.restored) this.#forget(entry);
+      else this.#failed(entry, UNKNOWN());
       return this.#drain();
     }
     if (this.#outbox.doubtful(entry, head.epoch)) {
@@ -1404,7 +1392,7 @@ export class Chat {
     return this.#outbox.rooms;
   }
 
-  /** Leaves every room and ends the connection. What waits to be sent is rejected: as `closed`, or as `unknown`. */
+  /** Leaves every room and ends the connection. What waits is rejected: as `closed`, or as `unknown`. */
   close() {
     if (this.#connection.closed) return;
     this.#connection.closed = true;

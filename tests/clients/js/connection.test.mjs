@@ -168,6 +168,61 @@ chatTest("a page that is seen again or back in its network comes back at once", 
   }
 });
 
+chatTest("where no WebSocket opens requests are tried at once, and WebSockets again less and less often", async (world) => {
+  const { server, clock } = world;
+  server.handshakeFaults = Array(99).fill("refuse");
+  const { fetch } = server;
+  const room = world.room({}, world.chat({ fetch }));
+  room.join();
+  await clock.advance(10);
+  await room.send("one");
+  server.say("a", "two");
+  await clock.advance(10);
+  assert.deepEqual([room.told(), server.handshakes.length, server.polls], [["one", "two"], 1, 1]);
+  assert.deepEqual(await handshakes(world, 500_000, 500), [30_000, 90_000, 210_000, 450_000]);
+  assert.deepEqual([room.state, server.polls], ["joined", 5]);
+  server.cut();
+  await clock.advance(2000);
+  assert.deepEqual([room.state, server.handshakes.length, server.polls], ["joined", 5, 6]);
+
+  server.handshakeFaults = [];
+  await clock.advance(600_000);
+  assert.deepEqual([room.state, server.handshakes.length, server.polls], ["joined", 6, 6]);
+  server.say("a", "three");
+  assert.deepEqual([room.told(), room.all("gap")], [["one", "two", "three"], []]);
+});
+
+chatTest("where WebSockets got through before, requests are tried only when several of them failed", async (world) => {
+  const { server, clock } = world;
+  const room = await world.joined({}, world.chat({ fetch: server.fetch }));
+  server.handshakeFaults = ["refuse", "refuse", "refuse"];
+  server.cut();
+  await clock.advance(2_000);
+  assert.deepEqual([room.state, server.polls], ["waiting", 0]);
+  await clock.advance(8_000);
+  assert.deepEqual([room.state, server.polls, server.handshakes.length], ["joined", 1, 4]);
+  await clock.advance(30_000);
+  assert.deepEqual([room.state, server.polls, server.handshakes.length, server.sockets.size], ["joined", 1, 5, 1]);
+});
+
+chatTest("while nothing gets through, sockets and requests are tried in turns; a refusal by requests is told", async (world) => {
+  const { server, clock } = world;
+  server.handshakeFaults = Array(99).fill("refuse");
+  server.pollFault = "fail";
+  const room = world.room({}, world.chat({ fetch: server.fetch }));
+  room.join().catch(() => {});
+  await clock.advance(60_000);
+  assert.ok(server.handshakes.length >= 3 && server.handshakes.length <= 8, `${server.handshakes.length}`);
+  server.pollFault = { status: 403 };
+  await clock.advance(60_000);
+  assert.ok(room.all("state").some(([state, { error }]) => state === "waiting" && error?.code === "refused"));
+  Object.assign(server, { pollFault: { status: 500 }, retryAfter: "300" });
+  await clock.advance(60_000);
+  const before = server.handshakes.length;
+  await clock.advance(230_000);
+  assert.ok(server.handshakes.length - before <= 1);
+});
+
 chatTest("several rooms share a connection, which ends with the last", async (world) => {
   const { server, clock } = world;
   const chat = world.chat();

@@ -114,6 +114,44 @@ export class FakeServer {
     };
   }
 
+  /** Long-polling: `polls` counts sessions, `pollFault` is what each request is answered with instead. */
+  polls = 0;
+  pollFault = null;
+  #sessions = new Map();
+  fetch = async (url, { method, headers, body, signal }) => {
+    const respond = (fields, status = 200) => ({ status, headers: new Map([["retry-after", this.retryAfter]]), json: async () => fields });
+    if (this.pollFault !== null) return this.pollFault === "fail" ? Promise.reject(new Error("no network")) : respond(this.pollFault);
+    const session = this.#sessions.get(headers["x-phoenix-longpoll-token"]);
+    if (session === undefined) {
+      this.polls += 1;
+      const opened = { joins: new Map(), out: [], readyState: 1, wake: () => {} };
+      Object.assign(opened, {
+        give: (frame) => (opened.out.push(JSON.stringify(frame)), opened.wake()),
+        close: () => (this.sockets.delete(opened), this.#sessions.delete(`s${this.polls}`)),
+        end: () => (opened.close(), opened.wake()),
+      });
+      this.sockets.add(opened);
+      this.#sessions.set(`s${this.polls}`, opened);
+      return respond({ status: 410, token: `s${this.polls}`, messages: [] });
+    }
+    if (method === "POST") {
+      for (const line of body.split("\n")) {
+        this.frames.push(JSON.parse(line));
+        queueMicrotask(() => this.take(session, JSON.parse(line)));
+      }
+      return respond({ status: 200 });
+    }
+    if (session.out.length === 0)
+      await new Promise((wake) => {
+        session.wake = wake;
+        signal.onabort = () => (session.close(), wake());
+        setTimeout(wake, 10_000);
+      });
+    if (!this.sockets.has(session)) return respond({ status: 410, messages: [] });
+    const messages = session.out.splice(0);
+    return respond({ status: messages.length ? 200 : 204, token: headers["x-phoenix-longpoll-token"], messages });
+  };
+
   take(socket, [joinRef, ref, topic, event, payload]) {
     const fault = this.faults.get(event)?.shift();
     if (fault === "unanswered") return;

@@ -240,9 +240,17 @@ chatTest("two pages with one storage send once, and a full one refuses", async (
     await clock.advance(400_000);
   }
   assert.deepEqual([said(server), rooms[1].pending, rooms[1].all("failed")], [["one"], [], []]);
+  // The page that has the promise comes last: whoever has sent it has told it, and here nobody knows.
+  const first = world.room({}, world.chat({ storage }));
+  const send = world.outcome(first.send("two"));
+  await world.joined({}, world.chat({ storage }));
+  await clock.advance(400_000);
+  await first.join();
+  await clock.settle();
+  assert.deepEqual([send.is, said(server)], ["unknown", ["one", "two"]]);
   storage.full = true;
-  await assert.rejects(rooms[0].send("two"), { code: "outbox_full" });
-  assert.deepEqual(world.chat({ storage, name: "bob" }).unsent, []);
+  await assert.rejects(rooms[0].send("three"), { code: "outbox_full" });
+  assert.deepEqual([world.chat({ storage, name: "bob" }).unsent, first.pending, server.of("new_message").length], [[], [], 2]);
 });
 
 chatTest("a bound that is none is refused where it is given", async (world) => {
