@@ -249,6 +249,29 @@ class WrongLoop(ChatError):
     summary = "The call came from another thread or event loop than the chat runs on."
 
 
+HTTP_STATUS = {
+    "invalid_message": 400,
+    "unauthorized": 403,
+    "revoked": 403,
+    "epoch_changed": 410,
+    "too_old": 410,
+    "message_too_large": 413,
+    "blocked": 422,
+    "rate_limited": 429,
+    "closed": 503,
+    "config_error": 500,
+    "subscriber_failed": 500,
+    "already_started": 500,
+    "wrong_loop": 500,
+}
+"""The status of an error by its code; any other code is 503 where the error is retryable, else 422."""
+
+
+def http_status(error: ChatError) -> int:
+    """Return an error's HTTP status: 4xx for what was asked, 503 for what may work later, 500 for a mistake here."""
+    return HTTP_STATUS.get(error.code, 503 if error.retryable else 422)
+
+
 ERRORS: dict[str, type[ChatError]] = {
     error.code: error
     for error in (
@@ -275,25 +298,3 @@ ERRORS: dict[str, type[ChatError]] = {
     )
 }
 """Every error that is raised, by its code."""
-
-HTTP_STATUS = {
-    "invalid_message": 400,
-    "unauthorized": 403,
-    "revoked": 403,
-    "epoch_changed": 410,
-    "too_old": 410,
-    "message_too_large": 413,
-    "blocked": 422,
-    "rate_limited": 429,
-    "closed": 503,
-    "config_error": 500,
-    "subscriber_failed": 500,
-    "already_started": 500,
-    "wrong_loop": 500,
-}
-"""The status of an error by its code; any other code is 503 where the error is retryable, else 422."""
-
-
-def http_status(error: ChatError) -> int:
-    """Return an error's HTTP status: 4xx for what was asked, 503 for what may work later, 500 for a mistake here."""
-    return HTTP_STATUS.get(error.code, 503 if error.retryable else 422)
