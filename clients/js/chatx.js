@@ -706,11 +706,12 @@ class Outbox {
     return entry;
   }
 
-  /** An attempt is made. @param {Entry} entry @param {string} epoch */
+  /** An attempt is made; returns whether none before it is open. @param {Entry} entry @param {string} epoch */
   attempt(entry, epoch) {
-    if (entry.sent !== null) return;
+    if (entry.sent !== null) return false;
     this.#save({ ...entry, sent: Date.now(), epoch });
     Object.assign(entry, { sent: Date.now(), ticks: performance.now(), epoch });
+    return true;
   }
 
   /** It surely was not published. @param {Entry} entry */
@@ -723,7 +724,7 @@ class Outbox {
     }
   }
 
-  /** Whether the server may have forgotten its key, or has it in a stream that is no more. @param {Entry} entry @param {string} epoch */
+  /** Whether the server may not know its key any more. @param {Entry} entry @param {string} epoch */
   doubtful({ sent, ticks, epoch: before }, epoch) {
     if (sent === null) return false;
     const age = Date.now() - sent;
@@ -742,7 +743,7 @@ class Outbox {
     }
   }
 
-  /** Whether another page that shares the storage has brought it to its end. @param {Entry} entry */
+  /** Whether another page has brought it to its end. @param {Entry} entry */
   settledElsewhere(entry) {
     if (!this.#storage) return false;
     const kept = this.#read(this.#prefix + entry.key);
@@ -1232,8 +1233,9 @@ export class Room {
       this.#giveUp(entry, UNKNOWN());
       return this.#drain();
     }
+    let first = true;
     try {
-      this.#outbox.attempt(entry, head.epoch);
+      first = this.#outbox.attempt(entry, head.epoch);
     } catch (error) {
       this.#giveUp(entry, /** @type {ChatError} */ (error));
       return this.#drain();
@@ -1243,18 +1245,18 @@ export class Room {
     this.#connection.request(ref, this.#topic, "new_message", { content, data, key }, (reply) => {
       if (reply === null || this.#joinRef !== ref) return; // it goes again with the next join
       this.#flying = false;
-      if (this.#queue[0] === entry) this.#answered(entry, reply);
+      if (this.#queue[0] === entry) this.#answered(entry, reply, first);
       this.#drain();
     });
   }
 
-  /** @param {Entry} entry @param {Reply} reply */
-  #answered(entry, { status, response }) {
+  /** @param {Entry} entry @param {Reply} reply @param {boolean} first */
+  #answered(entry, { status, response }, first) {
     if (status === "ok") return this.#acknowledged(entry, response);
     const error = refusal(response);
-    if (GONE.has(error.code)) return this.#again(error); // it was not looked at
-    // Of this one alone the server does not know whether it was published.
-    if (error.code !== "room_unavailable") this.#outbox.cleared(entry);
+    // A refusal may be made ahead of any look at the key: it says nothing of earlier attempts. This one says nothing at all.
+    if (first && error.code !== "room_unavailable") this.#outbox.cleared(entry);
+    if (GONE.has(error.code)) return this.#again(error);
     if (!error.retryable) return this.#failed(entry, error);
     const own = 500 + pause(this.#connection.random, this.#holds);
     this.#holds += 1;
@@ -1277,7 +1279,7 @@ export class Room {
     else entry.resolve(sent);
   }
 
-  /** Brings a send to its end that was not answered, or never sent. @param {Entry} entry @param {ChatError} error */
+  /** Ends a send that was not answered, or not made. @param {Entry} entry @param {ChatError} error */
   #giveUp(entry, error) {
     if (entry.twin !== null) this.#acknowledged(entry, entry.twin);
     else this.#failed(entry, entry.sent === null ? error : UNKNOWN());

@@ -169,6 +169,15 @@ chatTest("a room that failed while it had the message leaves its outcome open, a
   }
 });
 
+chatTest("a refusal of a later attempt says nothing of the one before it", async (world) => {
+  const { server, clock } = world;
+  const room = await world.joined();
+  server.fault("new_message", "cut", { ...LIMITED, retry_after_ms: 310_000 });
+  const send = world.outcome(room.send("one"));
+  await clock.advance(400_000);
+  assert.deepEqual([send.is, said(server)], ["unknown", ["one"]]);
+});
+
 chatTest("leaving and closing reject what waits, and what may have been sent is unknown", async (world) => {
   const { server, clock } = world;
   for (const [end, code] of [[(room) => room.leave(), "left"], [(room, chat) => chat.close(), "closed"]]) {
