@@ -98,6 +98,10 @@ class Pretend:
         """Know of no membership any more, and not say so."""
         self._joined.clear()
 
+    def tell(self, room: str, event: str, payload: Any) -> None:
+        """Tell something else of a room."""
+        self._write(None, None, room, event, payload)
+
     def fail(self, room: str) -> None:
         """End a membership."""
         if room in self._joined:

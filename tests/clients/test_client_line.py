@@ -15,9 +15,11 @@ import pytest
 from chatx.client import (
     Client,
     ClientClosed,
+    Gap,
     Message,
     NotSent,
     OutboxFull,
+    Presence,
     SendRefused,
     SendUnknown,
     Sent,
@@ -26,6 +28,7 @@ from chatx.client import (
     StoredSend,
 )
 from chatx.client.wire import Cut, NotOpened
+from chatx.core.message import PresenceMeta
 from tests.clients.pretend import Pretend
 from tests.gateway.real_client import until
 from tests.seeds import Chance
@@ -40,7 +43,8 @@ class PretendWire:
         holds: Whether what the server says stays on its way.
     """
 
-    def __init__(self, server: Pretend) -> None:
+    def __init__(self, server: Pretend, poison: str) -> None:
+        self._poison = poison
         self.swallows = False
         self.holds = False
         self.closed = False
@@ -60,7 +64,9 @@ class PretendWire:
     async def write(self, frames: Sequence[str]) -> None:
         if self._cut is not None:
             raise self._cut
-        if not self.swallows:
+        if self._poison and any(self._poison in frame for frame in frames):
+            self.cut(1009, "too large")
+        elif not self.swallows:
             self._server.to_server.extend(frames)
             while self._server.to_server:
                 self._server.read(asyncio.get_running_loop().time())
@@ -91,6 +97,7 @@ class Pretended(Client):
         wire: The present connection.
         dialled: When it connected.
         refuses: What its next connections fail with.
+        poison: At what the server closes the connection.
     """
 
     def __init__(self, server: Pretend | None = None, **options: Any) -> None:
@@ -98,13 +105,14 @@ class Pretended(Client):
         self.conversation = self._line.conversation
         self.server = server or Pretend(Chance("server"), ["a", "b"])
         self.dialled: list[float] = []
+        self.poison = ""
         self.refuses: list[Exception] = []
 
     async def _dial(self) -> PretendWire:
         self.dialled.append(asyncio.get_running_loop().time())
         if self.refuses:
             raise self.refuses.pop(0)
-        self.wire = PretendWire(self.server)
+        self.wire = PretendWire(self.server, self.poison)
         return self.wire
 
     def say(self, room: str, content: str) -> None:
@@ -268,6 +276,79 @@ async def test_more_rooms_than_may_wait_for_answers_all_get_their_turn() -> None
         client.wire.cut()
         assert [each.offset for each in await asyncio.gather(*sends[1:])] == [1] * 79
         assert first.rooms["r79"].head == 1
+
+
+@virtual
+async def test_what_the_server_closes_the_connection_for_twice_does_not_go_again() -> None:
+    client = Pretended()
+    client.poison = "poison"
+    async with client, client.room("a") as room:
+        waiting = asyncio.create_task(room.send("poison")), asyncio.create_task(room.send("well"))
+        with pytest.raises(SendUnknown, match="closed with it twice: too large"):
+            await waiting[0]
+        assert (await waiting[1]).offset == 1
+        assert len(client.dialled) == 3
+
+
+@virtual
+async def test_what_cannot_be_read_breaks_the_connection_and_nothing_else(caplog: pytest.LogCaptureFixture) -> None:
+    client = Pretended()
+    async with client, client.room("a") as room:
+        client.server.to_client.append('{"neither": "a frame"}')
+        client.say("a", "Hello")
+        assert (await next_of(room, Message)).content == "Hello"
+        assert len(client.dialled) == 2
+    assert "the server sent what cannot be read" in caplog.text
+
+
+@virtual
+async def test_what_a_newer_server_tells_is_passed_over() -> None:
+    client = Pretended()
+    async with client, client.room("a") as room:
+        for frame in ('[null,null,"room:a","reaction",{}]', '[null,null,"room:z","new_message",{}]', '[null,"77",1]'):
+            if "77" not in frame:
+                client.server.to_client.append(frame)
+        client.say("a", "Hello")
+        assert (await next_of(room, Message)).content == "Hello"
+        assert client.dialled == [0]
+
+
+@virtual
+async def test_a_membership_that_fails_is_made_anew_and_who_is_there_with_it() -> None:
+    client = Pretended()
+    async with client, client.room("a", presence=True) as room:
+        client.server.tell("a", "presence_state", {"bob": {"metas": [{"phx_ref": "1", "online_at": 5}]}})
+        joins = {
+            "bob": {"metas": [{"phx_ref": "2", "online_at": 6}]},
+            "eve": {"metas": [{"phx_ref": "3", "online_at": 7}]},
+        }
+        client.server.tell("a", "presence_diff", {"joins": joins, "leaves": {}})
+        leaves = {"bob": {"metas": [{"phx_ref": "1", "online_at": 5}, {"phx_ref": "2", "online_at": 6}]}}
+        client.server.tell("a", "presence_diff", {"joins": {}, "leaves": leaves})
+        client.wire.look()
+        await turns(9)
+        # What was not taken is told once, as it is now.
+        assert (await next_of(room, Presence)).members == {"eve": (PresenceMeta("3", 7),)}
+        client.server.fail("a")
+        client.wire.look()
+        assert (await next_of(room, State)).state == "away"
+        assert (await next_of(room, State)).state == "joined"
+        assert client.dialled == [0]
+
+
+@virtual
+async def test_a_history_tells_of_the_holes_in_it_and_where_a_stream_ends() -> None:
+    client = Pretended()
+    stream = client.server.rooms["a"]
+    for number in range(4):
+        stream.say("bob", f"m{number}", None, 0)
+    stream.holes = {2, 4}
+    async with client, client.room("a", history=10) as room:
+        client.say("a", "live")
+        await asyncio.sleep(1)
+        events = [await anext(room) for _ in range(6)]
+        assert [getattr(each, "offset", each) for each in events[1:]] == [1, 2, 3, 4, 5]
+        assert [type(each) for each in events[1:]] == [Message, Gap, Message, Gap, Message]
 
 
 @virtual
