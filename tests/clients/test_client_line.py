@@ -453,7 +453,9 @@ async def test_a_program_that_goes_on_from_a_place_misses_nothing() -> None:
     for number in range(3):
         client.server.say("a", "bob", f"m{number}", None, 0)
     epoch = client.server.rooms["a"].epoch
+    client.refuses = [NotOpened("nobody is there")]
     async with client, client.room("a", after=(epoch, 1)) as room:
+        assert (await next_of(room, State)).state == "joined"
         assert [(await next_of(room, Message)).offset for _ in range(2)] == [2, 3]
         assert room.cursor == (epoch, 3)
 

@@ -288,7 +288,7 @@ class Conversation:
             return
         room.failures += 1
         room.join_at = now + self.pause(room.failures, after_s(refused))
-        self._enter_state(room, State(room.id, "away" if room.stream.cursor else "joining", refused.reason))
+        self._enter_state(room, State(room.id, room.unjoined, refused.reason))
         self.lower(room.join_at)
 
     def _away(self, room: Membership, why: str, now: float) -> None:
@@ -298,7 +298,7 @@ class Conversation:
         room.join_at = max(room.join_at, now)
         room.page_at = max(room.page_at, now)
         room.stream.lost()
-        self._enter_state(room, State(room.id, "joining" if room.stream.cursor is None else "away", why))
+        self._enter_state(room, State(room.id, room.unjoined, why))
 
     def come_back(self, room: Membership, refused: ErrorResponse, now: float) -> None:
         """Join again in a while: the membership or the chat is gone."""

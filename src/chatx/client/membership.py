@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from chatx.client.errors import ClientError
-from chatx.client.events import Message, State
+from chatx.client.events import Message, Standing, State
 from chatx.client.outbox import Entry
 from chatx.client.presences import Presences
 from chatx.client.stream import Stream
@@ -77,6 +77,11 @@ class Membership:
         self.page_at: float = 0.0
         self.asks: deque[Ask] = deque()
         self.acknowledged: dict[str, tuple[Entry, Sent]] = {}
+
+    @property
+    def unjoined(self) -> Standing:
+        """How the client stands to it while it is not joined."""
+        return "joining" if self.state.state == "joining" else "away"
 
     @property
     def joined(self) -> bool:

@@ -168,29 +168,13 @@ class Stream:
         """
         self._asked = 0
         each = size // max(1, len(messages))
-        if self._earlier is not None:
+        if self._earlier is None:
+            self._take_next(messages, more, each)
+        else:
             self._earlier = messages + self._earlier
             if more and messages and len(self._earlier) < self._history:
                 return
-            earlier, self._earlier = self._earlier, None
-            self._history = 0
-            head = self.cursor  # which the join said
-            if earlier and head is not None:
-                self.cursor = Position(earlier[0].epoch, earlier[0].offset - 1)
-                for message in earlier:
-                    self._reach(message.epoch, message.offset - 1)
-                    self._push(message, each)
-                self._reach(*head)
-        else:
-            assert self.cursor is not None
-            before = self.cursor
-            for message in messages:
-                if message.epoch == self.cursor.epoch and message.offset > self.cursor.offset:
-                    self._bridge(message.offset - 1)
-                    self._push(message, each)
-            if not more and self.cursor == before:
-                # The server does not have what it has spoken of.
-                self._bridge(self._held[0][0].offset - 1 if self._held else self.newest)
+            self._begin(self._earlier, each)
         self._go_on()
 
     def page_failed(self) -> None:
@@ -247,6 +231,30 @@ class Stream:
     def behind(self) -> bool:
         """Whether there is more to ask for than has come."""
         return self._behind or self._earlier is not None
+
+    def _begin(self, earlier: list[Message], each: int) -> None:
+        """Queue the first history, which leads up to the cursor."""
+        self._earlier = None
+        self._history = 0
+        head = self.cursor
+        if earlier and head is not None:
+            self.cursor = Position(earlier[0].epoch, earlier[0].offset - 1)
+            for message in earlier:
+                self._reach(message.epoch, message.offset - 1)
+                self._push(message, each)
+            self._reach(*head)
+
+    def _take_next(self, messages: list[Message], more: bool, each: int) -> None:
+        """Queue the page behind the cursor."""
+        before = self.cursor
+        assert before is not None
+        for message in messages:
+            if message.epoch == before.epoch and message.offset > before.offset:
+                self._bridge(message.offset - 1)
+                self._push(message, each)
+        if not more and self.cursor == before:
+            # The server does not have what it has spoken of.
+            self._bridge(self._held[0][0].offset - 1 if self._held else self.newest)
 
     def _fits(self, size: int) -> bool:
         to_come = self._asked if self._earlier is None else self._history
