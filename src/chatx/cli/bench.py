@@ -36,7 +36,7 @@ themselves with the parameter user_id, as --insecure-user-param lets them.
 
 A time counts from when a message was to be said, also where the load or the server was late. Figures that a threshold
 may be of: {names}. Times take us, ms or s; memory KiB or MiB. Always to be kept are lost==0, doubled==0,
-reordered==0 and unanswered==0; in a soak also task_growth<=0, descriptor_growth<=0 and memory_growth<=32MiB: what there
+reordered==0 and unanswered==0; in a soak also task_growth<=0, descriptor_growth<=0 and memory_growth<=64MiB: what there
 is more when nobody is left than before anybody came.
 
 exit status: 0 measured, and all kept; 1 something was not kept, or nothing could be measured; 2 wrong options; 130

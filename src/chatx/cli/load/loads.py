@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from statistics import median
 from typing import Final
 
 from msgspec import Struct, field
@@ -28,8 +29,9 @@ SEEN_S: Final = 15.0
 SPEAKERS: Final = 10
 """Clients that talk, at most, in one room: so each stays below the rate limit of a server with the usual options."""
 
-SPARE_BYTES: Final = 32 * 1024**2
-"""Bytes that a server may hold more after a soak than before: what Python and SQLite do not give back."""
+SPARE_BYTES: Final = 64 * 1024**2
+"""Bytes that a server may hold more after a soak than before: as much as its keys may take, since Python does not give
+back what others lie between; and as much again for the same of everything else."""
 
 LETS_GO_S: Final = 330.0
 """Seconds for a server to let go of what it had: it remembers the key of a message for 300."""
@@ -65,7 +67,7 @@ class Plan(Struct, frozen=True):
 
 
 class Course(Struct):
-    """What came of it, beside what the crew has counted.
+    """What came of it, beside what the crew has counted. A day's looks at memory are its largest part, about 1 MiB.
 
     Attributes:
         came_in_s: How long it took everybody to come in.
@@ -76,6 +78,7 @@ class Course(Struct):
         before: What the server held before anybody talked; of a soak, before anybody came.
         after: The same at its end.
         most: The most of it meanwhile.
+        held: The memory that it held meanwhile, in bytes, from look to look.
         cpu_s: The CPU that it took while they talked, in seconds; None where it tells none.
         deliveries: Messages that came to somebody while they talked.
         acknowledged: Messages that were placed while they talked.
@@ -90,10 +93,20 @@ class Course(Struct):
     before: Figures | None = None
     after: Figures | None = None
     most: Figures = field(default_factory=Figures)
+    held: list[float] = field(default_factory=list)
     cpu_s: float | None = None
     deliveries: int = 0
     acknowledged: int = 0
     bottleneck: str | None = None
+
+
+def late_growth(course: Course) -> float | None:
+    """Return by how many bytes a server's memory grew in the second half of the time; None where it was not seen."""
+    tenth = len(course.held) // 10
+    if not tenth:
+        return None
+    half = len(course.held) // 2
+    return median(course.held[-tenth:]) - median(course.held[half : half + tenth])
 
 
 async def fanout(target: Target, crew: Crew, plan: Plan, course: Course) -> None:
@@ -234,6 +247,7 @@ async def _watch(target: Target, course: Course) -> None:
         if found is not None:
             for name in Figures.__struct_fields__:
                 setattr(course.most, name, max(getattr(course.most, name), getattr(found, name)))
+            course.held.append(found.resident)
         await asyncio.sleep(WATCHED_S)
 
 

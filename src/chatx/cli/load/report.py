@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from chatx.cli.load.crew import Crew
 from chatx.cli.load.histogram import Histogram
-from chatx.cli.load.loads import SPARE_BYTES, Course, Plan
+from chatx.cli.load.loads import SPARE_BYTES, Course, Plan, late_growth
 from chatx.cli.load.server import Figures
 from chatx.cli.load.thresholds import Threshold
 
@@ -25,14 +25,14 @@ ALWAYS: Final = (
 SOAKED: Final = (
     Threshold("task_growth<=0", "task_growth", "<=", 0),
     Threshold("descriptor_growth<=0", "descriptor_growth", "<=", 0),
-    Threshold("memory_growth<=32MiB", "memory_growth", "<=", SPARE_BYTES),
+    Threshold("memory_growth<=64MiB", "memory_growth", "<=", SPARE_BYTES),
 )
 """What a server must keep that tells its figures, when everybody has left."""
 
 NAMES: Final = (
     *(f"{what}{name}" for what in ("", "connect_", "return_") for name in ("p50", "p90", "p99", "p999", "max")),
     *("lost", "doubled", "reordered", "gaps", "unanswered", "refused", "rate", "delivery_rate", "connect_rate"),
-    *("cpu_per_delivery", "memory", "memory_growth", "task_growth", "descriptor_growth"),
+    *("cpu_per_delivery", "memory", "memory_growth", "memory_late_growth", "task_growth", "descriptor_growth"),
 )
 """The figures that a threshold may be of: times in seconds, memory in bytes, rates a second."""
 
@@ -58,6 +58,7 @@ def figures(crew: Crew, course: Course) -> dict[str, float | None]:
         "cpu_per_delivery": course.cpu_s / course.deliveries if course.cpu_s and course.deliveries else None,
         "memory": course.most.resident or None,
         "memory_growth": grown.get("resident"),
+        "memory_late_growth": late_growth(course),
         "task_growth": grown.get("tasks"),
         "descriptor_growth": grown.get("descriptors"),
     }
@@ -142,6 +143,8 @@ def text(
             f"  at rest      {before.resident / MIB:,.0f} → {after.resident / MIB:,.0f} MiB, {before.tasks:,.0f} → "
             f"{after.tasks:,.0f} tasks, {before.descriptors:,.0f} → {after.descriptors:,.0f} descriptors"
         )
+        if (late := found["memory_late_growth"]) is not None:
+            lines.append(f"  meanwhile    {late / MIB:+,.1f} MiB of memory in the second half")
     if crew.refused:
         lines.append(
             "  said no      " + ", ".join(f"{what} ({times:,})" for what, times in crew.refused.most_common(6))
