@@ -31,7 +31,7 @@ export class Drivers {
   join({ client, url, rooms, history, polls, spoiled }) {
     const sockets = { WebSocket: polls ? null : this.#WebSocket };
     if (spoiled === "keyless") Object.assign(sockets, { WebSocket: keyless(this.#WebSocket), fetch: null });
-    const chat = new this.#Chat(url, { params: { user_id: client }, ...sockets });
+    const chat = new this.#Chat(url, { params: { user_id: client }, outbox: { messages: 1000 }, ...sockets });
     for (const id of rooms) {
       const report = (fields) => this.#report({ client, room: id, ...fields });
       const room = chat.room(id, { history });

@@ -21,9 +21,6 @@ from tests.clients.proof.served import Server, said, server
 from tests.seeds import Chance
 
 ROOMS = ("a", "b")
-CUTS_PER_S = 3.0
-"""On the average, over all connections."""
-
 LATE_S = 15.0
 HISTORY = 1000
 """When some come who are to tell what was said before them, and how much that may be: as much as the clients load."""
@@ -46,13 +43,14 @@ class Play:
         self.met: Counter[str] = Counter()
         self.drivers: dict[str, Drivers] = {}
         self.states: dict[tuple[str, str], list[str]] = {}
+        self._chances: dict[str, Chance] = {}
         self._server = served
         self._proxy = proxy
         self._more = asyncio.Event()
 
     def chance(self, name: str) -> Chance:
-        """Return a source of chances for one who is named so."""
-        return Chance(f"{self.seed} {name}")
+        """Return the source of chances of one who is named so."""
+        return self._chances.setdefault(name, Chance(f"{self.seed} {name}"))
 
     def report(self, report: dict[str, Any]) -> None:
         """Take down what a client tells."""
@@ -107,15 +105,18 @@ class Play:
     def _all_joined(self) -> bool:
         return all(each and each[-1] == "joined " for each in self.states.values())
 
-    async def talk(self, seconds: float, late: int = 0) -> None:
+    async def talk(self, seconds: float, *, late: int = 0, cuts_per_s: float = 3.0) -> None:
         """Let everybody send numbered messages for so long, while connections are cut and the server dies.
 
-        So many of each kind come late, and have to tell the whole history nevertheless.
+        Args:
+            seconds: How long.
+            late: So many of each kind come late, and have to tell the whole history nevertheless.
+            cuts_per_s: Faults of connections, on the average.
         """
         until = asyncio.get_running_loop().time() + seconds
         names = {name for name, _ in self.witnesses}
         async with asyncio.TaskGroup() as tasks:
-            faults = [tasks.create_task(self._cut()), tasks.create_task(self._disturb())]
+            faults = [tasks.create_task(self._cut(cuts_per_s)), tasks.create_task(self._disturb())]
             for name in names:
                 tasks.create_task(self._send(name, until))
             await asyncio.sleep(min(seconds / 3, LATE_S))
@@ -139,10 +140,10 @@ class Play:
                 await self._do("send", name, room=room, content=content)
             await asyncio.sleep(chance.random() * 2)
 
-    async def _cut(self) -> None:
+    async def _cut(self, cuts_per_s: float) -> None:
         chance = self.chance("proxy")
         while True:
-            await asyncio.sleep(chance.expovariate(CUTS_PER_S))
+            await asyncio.sleep(chance.expovariate(cuts_per_s))
             if chance.once_in(20):
                 self.met["refuse"] += 1
                 self._proxy.refuse()
