@@ -17,7 +17,8 @@ from chatx.core.message import Draft, Message
 from chatx.gateway.api import app as api_app
 from chatx.gateway.api.access import token_shown
 from chatx.gateway.api.app import ApiApp
-from chatx.gateway.api.request import BODY_BYTES, HEADER_BYTES, PATH_BYTES, QUERY_BYTES
+from chatx.gateway.api.incoming import BODY_BYTES
+from chatx.gateway.api.request import HEADER_BYTES, PATH_BYTES, QUERY_BYTES
 
 TOKEN = "a-token-for-backends"
 SHOWN = {"authorization": f"Bearer {TOKEN}"}

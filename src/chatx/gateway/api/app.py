@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from contextlib import suppress
 from http import HTTPStatus
 from typing import Any, Final, TypeAlias
@@ -28,48 +28,37 @@ from msgspec.json import encode
 from chatx.chat import Chat
 from chatx.errors import ChatError, ConfigError
 from chatx.gateway.api.access import ApiAuthenticate, check_access, check_authenticate
+from chatx.gateway.api.incoming import Gone, Incoming, Receive
 from chatx.gateway.api.openapi import document
 from chatx.gateway.api.problems import Refusal, headers_of, problem_of, refusal_of
 from chatx.gateway.api.request import (
-    BODY_BYTES,
-    announced_length,
     body_of,
     check_headers,
     check_type,
     key_of,
     query_of,
     target_of,
-    too_large,
 )
 from chatx.gateway.api.routes import DESCRIPTION, ROUTES, Asked, Operation, methods_of, route_of
 from chatx.gateway.entry.handshake import fields_of
 from chatx.gateway.entry.origins import ALL, origins_of
 from chatx.gateway.entry.refusal import RefusalLog, Refused
-from chatx.gateway.entry.stopping import bounded_when_stopping
-from chatx.gateway.session.progress import taken_within, transport_of, within
+from chatx.gateway.session.progress import taken_within, transport_of
 
 logger: logging.Logger = logging.getLogger("chatx")
 
 Scope: TypeAlias = MutableMapping[str, Any]
-Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Headers: TypeAlias = list[tuple[bytes, bytes]]
 
 MAX_UNDER_WAY: Final = 128
 """Requests of one application under way at a time, those included whose client has gone."""
 
-BODY_S: Final = 10.0
-"""Seconds in which a body must have come."""
-
 WRITE_STALL_S: Final = 10.0
 """Seconds in which a client must take a kilobyte of an answer, where that can be seen; else all of it."""
 
 _JSON: Final = b"application/json"
 _PROBLEM: Final = b"application/problem+json"
-
-
-class _Gone(Exception):
-    """The client went away before its request was read."""
 
 
 class ApiApp:
@@ -110,37 +99,46 @@ class ApiApp:
             raise ConfigError("Mount this application; run the chat with chat.lifespan in the outer application.")
         self._with_client += 1
         try:
-            status, headers, body = await self._answered(scope, receive)
-        except _Gone:
-            # Nobody reads this; but a middleware around takes a request without a response for a failure.
-            status, headers, body = HTTPStatus.BAD_REQUEST.value, [], b""
+            await self._exchange(scope, receive, send)
         finally:
             self._with_client -= 1
-        # Servers raise what they like once the client is gone, and some say so by cancelling nothing.
+
+    async def _exchange(self, scope: Scope, receive: Receive, send: Send) -> None:
+        fields = fields_of(scope.get("headers", ()))
+        incoming = Incoming(scope, fields, receive)
+        try:
+            status, headers, body = await self._answered(scope, fields, incoming)
+        except Gone:
+            # Nobody reads this; but a middleware around takes a request without a response for a failure.
+            status, headers, body = HTTPStatus.BAD_REQUEST.value, [], b""
+        headers += self._cors(fields)
+        if incoming.left and scope.get("http_version", "1.1").startswith("1"):
+            # Servers hang up on what they have not read; a client is told, or its next request would meet that.
+            headers.append((b"connection", b"close"))
+        # What a client does not take is no failure.
         with suppress(OSError, TimeoutError):
             async with taken_within(WRITE_STALL_S, transport_of(receive)):
                 await send({"type": "http.response.start", "status": status, "headers": headers})
                 await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
 
-    async def _answered(self, scope: Scope, receive: Receive) -> tuple[int, Headers, bytes]:
-        cors = self._cors(scope)
+    async def _answered(
+        self, scope: Scope, fields: Mapping[str, str], incoming: Incoming
+    ) -> tuple[int, Headers, bytes]:
         try:
-            status, headers, body = await self._answer(scope, receive)
+            return await self._answer(scope, fields, incoming)
         except (Refusal, ChatError) as error:
             refusal = error if isinstance(error, Refusal) else refusal_of(error)
-        except (_Gone, asyncio.CancelledError):
+        except (Gone, asyncio.CancelledError):
             raise
         except Exception:
             logger.exception("A request to the API failed.", extra={"code": "api_failed"})
             refusal = Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, "It failed here; the log says why.")
-        else:
-            return status, [*headers, *cors], body
         if refusal.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.SERVICE_UNAVAILABLE):
             self._tell(refusal, scope)
         body = encode(problem_of(refusal))
-        return refusal.status, [*_headers(_PROBLEM, body), *headers_of(refusal), *cors], body
+        return refusal.status, [*_headers(_PROBLEM, body), *headers_of(refusal)], body
 
-    async def _answer(self, scope: Scope, receive: Receive) -> tuple[int, Headers, bytes]:
+    async def _answer(self, scope: Scope, headers: Mapping[str, str], incoming: Incoming) -> tuple[int, Headers, bytes]:
         method: str = scope["method"]
         if self.under_way > MAX_UNDER_WAY:
             raise Refusal(
@@ -162,11 +160,10 @@ class ApiApp:
         if method not in methods:
             raise Refusal(HTTPStatus.METHOD_NOT_ALLOWED, f"This path has {', '.join(methods)}.", allow)
         if method == "OPTIONS":
-            return HTTPStatus.NO_CONTENT.value, [allow, *self._preflight(scope, allow[1])], b""
+            return HTTPStatus.NO_CONTENT.value, [allow, *self._preflight(allow[1])], b""
         if path == DESCRIPTION:
             return _ok(HTTPStatus.OK, encode(document(target.mounted or "/")))
         operation = ROUTES[path]["GET" if method == "HEAD" else method]
-        headers = fields_of(scope.get("headers", ()))
         engine = self._chat.engine
         await check_access(engine, self._authenticate, headers)
         query = query_of(scope, operation.query)
@@ -174,8 +171,7 @@ class ApiApp:
         body = None
         if operation.body is not None:
             check_type(headers)
-            announced_length(headers)
-            body = body_of(await _read(scope, receive), operation.body)
+            body = body_of(await incoming.read(), operation.body)
         answer = await self._to_its_end(operation, Asked(self._chat, within_path, query, body, key))
         if answer is None:
             return operation.status.value, [(b"cache-control", b"no-store")], b""
@@ -212,10 +208,10 @@ class ApiApp:
         refused = Refused(refusal.status, code, f"to the API. {refusal.detail}")
         self._refusals.tell(refused, scope, asyncio.get_running_loop().time())
 
-    def _cors(self, scope: Scope) -> Headers:
+    def _cors(self, headers: Mapping[str, str]) -> Headers:
         if not self._origins:
             return []
-        origin = fields_of(scope.get("headers", ())).get("origin")
+        origin = headers.get("origin")
         if origin is None or not ({ALL, origin} & self._origins):
             return [(b"vary", b"origin")]
         return [
@@ -224,7 +220,7 @@ class ApiApp:
             (b"access-control-expose-headers", b"retry-after"),
         ]
 
-    def _preflight(self, scope: Scope, methods: bytes) -> Headers:
+    def _preflight(self, methods: bytes) -> Headers:
         if not self._origins:
             return []
         return [
@@ -232,24 +228,6 @@ class ApiApp:
             (b"access-control-allow-headers", b"authorization, content-type, idempotency-key"),
             (b"access-control-max-age", b"3600"),
         ]
-
-
-async def _read(scope: Scope, receive: Receive) -> bytes:
-    """Return the body of a request; one that comes slowly holds up no server that stops."""
-    body = bytearray()
-    try:
-        async with within(BODY_S), bounded_when_stopping(scope):
-            while True:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise _Gone
-                body += message.get("body", b"")
-                if len(body) > BODY_BYTES:
-                    raise too_large()
-                if not message.get("more_body", False):
-                    return bytes(body)
-    except TimeoutError:
-        raise Refusal(HTTPStatus.REQUEST_TIMEOUT, f"A body must have come within {BODY_S:g} s.") from None
 
 
 def _ok(status: HTTPStatus, body: bytes) -> tuple[int, Headers, bytes]:

@@ -34,9 +34,6 @@ QUERY_BYTES: Final = 2048
 HEADER_BYTES: Final = 32_768
 """Bytes of all headers together."""
 
-BODY_BYTES: Final = 262_144
-"""Bytes of a body, whatever the options allow."""
-
 _NOT_ENCODED = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _KEY = re.compile(r'"((?:[^"\\]|\\["\\])*)"')
 
@@ -45,7 +42,7 @@ class Target(NamedTuple):
     """Where a request leads.
 
     Attributes:
-        mounted: Where the application is mounted, decoded; empty at the root.
+        mounted: Where clients find the application, decoded; empty at the root.
         parts: The parts of the path behind that, each decoded.
     """
 
@@ -63,11 +60,12 @@ def target_of(scope: Mapping[str, Any]) -> Target:
     raw = (scope.get("raw_path") or b"").partition(b"?")[0]
     if max(len(raw), len(path)) > PATH_BYTES:
         raise Refusal(HTTPStatus.REQUEST_URI_TOO_LONG, f"A path has at most {PATH_BYTES} bytes.")
-    mounted = _mounted(path, scope.get("root_path") or "")
+    root: str = scope.get("root_path") or ""
+    mounted = _mounted(path, root)
     behind = path[len(mounted) :]
-    if behind and not behind.startswith("/"):
-        behind = "/" + behind
     sent = unquote(raw.decode("latin-1"))
+    if not sent.endswith(behind):
+        behind = behind.removesuffix("/")  # which Litestar adds
     if not raw or not sent.endswith(behind):
         # Somebody on the way tells the decoded path only, so what is between the ends of it is one id.
         if "\ufffd" in behind:
@@ -75,10 +73,12 @@ def target_of(scope: Mapping[str, Any]) -> Target:
         first, _, rest = behind.removeprefix("/").partition("/")
         return Target(mounted, (first, *rest.rsplit("/", 1)) if rest else (first,))
     left = len(sent) - len(behind)
+    if not root.endswith(sent[:left]):
+        root = sent[:left]
     parts = raw.split(b"/")
     while left >= 0 and parts:
         left -= len(unquote(parts.pop(0).decode("latin-1"))) + 1
-    return Target(mounted, tuple(_decoded(part, "The path") for part in parts))
+    return Target(root, tuple(_decoded(part, "The path") for part in parts))
 
 
 def _mounted(path: str, root: str) -> str:
@@ -161,22 +161,6 @@ def check_type(headers: Mapping[str, str]) -> None:
             "Send JSON in UTF-8, not compressed, with Content-Type: application/json.",
             (b"accept", b"application/json"),
         )
-
-
-def announced_length(headers: Mapping[str, str]) -> None:
-    """Check the length that a body is announced to have, before any of it is read.
-
-    Raises:
-        Refusal: It is too large.
-    """
-    text = headers.get("content-length", "0")
-    if text.isascii() and text.isdecimal() and (len(text) > 12 or int(text) > BODY_BYTES):
-        raise too_large()
-
-
-def too_large() -> Refusal:
-    """Return the refusal of a body that is too large."""
-    return Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"A body has at most {BODY_BYTES} bytes.")
 
 
 def check_headers(scope: MutableMapping[str, Any]) -> None:
