@@ -25,6 +25,8 @@ LATE_S = 15.0
 HISTORY = 1000
 """When some come who are to tell what was said before them, and how much that may be: as much as the clients load."""
 
+JOINED = "joined "
+
 PATIENCE_S = 120.0
 """A client pauses for 30 s, and takes 20 s to see that nobody is there; on a machine that has other things to do."""
 
@@ -103,7 +105,7 @@ class Play:
         await self.drivers[name.partition("-")[0]].do(command=command, client=name, **fields)
 
     def _all_joined(self) -> bool:
-        return all(each and each[-1] == "joined " for each in self.states.values())
+        return all(each and each[-1] == JOINED for each in self.states.values())
 
     async def talk(self, seconds: float, *, late: int = 0, cuts_per_s: float = 3.0) -> None:
         """Let everybody send numbered messages for so long, while connections are cut and the server dies.
@@ -116,7 +118,8 @@ class Play:
         until = asyncio.get_running_loop().time() + seconds
         names = {name for name, _ in self.witnesses}
         async with asyncio.TaskGroup() as tasks:
-            faults = [tasks.create_task(self._cut(cuts_per_s)), tasks.create_task(self._disturb())]
+            cutting = tasks.create_task(self._cut(cuts_per_s))
+            tasks.create_task(self._disturb(until))
             for name in names:
                 tasks.create_task(self._send(name, until))
             await asyncio.sleep(min(seconds / 3, LATE_S))
@@ -124,8 +127,7 @@ class Play:
                 await self._enter(name, history=HISTORY)
                 tasks.create_task(self._send(name, until))
             await asyncio.sleep(until - asyncio.get_running_loop().time())
-            for each in faults:
-                each.cancel()
+            cutting.cancel()
 
     async def _send(self, name: str, until: float) -> None:
         chance = self.chance(name)
@@ -171,28 +173,24 @@ class Play:
             case "delay":
                 passage.delay(chance.random() * 2)
 
-    async def _disturb(self) -> None:
+    async def _disturb(self, until: float) -> None:
         chance = self.chance("server")
         while True:
             await asyncio.sleep(4 + chance.random() * 12)
-            if chance.once_in(2):
-                self.met["kill"] += 1
-                await self._server.kill()
-            else:
-                self.met["drain"] += 1
-                await self._server.drain()
-            await asyncio.sleep(chance.pick((0, 0, 3)) * chance.random())
-            await self._server.start()
+            if asyncio.get_running_loop().time() > until:
+                return
+            self.met[await self._server.disturb(chance)] += 1
 
     async def calm(self) -> list[str]:
         """End every fault, wait until everybody has told the last message, and return what is wrong."""
-        await self._server.end()
-        await self._server.start()
         await self._proxy.accept()
         for passage in [*self._proxy.passages]:
             passage.reset()
-        await self.until(lambda: self._all_joined() and all(each.settled for each in self.witnesses.values()))
         found: list[str] = []
+        if not await self.until(lambda: self._all_joined() and all(each.settled for each in self.witnesses.values())):
+            found += (
+                f"{who} is not there: {states[-5:]}" for who, states in self.states.items() if states[-1] != JOINED
+            )
         for room in ROOMS:
             await self._server.say(room, "the last")
             history = await self._server.history(room)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from tests.clients.proof.checking import Said
 from tests.gateway.real_client import real_client
 from tests.process import ENVIRONMENT, free_port
+from tests.seeds import Chance
 
 ROOT = Path(__file__).parents[3]
 PATIENCE_S = 60.0
@@ -24,23 +26,18 @@ class Server:
         port: Where it listens.
     """
 
-    def __init__(self, shell: str, folder: Path) -> None:
+    def __init__(self, command: Sequence[str], folder: Path) -> None:
         self.port = free_port()
-        store = f"sqlite:///{folder / 'chat.db'}"
+        self._command = (sys.executable, "-m", *command, "--port", str(self.port))
         self._output = folder / "server.txt"
-        self._environment = ENVIRONMENT | {"CHATX_DURABILITY": "stored", "PROOF_STORE": store}
-        if shell == "native":
-            self._command = ["chatx", "serve", "--insecure-user-param", "--store", store, "--log-level", "warning"]
-        else:
-            self._command = ["uvicorn", "tests.clients.proof.application:app", "--log-level", "warning"]
+        self._environment = ENVIRONMENT | {"CHATX_DURABILITY": "stored", "PROOF_STORE": _store(folder)}
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
         """Start it, and wait until it lets somebody in."""
-        with self._output.open("ab") as output:
-            command = (sys.executable, "-m", *self._command, "--port", str(self.port))
+        with self._output.open("wb") as output:
             self._process = await asyncio.create_subprocess_exec(
-                *command,
+                *self._command,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -49,13 +46,13 @@ class Server:
             )
         try:
             async with asyncio.timeout(PATIENCE_S):
-                while not await self._listens():
+                while not await self._serves():
                     assert self._process.returncode is None
                     await asyncio.sleep(0.05)
         except (TimeoutError, AssertionError):
             raise AssertionError(f"The server does not listen: {self._output.read_text()}") from None
 
-    async def _listens(self) -> bool:
+    async def _serves(self) -> bool:
         try:
             _, writer = await asyncio.open_connection("localhost", self.port)
         except OSError:
@@ -63,15 +60,21 @@ class Server:
         writer.close()
         return True
 
-    async def kill(self) -> None:
-        """End it as a power cut would (SIGKILL)."""
-        await self._end(signal.SIGKILL)
+    async def disturb(self, chance: Chance) -> str:
+        """Kill it (SIGKILL, as a power cut would) or drain it (SIGTERM), start it again, and return which it was."""
+        kills = chance.once_in(2)
+        if kills:
+            await self._ended_by(signal.SIGKILL)
+        else:
+            await self._drain()
+        await asyncio.sleep(chance.pick((0, 0, 3)) * chance.random())
+        await self.start()
+        return "kill" if kills else "drain"
 
-    async def drain(self) -> None:
-        """Let it send its clients away and end (SIGTERM)."""
-        assert await self._end(signal.SIGTERM) in (0, -signal.SIGTERM), self._output.read_text()
+    async def _drain(self) -> None:
+        assert await self._ended_by(signal.SIGTERM) in (0, -signal.SIGTERM), self._output.read_text()
 
-    async def _end(self, sent: int) -> int:
+    async def _ended_by(self, sent: int) -> int:
         assert self._process is not None
         self._process.send_signal(sent)
         async with asyncio.timeout(PATIENCE_S):
@@ -80,7 +83,7 @@ class Server:
     async def end(self) -> None:
         """End it if it is still there."""
         if self._process is not None and self._process.returncode is None:
-            await self.kill()
+            await self._ended_by(signal.SIGKILL)
 
     async def say(self, room: str, content: str) -> None:
         """Say something, past the proxy."""
@@ -107,10 +110,49 @@ def said(message: dict[str, object]) -> Said:
     return Said(*(message[each] for each in ("epoch", "offset", "id", "user_id", "content")))  # type: ignore[arg-type]  # what it is, the checker looks at
 
 
+class Workers(Server):
+    """Two workers, with a broker that keeps their messages; what is killed is begun again by their supervisor."""
+
+    async def _serves(self) -> bool:
+        return "All 2 workers serve." in self._output.read_text()
+
+    async def disturb(self, chance: Chance) -> str:
+        """Kill a worker or the broker, or drain all and start again, and return which it was."""
+        assert self._process is not None
+        if chance.once_in(4):
+            await self._drain()
+            await self.start()
+            return "drain"
+        victim = chance.pick(("worker", "worker", "broker"))
+        found = [each for each in _children(self._process.pid) if _is_worker(each) == (victim == "worker")]
+        if found:
+            os.kill(int(chance.pick(found)), signal.SIGKILL)
+        return f"kill {victim}"
+
+
+def _children(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+
+def _is_worker(pid: str) -> bool:
+    return b"chatx.cli.workers.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+def _store(folder: Path) -> str:
+    return f"sqlite:///{folder / 'chat.db'}"
+
+
 @asynccontextmanager
 async def server(shell: str, folder: Path) -> AsyncIterator[Server]:
-    """Run a server."""
-    running = Server(shell, folder)
+    """Run a server: `native`, `asgi` or `workers`."""
+    serve = ("chatx", "serve", "--insecure-user-param")
+    running: Server
+    if shell == "workers":
+        running = Workers((*serve, "--workers", "2", "--data", f"{folder / 'data'}"), folder)
+    elif shell == "native":
+        running = Server((*serve, "--store", _store(folder), "--log-level", "warning"), folder)
+    else:
+        running = Server(("uvicorn", "tests.clients.proof.application:app", "--log-level", "warning"), folder)
     try:
         await running.start()
         yield running

@@ -1,6 +1,6 @@
 """The clients of chatx lose, double and reorder nothing, whatever the network and the server do, nor tell a gap.
 
-`SEED=` draws the same faults again, and `TEST_LONG=1` ten minutes of them.
+`SEED=` draws the same faults again, and `TEST_LONG=1` ten minutes of them, on several workers too.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import pytest
 from tests.clients.proof.play import play
 from tests.gateway.servers import SHELLS
 
-SECONDS = 600.0 if os.environ.get("TEST_LONG") else 60.0
+LONG = bool(os.environ.get("TEST_LONG"))
+SECONDS = 600.0 if LONG else 60.0
 CLIENTS = 8
 """Of each kind."""
 
@@ -26,7 +27,7 @@ KINDS = ("node", "chromium", "python")
 pytestmark = [pytest.mark.process, pytest.mark.browser, pytest.mark.timeout(SECONDS + 400)]
 
 
-@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize("shell", [*SHELLS, *(["workers"] if LONG else [])])
 async def test_what_is_sent_while_all_is_cut_reaches_everybody_once_and_in_order(shell: str, tmp_path: Path) -> None:
     async with play(shell, tmp_path, KINDS) as playing:
         print(f"SEED={playing.seed}")
