@@ -18,7 +18,7 @@ export class Clock {
 
   #add(act, ms, every) {
     this.#last += 1;
-    this.#timers.set(this.#last, { act, at: this.now + Math.max(0, Number(ms) || 0), every });
+    this.#timers.set(this.#last, { act, at: this.now + Math.ceil(Math.max(0, Number(ms) || 0)), every });
     return this.#last;
   }
 

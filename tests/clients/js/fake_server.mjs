@@ -163,9 +163,10 @@ export class FakeServer {
       else give();
     };
     if (topic === "phoenix") return this.heartbeats ? answer("ok", {}) : undefined;
-    if (typeof fault === "object") return answer("error", fault);
     const id = topic.slice("room:".length);
     const room = this.room(id);
+    // What is refused for good was not published before: keys are looked at first.
+    if (typeof fault === "object" && (fault.retryable || !room.keys.has(payload.key))) return answer("error", fault);
     if (event === "phx_join") return this.#join(socket, id, room, payload, joinRef, answer);
     if (event === "phx_leave") return socket.joins.delete(id);
     if (!socket.joins.has(id)) return answer("error", { code: "unmatched_topic", reason: "unmatched topic", retryable: false });
