@@ -14,6 +14,8 @@ from playwright.async_api import Page, async_playwright, expect
 
 from chatx.chat import Chat
 from chatx.gateway.entry.handshake import Handshake
+from tests.clients.js.test_in_node import CLIENT, run
+from tests.clients.peers import NPM
 from tests.demo.browsing import CHROMIUM_OPTIONS
 from tests.docs.markdown import blocks
 from tests.gateway.servers import SHELLS, served, under_uvicorn
@@ -60,6 +62,18 @@ async def test_sockets_polling_and_what_becomes_of_a_user_who_is_shut_out(shell:
         assert told[name] == [name, True, {"name": name}, "message_too_large", True]
     assert told["state"] == ["stopped", "revoked"]
     assert told["wrong"] == ["waiting", True]
+
+
+async def test_the_program_of_the_documentation_runs_in_node(tmp_path: Path) -> None:
+    (program,) = blocks(PAGE, "js")
+    chat = Chat()
+    async with served("native", chat) as port:
+        (tmp_path / "bot.mjs").write_text(program.code.replace(":4000/", f":{port}/"))
+        (tmp_path / "chatx.js").write_bytes((CLIENT / "chatx.js").read_bytes())
+        (tmp_path / "package.json").write_text('{"type": "module"}')
+        (tmp_path / "node_modules").symlink_to(NPM / "node_modules")
+        assert await run("node", tmp_path / "bot.mjs") == (0, "1\n")
+        assert [(each.user_id, each.content) for each in await chat.history("general")] == [("bot", "Good morning")]
 
 
 async def _said(page: Page) -> list[str]:
