@@ -77,6 +77,7 @@ class Pretend:
     Attributes:
         to_server: Frames that it has not read.
         to_client: Frames that it has written, and that are on their way.
+        answered: How many answers it has written.
         refuses: Once in how many pushes it says no for a while; 0 is never.
     """
 
@@ -85,6 +86,7 @@ class Pretend:
         self.rooms = {name: PretendRoom(name) for name in rooms}
         self.to_server: deque[str] = deque()
         self.to_client: deque[str] = deque()
+        self.answered = 0
         self.refuses = 0
         self._joined: dict[str, str] = {}
 
@@ -219,6 +221,7 @@ class Pretend:
         self._answer(join_ref, ref, topic, refusal, ok=False)
 
     def _answer(self, join_ref: str | None, ref: str, topic: str, response: Any, *, ok: bool) -> None:
+        self.answered += 1
         payload = {"status": "ok" if ok else "error", "response": response}
         self.to_client.append(json.encode([join_ref, ref, topic, "phx_reply", payload]).decode())
 

@@ -187,6 +187,46 @@ async def test_more_rooms_than_may_wait_for_answers_all_get_their_turn() -> None
 
 
 @virtual
+async def test_what_waits_is_bounded_in_bytes_and_none_of_it_is_lost() -> None:
+    client = Pretended(queue_bytes=4000, outbox_bytes=200)
+    async with client, client.room("a") as room:
+        for number in range(100):
+            client.say("a", f"{number} " + "x" * 100)
+        await turns(300)
+        assert len(room._stream) < 20
+        said = [(await next_of(room, Message)).content.split()[0] for _ in range(100)]
+        assert said == [str(number) for number in range(100)]
+        with pytest.raises(OutboxFull, match="200"):
+            await room.send("x" * 200)
+
+
+@virtual
+async def test_of_gaps_behind_each_other_that_nobody_reads_one_waits() -> None:
+    client = Pretended()
+    async with client, client.room("a") as room:
+        for _ in range(50):
+            client.server.rooms["a"].begin_anew()
+            client.server.fail("a")
+            client.wire.look()
+            await asyncio.sleep(40)
+        assert len(room._stream) == 2
+        assert (await next_of(room, Gap)).epoch == "a 50"
+
+
+@virtual
+async def test_a_join_that_is_refused_for_a_while_is_asked_again_as_late_as_the_server_says() -> None:
+    client = Pretended()
+    client.server.refuses = 1
+    async with client:
+        entering = asyncio.create_task(client.room("a").__aenter__())
+        await asyncio.sleep(5.4)
+        client.server.refuses = 0
+        assert client.server.answered == 11  # at once, and each half second
+        await entering
+        assert asyncio.get_running_loop().time() == 5.5
+
+
+@virtual
 async def test_what_the_server_closes_the_connection_for_twice_does_not_go_again() -> None:
     client = Pretended()
     client.poison = "poison"
