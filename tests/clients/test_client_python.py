@@ -117,7 +117,7 @@ async def test_a_connection_on_which_nothing_comes_is_made_anew() -> None:
     async with (
         served("native", chat) as port,
         Proxy(port).running() as proxy,
-        client(proxy.port, answer_s=0.1, heartbeat_s=0.2) as ada,
+        client(proxy.port, answer_s=0.5, heartbeat_s=0.5) as ada,
         ada.room("general") as room,
     ):
         proxy.swallows = True
