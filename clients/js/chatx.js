@@ -102,7 +102,7 @@ const RECENT = 64;
  * @property {StorageLike} [storage] keeps the sends that wait, such as `sessionStorage`
  * @property {string} [name] whose sends these are in the storage: the user's id, where it has several people's
  * @property {OutboxBounds} [outbox]
- * @property {() => number} [random] from 0 up to 1
+ * @property {() => number} [random]
  */
 /** @typedef {{status: string, response: any}} Reply */
 
@@ -397,7 +397,7 @@ class Connection {
     if (!WebSocket && !fetch) throw new TypeError("there is neither a WebSocket nor a fetch; pass one");
   }
 
-  /** The address without the query, which may hold secrets. */
+  /** The query may hold secrets. */
   get name() {
     return this.#base.host + this.#base.pathname;
   }
@@ -948,10 +948,7 @@ export class Room {
    */
   send(content, { data } = {}) {
     return new Promise((resolve, reject) => {
-      if (this.#connection.closed) throw closed();
-      if (this.#connection.rooms.get(this.#topic)?.room !== this) throw new ChatError("left", "The room was left; join it.");
-      if (this.#state === "stopped" || this.#state === "refused")
-        throw new ChatError(this.#state, `The room is ${this.#state}; join it first.`);
+      this.#check();
       this.#queue.push(this.#outbox.add(this.id, content, data, resolve, reject));
       if (this.#queue.length === 1) this.#watchAge();
       this.#drain();
@@ -965,7 +962,7 @@ export class Room {
    */
   history({ before, after, limit = 50 } = {}) {
     return new Promise((resolve, reject) => {
-      if (this.#connection.closed) throw closed();
+      this.#check();
       if (this.#reads.size >= READS) throw new ChatError("busy", `${READS} calls of history wait; wait for one of them.`);
       const own = before === undefined && after === undefined;
       const begin = () => {
@@ -987,6 +984,12 @@ export class Room {
       this.#reads.add(read);
       begin();
     });
+  }
+
+  #check() {
+    if (this.#connection.closed) throw closed();
+    const state = this.#connection.rooms.get(this.#topic)?.room === this ? this.#state : "left";
+    if (["left", "stopped", "refused"].includes(state)) throw new ChatError(state, `The room is ${state}; join it first.`);
   }
 
   #register() {
@@ -1333,9 +1336,8 @@ export class Room {
   }
 }
 
-/** What there is to listen to. */
 const EVENTS = new Set(["message", "gap", "presence", "state", "sent", "failed"]);
-/** Not retryable as they are, but the push was not looked at, and is fine after the next join. */
+/** Not retryable as they are, but fine after the next join. */
 const GONE = new Set(["unmatched_topic", "closed"]);
 const LONGEST_TIMER_MS = 2 ** 31 - 1;
 

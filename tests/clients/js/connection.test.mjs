@@ -127,6 +127,7 @@ chatTest("a join that is refused for a while is made again then, one that is ref
   assert.deepEqual([joined.is, room.state, server.of("phx_join").length], ["waits", "waiting", 1]);
   await clock.advance(1);
   assert.deepEqual([joined.is, send.is, room.state], ["blocked", "blocked", "refused"]);
+  for (const asked of [room.send("two"), room.history()]) await assert.rejects(asked, { code: "refused" });
   server.cut();
   await clock.advance(5000);
   assert.equal(server.of("phx_join").length, 2);
@@ -233,6 +234,7 @@ chatTest("several rooms share a connection, which ends with the last", async (wo
   assert.deepEqual([server.sockets.size, server.of("phx_leave").length], [1, 1]);
   b.leave();
   assert.equal(server.sockets.size, 0);
+  for (const asked of [a.send("one"), a.history()]) await assert.rejects(asked, { code: "left" });
   await clock.advance(100_000);
   assert.equal(server.handshakes.length, 1);
   await a.join();

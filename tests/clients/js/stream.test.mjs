@@ -197,6 +197,20 @@ chatTest("a room goes on from a place that was kept", async (world) => {
   say(world.server, 4);
   const room = await world.joined({ after: { epoch: "e1", offset: 2 } });
   assert.deepEqual(room.told(), ["3", "4"]);
+  assert.deepEqual((await room.history()).messages.map(({ content }) => content), ["1", "2"]);
+});
+
+chatTest("a history that was asked for while the connection is away comes with the next one, and a few may wait", async (world) => {
+  const { server, clock } = world;
+  say(server, 3);
+  server.fault("history", "lose");
+  const room = await world.joined();
+  const asked = Array.from({ length: 17 }, () => world.outcome(room.history({ limit: 2 })));
+  await clock.settle();
+  server.fault("history", LIMITED);
+  await clock.advance(2000);
+  assert.deepEqual([asked[16].is, asked.slice(0, 16).map(({ is }) => is)], ["busy", ["rate_limited", ...Array(15).fill("ok")]]);
+  assert.equal(asked[0].error.retryAfter, 5);
 });
 
 chatTest("a listener that throws or leaves ends nothing but what it says", async (world) => {
