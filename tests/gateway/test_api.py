@@ -118,6 +118,22 @@ async def test_what_the_auth_adapter_refuses_is_no_question_of_the_token() -> No
         assert "www-authenticate" not in refused.headers
 
 
+class OutOfCredit(ChatError):
+    code = "out_of_credit"
+    summary = "No credit is left."
+
+
+def without_credit(draft: Draft) -> Draft:
+    raise OutOfCredit
+
+
+async def test_an_applications_own_refusal_is_told_with_its_own_code() -> None:
+    async with asking(Chat(middlewares=(without_credit,))) as client:
+        refused = await client.post(SAID, json={"user_id": "ada", "content": "x", "trusted": False})
+        assert problem(refused) == (422, "out_of_credit")
+        assert refused.json()["title"] == "No credit is left."
+
+
 # What is read.
 
 
@@ -334,7 +350,7 @@ async def test_whoever_does_not_show_the_token_gets_nothing_but_the_description(
             assert refused.headers["www-authenticate"] == "Bearer"
             assert ("CHATX_ADMIN_TOKEN" in refused.json()["detail"]) is (token == "")
         assert (await client.get("/api/openapi.json", headers=shown)).status_code == 200
-    told = [each for each in caplog.records if "to the API" in each.getMessage()]
+    told = [each for each in caplog.records if "request to the API" in each.getMessage()]
     assert len(told) == 1  # once a minute
     assert TOKEN not in told[0].getMessage()
 
@@ -377,6 +393,14 @@ async def test_only_true_opens_and_whatever_goes_wrong_shuts(answer: Any, status
         if status != 200:
             assert problem(answered) == (status, code)
             assert "secret" not in answered.text
+
+
+async def test_a_plain_function_that_answers_a_coroutine_opens_to_nobody() -> None:
+    def asked(headers: Mapping[str, str]) -> Any:
+        return Asked(True)(headers)
+
+    async with Chat() as chat, mounted(chat.api(authenticate=asked)) as client:
+        assert problem(await client.get("/api/rooms")) == (503, "adapter_error")
 
 
 @pytest.mark.parametrize(
@@ -479,26 +503,100 @@ async def test_what_is_refused_when_its_client_has_gone_is_told_in_the_log(caplo
     assert (told.levelname, told.exc_info) == ("INFO", None)
 
 
-async def test_a_client_that_goes_amid_its_body_has_said_nothing() -> None:
-    async with Chat() as chat:
-        api = chat.api(authenticate=token_shown(TOKEN))
-        parts = iter([{"type": "http.request", "body": b'{"user', "more_body": True}, {"type": "http.disconnect"}])
-        sent: list[Any] = []
+async def in_pieces(chat: Chat, *pieces: dict[str, Any]) -> list[dict[str, Any]]:
+    """Send a body that comes in these pieces, to a server that says that the client is gone where it is answered."""
+    parts, sent = iter(pieces), []
 
-        async def receive() -> Any:
-            return next(parts)
+    async def receive() -> Any:
+        return next(parts)
 
-        async def send(message: Any) -> None:
-            sent.append(message)
+    async def send(message: Any) -> None:
+        sent.append(message)
+        if message["type"] == "http.response.body":
             raise OSError("the client is gone")
 
-        scope = {
-            "type": "http",
-            "method": "POST",
-            "path": "/rooms/a/messages",
-            "query_string": b"",
-            "headers": [(b"authorization", SHOWN["authorization"].encode()), (b"content-type", b"application/json")],
-        }
-        await api(scope, receive, send)
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/rooms/a/messages",
+        "query_string": b"",
+        "headers": [
+            (b"authorization", SHOWN["authorization"].encode()),
+            (b"content-type", b"application/json"),
+            (b"transfer-encoding", b"chunked"),
+        ],
+    }
+    await chat.api(authenticate=token_shown(TOKEN))(scope, receive, send)
+    return sent
+
+
+def piece(body: bytes, more_body: bool = True) -> dict[str, Any]:
+    return {"type": "http.request", "body": body, "more_body": more_body}
+
+
+async def test_a_body_is_what_came_whole_and_within_its_bound() -> None:
+    async with Chat() as chat:
+        gone = await in_pieces(chat, piece(b'{"user'), {"type": "http.disconnect"})
+        assert [each["type"] for each in gone] == ["http.response.start", "http.response.body"]
+        begun, _ = await in_pieces(chat, piece(b" " * BODY_BYTES), piece(b" ", more_body=False))
+        assert (begun["status"], (b"connection", b"close") in begun["headers"]) == (413, True)
         assert await chat.history("a") == []
-        assert len(sent) == 1
+        begun, _ = await in_pieces(chat, piece(b'{"user_id":"ada",'), piece(b'"content":"x"}', more_body=False))
+        assert (begun["status"], (b"connection", b"close") in begun["headers"]) == (201, False)
+        assert [each.content for each in await chat.history("a")] == ["x"]
+
+
+class Broken(Chat):
+    """A chat that fails in a way that nobody has foreseen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = asyncio.Event()
+        self.fails = asyncio.Event()
+
+    async def send_message(self, *_: Any, **__: Any) -> Any:
+        self.asked.set()
+        await self.fails.wait()
+        raise ZeroDivisionError("a secret")
+
+
+async def test_what_fails_here_is_a_500_without_a_word_of_it_and_a_traceback_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    chat = Broken()
+    async with asking(chat) as client:
+        gone = asyncio.create_task(client.post(SAID, json=OWN))
+        await chat.asked.wait()
+        gone.cancel()
+        await asyncio.wait([gone])
+        chat.fails.set()
+        failed = await client.post(SAID, json=OWN)
+        assert (problem(failed), "secret" in failed.text) == ((500, None), False)
+    told = [each for each in caplog.records if each.getMessage() == "A request to the API failed."]
+    assert [each.exc_info is not None for each in told] == [True, True]
+
+
+async def test_another_loop_than_the_chats_is_a_500_that_says_so() -> None:
+    async def elsewhere() -> Response:
+        async with opened(chat) as client:
+            return await client.get("/api/rooms")
+
+    async with Chat() as chat:
+        refused = await asyncio.to_thread(lambda: asyncio.run(elsewhere()))
+        assert problem(refused) == (500, "wrong_loop")
+
+
+async def test_it_is_no_socket_and_no_application_of_its_own() -> None:
+    api = Chat().api(authenticate=token_shown(TOKEN))
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+
+    await api({"type": "websocket", "path": "/rooms"}, receive, send)
+    assert sent == ["websocket.close"]
+    with pytest.raises(ConfigError, match=r"chat\.lifespan"):
+        await api({"type": "lifespan"}, receive, send)

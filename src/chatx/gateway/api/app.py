@@ -29,7 +29,7 @@ from chatx.chat import Chat
 from chatx.errors import ChatError, ConfigError
 from chatx.gateway.api.access import ApiAuthenticate, check_access, check_authenticate
 from chatx.gateway.api.incoming import Gone, Incoming, Receive
-from chatx.gateway.api.openapi import document
+from chatx.gateway.api.openapi import encoded
 from chatx.gateway.api.problems import Refusal, headers_of, problem_of, refusal_of
 from chatx.gateway.api.request import (
     body_of,
@@ -162,7 +162,7 @@ class ApiApp:
         if method == "OPTIONS":
             return HTTPStatus.NO_CONTENT.value, [allow, *self._preflight(allow[1])], b""
         if path == DESCRIPTION:
-            return _ok(HTTPStatus.OK, encode(document(target.mounted or "/")))
+            return _ok(HTTPStatus.OK, encoded(target.mounted or "/"))
         operation = ROUTES[path]["GET" if method == "HEAD" else method]
         engine = self._chat.engine
         await check_access(engine, self._authenticate, headers)
@@ -181,7 +181,7 @@ class ApiApp:
         """Answer a request, and go on with a message where the client goes meanwhile."""
         if operation.body is None:
             return await operation.answer(asked)
-        task = asyncio.ensure_future(operation.answer(asked))
+        task = asyncio.get_running_loop().create_task(operation.answer(asked), name="chatx api")
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
@@ -205,7 +205,7 @@ class ApiApp:
 
     def _tell(self, refusal: Refusal, scope: Scope) -> None:
         code = "api_busy" if refusal.error is None else f"api_{refusal.error.code}"
-        refused = Refused(refusal.status, code, f"to the API. {refusal.detail}")
+        refused = Refused(refusal.status, code, f"its request to the API: {refusal.detail}")
         self._refusals.tell(refused, scope, asyncio.get_running_loop().time())
 
     def _cors(self, headers: Mapping[str, str]) -> Headers:

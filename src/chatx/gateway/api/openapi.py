@@ -6,6 +6,7 @@ Source: the OpenAPI specification 3.1.1.
 from __future__ import annotations
 
 import inspect
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Any, Final, TypeAlias
 from urllib.parse import quote
@@ -83,6 +84,12 @@ def document(server: str = "/api") -> dict[str, Any]:
             for code, error in ERRORS.items()
         },
     }
+
+
+@lru_cache(maxsize=4)
+def encoded(server: str) -> bytes:
+    """Return the document in JSON; anybody may ask for it, and it costs some ms to make."""
+    return json.encode(document(server))
 
 
 def text() -> str:

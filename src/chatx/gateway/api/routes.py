@@ -5,7 +5,7 @@ The OpenAPI document is made of this table, and so is what a request that is non
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from http import HTTPStatus
 from typing import Any, Final, NamedTuple
 
@@ -65,7 +65,7 @@ class Operation(NamedTuple):
     name: str
     summary: str
     about: str
-    answer: Callable[[Asked], Awaitable[Struct | None]]
+    answer: Callable[[Asked], Coroutine[Any, Any, Struct | None]]
     means: str
     answered: type[Struct] | None
     status: HTTPStatus = HTTPStatus.OK
