@@ -59,14 +59,15 @@ async def check_access(engine: Engine, authenticate: ApiAuthenticate, headers: M
         if answer is not True and answer is not False:
             engine.boundary.failed("authenticate", "wrong_answer", f"it answered a {type(answer).__name__}, not a bool")
     except Unauthorized as error:
-        raise _unauthorized(error) from None
+        raise _unauthorized(error.reason) from None
     except AdapterFailure as failure:
         if failure.failure == "stopped":
             raise Closed("The chat was stopped before authenticate answered.") from None
         raise AdapterError("Whether this request may use the API could not be found out; try again later.") from None
     if answer is not True:
-        raise _unauthorized(Unauthorized("Show what opens the API, such as a token as Authorization: Bearer."))
+        raise _unauthorized("Show what opens the API, such as a token as Authorization: Bearer.")
 
 
-def _unauthorized(error: Unauthorized) -> Refusal:
-    return Refusal(HTTPStatus.UNAUTHORIZED, "", (b"www-authenticate", b"Bearer"), error=error)
+def _unauthorized(reason: str) -> Refusal:
+    # Not the error of that name, which is what a user may not do in a room.
+    return Refusal(HTTPStatus.UNAUTHORIZED, reason, (b"www-authenticate", b"Bearer"))

@@ -183,12 +183,12 @@ class ApiApp:
             return await operation.answer(asked)
         task = asyncio.get_running_loop().create_task(operation.answer(asked), name="chatx api")
         try:
-            return await asyncio.shield(task)
+            await asyncio.wait((task,))
         except asyncio.CancelledError:
-            if not task.done():
-                self._left.add(task)
-                task.add_done_callback(self._ended)
+            self._left.add(task)
+            task.add_done_callback(self._ended)
             raise
+        return task.result()
 
     def _ended(self, task: asyncio.Task[Struct | None]) -> None:
         self._left.discard(task)
@@ -204,8 +204,8 @@ class ApiApp:
             logger.error("A request to the API failed.", exc_info=error, extra={"code": "api_failed"})
 
     def _tell(self, refusal: Refusal, scope: Scope) -> None:
-        code = "api_busy" if refusal.error is None else f"api_{refusal.error.code}"
-        refused = Refused(refusal.status, code, f"its request to the API: {refusal.detail}")
+        kind = HTTPStatus(refusal.status).name.lower() if refusal.error is None else refusal.error.code
+        refused = Refused(refusal.status, f"api_{kind}", f"its request to the API: {refusal.detail}")
         self._refusals.tell(refused, scope, asyncio.get_running_loop().time())
 
     def _cors(self, headers: Mapping[str, str]) -> Headers:
