@@ -1,7 +1,8 @@
 """What clients told, held against each other and against the server's history: every fault is a sentence.
 
 Rules:
-1. A client that was in a room from the beginning has told the whole history: once, in order, and nothing else.
+1. A client has told the whole history, and one that came late no fewer of the newest than it was to load: once, in
+   order, and nothing else.
 2. A gap is a fault: the history has what it stands for.
 3. A send has one outcome. Acknowledged, it is in the history at the place that was named; refused, it is not there; of
    one that nobody knows, both is right.
@@ -57,12 +58,14 @@ class Witness:
 
     Attributes:
         name: The client's, which is its user's id.
+        loads: How many of the newest messages it was to load when it came, or None for one that was there before all.
         told: Messages and gaps, in order.
         sends: Contents in the order in which they were to be sent.
         outcomes: What became of each.
     """
 
     name: str
+    loads: int | None = None
     told: list[Said | Missed] = field(default_factory=list)
     sends: list[str] = field(default_factory=list)
     outcomes: defaultdict[str, list[Acknowledged | Failed]] = field(default_factory=lambda: defaultdict(list))
@@ -79,7 +82,7 @@ def faults(history: Sequence[Said], witnesses: Iterable[Witness]) -> list[str]:
     places = {each.content: each for each in history}
     order = {each.content: place for place, each in enumerate(history)}
     for witness in witnesses:
-        found += (f"{witness.name}: {each}" for each in _of_told(history, witness.told))
+        found += (f"{witness.name}: {each}" for each in _of_told(_to_tell(history, witness), witness.told))
         found += (f"{witness.name}: {each}" for each in _of_sends(places, order, witness))
     return found
 
@@ -91,6 +94,14 @@ def _of_history(history: Sequence[Said]) -> Iterable[str]:
     for content, times in Counter(each.content for each in history).items():
         if times > 1:
             yield f"doubled: {content!r} is in the history {times} times"
+
+
+def _to_tell(history: Sequence[Said], witness: Witness) -> Sequence[Said]:
+    first = witness.told[0] if witness.told else None
+    if witness.loads is None or first not in history:
+        return history
+    behind = history[history.index(first) :]
+    return behind if len(behind) >= witness.loads else history
 
 
 def _of_told(history: Sequence[Said], told: Sequence[Said | Missed]) -> Iterable[str]:

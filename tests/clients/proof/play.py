@@ -96,7 +96,7 @@ class Play:
 
     async def _enter(self, name: str, *, history: int = 0, polls: bool = False, spoiled: str | None = None) -> None:
         for room in ROOMS:
-            self.witnesses[name, room] = Witness(name)
+            self.witnesses[name, room] = Witness(name, history or None)
             self.states[name, room] = []
         url = f"http://127.0.0.1:{self._proxy.port}/socket"
         await self._do("join", name, url=url, rooms=ROOMS, history=history, polls=polls, spoiled=spoiled)

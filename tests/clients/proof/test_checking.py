@@ -45,6 +45,8 @@ def worlds(draw: st.DrawFn) -> World:
         history.append(Said("e", len(history) + 1, f"other {number}", "dave", f"other {number}"))
     for witness in witnesses:
         witness.told = list(history)
+    witnesses[2].loads = draw(st.integers(2, len(history)))
+    witnesses[2].told = [*history[-witnesses[2].loads - draw(st.integers(0, 2)) :]]
     return World(history, witnesses)
 
 
@@ -61,10 +63,10 @@ def double(world: World, at: int) -> str:
 
 
 def swap(world: World, at: int) -> str:
-    told = world.witnesses[2].told
+    told = world.witnesses[0].told
     at %= len(told) - 1
     told[at : at + 2] = reversed(told[at : at + 2])
-    return "carol: reordered: "
+    return "ada: reordered: "
 
 
 def tell_a_gap(world: World, at: int) -> str:
@@ -133,7 +135,15 @@ def leave_a_hole(world: World, at: int) -> str:
     return "the history goes from "
 
 
+def load_too_few(world: World, at: int) -> str:
+    witness = world.witnesses[1]
+    witness.loads = 1 + at % len(world.history)
+    witness.told = [*world.history[len(world.history) - witness.loads + 1 :]]
+    return "bob: lost: "
+
+
 FAULTS = [
+    load_too_few,
     lose,
     double,
     swap,

@@ -45,17 +45,19 @@ SPOILED = {"keyless": "doubled: '{name}-", "forgetful": " {name}-\\d: lost: ", "
 
 
 async def test_a_client_that_breaks_a_promise_is_found_and_those_beside_it_are_not(tmp_path: Path) -> None:
-    async with play("native", tmp_path, KINDS) as playing:
+    kinds = ("node", "python")  # what runs in Chromium is what runs in Node
+    async with play("native", tmp_path, kinds) as playing:
         print(f"SEED={playing.seed}")
-        for kind in KINDS:
+        for kind in kinds:
             await playing.join(kind, 2)
             for spoiled in SPOILED:
                 await playing.join(kind, 2, spoiled)
-        expected = [text.format(name=f"{kind}-{spoiled}") for kind in KINDS for spoiled, text in SPOILED.items()]
+        expected = [text.format(name=f"{kind}-{spoiled}") for kind in kinds for spoiled, text in SPOILED.items()]
         wrong: list[str] = []
         for _ in range(6):
             await playing.talk(10, cuts_per_s=8.0)
             wrong = await playing.calm()
+            print(playing.met, sum(len(each.sends) for each in playing.witnesses.values()), "sends")
             assert not [each for each in wrong if re.match(r"\w: (doubled: ')?\w+-sound", each)]
             if all(any(re.search(text, each) for each in wrong) for text in expected):
                 return
