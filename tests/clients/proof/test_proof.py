@@ -51,11 +51,11 @@ async def test_a_client_that_breaks_a_promise_is_found_and_those_beside_it_are_n
         for kind in kinds:
             await playing.join(kind, 2)
             for spoiled in SPOILED:
-                await playing.join(kind, 2, spoiled)
+                await playing.join(kind, 4, spoiled)
         expected = [text.format(name=f"{kind}-{spoiled}") for kind in kinds for spoiled, text in SPOILED.items()]
         wrong: list[str] = []
-        for _ in range(6):
-            await playing.talk(10, cuts_per_s=8.0)
+        for _ in range(4):
+            await playing.talk(15, cuts_per_s=12.0)
             wrong = await playing.calm()
             print(playing.met, sum(len(each.sends) for each in playing.witnesses.values()), "sends")
             assert not [each for each in wrong if re.match(r"\w: (doubled: ')?\w+-sound", each)]
