@@ -3,6 +3,8 @@ const realImmediate = globalThis.setImmediate;
 
 export class Clock {
   now = Date.UTC(2026, 0, 1);
+  /** How far the date is set wrong, in milliseconds; the other clocks do not know. */
+  wrong = 0;
   #timers = new Map();
   #last = 0;
 
@@ -11,7 +13,7 @@ export class Clock {
     globalThis.setTimeout = (act, ms = 0) => this.#add(act, ms, null);
     globalThis.setInterval = (act, ms) => this.#add(act, ms, ms);
     globalThis.clearTimeout = globalThis.clearInterval = (id) => this.#timers.delete(id);
-    Date.now = () => this.now;
+    Date.now = () => this.now + this.wrong;
     performance.now = () => this.now - start;
     return this;
   }

@@ -146,7 +146,7 @@ chatTest("a membership that failed is begun anew behind the last message", async
   assert.deepEqual([room.told(), room.state, server.handshakes.length], [["1"], "joined", 1]);
 });
 
-chatTest("a page that is seen again or back in its network comes back at once", async (world) => {
+chatTest("a page that is seen again or back in its network comes back as soon as the server lets it", async (world) => {
   const { server, clock } = world;
   const page = new EventTarget();
   const names = ["addEventListener", "removeEventListener"];
@@ -164,6 +164,19 @@ chatTest("a page that is seen again or back in its network comes back at once", 
     page.dispatchEvent(new Event("online"));
     await clock.settle();
     assert.equal(server.of("heartbeat").length, 1);
+    room.leave();
+
+    // Not before the server wants it.
+    Object.assign(server, { pollFault: { status: 500 }, retryAfter: "50" });
+    const polling = world.room({}, world.chat({ WebSocket: null, fetch: server.fetch }));
+    polling.join();
+    await clock.advance(1_000);
+    server.pollFault = null;
+    page.dispatchEvent(new Event("online"));
+    await clock.advance(40_000);
+    assert.equal(polling.state, "waiting");
+    await clock.advance(10_000);
+    assert.equal(polling.state, "joined");
   } finally {
     for (const name of names) delete globalThis[name];
   }

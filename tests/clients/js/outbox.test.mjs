@@ -124,6 +124,20 @@ chatTest("a send is not repeated once the server may have forgotten its key", as
   assert.deepEqual([said(server), room.told()], [["one", "two"], ["one", "two"]]);
 });
 
+chatTest("a date that is set back makes no key younger", async (world) => {
+  const { server, clock } = world;
+  const room = await world.joined();
+  server.fault("new_message", "cut");
+  server.handshakeFaults = Array(400).fill("refuse");
+  const send = world.outcome(room.send("one"));
+  await clock.advance(400_000);
+  clock.wrong = -399_000;
+  server.handshakeFaults = [];
+  await clock.advance(31_000);
+  clock.wrong = 0;
+  assert.deepEqual([send.is, said(server)], ["unknown", ["one"]]);
+});
+
 chatTest("what came meanwhile says that it was sent, where it is this user's own", async (world) => {
   const { server, clock } = world;
   const room = await world.joined();
