@@ -82,6 +82,7 @@ const RECENT = 64;
  * @property {(gap: Gap) => void} gap
  * @property {(members: Members) => void} presence
  * @property {(state: State, detail: StateDetail) => void} state
+ * @property {(error: ChatError, send: Pending) => void} held refused for now, and goes again
  * @property {(sent: Sent) => void} sent of a send of an earlier page or process, which has no promise any more
  * @property {(error: ChatError, send: Pending) => void} failed likewise
  */
@@ -136,7 +137,7 @@ function refusal(response) {
   });
 }
 
-/** Tells an exception as the platform does. @param {unknown} error */
+/** @param {unknown} error */
 function report(error) {
   if (typeof globalThis.reportError === "function") globalThis.reportError(error);
   else
@@ -148,7 +149,7 @@ function report(error) {
 /** @param {string} text */
 const utf8 = (text) => new TextEncoder().encode(text);
 
-/** The bytes of a text as characters. @param {string} text */
+/** @param {string} text */
 const latin1 = (text) => Array.from(utf8(text), (byte) => String.fromCharCode(byte)).join("");
 
 /** 128 random bits; a page that came by plain HTTP has no `randomUUID`. */
@@ -156,7 +157,7 @@ function newKey() {
   return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
-/** A pause with full jitter. @param {() => number} random @param {number} attempt from 0 */
+/** With full jitter. @param {() => number} random @param {number} attempt from 0 */
 const pause = (random, attempt) => random() * Math.min(MOST_PAUSE_MS, FIRST_PAUSE_MS * 2 ** Math.min(attempt, 10));
 
 /** @param {any} value @returns {value is Message} */
@@ -409,17 +410,17 @@ class Connection {
   /** Connects, unless that is done or under way. */
   start() {
     if (this.#line !== null || this.#waiting || this.#timer !== undefined) return;
-    globalThis.addEventListener?.("online", this.#hurry);
-    globalThis.addEventListener?.("pageshow", this.#hurry);
-    globalThis.document?.addEventListener("visibilitychange", this.#hurry);
+    globalThis.addEventListener?.("online", this.hurry);
+    globalThis.addEventListener?.("pageshow", this.hurry);
+    globalThis.document?.addEventListener("visibilitychange", this.hurry);
     this.#connect();
   }
 
   /** Ends; with an error for good, until a room is joined anew. @param {ChatError} [error] */
   stop(error) {
-    globalThis.removeEventListener?.("online", this.#hurry);
-    globalThis.removeEventListener?.("pageshow", this.#hurry);
-    globalThis.document?.removeEventListener("visibilitychange", this.#hurry);
+    globalThis.removeEventListener?.("online", this.hurry);
+    globalThis.removeEventListener?.("pageshow", this.hurry);
+    globalThis.document?.removeEventListener("visibilitychange", this.hurry);
     this.#drop();
     this.#attempt = 0;
     if (error) for (const room of [...this.rooms.values()]) room.stopped(error);
@@ -462,7 +463,7 @@ class Connection {
     this.#upAt ||= performance.now();
   }
 
-  #hurry = () => {
+  hurry = () => {
     if (globalThis.document?.hidden) return;
     if (this.#up) this.#beat();
     else if (this.#waiting) {
@@ -1264,6 +1265,7 @@ export class Room {
     const own = 500 + pause(this.#connection.random, this.#holds);
     this.#holds += 1;
     this.#heldUntil = performance.now() + (error.retryAfter === null ? own : error.retryAfter * 1000);
+    this.#emit("held", error, pendingOf(entry));
   }
 
   /** @param {Entry} entry @param {any} response */
@@ -1282,7 +1284,7 @@ export class Room {
     else entry.resolve(sent);
   }
 
-  /** Ends a send that was not answered, or not made. @param {Entry} entry @param {ChatError} error */
+  /** @param {Entry} entry @param {ChatError} error */
   #giveUp(entry, error) {
     if (entry.twin !== null) this.#acknowledged(entry, entry.twin);
     else this.#failed(entry, entry.sent === null ? error : UNKNOWN());
@@ -1336,7 +1338,7 @@ export class Room {
   }
 }
 
-const EVENTS = new Set(["message", "gap", "presence", "state", "sent", "failed"]);
+const EVENTS = new Set(["message", "gap", "presence", "state", "held", "sent", "failed"]);
 /** Not retryable as they are, but fine after the next join. */
 const GONE = new Set(["unmatched_topic", "closed"]);
 const LONGEST_TIMER_MS = 2 ** 31 - 1;
@@ -1394,6 +1396,11 @@ export class Chat {
   /** The ids of rooms for which the storage has sends of an earlier page or process: join them, and these go. */
   get unsent() {
     return this.#outbox.rooms;
+  }
+
+  /** Comes back now: for a button. */
+  retry() {
+    this.#connection.hurry();
   }
 
   /** Leaves every room and ends the connection. What waits is rejected: as `closed`, or as `unknown`. */

@@ -146,6 +146,20 @@ chatTest("a membership that failed is begun anew behind the last message", async
   assert.deepEqual([room.told(), room.state, server.handshakes.length], [["1"], "joined", 1]);
 });
 
+chatTest("whoever presses the button comes back at once", async (world) => {
+  const { server, clock } = world;
+  const chat = world.chat({ random: () => 0.9999 });
+  const room = await world.joined({}, chat);
+  server.handshakeFaults = Array(5).fill("refuse");
+  server.cut();
+  await clock.advance(31_500);
+  const before = server.handshakes.length;
+  assert.deepEqual([room.state, clock.next > 20_000], ["waiting", true]);
+  chat.retry();
+  await clock.advance(1);
+  assert.deepEqual([server.handshakes.length, room.state], [before + 1, "joined"]);
+});
+
 chatTest("a page that is seen again or back in its network comes back as soon as the server lets it", async (world) => {
   const { server, clock } = world;
   const page = new EventTarget();

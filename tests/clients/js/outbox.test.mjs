@@ -42,6 +42,7 @@ chatTest("what is refused for a while waits for as long, with all that is behind
   const sends = ["one", "two"].map((content) => world.outcome(room.send(content)));
   await clock.advance(4999);
   assert.deepEqual([sends.map(({ is }) => is), server.of("new_message").length], [["waits", "waits"], 1]);
+  assert.deepEqual(room.all("held").map(([{ code, retryAfter }, { content }]) => [code, retryAfter, content]), [["rate_limited", 5, "one"]]);
   await clock.advance(1);
   assert.deepEqual(sends.map(({ is }) => is), ["blocked", "ok"]);
   assert.deepEqual([sends[0].error.reason, sends[0].error.retryAfter], ["not that", null]);

@@ -28,7 +28,7 @@ export class World {
   room(options = {}, chat = this.chat()) {
     const room = chat.room(options.id ?? "a", options);
     const events = [];
-    for (const name of ["message", "gap", "presence", "state", "sent", "failed"])
+    for (const name of ["message", "gap", "presence", "state", "held", "sent", "failed"])
       room.on(name, (...values) => events.push([name, ...values]));
     return Object.assign(room, {
       events,

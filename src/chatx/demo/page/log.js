@@ -81,7 +81,7 @@ export class MessageLog {
   }
 
   /** Draws the room and what waits to be sent; `connected` changes the words beside the latter. */
-  render(room, outbox, connected) {
+  render(room, sends, connected) {
     const list = this.#list;
     list.setAttribute("aria-busy", String(room.loading));
     const following = this.#following;
@@ -135,7 +135,7 @@ export class MessageLog {
       place(key, () => this.#make(key), (node) => this.#update(node, item));
       previous = item;
     });
-    for (const entry of outbox.entries) {
+    for (const entry of sends.entries) {
       if (entry.twin !== null) continue;
       const newDay = this.#placeDay(entry.writtenAt, previous?.at, place);
       const item = {

@@ -1,13 +1,14 @@
-/** Joins the parts: who we are and where (address, storage), the connection, the room, what we send, the view. */
+/** Joins the parts: who we are and where (address, storage), the client, the room, what we send, the view. */
 
-import { Outbox } from "/static/outbox.js";
-import { People } from "/static/people.js";
-import { Room } from "/static/room.js";
-import { Channel } from "/static/socket.js";
+import { Chat } from "/socket/chatx.js";
+import { PAGE, Room } from "/static/room.js";
+import { Sends } from "/static/sends.js";
 import { View } from "/static/view.js";
 import { denialWords, idProblem } from "/static/words.js";
 
 const DEFAULT_ROOM = "general";
+/** What a room's states are called here. */
+const STATES = { idle: "connecting", joining: "connecting", joined: "connected", refused: "denied", stopped: "ended" };
 
 /** This tab's name: two tabs can be two people. */
 const tabName = stored(() => sessionStorage, "chatx.name");
@@ -21,11 +22,11 @@ const watchers = [];
 const view = new View({
   join: (name, room) => enter(name, room),
   leave: () => leave(),
-  send: (text) => session?.outbox.add(text),
-  retry: (key) => session?.outbox.retry(key),
-  take: (key) => session?.outbox.take(key) ?? "",
-  earlier: () => session?.room.loadEarlier(),
-  reconnect: () => session?.channel.retryNow(),
+  send: (text) => session?.sends.add(text),
+  retry: (key) => session?.sends.retry(key),
+  take: (key) => session?.sends.take(key) ?? "",
+  earlier: () => session?.earlier(),
+  reconnect: () => session?.chat.retry(),
 });
 
 function enter(name, roomId) {
@@ -36,9 +37,9 @@ function enter(name, roomId) {
   address.hash = "";
   history.replaceState(null, "", address);
 
-  const people = new People();
+  const chat = new Chat("/socket", { params: { user_id: name } });
+  const joining = chat.room(roomId, { history: PAGE });
   let connected = false;
-  let everJoined = false;
   let drawing = false;
 
   const draw = () => {
@@ -46,93 +47,95 @@ function enter(name, roomId) {
     drawing = true;
     const frame = () => {
       drawing = false;
-      if (session?.channel === channel) view.render(room, outbox, people, connected);
+      if (session?.chat === chat) view.render(room, sends, joining.members.keys(), connected);
     };
     // A hidden page gets no animation frames, and must not come back to a pile of work.
     if (document.hidden) setTimeout(frame, 100);
     else requestAnimationFrame(frame);
   };
 
-  const channel = new Channel({
-    url: socketAddress(name),
-    topic: `room:${roomId}`,
-    joinParams: () => room.position,
-    onStatus: (status) => {
-      connected = status.state === "connected";
-      if (!connected) outbox.pause();
-      if (status.state === "denied" && !status.error.retryable && !everJoined) {
-        leave(denialWords(status.error));
-        return;
-      }
-      view.status(status);
-      tell("status", status);
-      draw();
-    },
-    onJoin: (response) => {
-      everJoined = true;
-      tell("joined", response);
-      people.expectState();
-      room.joined(response);
-      outbox.resume();
-    },
-    onEvent: (event, payload) => {
-      tell("event", event, payload);
-      if (event === "new_message") {
-        const message = room.live(payload);
-        if (message !== null && message.user_id !== name) view.noteNew();
-      } else if (event === "presence_state") {
-        people.state(payload);
-      } else if (event === "presence_diff") {
-        people.diff(payload);
-      }
-      draw();
-    },
-  });
+  const room = new Room((message) => sends.recognise(message));
 
-  const room = new Room({
-    history: (payload) => channel.push("history", payload),
-    onChange: draw,
-    onInsert: (message) => outbox.recognise(message),
-  });
-
-  const outbox = new Outbox({
+  const sends = new Sends({
     userId: name,
-    push: (payload) => channel.push("new_message", payload),
-    onAck: (ack, entry) => {
-      tell("acknowledged", ack);
-      room.acknowledged(ack, entry);
+    send: (text) => joining.send(text),
+    onSent: (sent, { key }) => {
+      tell("acknowledged", sent);
+      return room.acknowledged(sent, key);
     },
     onRefusal: ({ entry, error, alone }) => {
+      if (session?.chat !== chat) return true;
       const goesBack = alone && view.composerIsFree;
       if (goesBack) view.giveBack(entry.text);
-      const waits = error.retryable && error.retryAfterMs !== null;
-      view.refusal(error, entry.text, goesBack ? "composer" : waits ? "queue" : "list");
+      view.refusal(error, entry.text, goesBack ? "composer" : "list");
       return goesBack;
     },
     onChange: draw,
   });
 
-  session = { channel, room, outbox };
+  joining.on("state", (state, detail) => {
+    if (session?.chat !== chat) return;
+    connected = state === "joined";
+    sends.joined(connected);
+    if (state === "refused" && !room.loaded) {
+      leave(denialWords(detail.error));
+      return;
+    }
+    if (connected) room.joined();
+    const status = statusOf(state, detail);
+    view.status(status);
+    tell("status", status);
+    draw();
+  });
+  joining.on("message", (message) => {
+    const isNews = room.loaded && message.user_id !== name;
+    room.add(message);
+    if (isNews) view.noteNew();
+    tell("message", message);
+    draw();
+  });
+  joining.on("gap", (gap) => {
+    room.gap(gap, (which) => joining.history(which)).then(draw);
+    tell("gap", gap);
+    draw();
+  });
+  joining.on("presence", (members) => {
+    tell("presence", members);
+    draw();
+  });
+  joining.on("held", (error, { content }) => {
+    if (error.retryAfter !== null) view.refusal(error, content, "queue");
+  });
+
+  const earlier = async () => {
+    const loaded = room.loadEarlier((limit) => joining.history({ limit }));
+    draw();
+    await loaded;
+    draw();
+  };
+  session = { chat, sends, earlier, entrance: { name, roomId, room: joining } };
   view.showChat(roomId, name);
-  tell("entered", entrance(name, roomId));
-  channel.start();
+  tell("entered", session.entrance);
+  joining.join().catch(() => {}); // the state says it
+}
+
+/** The state of a room as `words.js` has words for it. */
+function statusOf(state, { error = null, at = null }) {
+  if (state !== "waiting") return { state: STATES[state], error, at };
+  if (!navigator.onLine) return { state: "offline", error, at };
+  return { state: error?.code === "refused" ? "refused" : "waiting", error, at };
 }
 
 /**
  * Has a listener told of what goes on on this page.
  *
- * @param {{entered: (entrance: {name: string, roomId: string, push: (event: string, payload: object) => Promise<object>})
- *   => void, left: () => void, status: (status: object) => void, joined: (response: object) => void,
- *   event: (event: string, payload: object) => void, acknowledged: (ack: object) => void}} watcher
+ * @param {{entered: (entrance: {name: string, roomId: string, room: object}) => void, left: () => void,
+ *   status: (status: object) => void, message: (message: object) => void, gap: (gap: object) => void,
+ *   presence: (members: Map<string, object[]>) => void, acknowledged: (sent: object) => void}} watcher
  */
 export function watch(watcher) {
   watchers.push(watcher);
-  if (session !== null) watcher.entered(entrance(tabName.get(), roomInAddress()));
-}
-
-function entrance(name, roomId) {
-  const { channel } = session;
-  return { name, roomId, push: (event, payload) => channel.push(event, payload) };
+  if (session !== null) watcher.entered(session.entrance);
 }
 
 function tell(what, ...details) {
@@ -140,11 +143,11 @@ function tell(what, ...details) {
 }
 
 function leave(problem = "") {
-  const unsent = session?.outbox.entries.length ?? 0;
+  const unsent = session?.sends.entries.length ?? 0;
   if (problem === "" && unsent > 0 && !confirm("Something you wrote has not been sent yet. Leave without it?")) return;
-  session?.channel.leave();
-  session?.outbox.close();
+  const left = session;
   session = null;
+  left?.chat.close();
   tell("left");
   const name = tabName.get();
   tabName.set("");
@@ -153,13 +156,6 @@ function leave(problem = "") {
 
 function roomInAddress() {
   return new URLSearchParams(location.search).get("room") ?? DEFAULT_ROOM;
-}
-
-function socketAddress(name) {
-  const address = new URL("/socket/websocket", location.href);
-  address.protocol = location.protocol === "https:" ? "wss:" : "ws:";
-  address.search = new URLSearchParams({ vsn: "2.0.0", user_id: name }).toString();
-  return address.href;
 }
 
 /** One value in the browser's storage, which a visitor may have switched off. */
@@ -184,7 +180,7 @@ function stored(area, key) {
 }
 
 addEventListener("beforeunload", (event) => {
-  if (session !== null && session.outbox.entries.length > 0) event.preventDefault();
+  if (session !== null && session.sends.entries.length > 0) event.preventDefault();
 });
 
 const room = roomInAddress();

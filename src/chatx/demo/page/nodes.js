@@ -5,13 +5,11 @@
 
 import { element } from "/static/log.js";
 import { watch } from "/static/main.js";
-import { ReplyError } from "/static/socket.js";
 import { Tally } from "/static/tally.js";
 
 const LOOK_MS = 500;
 /** Between two numbers; half of what the room's rate limit lets one person say. */
 const NUMBER_MS = 200;
-const AGAIN_MS = 200;
 /** Numbers are sent for so long before a kill, and so long after all nodes are there again. */
 const BEFORE_MS = 1_000;
 const AFTER_MS = 3_000;
@@ -21,6 +19,8 @@ const page = randomText();
 const wait = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
 let entrance = null;
+/** Whether the room was joined, so that what comes is counted. */
+let begun = false;
 let tally = new Tally();
 let ownBoot = "";
 let seen = null;
@@ -33,6 +33,7 @@ let lastOwner = null;
 watch({
   entered(entered) {
     entrance = entered;
+    begun = false;
     tally = new Tally();
     lastOwner = null;
     byId("node-news").textContent = "";
@@ -45,22 +46,27 @@ watch({
   },
   status({ state }) {
     if (state !== "connected") ownBoot = "";
+    else if (!begun) {
+      begun = true;
+      tally.joined(entrance.room.place);
+    }
     draw();
   },
-  joined(response) {
+  gap(gap) {
+    if (!begun) return;
     const { epochs } = tally;
-    tally.joined(response);
+    tally.joined(gap);
     if (tally.epochs > epochs) say("The room began anew: its owner took what only it had along.");
     draw();
   },
-  event(event, payload) {
-    if (event === "new_message") {
-      tally.received(payload, payload.data?.page === page ? payload.data.number : undefined);
-      drawTally();
-    } else if (event === "presence_state") {
-      ownBoot = newestBoot(payload[entrance.name]?.metas ?? []);
-      draw();
-    }
+  message(message) {
+    if (!begun) return; // what was said before is not counted
+    tally.received(message, message.data?.page === page ? message.data.number : undefined);
+    drawTally();
+  },
+  presence(members) {
+    ownBoot ||= newestBoot(members.get(entrance.name) ?? []);
+    draw();
   },
   acknowledged(ack) {
     tally.sent += 1;
@@ -145,16 +151,11 @@ async function count(until) {
 
 async function sendNumber(number, into, counted) {
   const began = performance.now();
-  const payload = { content: String(number), key: `${page} ${number}`, data: { number, page } };
-  while (into === entrance) {
-    try {
-      const ack = await into.push("new_message", payload);
-      counted.answered(ack, performance.now() - began);
-      return;
-    } catch (error) {
-      if (!(error instanceof ReplyError)) throw error;
-      await wait(error.retryAfterMs ?? AGAIN_MS);
-    }
+  try {
+    const sent = await into.room.send(String(number), { data: { number, page } });
+    counted.answered(sent, performance.now() - began);
+  } catch (error) {
+    say(`A number was not acknowledged: ${error.reason}`);
   }
 }
 

@@ -74,8 +74,9 @@ export class View {
     byId("composer").focus();
   }
 
-  render(room, outbox, people, connected) {
-    this.#log?.render(room, outbox, connected);
+  /** @param {object} room @param {object} sends @param {Iterable<string>} people who is here @param {boolean} connected */
+  render(room, sends, people, connected) {
+    this.#log?.render(room, sends, connected);
     this.#renderPeople(people);
   }
 
@@ -112,7 +113,7 @@ export class View {
   /**
    * Says why a message was refused.
    *
-   * @param {import("./socket.js").ReplyError} error
+   * @param {import("/socket/chatx.js").ChatError} error
    * @param {string} text what was refused
    * @param {"composer"|"queue"|"list"} fate where the text is now: back in the composer, waiting to go out by itself, or
    *   in the message list, where its own words and buttons are
@@ -127,13 +128,13 @@ export class View {
     body.append(words, wait);
     body.dataset.code = error.code;
     byId("notice").replaceChildren(body);
-    if (fate === "list" || error.retryAfterMs === null) {
+    if (fate === "list" || error.retryAfter === null) {
       if (fate === "composer") wait.textContent = "Your text is still here.";
       return;
     }
     const lead = fate === "queue" ? "Your messages go out by themselves in" : "You can send it in";
     const tick = (seconds) => (wait.textContent = `${lead} ${plural(seconds, "second")}.`);
-    this.#stopNoticeCount = count(Date.now() + error.retryAfterMs, tick, () => {
+    this.#stopNoticeCount = count(Date.now() + error.retryAfter * 1_000, tick, () => {
       if (fate === "queue") {
         this.clearNotice();
         return;
@@ -254,7 +255,8 @@ export class View {
   }
 
   #renderPeople(people) {
-    const names = people.sorted(this.#me);
+    const collator = new Intl.Collator();
+    const names = [...people].sort((a, b) => (b === this.#me) - (a === this.#me) || collator.compare(a, b));
     byId("people-count").textContent = String(names.length);
     byId("people-toggle").textContent = `${names.length} here`;
     const rest = names.length - PEOPLE_LIMIT;

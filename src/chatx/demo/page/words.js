@@ -50,7 +50,7 @@ export function idProblem(id, what) {
 }
 
 /** Why a message was not accepted, in a sentence or two; the server's own reason where it knows more. */
-export function refusalWords({ code, message }, text) {
+export function refusalWords({ code, reason }, text) {
   switch (code) {
     case "rate_limited":
       return "You are sending faster than this room allows.";
@@ -61,21 +61,23 @@ export function refusalWords({ code, message }, text) {
     case "message_too_large":
       return `This message is too long (${plural(byteLength(text), "byte")}). Please shorten it.`;
     case "blocked":
-      return withReason("This message was not let through by the room’s moderation.", message);
+      return withReason("This message was not let through by the room’s moderation.", reason);
     case "unauthorized":
-      return withReason("You are not allowed to write in this room.", message);
+      return withReason("You are not allowed to write in this room.", reason);
     case "invalid_message":
-      return withReason("This message cannot be sent as it is.", message);
+      return withReason("This message cannot be sent as it is.", reason);
     case "adapter_error":
       return "The server could not check this message, so it was not sent.";
     case "closed":
       return "The server is shutting down.";
-    case "timeout":
-      return "The server has not answered.";
-    case "unconfirmed":
+    case "outbox_full":
+      return "Too many messages wait to be sent.";
+    case "expired":
+      return "This has waited for too long, and was not sent.";
+    case "unknown":
       return "The connection broke while this was being sent; it may or may not have arrived.";
     default:
-      return withReason("The server did not accept this message.", message);
+      return withReason("The server did not accept this message.", reason);
   }
 }
 
@@ -101,9 +103,9 @@ export function statusWords({ state, error, at }) {
 }
 
 /** Why the room did not let us in. */
-export function denialWords({ code, message }) {
+export function denialWords({ code, reason }) {
   if (code === "unauthorized") return "You are not allowed in this room.";
-  return withReason("The room did not let you in.", message);
+  return withReason("The room did not let you in.", reason);
 }
 
 function withReason(sentence, reason) {
