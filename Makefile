@@ -25,6 +25,7 @@ test: check compiler
 	@tools/npm
 	@tools/postgresql
 	@tools/nats
+	@command -v curl >/dev/null || tools/apt-install "a page shows how to ask the API with curl" curl
 	@rm -f .coverage .coverage.*
 	tools/beside-other-pythons env TEST_LONG=$(LONG) $(BIN)/coverage run -m pytest $(BESIDE) $(if $(LONG),--timeout=1800)
 	@$(BIN)/coverage combine -q && $(BIN)/coverage report
