@@ -124,6 +124,11 @@ class RoomProcess(RoomState):
         self._holders = 0  # who is about to use it, and must find it here
 
     @property
+    def over(self) -> bool:
+        """Whether the room was closed for good: what is here of it is another life's, or another node's."""
+        return self._error is not None
+
+    @property
     def proven(self) -> bool:
         """Whether the store may still prove the head of the stream; nothing unstored is seen before it does not."""
         return self._proven

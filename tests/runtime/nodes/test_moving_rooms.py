@@ -69,6 +69,21 @@ async def test_a_hand_off_whose_answer_is_lost_is_answered_again_and_to_nobody_e
 
 
 @virtual
+async def test_a_room_that_was_taken_while_others_were_looked_at_is_not_left_again() -> None:
+    async with nodes("a", "b") as (fabric, both):
+        room = room_of("c", "a", "b")
+        await both[0].chat.send_message(room, "ann", "first")
+        (owner,) = (node for node in both if list(node.engine.rooms))
+        looked_at = list(owner.engine.rooms)
+        c = Node(fabric, "c")
+        fabric.see("a", "b", "c")
+        assert (await c.chat.send_message(room, "ann", "second")).offset == 2
+        # Many rooms are looked at a part at a time, by what was there at first.
+        owner.abroad.nodes_changed(looked_at)
+        assert owner.abroad.left_behind == 0
+
+
+@virtual
 async def test_a_room_that_comes_back_before_anybody_asked_for_it_goes_on() -> None:
     async with nodes("a", "b") as (fabric, (a, b)):
         room = room_of("c", "a", "b")

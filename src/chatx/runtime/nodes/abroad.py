@@ -250,6 +250,8 @@ class Abroad:
         """Close the rooms that are owned elsewhere now than their replicas, or they themselves, think."""
         leaving: list[RoomProcess] = []
         for process in processes:
+            if process.over:
+                continue  # whoever owns it now has asked for it since these were looked up
             owner = self._peers.owner(process.room_id)
             moved = False
             if process.replica:
