@@ -63,25 +63,22 @@ def formula(figures: Figures) -> str:
     """Return what the figures say of more nodes; empty where a delivery was not measured."""
     if "spread hurried message_us" not in figures:
         return ""
-    delivery, readers = figures["together cpu_us"], figures["spread readers"]
-    woken = max(0.0, figures["spread cpu_us"] - delivery) * readers / 2
+    delivery = figures["together cpu_us"]
     # Of three nodes two follow.
-    hurried = max(0.0, figures["spread hurried message_us"] - figures["together hurried message_us"]) / 2
-    copied, copied_hurried = figures["spread broker_us"] / 2, figures["spread hurried broker_us"] / 2
+    following = max(0.0, figures["spread hurried message_us"] - figures["together hurried message_us"]) / 2
+    copied, copied_slowly = figures["spread hurried broker_us"] / 2, figures["spread broker_us"] / 2
     pace = figures["spread hurried per_second"]
     lines = [
-        f"`d` = {delivery:.1f} µs a delivery. For each node that follows, `f` = {hurried:.0f} µs and `b` = "
-        f"{copied_hurried:.0f} µs a message where {pace:,.0f} a second are said; at 10 a second, where every message "
-        f"wakes everybody up, up to {woken:.0f} µs and {copied:.0f} µs.",
+        f"`d` = {delivery:.1f} µs a delivery, and for each node that follows `f` = {following:.0f} µs and `b` = "
+        f"{copied:.0f} µs a message where {pace:,.0f} a second are said. At 10 a second each wakes the broker up, and "
+        f"`b` is {copied_slowly:.0f} µs.",
         "",
     ]
     for nodes in (10, 100):
-        deliveries_ms = nodes * delivery
-        slow_ms, quick_ms = (nodes - 1) * woken / 1000, (nodes - 1) * hurried / 1000
+        deliveries_ms, following_ms = nodes * delivery, (nodes - 1) * following / 1000
         lines.append(
             f"* {nodes} nodes, readers on all of them: a room of {nodes * 1000:,} readers costs {deliveries_ms:,.0f} "
-            f"ms of CPU a message in deliveries, and {quick_ms:,.1f} ms (at a slow pace up to {slow_ms:,.0f} ms) for "
-            f"being followed. A broker on one core copies {1e6 / ((nodes - 1) * copied_hurried):,.0f} messages a "
-            "second to all of them."
+            f"ms of CPU a message in deliveries, and {following_ms:,.1f} ms for being followed. A broker on one core "
+            f"copies {1e6 / ((nodes - 1) * copied):,.0f} messages a second to all of them."
         )
     return "\n".join(lines) + "\n"
