@@ -18,7 +18,7 @@ from typing import Self
 import pytest
 
 from chatx.cluster.nats_options import NatsOptions
-from tests.process import free_port
+from tests.process import free_port, freeze
 
 STARTS_WITHIN_S = 30.0
 
@@ -109,7 +109,7 @@ class NatsServer:
     def frozen(self) -> Iterator[None]:
         """Have it not run within the block; connections are taken by the kernel still."""
         assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
+        freeze(self._process.pid)
         try:
             yield
         finally:

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from tests.process import free_port
+from tests.process import free_port, freeze
 
 # Loaded machines take long to write a new cluster.
 STARTS_WITHIN_S = 60.0
@@ -142,7 +142,7 @@ class Postgres:
         """Have none of its processes run within the block; connections are taken by the kernel still."""
         pids = self._pids()
         for pid in pids:
-            os.kill(pid, signal.SIGSTOP)
+            freeze(pid)
         try:
             yield
         finally:

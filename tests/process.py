@@ -46,6 +46,24 @@ def run(*arguments: str, cwd: Path | None = None, **environment: str) -> subproc
     )
 
 
+def freeze(pid: int) -> None:
+    """Have a process run no more until SIGCONT; returns when it does not, for which the signal does not wait."""
+    os.kill(pid, signal.SIGSTOP)
+    deadline = time.monotonic() + 30
+    while any(state not in "TZ" for state in _states(pid)):
+        assert time.monotonic() < deadline, f"{pid} runs on"
+        time.sleep(0.001)
+
+
+def _states(pid: int) -> list[str]:
+    """Return the states of the threads of a process, as /proc has them."""
+    found = []
+    for thread in Path(f"/proc/{pid}/task").glob("*/stat"):
+        with suppress(OSError):  # it may have ended meanwhile
+            found.append(thread.read_text().rpartition(")")[2].split()[0])
+    return found
+
+
 def free_port() -> int:
     """Return a port that nobody has now, and that the kernel gives to nobody until it is listened on."""
     while True:

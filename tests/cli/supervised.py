@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.gateway.real_client import RealClient, real_client
-from tests.process import Served, free_port
+from tests.process import Served, free_port, freeze
 
 WITHIN_S = 45.0
 
@@ -68,7 +68,7 @@ class Supervised(Served):
         """Connect to one of the workers: those that stand still take nobody."""
         others = [pid for name, pid in self.children().items() if name not in (number, "broker")]
         for pid in others:
-            os.kill(pid, signal.SIGSTOP)
+            freeze(pid)
         try:
             connecting = real_client(self.port, user)
             client = await connecting.__aenter__()

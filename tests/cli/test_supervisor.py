@@ -19,6 +19,7 @@ from chatx.cli.workers.gathering import Gathering
 from tests.cli.supervised import Supervised, runs, supervised, until
 from tests.gateway.real_client import real_client
 from tests.nats import no_such_server, program
+from tests.process import freeze
 
 SERVE = ("serve", "--insecure-user-param", "--port", "4998")
 
@@ -215,7 +216,7 @@ def test_a_hangup_reaches_all_workers_and_one_that_does_not_end_is_killed(
         running.wait_for("The certificate was read anew", times=4)
         assert len({each["worker"] for each in running.said("The certificate was read anew")}) == 2
         children = running.children()
-        os.kill(children["2"], signal.SIGSTOP)
+        freeze(children["2"])
         running.process.send_signal(signal.SIGTERM)
         assert running.ends() == 1
         (killed,) = running.said("did not end in time, and is killed.")

@@ -17,7 +17,7 @@ from chatx.cli.workers.data_folder import DataFolder as Data
 from tests.cli.supervised import Supervised, chats, runs, supervised, until
 from tests.cli.test_serve import ask
 from tests.gateway.real_client import real_client
-from tests.process import free_port
+from tests.process import free_port, freeze
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(120)]
 
@@ -63,7 +63,7 @@ async def test_figures_are_those_of_all_workers_whichever_is_asked_and_one_that_
         for _ in range(5):
             assert figures(server, "chatx_sockets") == {"1": 1, "2": 2}
     assert figures(server, "chatx_up") == {"1": 1, "2": 1}
-    os.kill(server.children()["2"], signal.SIGSTOP)
+    freeze(server.children()["2"])
     try:
         assert figures(server, "chatx_up") == {"1": 1, "2": 0}
         assert figures(server, "process_open_fds").keys() == {"1"}

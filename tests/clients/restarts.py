@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
-from tests.process import ENVIRONMENT, free_port
+from tests.process import ENVIRONMENT, free_port, freeze
 
 ROOT = Path(__file__).parents[2]
 
@@ -57,7 +57,7 @@ class Server:
         await self._end()
 
     def freeze(self) -> None:
-        self.process.send_signal(signal.SIGSTOP)
+        freeze(self.process.pid)
 
     def thaw(self) -> None:
         self.process.send_signal(signal.SIGCONT)

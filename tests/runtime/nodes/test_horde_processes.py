@@ -28,7 +28,7 @@ from chatx.config import ChatConfig
 from tests import process
 from tests.nats import NatsServer, Proxy, server
 from tests.postgres import Postgres
-from tests.process import Served
+from tests.process import Served, freeze
 from tests.runtime.nodes.talkers import Talker, check
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(900 if os.environ.get("LONG") else 180)]
@@ -162,7 +162,7 @@ async def kill_the_owner(running: Horde) -> None:
 async def freeze_the_owner(running: Horde) -> None:
     """Have it stand still until the others have its rooms."""
     node = running.owner(ROOMS[1])
-    node.process.send_signal(signal.SIGSTOP)
+    freeze(node.process.pid)
     try:
         await running.agree(2)
     finally:

@@ -279,7 +279,8 @@ async def test_a_node_that_stops_hands_over_rooms_that_nobody_is_in(hub: MemoryH
 @virtual
 async def test_a_node_that_stops_goes_on_handing_over_for_as_long_as_its_rooms_are_taken(hub: MemoryHub) -> None:
     async with three(rate_limit=UNLIMITED) as chats:
-        rooms = [f"room-{number}" for number in range(600)]
+        # A third of them, fifty at a time: each time takes a second, and how many they are is drawn.
+        rooms = [f"room-{number}" for number in range(1_200)]
         first = {room: await chats[0].send_message(room, "ann", "first") for room in rooms}
         hub.chances.delay_s = 0.3
         stopped_at = asyncio.get_running_loop().time()

@@ -23,7 +23,7 @@ from tests import process
 from tests.gateway.real_client import RealClient, real_client, until
 from tests.nats import NatsServer, server
 from tests.postgres import Postgres
-from tests.process import Served
+from tests.process import Served, freeze
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
 
@@ -312,7 +312,7 @@ async def many(member: Member, name: str) -> list[str]:
 
 @contextmanager
 def frozen(cluster: Cluster, name: str) -> Iterator[None]:
-    cluster.nodes[name].process.send_signal(signal.SIGSTOP)
+    freeze(cluster.nodes[name].process.pid)
     try:
         yield
     finally:
