@@ -284,6 +284,27 @@ async def wrong(what: str) -> AsyncIterator[int]:
         yield next(iter(server.sockets)).getsockname()[1]
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        '["1","1","t","phx_reply",{}]',
+        '["1","1","t","phx_reply",{"status":"error","response":{}}]',
+        '["phx_reply"',
+        '"phx_reply"',
+    ],
+)
+async def test_a_server_that_speaks_something_else_lets_nobody_in(answer: str) -> None:
+    async def serving(socket: ServerConnection) -> None:
+        async for _ in socket:
+            await socket.send(answer)
+
+    async with serve(serving, "127.0.0.1", 0) as server:
+        crew = Crew(Target("127.0.0.1", next(iter(server.sockets)).getsockname()[1]), 1)
+        with pytest.raises(NotIn, match="they were told: not understood"):
+            await come_in(crew, [crew.add(crew.room(0))], at_once=1, within_s=0.5, what="connect")
+        await crew.leave()
+
+
 @pytest.mark.parametrize("what", ["right", "lost", "doubled", "reordered"])
 async def test_what_a_server_does_wrong_is_counted(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("chatx.cli.load.loads.SEEN_S", 0.5)

@@ -222,7 +222,12 @@ class Visitor(asyncio.Protocol):
                     if at is not None and offset > self._live_from and not self.dawdles:
                         self._crew.delivered.add(now - at)
             elif b'"phx_' in payload[:400]:
-                self._told(payload, now)
+                try:
+                    self._told(payload, now)
+                except (DecodeError, ValueError, KeyError, TypeError, AttributeError):
+                    # Some server that speaks something else: no client comes in there.
+                    self._crew.refused["not understood"] += 1
+                    self.cut()
         elif kind == _PING and self._transport is not None:
             self._transport.write(_masked(_PONG, payload))
         elif kind == _CLOSE:
@@ -231,12 +236,7 @@ class Visitor(asyncio.Protocol):
 
     def _told(self, payload: bytes, now: float) -> None:
         """Take what is said to it alone."""
-        try:
-            join_ref, ref, _, event, body = json.decode(payload)
-        except (DecodeError, ValueError):
-            self._crew.refused["not understood"] += 1
-            self.cut()
-            return
+        join_ref, ref, _, event, body = json.decode(payload)
         if event == "phx_reply" and ref == self._awaited:
             self._awaited = None
             self._joined(body["status"], body["response"], now)
