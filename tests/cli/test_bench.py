@@ -20,7 +20,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from chatx.cli import main
 from chatx.cli.load.crew import Crew
 from chatx.cli.load.histogram import Histogram
-from chatx.cli.load.loads import Course, Plan, fanout
+from chatx.cli.load.loads import Course, Plan, fanout, late_growth
 from chatx.cli.load.phases import NotIn, come_in
 from chatx.cli.load.stream_check import StreamCheck, Totals
 from chatx.cli.load.target import Target
@@ -110,6 +110,20 @@ def test_a_time_is_told_within_one_percent(micros: list[int], percent: int) -> N
 )
 def test_a_threshold_is_kept_or_not(text: str, figures: dict[str, float | None], holds: bool) -> None:
     assert threshold(text).holds(figures) is holds
+
+
+@pytest.mark.parametrize(
+    "held, grew",
+    [
+        ([], None),
+        ([1.0] * 9, None),
+        ([float(each) for each in range(100)], 40.0),  # from the sixth tenth to the last
+        ([*(float(each) for each in range(50)), *[50.0] * 50], 0.0),  # what fills up in the first half is no leak
+        ([0.0] * 50 + [0.0] * 49 + [1e9], 0.0),  # nor is one look
+    ],
+)
+def test_memory_that_still_grows_in_the_second_half_is_told(held: list[float], grew: float | None) -> None:
+    assert late_growth(Course(held=held)) == grew
 
 
 # What it is told
