@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from websockets.asyncio.server import ServerConnection, serve
 
 from chatx.cli import main
+from chatx.cli.load.bars import Bar
 from chatx.cli.load.crew import Crew
 from chatx.cli.load.histogram import Histogram
 from chatx.cli.load.loads import Course, Plan, fanout, late_growth
@@ -127,6 +128,24 @@ def test_memory_that_still_grows_in_the_second_half_is_told(held: list[float], g
 
 
 # What it is told
+
+
+def test_where_there_is_no_terminal_a_long_phase_says_once_a_minute_how_far_it_is(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    now = 0.0
+    bar = Bar("talk", 200, "s", lambda: now)
+    while now < 200:
+        now += 1
+        bar.at(now)
+    bar.end(now)
+    assert capsys.readouterr().err.splitlines() == [
+        "talk: 200 s",
+        "talk: 60 of 200 in 60.0 s",
+        "talk: 120 of 200 in 120.0 s",
+        "talk: 180 of 200 in 180.0 s",
+        "talk: 200 of 200 in 200.0 s",
+    ]
 
 
 @pytest.mark.parametrize(
