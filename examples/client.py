@@ -66,16 +66,20 @@ class Client:
     async def send(self, content: str) -> Any:
         """Return the place of the message once it has one, however often the connection is cut meanwhile.
 
-        Raises `Refused`, or `TimeoutError` where it may be there or not and it is too late to ask again.
+        Raises `Refused`, or `TimeoutError` where it may be there or not and it is too late to ask again; where it is
+        refused with `epoch_changed`, it may be there as well.
         """
         message = {"content": content, "key": str(uuid.uuid4())}  # one key for all attempts
         async with asyncio.timeout(KEY_S):
             while True:
                 await self.joined.wait()
+                epoch = self.seen["epoch"]
                 reply = await self._ask(self.topic, "new_message", message)
                 if reply is not None and reply["status"] == "ok":
                     return reply["response"]
-                # Without a reply nobody knows whether it was published. The key makes it safe to ask again.
+                if reply is None or reply["response"]["code"] == "room_unavailable":
+                    # Nobody knows whether it was published. The key makes it safe to ask again, in its own epoch.
+                    message.setdefault("epoch", epoch)
                 await asyncio.sleep(_pause_s(reply["response"]) if reply is not None else 0)
 
     async def _ask(self, topic: str, event: str, payload: Any) -> Any:

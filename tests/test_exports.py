@@ -107,7 +107,10 @@ SIGNATURES = {
     "leave": (Chat.leave, "(self, room_id, user_id)"),
     "send_message": (
         Chat.send_message,
-        "(self, room_id, user_id, content, *, idempotency_key=None, trusted=False, durability=None, data=None)",
+        (
+            "(self, room_id, user_id, content, *, idempotency_key=None, trusted=False, durability=None, data=None, "
+            "epoch=None)"
+        ),
     ),
     "subscribe": (
         Chat.subscribe,
@@ -132,7 +135,7 @@ SIGNATURES = {
     "Connection.unsubscribe": (Connection.unsubscribe, "(self, room_id)"),
     "Connection.send_message": (
         Connection.send_message,
-        "(self, room_id, content, *, idempotency_key=None, trusted=False, durability=None, data=None)",
+        "(self, room_id, content, *, idempotency_key=None, trusted=False, durability=None, data=None, epoch=None)",
     ),
     "ChatConfig.load": (ChatConfig.load, "(path=None, env=...)"),
     "Telemetry.attach": (chatx.Telemetry.attach, "(self, event, handler)"),
@@ -190,7 +193,7 @@ def test_a_chat_has_no_other_public_names_than_these() -> None:
 
 
 FIELDS = {
-    "Draft": ("room_id", "user_id", "content", "data"),
+    "Draft": ("room_id", "user_id", "content", "data", "epoch"),
     "Message": (
         "id",
         "room_id",

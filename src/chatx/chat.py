@@ -277,6 +277,7 @@ class Chat:
         trusted: bool = False,
         durability: Literal["sequenced", "stored"] | None = None,
         data: Mapping[str, Any] | None = None,
+        epoch: str | None = None,
     ) -> Message:
         """Send a message to a room; when this returns it is `sequenced`: it has its place and is on its way to all.
 
@@ -298,6 +299,8 @@ class Chat:
                 is stored.
             data: A JSON object that travels with it, of at most `message_data_limit` bytes: attachments, mentions, what
                 your clients need. `content` may be empty where this is not.
+            epoch: The only epoch in which it may be published. With a key whose earlier send was left open, give the
+                epoch of that time: where the room begins anew its keys may be gone, and the message is not doubled.
 
         Raises:
             ConfigError: `stored`, and persistence is no log.
@@ -308,6 +311,7 @@ class Chat:
             RoomOverloaded: Too many messages wait; `retry_after` estimates when.
             RoomUnavailable: The room failed; whether the message was published is not known, so retry with a key.
             AdapterError: An adapter or a middleware failed, so it was refused.
+            EpochChanged: The key is not known, and the room is in another epoch than `epoch`.
             Closed: The chat is not running.
         """
         engine = self._engine
@@ -315,7 +319,7 @@ class Chat:
             # Whoever tries again at once must not keep the loop from the stop, or from the next start.
             await asyncio.sleep(0)
             engine = self._running()
-        return await engine.send(room_id, user_id, content, idempotency_key, trusted, durability, data)
+        return await engine.send(room_id, user_id, content, idempotency_key, trusted, durability, data, epoch)
 
     def subscribe(
         self,

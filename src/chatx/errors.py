@@ -192,10 +192,10 @@ class SubscriberFailed(ChatError):
 
 
 class EpochChanged(ChatError):
-    """The place to go on from is in another stream than the room's present one, or past its head."""
+    """The room is in another epoch than the place to go on from, or the send that is for one epoch only."""
 
     code = "epoch_changed"
-    summary = "The place is not in the room's stream. Load the newest history."
+    summary = "The room is in another epoch than the place, or the send, is for. Load the newest history."
 
 
 class TooOld(ChatError):

@@ -56,6 +56,7 @@ MEMBER = Membership("alice", "r1", 5)
 
 ASKS: list[Ask] = [
     Submit("general", "alice", "Hi", '{"a":1}', "key", True, False),
+    Submit("general", "alice", "Hi", None, "key", False, False, "5f3ad2c0"),
     Submit("general", "alice", "Hi", None, None, False, True),
     Attach("general", BOOT, Place("e", 3), 256, (MEMBER,), True),
     Attach("general", BOOT, None, 256, (), False),

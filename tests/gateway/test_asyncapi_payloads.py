@@ -62,9 +62,16 @@ def test_a_payload_is_taken_if_and_only_if_its_schema_says_so(kind: type[msgspec
     assert taken(kind, payload) is _SCHEMAS[kind].is_valid(payload)
 
 
-@given(payload=_payloads | st.fixed_dictionaries({"content": st.text()}, optional={"key": st.none() | st.text()}))
+@given(
+    payload=_payloads
+    | st.fixed_dictionaries(
+        {"content": st.text()}, optional={"key": st.none() | st.text(), "epoch": st.none() | st.text()}
+    )
+)
 @example(payload={"content": "x", "key": "k" * 129})
 @example(payload={"content": ""})
+@example(payload={"content": "x", "epoch": ""})
+@example(payload={"content": "x", "epoch": "e" * 129})
 def test_a_message_that_the_schema_refuses_is_refused_and_one_it_accepts_is_well_formed(payload: Any) -> None:
     accepted = _SCHEMAS[NewMessage].is_valid(payload)
     if taken(NewMessage, payload) is accepted:

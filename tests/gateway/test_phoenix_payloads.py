@@ -47,6 +47,9 @@ def test_unknown_fields_are_ignored() -> None:
         {"content": 1},
         {"content": None},
         {"content": "x", "key": 1},
+        {"content": "x", "epoch": 1},
+        {"content": "x", "epoch": ""},
+        {"content": "x", "epoch": "e" * 129},
         None,
         [],
         "x",
@@ -58,7 +61,9 @@ def test_unknown_fields_are_ignored() -> None:
     ],
 )
 def test_a_bad_new_message_is_an_invalid_message_that_says_what_to_send(payload: Any) -> None:
-    with pytest.raises(InvalidMessage, match=r"payload is not valid: .+ Send an object with content, key, data\."):
+    with pytest.raises(
+        InvalidMessage, match=r"payload is not valid: .+ Send an object with content, key, data, epoch\."
+    ):
         parse(raw(payload), NewMessage)
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Final, TypeAlias
 from msgspec import Meta
 
 from chatx.cluster.entries import ENTRIES_AT_ONCE, Placed
-from chatx.cluster.fields import Boot, Count, Id, Part, Place, Reason, Text, Word, check_content, check_ids
+from chatx.cluster.fields import Boot, Count, Epoch, Id, Part, Place, Reason, Text, Word, check_content, check_ids
 from chatx.cluster.memberships import Memberships
 from chatx.cluster.operating import OperatorsAnswer, OperatorsAsk
 from chatx.cluster.polling import PollsAnswer, PollsAsk
@@ -48,6 +48,7 @@ class Submit(_OfUser, frozen=True, gc=False, tag="submit"):
         key: The idempotency key, or None.
         trusted: Whether no middleware is asked, since the application's own code sends.
         stored: Whether it is to be stored before it is acknowledged.
+        epoch: The only epoch in which it may be published, or None.
     """
 
     content: Text
@@ -55,6 +56,7 @@ class Submit(_OfUser, frozen=True, gc=False, tag="submit"):
     key: Id | None
     trusted: bool
     stored: bool
+    epoch: Epoch | None = None
 
     def check(self) -> None:
         """Check the ids, the content and the data."""

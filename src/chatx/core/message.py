@@ -25,12 +25,14 @@ class Draft(Struct, frozen=True, gc=False):
         user_id: Who sends it.
         content: Text, within `message_size_limit` bytes of UTF-8; may be empty where there is `data`.
         data: A JSON object that travels with it, within `message_data_limit` bytes, or None.
+        epoch: The only epoch in which it may be published, or None; a middleware cannot change it.
     """
 
     room_id: str
     user_id: str
     content: str
     data: Data | None = None
+    epoch: str | None = None
 
 
 class Entry(Struct, frozen=True, gc=False):

@@ -14,6 +14,9 @@ from chatx.errors import InvalidMessage, MessageTooLarge
 ID_LIMIT = 128
 """The largest id, in bytes of UTF-8."""
 
+EPOCH_LIMIT = 128
+"""The longest epoch that is taken from outside, in characters."""
+
 # Control characters (Unicode Cc) but \n, \r and \t.
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
@@ -111,6 +114,27 @@ def valid_id(value: object, name: str) -> str:
     if found is not None:
         raise _misplaced(value, name, *found)
     return value if type(value) is str else str.__str__(value)
+
+
+def valid_epoch(value: object) -> str:
+    """Return an epoch unchanged, or refuse it. It is opaque, since a persistence adapter may have made it.
+
+    Raises:
+        InvalidMessage: Not a `str`, empty, over `EPOCH_LIMIT` characters, or with a lone surrogate.
+    """
+    if not isinstance(value, str):
+        raise InvalidMessage(f"epoch is of type {type(value).__name__}; give that of a message or a join, or None.")
+    if not 0 < len(value) <= EPOCH_LIMIT:
+        raise InvalidMessage(
+            f"epoch has {len(value)} characters, and 1 to {EPOCH_LIMIT} are allowed; give that of a message or a join."
+        )
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise InvalidMessage(
+            "epoch has a lone surrogate, which is not text; give that of a message or a join."
+        ) from None
+    return value
 
 
 def _too_large(size: str, limit: int) -> MessageTooLarge:

@@ -126,12 +126,13 @@ class Connection(Consumer):
         trusted: bool = False,
         durability: Literal["sequenced", "stored"] | None = None,
         data: Mapping[str, Any] | None = None,
+        epoch: str | None = None,
     ) -> Message:
         """Send a message as this connection's user; errors as `Chat.send_message`."""
         if self._closed or self._engine is None or not self._engine.open:
             await asyncio.sleep(0)  # as in `Chat.send_message`
         return await self._open_engine().send(
-            room_id, self.user_id, content, idempotency_key, trusted, durability, data
+            room_id, self.user_id, content, idempotency_key, trusted, durability, data, epoch
         )
 
     def cut(self, error: ChatError) -> None:

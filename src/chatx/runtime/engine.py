@@ -189,6 +189,7 @@ class Engine(OwnLoop):
         trusted: bool = False,
         durability: object = None,
         data: object = None,
+        epoch: object = None,
     ) -> Message:
         """Send a message; errors as `Chat.send_message`."""
         # As `here`, for less: where this turn has published already, the loop runs.
@@ -198,7 +199,7 @@ class Engine(OwnLoop):
             if not self.open:
                 self.check_open()
             stored = self._by_default_stored if durability is None else self.stored(durability)
-            message = self.sending.send_at_once(room_id, user_id, content, key, trusted, stored, data)
+            message = self.sending.send_at_once(room_id, user_id, content, key, trusted, stored, data, epoch)
             if type(message) is Draft:  # told apart in a third of the time that isinstance takes
                 message = await self.sending.send_draft(message, key, trusted, stored)
         except ChatError:
@@ -220,11 +221,13 @@ class Engine(OwnLoop):
         key: str | None,
         trusted: bool = False,
         data: object = None,
+        epoch: object = None,
     ) -> Message | Draft:
         """Send a message if nothing has to be awaited; else return its draft for `send_draft`. Errors as `send`."""
         if not self.open:
             self.check_open()
-        return self.sending.send_at_once(room_id, user_id, content, key, trusted, self._by_default_stored, data)
+        stored = self._by_default_stored
+        return self.sending.send_at_once(room_id, user_id, content, key, trusted, stored, data, epoch)
 
     async def send_draft(self, draft: Draft, key: str | None) -> Message:
         """Send a draft that `send_at_once` returned; errors as `Chat.send_message`."""

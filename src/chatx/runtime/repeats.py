@@ -2,7 +2,7 @@
 
 Rules:
 1. While the first send of a key is under way its repeats wait for that one's outcome, which may be a refusal. If it is
-   cancelled nobody knows an outcome, and the next in line becomes the first.
+   cancelled nobody knows an outcome, and the next in line becomes the first; likewise if it was for another epoch.
 2. An answer has the place of the first message. Its content and data are the repeat's own where the hashes say that the
    two are equal, else what memory or persistence still has, else the repeat's own.
 """
@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from chatx.core.idempotency import Place, said
 from chatx.core.message import Draft, Entry, Message, Position
-from chatx.errors import AdapterError, ChatError, RoomOverloaded
+from chatx.errors import AdapterError, ChatError, EpochChanged, RoomOverloaded
 from chatx.runtime.rooms import Rooms
 from chatx.runtime.storage import Storage
 
@@ -54,7 +54,7 @@ class Repeats:
             waiting.append(outcome)
             try:
                 message: Message = await outcome
-            except _FirstWasCancelled:
+            except (_FirstWasCancelled, EpochChanged):
                 continue  # the next in line sends it
             finally:
                 del outcome, waiting  # a refusal's traceback has this frame: they would wait for the collector

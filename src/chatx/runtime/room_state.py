@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from chatx.core.fanout import Subscriber
 from chatx.core.history import History
-from chatx.core.message import Entry, Position, Presences, PresenceState, Unrecovered
+from chatx.core.message import Draft, Entry, Position, Presences, PresenceState, Unrecovered
 from chatx.core.room import Effects, Room
 from chatx.core.sequencer import Sequencer
+from chatx.errors import EpochChanged
 
 
 class RoomState:
@@ -76,6 +77,16 @@ class RoomState:
     def admitted(self) -> int:
         """Messages admitted and not yet sequenced or refused."""
         return self.room.admitted
+
+    def check_epoch(self, draft: Draft) -> None:
+        """Raise `EpochChanged` where a draft may be published in another epoch only."""
+        epoch = self.head.epoch
+        if draft.epoch is not None and draft.epoch != epoch:
+            raise EpochChanged(
+                f"The room is in epoch {epoch!r:.130}, and this was to be published in {draft.epoch!r} only, so this "
+                "attempt was not. One before it that had no answer may have been: look at what the room has, and where "
+                "it is not there send it as a new message."
+            )
 
     def presences(self) -> Presences:
         """Return who is in the room, as a copy."""

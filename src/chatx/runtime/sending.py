@@ -5,6 +5,7 @@ Rules:
 2. Otherwise the sends of one user in one room go one at a time, in the order of their calls; other users do not wait.
 3. A message takes its place when its chain ends.
 4. A repeat of an idempotency key takes no token and is not published (`repeats`). A refusal records nothing.
+   What is for one epoch only is held against the room's where it gets its place, behind any look at its key.
 5. A trusted send skips the chain and nothing else. It waits for the earlier sends of its user in its room, as any
    other does, so that order holds.
 """
@@ -26,7 +27,7 @@ from chatx.core.idempotency import IdempotencyWindow, key_of, scope_of
 from chatx.core.message import Draft, Message
 from chatx.core.rate_limit import TokenBuckets, wait_in_words
 from chatx.core.sequencer import Waiting
-from chatx.core.validation import valid_content, valid_id
+from chatx.core.validation import valid_content, valid_epoch, valid_id
 from chatx.errors import (
     AdapterError,
     ChatError,
@@ -135,6 +136,7 @@ class Sending:
         trusted: bool = False,
         stored: bool = False,
         data: object = None,
+        epoch: object = None,
     ) -> Message | Draft:
         """Send one message where nothing must be awaited for it; otherwise return it as a draft, for `send_draft`."""
         began = self._now()
@@ -150,6 +152,8 @@ class Sending:
                 )
             else:
                 draft = self._draft_with_data(room_id, user_id, content, data)
+            if epoch is not None:
+                draft = replace(draft, epoch=valid_epoch(epoch))
             scope = None
             if key is not None:
                 scope = scope_of(draft.room_id, draft.user_id, valid_id(key, "idempotency_key"))
@@ -450,7 +454,9 @@ class Sending:
                 self._tell.broadcast(process, message)
 
     def publish(self, process: RoomProcess, draft: Draft, scope: bytes | None) -> Message:
-        """Place a draft and let everybody have it; errors as `RoomProcess.publish`."""
+        """Place a draft and let everybody have it; errors as `RoomProcess.publish`, and `EpochChanged`."""
+        if draft.epoch is not None:
+            process.check_epoch(draft)
         now_ms = time.time_ns() // 1_000_000
         message_id = self._ids.next(now_ms)
         try:

@@ -117,9 +117,9 @@ def _check_of(size_limit: int, data_limit: int, boundary: Boundary) -> Check:
             if after.room_id == before.room_id and after.user_id == before.user_id:
                 data = valid_data(after.data, data_limit)
                 content = valid_content(after.content, size_limit, may_be_empty=bool(data))
-                if content is after.content and data is after.data:
+                if content is after.content and data is after.data and after.epoch is before.epoch:
                     return after
-                return replace(after, content=content, data=data)
+                return replace(after, content=content, data=data, epoch=before.epoch)
             wrong = "a draft of another room or user"
         else:
             wrong = f"{type(after).__name__}, not a draft"

@@ -39,6 +39,7 @@ class NewSubmit(Struct, frozen=True, array_like=True, forbid_unknown_fields=True
     data: str | None
     key: str | None
     trusted: bool
+    epoch: str | None
     trace: str
 
 
@@ -54,14 +55,14 @@ class NewRecords(Records):
         if version == 1 or not isinstance(record, Submit):
             return super().encode(record, version)
         durability = "stored" if record.stored else "sequenced"
-        said = (record.content, record.data, record.key, record.trusted)
+        said = (record.content, record.data, record.key, record.trusted, record.epoch)
         return bytes((2,)) + msgpack.encode(NewSubmit(record.room_id, durability, record.user_id, *said, "trace"))
 
     def decode(self, content: bytes) -> Record:
         if content[0] == 2 and msgpack.decode(content[1:])[0] == "submit":
             new = msgpack.decode(content[1:], type=NewSubmit)
             said = (new.content, new.data, new.key, new.trusted)
-            return Submit(new.room_id, new.user_id, *said, new.durability == "stored")
+            return Submit(new.room_id, new.user_id, *said, new.durability == "stored", new.epoch)
         return super().decode(content)
 
 

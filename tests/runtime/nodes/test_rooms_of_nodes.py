@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from chatx import (
+    EpochChanged,
     Gap,
     InvalidMessage,
     Message,
@@ -283,3 +284,26 @@ async def test_a_send_is_told_and_counted_once_wherever_it_was_sent() -> None:
             await b.chat.send_message(room, "ann", "to nobody")
         assert told == [("b", "message_refused")]
         assert b.chat.statistics().refused == {"room_unavailable": 1}
+
+
+@virtual
+async def test_what_a_dead_owner_may_have_published_is_not_published_again_in_the_next_epoch() -> None:
+    async with nodes("a", "b", "c", seed=1) as (fabric, (a, b, c)):
+        room = room_of("a", "b", "c")
+        before = await b.chat.send_message(room, "ann", "before")
+        fabric.cut.add((a.boot, b.boot))  # its answer is lost
+        open_send = asyncio.create_task(b.chat.send_message(room, "ann", "once", idempotency_key="k"))
+        async with c.chat.subscribe(room, after=before) as reader:
+            [seen] = await taken(reader, 1)
+            await a.crash()
+            fabric.see("b", "c")
+        with pytest.raises(RoomUnavailable):
+            await open_send
+        with pytest.raises(EpochChanged, match="One before it that had no answer may have been") as refused:
+            await b.chat.send_message(room, "ann", "once", idempotency_key="k", epoch=before.epoch)
+        assert (seen.content, refused.value.retryable) == ("once", False)
+        assert not [each for each in await b.chat.history(room) if each.content == "once"]
+        # Nothing is kept against it: the same words as a new message go.
+        sent = await b.chat.send_message(room, "ann", "once", idempotency_key="k")
+        again = await b.chat.send_message(room, "ann", "once", idempotency_key="k", epoch=before.epoch)
+        assert (again.id, again.duplicate) == (sent.id, True)

@@ -253,7 +253,9 @@ class Session:
         if not self._allowed:
             self._allowed = self.gateway.allowances.messages(self.user_id, self.last_seen)
         self._allowed -= 1
-        sent = self.engine.send_at_once(push.room_id, self.user_id, message.content, message.key, data=message.data)
+        sent = self.engine.send_at_once(
+            push.room_id, self.user_id, message.content, message.key, data=message.data, epoch=message.epoch
+        )
         if isinstance(sent, Draft):
             self._start(self._send(push, sent, message.key))
         else:

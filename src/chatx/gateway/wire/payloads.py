@@ -14,7 +14,7 @@ from msgspec import UNSET, DecodeError, Meta, Raw, Struct, UnsetType
 from msgspec.json import decode
 
 from chatx.core.message import Presences, Unrecovered
-from chatx.core.validation import ID_LIMIT
+from chatx.core.validation import EPOCH_LIMIT, ID_LIMIT
 from chatx.errors import ChatError, InvalidMessage
 
 T = TypeVar("T", bound=Struct)
@@ -26,7 +26,9 @@ Status: TypeAlias = Literal["ok", "error"]
 
 # 2**53 - 1 is the largest offset that JavaScript holds exactly.
 Offset = Annotated[int, Meta(ge=0, le=2**53 - 1)]
-Epoch = Annotated[str, Meta(max_length=128)]
+Epoch = Annotated[str, Meta(max_length=EPOCH_LIMIT)]
+
+SentEpoch = Annotated[str, Meta(min_length=1, max_length=EPOCH_LIMIT)]
 
 # What the engine asks of a text, said in the description only: an id has at least as many bytes as characters.
 Key = Annotated[str, Meta(extra_json_schema={"minLength": 1, "maxLength": ID_LIMIT})]
@@ -48,6 +50,13 @@ class NewMessage(Struct, frozen=True, gc=False):
         Meta(
             description="What travels with it: an object of at most `message_data_limit` bytes of JSON, or null. The "
             "content may be empty where this is not."
+        ),
+    ] = None
+    epoch: Annotated[
+        SentEpoch | None,
+        Meta(
+            description="The only epoch in which it may be published, 1 to 128 characters, or null. A known key "
+            "answers whatever the epoch; else this is refused with `epoch_changed` where the room is in another one."
         ),
     ] = None
 

@@ -140,7 +140,7 @@ class Abroad:
             )
         self._under_way[room_id] = under_way + 1
         data = None if draft.data is None else draft.data.text
-        submit = Submit(room_id, draft.user_id, draft.content, data, key, trusted, stored)
+        submit = Submit(room_id, draft.user_id, draft.content, data, key, trusted, stored, draft.epoch)
         try:
             async with self.credits.one(draft):
                 answer = await answer_of_owner(self._peers, room_id, submit)

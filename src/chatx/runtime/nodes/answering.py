@@ -84,7 +84,8 @@ class Answering:
     async def _submit(self, ask: rpc.Submit) -> rpc.Answer:
         data = None if ask.data is None else Data.from_text(ask.data)
         durability = "stored" if ask.stored else "sequenced"
-        message = await self._engine.send(ask.room_id, ask.user_id, ask.content, ask.key, ask.trusted, durability, data)
+        said = (ask.content, ask.key, ask.trusted, durability, data, ask.epoch)
+        message = await self._engine.send(ask.room_id, ask.user_id, *said)
         return rpc.Sent(Placed.of(message), message.duplicate)
 
     async def _read(self, ask: rpc.Read) -> rpc.Answer:
