@@ -313,6 +313,8 @@ async def test_operators_see_health_figures_and_rooms() -> None:
             assert ask(server, "/rooms/none", ADMIN)[0] == 404
         assert ask(server, "/")[0] == 404
         assert ask(server, "/rooms", ADMIN, "POST")[0] == 405
+        for path, status in (("/api", 404), ("/api/rooms/a%0Ab/messages", 400)):
+            assert json.loads(ask(server, path, ADMIN)[1])["status"] == status
 
 
 @pytest.mark.process

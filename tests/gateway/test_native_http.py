@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from typing import Any
 
 import pytest
@@ -85,6 +86,10 @@ REFUSED: dict[str, tuple[bytes, int]] = {
         b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 99999999999999\r\n\r\n" + TOO_MUCH,
         413,
     ),
+    "a length beyond the bound, of which nothing came": (
+        b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: %d\r\nExpect: 100-continue\r\n\r\n" % (http.BODY_BYTES + 1),
+        413,
+    ),
     "the body of a HEAD": (b"HEAD / HTTP/1.1\r\n" + HOST + b"Content-Length: 300000\r\n\r\n" + TOO_MUCH, 413),
     "chunks of one byte": (
         b"POST / HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * (http.BODY_PIECES + 1),
@@ -105,7 +110,11 @@ async def test_a_request_that_can_be_read_in_two_ways_or_has_no_end_is_refused(r
 
     async with Chat() as chat, native(chat, http=app) as (server, port), raw(port) as (reader, writer):
         writer.write(request_)
-        assert (await asyncio.wait_for(reader.readline(), 10)).startswith(f"HTTP/1.1 {status} ".encode())
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+        assert head.startswith(f"HTTP/1.1 {status} ".encode())
+        assert b"content-type: application/problem+json\r\n" in head.lower()
+        if not request_.startswith(b"HEAD"):
+            assert json.loads(await asyncio.wait_for(reader.read(), 10))["status"] == status
         writer.close()
         await until(lambda: not server.exchanges)
         assert asked == []

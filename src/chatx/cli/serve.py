@@ -10,7 +10,7 @@ import socket
 from collections.abc import Callable
 from contextlib import ExitStack
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from chatx.cli.command import add_store_to, command, fail, port
 from chatx.cli.ending import LEAST_S, LEFT_S, Ending, close_loop
@@ -24,10 +24,13 @@ if TYPE_CHECKING:
     from chatx.cli.command import Commands
     from chatx.cli.settings import Served
     from chatx.cli.tls import Certificate
+    from chatx.gateway.native.http import AsgiApp
     from chatx.gateway.native.server import NativeServer
     from chatx.gateway.operations.metrics import Metrics
 
 logger: logging.Logger = logging.getLogger("chatx")
+
+_API: Final = "/api"
 
 HELP = """
 examples:
@@ -225,14 +228,14 @@ def serve(served: Served, sockets: list[socket.socket], ending: Ending, company:
 
     chat, server = served.chat, served.server
     metrics = Metrics(chat, server)
-    beside = server.http = operations_app(
+    operations = operations_app(
         chat,
         metrics,
         ready=lambda: not server.draining,
         admin_token=served.operator,
         figures=company.figures,
     )
-    beside.mount("/api", chat.api(authenticate=token_shown(served.operator)))
+    server.http = _beside(operations, chat.api(authenticate=token_shown(served.operator)))
     _raise_open_files()
     loop = _loop_factory()()
     try:
@@ -248,6 +251,22 @@ def serve(served: Served, sockets: list[socket.socket], ending: Ending, company:
     else:
         ending.cancel()
     return status
+
+
+def _beside(operations: AsgiApp, api: AsgiApp) -> AsgiApp:
+    """Return what answers beside the socket: the API below `/api`, and operations elsewhere.
+
+    Not by Starlette's mount: that has no path with a newline in it, as one is decoded with `%0A` in an id, so its own
+    answer would be had in place of the API's.
+    """
+
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] == _API or scope["path"].startswith(f"{_API}/"):
+            await api({**scope, "root_path": _API}, receive, send)
+        else:
+            await operations(scope, receive, send)
+
+    return answer
 
 
 def say_where(sockets: list[socket.socket], *, tls: bool) -> None:

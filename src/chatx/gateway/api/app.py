@@ -42,6 +42,7 @@ from chatx.gateway.api.request import (
 from chatx.gateway.api.routes import DESCRIPTION, ROUTES, Asked, Operation, methods_of, route_of
 from chatx.gateway.entry.handshake import fields_of
 from chatx.gateway.entry.origins import ALL, origins_of
+from chatx.gateway.entry.problems import CONTENT_TYPE
 from chatx.gateway.entry.refusal import RefusalLog, Refused
 from chatx.gateway.session.progress import taken_within, transport_of
 
@@ -58,7 +59,7 @@ WRITE_STALL_S: Final = 10.0
 """Seconds in which a client must take a kilobyte of an answer, where that can be seen; else all of it."""
 
 _JSON: Final = b"application/json"
-_PROBLEM: Final = b"application/problem+json"
+_PROBLEM: Final = CONTENT_TYPE.encode()
 
 
 class ApiApp:

@@ -106,23 +106,3 @@ class RoomsQuery(Struct, frozen=True, forbid_unknown_fields=True):
 
 class NoQuery(Struct, frozen=True, forbid_unknown_fields=True):
     """Nothing is asked for beside the path."""
-
-
-class Problem(Struct, frozen=True):
-    """What was wrong, as RFC 9457 has it, with what the table of errors says of it."""
-
-    type: Annotated[
-        str,
-        Meta(
-            description="`urn:problem-type:chatx:` with the code; `about:blank` where the status says all that is to "
-            "be said, and there is no code."
-        ),
-    ]
-    title: Annotated[str, Meta(description="What the type means, for a person.")]
-    status: Annotated[int, Meta(description="The HTTP status.")]
-    detail: Annotated[str, Meta(description="What was wrong, what was expected and what to do, for a person.")]
-    retryable: Annotated[bool, Meta(description="Whether the same request may succeed later, unchanged.")]
-    code: Annotated[str | UnsetType, Meta(description="From the table of errors, or an application's own.")] = UNSET
-    retry_after_ms: Annotated[
-        int | UnsetType, Meta(description="Milliseconds to wait, left out where that is not known.")
-    ] = UNSET

@@ -17,8 +17,8 @@ from msgspec.json import schema_components
 from chatx import __version__
 from chatx.core.validation import ID_LIMIT
 from chatx.errors import ERRORS, http_status
-from chatx.gateway.api.bodies import Problem
 from chatx.gateway.api.routes import DESCRIPTION, ROUTES, Operation
+from chatx.gateway.entry.problems import Problem
 
 Schema: TypeAlias = dict[str, Any]
 

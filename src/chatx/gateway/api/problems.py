@@ -12,7 +12,7 @@ from http import HTTPStatus
 from msgspec import UNSET
 
 from chatx.errors import ChatError, http_status
-from chatx.gateway.api.bodies import Problem
+from chatx.gateway.entry.problems import Problem, comes_back, plain_problem
 
 COME_BACK_S = 1.0
 """Seconds that `Retry-After` says with 429 and 503 where it is not known how long to wait."""
@@ -53,8 +53,7 @@ def problem_of(refusal: Refusal) -> Problem:
     """Return the body of an answer that refuses."""
     error = refusal.error
     if error is None:
-        phrase = HTTPStatus(refusal.status).phrase
-        return Problem("about:blank", phrase, refusal.status, refusal.detail, _comes_back(refusal.status))
+        return plain_problem(refusal.status, refusal.detail)
     wait = UNSET if error.retry_after is None else math.ceil(error.retry_after * 1000)
     title = type(error).summary
     return Problem(_TYPE + error.code, title, refusal.status, refusal.detail, error.retryable, error.code, wait)
@@ -63,10 +62,6 @@ def problem_of(refusal: Refusal) -> Problem:
 def headers_of(refusal: Refusal) -> list[tuple[bytes, bytes]]:
     """Return the headers of an answer that refuses; `Retry-After` in whole seconds, rounded up."""
     wait = None if refusal.error is None else refusal.error.retry_after
-    if wait is None and _comes_back(refusal.status):
+    if wait is None and comes_back(refusal.status):
         wait = COME_BACK_S
     return [*refusal.headers, *([] if wait is None else [(b"retry-after", b"%d" % math.ceil(wait))])]
-
-
-def _comes_back(status: int) -> bool:
-    return status in (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)

@@ -5,11 +5,13 @@ The OpenAPI document is made of this table, and so is what a request that is non
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Coroutine, Mapping
 from http import HTTPStatus
 from typing import Any, Final, NamedTuple
 
 from msgspec import UNSET, Struct
+from msgspec.structs import asdict
 
 from chatx.chat import Chat
 from chatx.core.message import Message
@@ -24,6 +26,7 @@ from chatx.gateway.api.bodies import (
 )
 from chatx.gateway.operations.rooms import ListedRooms, rooms_page
 from chatx.gateway.session.history import page_of
+from chatx.gateway.session.hub import message_payload
 from chatx.gateway.session.reading import Reading
 from chatx.gateway.wire.payloads import History, HistoryPage, StreamPosition
 
@@ -89,16 +92,9 @@ async def _send(asked: Asked) -> SentMessage:
 
 def _sent(message: Message) -> SentMessage:
     return SentMessage(
-        message.id,
-        message.room_id,
-        message.user_id,
-        message.content,
-        message.inserted_at,
-        message.epoch,
-        message.offset,
-        UNSET if message.data is None else message.data,
-        True if message.duplicate else UNSET,
-        True if message.stored else UNSET,
+        **asdict(message_payload(message)),
+        duplicate=True if message.duplicate else UNSET,
+        stored=True if message.stored else UNSET,
     )
 
 
@@ -122,7 +118,7 @@ def _place(text: object) -> StreamPosition | None:
 async def _presence(asked: Asked) -> PresencePage:
     query: PresenceQuery = asked.query
     present = await asked.chat.presence(asked.id)
-    users = sorted(user for user in present if user > query.after)
+    users = heapq.nsmallest(query.limit + 1, (user for user in present if user > query.after))
     shown = users[: query.limit]
     following = shown[-1] if len(users) > len(shown) else None
     return PresencePage(len(present), {user: present[user] for user in shown}, following)

@@ -18,6 +18,7 @@ from websockets.http11 import Request
 from chatx.errors import Closed
 from chatx.gateway.entry.admission import COME_BACK_S
 from chatx.gateway.entry.handshake import Handshake, chosen_subprotocol, handshake_of
+from chatx.gateway.entry.problems import CONTENT_TYPE, encoded_problem
 from chatx.gateway.entry.refusal import Refused
 from chatx.gateway.entry.target import origin_form
 from chatx.gateway.native.farewell import UNKNOWN, Farewell, to_come
@@ -177,11 +178,11 @@ class Greeting(asyncio.Protocol):
             self._timer.cancel()
 
     def _answer(self, status: HTTPStatus, text: str, to_come: int = 0, retry_after: float = COME_BACK_S) -> None:
-        body = (text + "\n").encode()
+        body = encoded_problem(status.value, text)
         again = f"Retry-After: {math.ceil(retry_after)}\r\n" if status in _LATER else ""
         self._say(
             status.value,
-            f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: text/plain; charset=utf-8\r\n"
+            f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: {CONTENT_TYPE}\r\n"
             f"Content-Length: {len(body)}\r\n{again}Connection: close\r\n\r\n".encode()
             + body,
             to_come,

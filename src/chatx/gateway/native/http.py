@@ -17,6 +17,7 @@ from typing import Any, Protocol, TypeAlias
 import h11
 
 from chatx.gateway.entry.admission import COME_BACK_S
+from chatx.gateway.entry.problems import CONTENT_TYPE, encoded_problem
 from chatx.gateway.entry.target import origin_form
 from chatx.gateway.native.farewell import UNKNOWN, Farewell, to_come
 from chatx.gateway.native.limits import LINGER_BYTES
@@ -34,6 +35,8 @@ ScopeOf: TypeAlias = Callable[[asyncio.Transport, str, list[tuple[bytes, bytes]]
 BODY_BYTES = 262_144
 BODY_PIECES = 4096
 """Reads and chunks that a body may come in: each costs about as much as 100 bytes do."""
+
+_TOO_LARGE = f"A body has at most {BODY_BYTES} bytes in {BODY_PIECES} pieces."
 
 BODY_S = 10.0
 """Seconds in which a request must have come."""
@@ -143,13 +146,16 @@ class HttpExchange(asyncio.Protocol):
                         self._refuse(400, "A request has one Host, a target on it, and one way to tell its length.")
                         return
                     self._understood(event, self._target)
+                    if _announced(event) > BODY_BYTES:  # nobody is to send it first, nor be told to go on
+                        self._refuse(413, _TOO_LARGE)
+                        return
                     if self._http.they_are_waiting_for_100_continue:
                         self._write(h11.InformationalResponse(status_code=100, headers=[]))
                 elif isinstance(event, h11.Data):
                     self._body += event.data
                     self._pieces += 1
                     if len(self._body) > BODY_BYTES or self._pieces > BODY_PIECES:
-                        self._refuse(413, f"A body has at most {BODY_BYTES} bytes in {BODY_PIECES} pieces.")
+                        self._refuse(413, _TOO_LARGE)
                         return
                 elif isinstance(event, h11.EndOfMessage):
                     break
@@ -268,10 +274,10 @@ class HttpExchange(asyncio.Protocol):
             self._transport.write(data)
 
     def _refuse(self, status: int, text: str) -> None:
-        body = (text + "\n").encode()
+        body = encoded_problem(status, text)
         if self._http.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             headers = [
-                (b"content-type", b"text/plain; charset=utf-8"),
+                (b"content-type", CONTENT_TYPE.encode()),
                 (b"content-length", str(len(body)).encode()),
                 (b"connection", b"close"),
             ]
@@ -299,6 +305,11 @@ def _reason(status: int) -> bytes:
         return HTTPStatus(status).phrase.encode()
     except ValueError:
         return b""  # one that nobody has named
+
+
+def _announced(request: h11.Request) -> int:
+    """Return how many bytes a body is announced with; 0 where its head does not tell."""
+    return max((int(value) for name, value in request.headers if name == b"content-length"), default=0)
 
 
 def _target_of(request: h11.Request) -> str | None:
