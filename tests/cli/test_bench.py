@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -21,20 +21,21 @@ from chatx.cli import main
 from chatx.cli.load.bars import Bar
 from chatx.cli.load.crew import Crew
 from chatx.cli.load.histogram import Histogram
-from chatx.cli.load.loads import Course, Plan, fanout, late_growth
+from chatx.cli.load.loads import Course, Day, Plan, fanout, late_growth
 from chatx.cli.load.phases import NotIn, come_in
 from chatx.cli.load.stream_check import StreamCheck, Totals
 from chatx.cli.load.target import Target
 from chatx.cli.load.thresholds import threshold
+from chatx.cli.load.visitor import Visitor
 from chatx.errors import ConfigError
 from tests.process import ENVIRONMENT, Served, interruptible
 from tests.process import serve as served
 
 
-def bench(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the command to its end."""
+def bench(*arguments: str, before: Sequence[str] = (), **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command to its end, by another one where that is named."""
     return subprocess.run(
-        [sys.executable, "-m", "chatx", "bench", *arguments],
+        [*before, sys.executable, "-m", "chatx", "bench", *arguments],
         capture_output=True, text=True, timeout=150, check=False, env=ENVIRONMENT | environment,
     )  # fmt: skip
 
@@ -200,7 +201,40 @@ def test_a_server_elsewhere_is_loaded_where_that_is_said() -> None:
         Target.of("wss://chat.example.org/talk/", elsewhere=False)
 
 
+class Alone(Crew):
+    """Clients that no server answers."""
+
+    async def connect(self, visitor: Visitor) -> None:
+        await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("clients", [0, 1, 30])
+async def test_a_seed_has_the_same_leave_however_often_it_is_looked(clients: int) -> None:
+    left = []
+    for looks in (1, 7, 50):
+        crew = Alone(Target("localhost", 1), 14)
+        others = [crew.add("r") for _ in range(clients)]
+        plan = Plan(clients=clients, rate=1, seconds=20, size=1, churn=5.0, cuts=2.0)
+        day = Day(crew, others, plan, Course())
+        for look in range(looks):
+            day.at(2.0 * (look + 1) / looks)
+        left.append([each.user for each in others])
+        await crew.leave()
+    assert left[0] == left[1] == left[2]
+    assert (left[0] != [f"bench-e-{number + 1}" for number in range(clients)]) is (clients > 0)
+
+
 # What it measures
+
+
+@pytest.mark.process
+def test_neither_a_proxy_nor_a_closed_stdin_nor_a_terminal_without_the_letters_is_in_the_way() -> None:
+    done = bench(
+        *("fanout", "--clients", "5", "--seconds", "1"), before=("sh", "-c", 'exec "$@" <&-', "sh"),
+        http_proxy="http://127.0.0.1:9", PYTHONIOENCODING="ascii",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert r"\xb5s of CPU a delivery" in done.stdout
 
 
 @pytest.mark.process

@@ -23,6 +23,16 @@ def main(arguments: "Sequence[str] | None" = None) -> int:
 def _run(arguments: "Sequence[str] | None") -> int:
     # All that takes a while, in which Ctrl+C may come.
     import argparse
+    import io
+
+    # A descriptor from 0 to 2 that is closed would be given to what is opened first, for which a child, or uvloop, has
+    # other plans.
+    while (opened := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(opened)
+    for each in (sys.stdout, sys.stderr):
+        if isinstance(each, io.TextIOWrapper):
+            each.reconfigure(errors="backslashreplace")  # what a terminal has no letter for is no reason to fail
 
     from chatx import __version__
     from chatx.cli import asyncapi, bench, check, cluster, db, demo, openapi, outbox, serve, token

@@ -69,8 +69,9 @@ def add_to(commands: Commands) -> None:
     parser.add_argument("load", choices=("fanout", "storm", "soak"), help="what is done")
     parser.add_argument("--clients", type=_number(1, 100_000), help="clients (default: 1000, and 2000 in a soak)")
     parser.add_argument("--rate", type=_rate, help="messages a second (default: 20, and 200 in a soak)")
-    parser.add_argument("--seconds", type=_number(1, 86_400), help="how long they talk (default: 20)")
-    parser.add_argument("--minutes", type=_number(1, 1440), help="the same, in minutes (default: 10 in a soak)")
+    long = parser.add_mutually_exclusive_group()
+    long.add_argument("--seconds", type=_number(1, 86_400), help="how long they talk (default: 20)")
+    long.add_argument("--minutes", type=_number(1, 1440), help="the same, in minutes (default: 10 in a soak)")
     parser.add_argument("--rooms", type=_number(1, 10_000), help="rooms (default: 1, and 100 in a soak)")
     parser.add_argument("--size", type=_number(1, 4096), default=64, help="bytes of a message (default: 64)")
     parser.add_argument("--workers", type=_number(1, 64), default=1, help="workers of the server that is begun")
@@ -171,7 +172,7 @@ def _plan(options: argparse.Namespace) -> Plan:
     soaks = options.load == "soak"
     seconds = options.seconds or (options.minutes * 60 if options.minutes else 600 if soaks else 20)
     clients = options.clients or (2000 if soaks else 1000)
-    rooms = options.rooms or (min(100, clients) if soaks else 1)
+    rooms = options.rooms or (min(100, max(1, clients // 2)) if soaks else 1)
     return Plan(
         clients=clients,
         rate=options.rate or (200.0 if soaks else 20.0),

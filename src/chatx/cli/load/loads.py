@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import Awaitable, Callable
 from statistics import median
@@ -171,7 +172,7 @@ async def soak(target: Target, crew: Crew, plan: Plan, course: Course) -> None:
             crew, speakers + others, at_once=AT_ONCE, within_s=_patience(plan.clients), what="connect"
         )
         rested = course.before
-        day = _Day(crew, others, plan, course)
+        day = Day(crew, others, plan, course)
         await _measured(target, crew, course, _talk(crew, speakers, plan, course, day.at))
         course.before = rested
 
@@ -179,7 +180,7 @@ async def soak(target: Target, crew: Crew, plan: Plan, course: Course) -> None:
     course.after = await _let_go(target, plan, course.before)
 
 
-class _Day:
+class Day:
     """What happens to clients over a day: they go, others come, they are cut off, they do not read for a while."""
 
     def __init__(self, crew: Crew, others: list[Visitor], plan: Plan, course: Course) -> None:
@@ -189,23 +190,24 @@ class _Day:
         self._course = course
         self._slow = others[: plan.slow]
         self._reads_at: dict[Visitor, float] = {}
+        # One for each, so that a seed has the same happen whatever the moment at which it is looked.
+        self._leaves, self._is_cut, self._dawdles = (random.Random(f"{crew.seed} {what}") for what in range(3))
 
     def at(self, passed: float) -> None:
         """Have happen what is to have happened by now."""
-        random = self._crew.random
-        while self._course.churned < self._plan.churn * passed:
+        while self._others and self._course.churned < self._plan.churn * passed:
             self._course.churned += 1
-            place = random.randrange(self._plan.slow, len(self._others))
+            place = self._leaves.randrange(self._plan.slow, len(self._others))
             leaving = self._others[place]
             self._crew.remove(leaving)
             self._others[place] = coming = self._crew.add(leaving.room)
             coming.comes(self._crew.now())
-        while self._course.cut < self._plan.cuts * passed:
+        while self._others and self._course.cut < self._plan.cuts * passed:
             self._course.cut += 1
-            random.choice(self._others).cut()
+            self._is_cut.choice(self._others).cut()
         for each in self._slow:
             if (reads_at := self._reads_at.get(each)) is None:
-                self._reads_at[each] = passed + random.uniform(5, 30)
+                self._reads_at[each] = passed + self._dawdles.uniform(5, 30)
             elif passed >= reads_at:
                 each.reads(each.dawdles)
                 del self._reads_at[each]
