@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import re
 import signal
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,10 +22,12 @@ from websockets.asyncio.server import ServerConnection, serve
 
 from chatx.cli import main
 from chatx.cli.load.bars import Bar
-from chatx.cli.load.crew import Crew
+from chatx.cli.load.crew import Crew, Said
 from chatx.cli.load.histogram import Histogram
 from chatx.cli.load.loads import Course, Day, Plan, fanout, late_growth
-from chatx.cli.load.phases import NotIn, come_in
+from chatx.cli.load.phases import NotIn, come_in, kept
+from chatx.cli.load.reached import reached
+from chatx.cli.load.server import NotServed
 from chatx.cli.load.stream_check import StreamCheck, Totals
 from chatx.cli.load.target import Target
 from chatx.cli.load.thresholds import threshold
@@ -176,6 +181,7 @@ def test_wrong_options_end_with_2_and_say_which(
         (["--threshold", "speed<1"], "There is no figure speed; there are p50, "),
         (["--url", "localhost:4000"], "is no address of a server; give one as http://localhost:4000"),
         (["--url", "http://localhost:port"], "is no URL"),
+        (["--url", "http://localhost:4000?token=x"], "is more than an address and a path"),
         (["--url", "http://192.0.2.1:4000"], "is not on this machine"),
         (["--url", "http://localhost:4000", "--workers", "2"], "--workers is for the server that is begun"),
         (["--rooms", "4"], "A fan-out is in one room"),
@@ -197,6 +203,7 @@ def test_a_room_has_somebody_in_it(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_server_elsewhere_is_loaded_where_that_is_said() -> None:
     assert Target.of("wss://chat.example.org/talk/", elsewhere=True).path == "/talk"
+    assert Target.of("wss://chat.example.org/talk/websocket", elsewhere=True).path == "/talk"
     with pytest.raises(ConfigError, match="--elsewhere says that it is"):
         Target.of("wss://chat.example.org/talk/", elsewhere=False)
 
@@ -276,22 +283,57 @@ def test_a_soak_lets_go_of_everything() -> None:
     assert told["server"]["after"]["sockets"] == 0
 
 
-@pytest.mark.process
-def test_ctrl_c_tells_what_there_was_and_leaves_no_server(running: Served) -> None:
-    command = [sys.executable, "-m", "chatx", "bench", "fanout", "--clients", "5", "--seconds", "600"]
+@contextmanager
+def talking(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """Run a long fan-out, from the moment at which they talk."""
+    command = [sys.executable, "-m", "chatx", "bench", "fanout", "--clients", "5", "--seconds", "600", *arguments]
     with interruptible():
         process = subprocess.Popen(
-            [*command, "--url", running.url], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            env=ENVIRONMENT, process_group=0,
-        )  # fmt: skip
-    assert process.stderr is not None
-    for line in process.stderr:
-        if line.startswith("talk"):
-            break
-    process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=60)
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT, process_group=0
+        )
+    with process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("talk"):
+                break
+        yield process
+
+
+@pytest.mark.process
+def test_ctrl_c_tells_what_there_was_and_leaves_no_server(running: Served) -> None:
+    with talking("--url", running.url) as process:
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "It did not run to its end" in out
+    assert "not kept" not in out
+    said = re.search(r"said +(\d+), acknowledged \d+, a second ([\d,]+)", out)
+    assert said is not None
+    assert int(said[2].replace(",", "")) <= 1000  # of no time at all it would be millions
+
+
+@pytest.mark.process
+def test_a_server_that_ends_meanwhile_is_told_at_once() -> None:
+    with talking() as process:
+        for each in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+            os.kill(int(each), signal.SIGKILL)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "The server ended while it was measured, with SIGKILL." in err
+    assert "lost 0, doubled 0, reordered 0" in out
+
+
+@pytest.mark.parametrize("cut", [False, True])
+async def test_what_is_on_its_way_when_a_load_is_cut_short_is_not_lost(cut: bool) -> None:
+    crew = Crew(Target("localhost", 1), 1)
+    crew.add("r").check.joined("e", 0, recovered=False)
+    crew.answered("r", Said(1, "x", 0.0), "e", 1)
+    working = asyncio.ensure_future(kept(crew, asyncio.sleep(600 if cut else 0)))
+    await asyncio.sleep(0)
+    if cut:
+        working.cancel()
+    await asyncio.wait((working,))
+    assert crew.totals.lost == (not cut)
 
 
 def test_who_is_not_let_in_is_told_why(running: Served) -> None:
@@ -307,9 +349,44 @@ def test_who_is_not_let_in_is_told_why(running: Served) -> None:
         asyncio.run(come())
 
 
-def test_a_server_that_has_no_address_is_told_so(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", "fanout", "--url", "http://nowhere.invalid", "--elsewhere"]) == 1
-    assert "There is no nowhere.invalid" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    "url, secret, named",
+    [
+        ("http://nowhere.invalid", None, "There is no nowhere.invalid"),
+        ("http://127.0.0.1:1", None, "Nothing answers at http://127.0.0.1:1: "),
+        (
+            "http://127.0.0.1:{port}/elsewhere",
+            None,
+            "There is no socket at http://127.0.0.1:{port}/elsewhere/websocket",
+        ),
+        ("https://127.0.0.1:{port}", None, "https://127.0.0.1:{port} speaks no TLS"),
+        ("http://127.0.0.1:{port}", "s" * 32, "it takes no token that is signed with this CHATX_SECRET"),
+    ],
+)
+def test_a_server_that_cannot_be_measured_is_told_before_anything_begins(
+    url: str,
+    secret: str | None,
+    named: str,
+    running: Served,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CHATX_SECRET", secret or "")
+    assert main(["bench", "fanout", "--elsewhere", "--url", url.format(port=running.port)]) == 1
+    printed = capsys.readouterr()
+    assert named.format(port=running.port) in printed.err
+    assert (printed.out, "connect" in printed.err) == ("", False)
+
+
+async def test_what_answers_no_handshake_is_no_server() -> None:
+    async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"220 mail.example.org ESMTP\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(greet, "127.0.0.1", 0) as server:
+        with pytest.raises(NotServed, match="speaks no HTTP"):
+            async with reached(Target("127.0.0.1", server.sockets[0].getsockname()[1])):
+                pass
 
 
 # What it sees of a server that does it wrong
@@ -367,9 +444,12 @@ async def test_a_server_that_speaks_something_else_lets_nobody_in(answer: str) -
 
     async with serve(serving, "127.0.0.1", 0) as server:
         crew = Crew(Target("127.0.0.1", next(iter(server.sockets)).getsockname()[1]), 1)
-        with pytest.raises(NotIn, match="they were told: not understood"):
-            await come_in(crew, [crew.add(crew.room(0))], at_once=1, within_s=0.5, what="connect")
+        crew.add(crew.room(0)).comes(crew.now())
+        while not crew.refused:  # noqa: ASYNC110 # it tells nobody
+            await asyncio.sleep(0.01)
+        assert crew.inside == 0
         await crew.leave()
+    assert set(crew.refused) == {"not understood"}
 
 
 @pytest.mark.parametrize("what", ["right", "lost", "doubled", "reordered"])

@@ -39,8 +39,8 @@ may be of: {names}. Times take us, ms or s; memory KiB or MiB. Always to be kept
 reordered==0 and unanswered==0; in a soak also task_growth<=0, descriptor_growth<=0 and memory_growth<=64MiB: what there
 is more when nobody is left than before anybody came.
 
-exit status: 0 measured, and all kept; 1 something was not kept, or nothing could be measured; 2 wrong options; 130
-cut short by Ctrl+C, with what there was until then
+exit status: 0 measured, and all kept; 1 something was not kept, nothing could be measured, or the server ended;
+2 wrong options; 130 cut short by Ctrl+C or SIGTERM, with what there was until then
 """
 
 DESCRIPTORS = 256
@@ -121,8 +121,9 @@ def run(options: argparse.Namespace) -> int:
 async def _measure(options: argparse.Namespace, plan: Plan, target: Target | None) -> int:
     from chatx.cli.load import loads
     from chatx.cli.load.phases import NotIn
+    from chatx.cli.load.reached import reached
     from chatx.cli.load.report import ALWAYS, SOAKED, document, figures, text, versions
-    from chatx.cli.load.server import NotServed, reached, serving
+    from chatx.cli.load.server import NotServed, serving
 
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -134,15 +135,17 @@ async def _measure(options: argparse.Namespace, plan: Plan, target: Target | Non
     begun = ["--workers", str(options.workers)] if options.workers > 1 else []
     own = serving(begun, variables, stores=kind == "soak") if target is None else reached(target)
     course, crew, whole = loads.Course(), None, False
+    ended: str | None = None
     try:
-        async with own as served:
+        async with own as measured:
             from chatx.cli.load.crew import Crew
 
-            crew = Crew(served, secrets.randbits(32) if options.seed is None else options.seed)
-            work = asyncio.ensure_future(getattr(loads, kind)(served, crew, plan, course))
+            crew = Crew(measured.target, secrets.randbits(32) if options.seed is None else options.seed)
+            work = asyncio.ensure_future(getattr(loads, kind)(measured.target, crew, plan, course))
             stopping = asyncio.ensure_future(stopped.wait())
-            await asyncio.wait((work, stopping), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((work, stopping, measured.ended), return_when=asyncio.FIRST_COMPLETED)
             stopping.cancel()
+            ended = measured.ended.result() if measured.ended.done() else None
             work.cancel()
             await asyncio.wait((work,))
             whole = not work.cancelled()
@@ -152,15 +155,17 @@ async def _measure(options: argparse.Namespace, plan: Plan, target: Target | Non
         return fail(str(error), 1)
     found = figures(crew, course)
     bounds = (*ALWAYS, *(SOAKED if kind == "soak" and course.after is not None else ()), *options.threshold)
-    kept = {each.text: each.holds(found) for each in bounds}
-    if whole:
-        kept |= {} if course.complete else {"everybody sees everything": False}
+    kept = {each.text: each.holds(found) for each in bounds} if whole else {}  # half a load keeps nothing
+    if whole and not course.complete:
+        kept["everybody sees everything"] = False
     told = versions(None)
     if options.json:
         print(json.dumps(document(kind, crew, course, plan, told, kept, whole=whole)))
     else:
         print("\n" + text(kind, crew, course, plan, told, kept))
     sys.stdout.flush()
+    if ended is not None:
+        return fail(ended, 1)
     if not whole:
         return 130
     return 0 if all(kept.values()) else 1

@@ -9,9 +9,10 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from tests.clients.proof.checking import Said
-from tests.gateway.real_client import real_client
+from tests.gateway.real_client import RealClient, real_client
 from tests.process import ENVIRONMENT, free_port
 from tests.seeds import Chance
 
@@ -85,24 +86,42 @@ class Server:
         if self._process is not None and self._process.returncode is None:
             await self._ended_by(signal.SIGKILL)
 
+    def said_last(self) -> str:
+        """Return the end of what it has said since it began."""
+        return self._output.read_text()[-10_000:]
+
     async def say(self, room: str, content: str) -> None:
         """Say something, past the proxy."""
         async with real_client(self.port, "historian") as client:
-            await client.ask(f"room:{room}", "phx_join")
-            await client.ask(f"room:{room}", "new_message", {"content": content})
+            await _asked(client, room, "phx_join")
+            await _asked(client, room, "new_message", {"content": content, "key": content})
 
     async def history(self, room: str) -> list[Said]:
         """Return all that the server has of a room, as it answers it page by page."""
         found: list[Said] = []
         async with real_client(self.port, "historian") as client:
-            head = await client.ask(f"room:{room}", "phx_join")
+            head = await _asked(client, room, "phx_join")
             before = {"epoch": head["epoch"], "offset": head["offset"] + 1}
             while True:
-                page = await client.ask(f"room:{room}", "history", {"before": before, "limit": 200})
+                page = await _asked(client, room, "history", {"before": before, "limit": 200})
                 found = [*map(said, page["messages"]), *found]
                 if not page["more"]:
                     return found
                 before = {"epoch": found[0].epoch, "offset": found[0].offset}
+
+
+async def _asked(client: RealClient, room: str, event: str, payload: object = None) -> dict[str, Any]:
+    """Ask, and again where the server says to: what was killed last has just come back, and everybody catches up."""
+    deadline = asyncio.get_running_loop().time() + PATIENCE_S
+    while True:
+        ref = await client.push(f"room:{room}", event, payload)
+        reply = await client.wait_for(lambda each: each.event == "phx_reply" and each.ref == ref)  # noqa: B023 # awaited
+        response: dict[str, Any] = reply.payload["response"]
+        if reply.payload["status"] == "ok":
+            return response
+        assert response["retryable"], response
+        assert asyncio.get_running_loop().time() < deadline, response
+        await asyncio.sleep(response.get("retry_after_ms", 200) / 1000)
 
 
 def said(message: dict[str, object]) -> Said:
@@ -156,5 +175,8 @@ async def server(shell: str, folder: Path) -> AsyncIterator[Server]:
     try:
         await running.start()
         yield running
+    except BaseException as error:
+        error.add_note(f"The server said last: {running.said_last()}")
+        raise
     finally:
         await running.end()

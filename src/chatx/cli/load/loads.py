@@ -71,7 +71,8 @@ class Course(Struct):
     """What came of it, beside what the crew has counted. A day's looks at memory are its largest part, about 1 MiB.
 
     Attributes:
-        came_in_s: How long it took everybody to come in.
+        came_in: How many came in, where that was measured.
+        came_in_s: How long it took them.
         talked_s: How long they talked.
         complete: Whether everybody has seen everything in time.
         cut: How many were cut off.
@@ -86,6 +87,7 @@ class Course(Struct):
         bottleneck: What is to be told of the load itself, or None.
     """
 
+    came_in: int = 0
     came_in_s: float = 0.0
     talked_s: float = 0.0
     complete: bool = False
@@ -115,9 +117,7 @@ async def fanout(target: Target, crew: Crew, plan: Plan, course: Course) -> None
 
     async def work() -> None:
         visitors = [crew.add(crew.room(0)) for _ in range(plan.clients)]
-        course.came_in_s = await come_in(
-            crew, visitors, at_once=AT_ONCE, within_s=_patience(plan.clients), what="connect"
-        )
+        await _come_in(crew, visitors, AT_ONCE, course)
         await asyncio.sleep(1.0)  # what is told of who came is no part of it
         await _measured(target, crew, course, _talk(crew, visitors[:SPEAKERS], plan, course))
 
@@ -131,9 +131,7 @@ async def storm(target: Target, crew: Crew, plan: Plan, course: Course) -> None:
         visitors = [crew.add(crew.room(number % plan.rooms)) for number in range(plan.clients)]
         speakers = [crew.add(crew.room(number % plan.rooms)) for number in range(max(SPEAKERS, plan.rooms))]
         await come_in(crew, speakers, at_once=AT_ONCE, within_s=COME_IN_S, what="speakers")
-        course.came_in_s = await come_in(
-            crew, visitors, at_once=plan.clients, within_s=_patience(plan.clients), what="connect"
-        )
+        await _come_in(crew, visitors, plan.clients, course)
 
         def cut(passed: float) -> None:
             if not course.cut and passed > plan.seconds / 4:
@@ -168,13 +166,11 @@ async def soak(target: Target, crew: Crew, plan: Plan, course: Course) -> None:
         # Who talks is never cut off nor slow: what it says is to be said on time.
         speakers = [crew.add(crew.room(number)) for number in range(plan.rooms)]
         others = [crew.add(crew.room(number % plan.rooms)) for number in range(plan.clients - plan.rooms)]
-        course.came_in_s = await come_in(
-            crew, speakers + others, at_once=AT_ONCE, within_s=_patience(plan.clients), what="connect"
-        )
+        await _come_in(crew, speakers + others, AT_ONCE, course)
         rested = course.before
         day = Day(crew, others, plan, course)
         await _measured(target, crew, course, _talk(crew, speakers, plan, course, day.at))
-        course.before = rested
+        course.before, course.after = rested, None
 
     await kept(crew, work())
     course.after = await _let_go(target, plan, course.before)
@@ -217,12 +213,22 @@ class Day:
                     each.reads(True)
 
 
+async def _come_in(crew: Crew, visitors: list[Visitor], at_once: int, course: Course) -> None:
+    within_s = _patience(len(visitors))
+    course.came_in_s = await come_in(crew, visitors, at_once=at_once, within_s=within_s, what="connect")
+    course.came_in = len(visitors)
+
+
 async def _talk(
     crew: Crew, speakers: list[Visitor], plan: Plan, course: Course, meanwhile: Callable[[float], object] | None = None
 ) -> None:
-    course.talked_s = await talk(
-        crew, speakers, rate=plan.rate, seconds=plan.seconds, size=plan.size, what="talk", meanwhile=meanwhile
-    )
+    began = crew.now()
+    try:
+        await talk(
+            crew, speakers, rate=plan.rate, seconds=plan.seconds, size=plan.size, what="talk", meanwhile=meanwhile
+        )
+    finally:
+        course.talked_s = crew.now() - began
     course.complete = await until(crew.all_seen, within_s=SEEN_S, what="see the rest")
 
 

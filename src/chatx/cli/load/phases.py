@@ -99,8 +99,8 @@ async def talk(
     size: int,
     what: str,
     meanwhile: Callable[[float], object] | None = None,
-) -> float:
-    """Have clients talk in turn, at a pace that waits for nobody; return the seconds it took.
+) -> None:
+    """Have clients talk in turn, at a pace that waits for nobody.
 
     Each message counts from when it was to be said, also where the load or the server is late with it.
     Source: Gil Tene, "How NOT to measure latency", on coordinated omission.
@@ -124,7 +124,6 @@ async def talk(
         bar.at(passed)
         await asyncio.sleep(min(LOOK_S, max(0.001, (said / rate) - (crew.now() - began))))
     bar.end(passed)
-    return passed
 
 
 async def until(done: Callable[[], bool], *, within_s: float, what: str) -> bool:
@@ -138,10 +137,14 @@ async def until(done: Callable[[], bool], *, within_s: float, what: str) -> bool
 
 
 async def kept(crew: Crew, work: Awaitable[None]) -> None:
-    """Do the work of a load while its clients are kept alive; at its end, whichever it is, everybody leaves."""
-    keeping = asyncio.ensure_future(crew.keep())
+    """Do the work of a load while its clients are kept alive; at its end, whichever it is, everybody leaves.
+
+    Where it is cut short, what was on its way then is not lost.
+    """
+    keeping, whole = asyncio.ensure_future(crew.keep()), False
     try:
         await work
+        whole = True
     finally:
         keeping.cancel()
-        await crew.leave()
+        await crew.leave(should_have_all=whole)

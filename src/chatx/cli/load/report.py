@@ -54,7 +54,7 @@ def figures(crew: Crew, course: Course) -> dict[str, float | None]:
         "refused": crew.refused.total(),
         "rate": course.acknowledged / talked_s,
         "delivery_rate": course.deliveries / talked_s,
-        "connect_rate": crew.connected.count / course.came_in_s if course.came_in_s else None,
+        "connect_rate": course.came_in / course.came_in_s if course.came_in_s else None,
         "cpu_per_delivery": course.cpu_s / course.deliveries if course.cpu_s and course.deliveries else None,
         "memory": course.most.resident or None,
         "memory_growth": grown.get("resident"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -13,9 +14,9 @@ from contextlib import asynccontextmanager
 from http.client import HTTPException
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Final
+from typing import Final, NamedTuple
 
-from msgspec import Struct, structs
+from msgspec import Struct
 
 from chatx.cli.load.target import Target
 from chatx.cli.workers import keeper
@@ -57,18 +58,16 @@ class NotServed(Exception):
     """The server does not start."""
 
 
-@asynccontextmanager
-async def reached(target: Target) -> AsyncIterator[Target]:
-    """Take a server that runs, with the address that its name has; each client would look for that again.
+class Measured(NamedTuple):
+    """A server that is there to be measured.
 
-    Raises:
-        NotServed: It has none.
+    Attributes:
+        target: It.
+        ended: Done when it has ended by itself, with how.
     """
-    try:
-        found = await asyncio.get_running_loop().getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
-    except OSError as error:
-        raise NotServed(f"There is no {target.host}: {error}") from error
-    yield structs.replace(target, address=found[0][4][0])
+
+    target: Target
+    ended: asyncio.Future[str]
 
 
 async def figures_of(target: Target) -> Figures | None:
@@ -87,7 +86,7 @@ async def figures_of(target: Target) -> Figures | None:
 
 
 @asynccontextmanager
-async def serving(options: list[str], variables: dict[str, str], *, stores: bool) -> AsyncIterator[Target]:
+async def serving(options: list[str], variables: dict[str, str], *, stores: bool) -> AsyncIterator[Measured]:
     """Run `chatx serve` within the block. It ends with this process, however that ends.
 
     Args:
@@ -111,11 +110,13 @@ async def serving(options: list[str], variables: dict[str, str], *, stores: bool
             *(("--store", f"sqlite:///{folder}/chat.db") if stores else ()),
         ]
         process = _begun(command, said, held, environment | variables)
+        target = Target("127.0.0.1", port)
+        ending = asyncio.ensure_future(_end(process, said))
         try:
-            target = Target("127.0.0.1", port)
             await _until_ready(target, process, said)
-            yield target
+            yield Measured(target, ending)
         finally:
+            ending.cancel()
             process.terminate()
             try:
                 await asyncio.to_thread(process.wait, ENDS_S)
@@ -140,6 +141,14 @@ async def _until_ready(target: Target, process: subprocess.Popen[bytes], said: P
     raise NotServed(f"chatx serve does not become ready. It said: {_end_of(said)}")
 
 
+async def _end(process: subprocess.Popen[bytes], said: Path) -> str:
+    """Return how a server ended, when it has."""
+    while (status := process.poll()) is None:  # noqa: ASYNC110 # no event tells, and a thread would outlive this
+        await asyncio.sleep(0.1)
+    how = f"status {status}" if status >= 0 else signal.Signals(-status).name
+    return f"The server ended while it was measured, with {how}. It said: {_end_of(said)}"
+
+
 def _begun(command: list[str], said: Path, held: int, environment: dict[str, str]) -> subprocess.Popen[bytes]:
     with said.open("wb") as out:
         return subprocess.Popen(
@@ -149,7 +158,7 @@ def _begun(command: list[str], said: Path, held: int, environment: dict[str, str
 
 
 def _end_of(said: Path) -> str:
-    return said.read_text(errors="replace").strip()[-2000:]
+    return said.read_text(errors="replace").strip()[-2000:] or "nothing."
 
 
 def _read(target: Target) -> str:
@@ -158,7 +167,10 @@ def _read(target: Target) -> str:
 
 def _get(url: str, target: Target | None) -> str:
     # Clients go by no proxy, so neither does this, whatever the environment says.
-    handlers = [urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=target and target.tls)]
+    handlers = [
+        urllib.request.ProxyHandler({}),
+        urllib.request.HTTPSHandler(context=None if target is None else target.tls),
+    ]
     with urllib.request.build_opener(*handlers).open(url, timeout=5) as answer:
         found: bytes = answer.read(4_194_304)
     return found.decode()

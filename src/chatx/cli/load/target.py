@@ -55,6 +55,10 @@ class Target(Struct, frozen=True):
         tls = parts.scheme in ("https", "wss")
         if not parts.hostname or not (tls or parts.scheme in ("http", "ws")):
             raise ConfigError(f"--url {url!r} is no address of a server; give one as http://localhost:4000.")
+        if parts.query or parts.fragment or parts.username is not None:
+            raise ConfigError(
+                f"--url {url!r} is more than an address and a path; clients are named, or show tokens, by themselves."
+            )
         if not elsewhere and not _is_here(parts.hostname):
             raise ConfigError(
                 f"--url {url!r} is not on this machine. Load is for servers of your own: --elsewhere says that it is."
@@ -62,16 +66,21 @@ class Target(Struct, frozen=True):
         return cls(
             parts.hostname,
             port or (443 if tls else 80),
-            parts.path.rstrip("/") or "/socket",
+            parts.path.rstrip("/").removesuffix("/websocket") or "/socket",
             ssl.create_default_context() if tls else None,
             os.environ.get("CHATX_SECRET") or None,
         )
 
     @property
+    def origin(self) -> str:
+        """Its address, as it is written."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'https' if self.tls else 'http'}://{host}:{self.port}"
+
+    @property
     def figures_url(self) -> str:
         """Where `chatx serve` tells its figures."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{'https' if self.tls else 'http'}://{host}:{self.port}/metrics"
+        return f"{self.origin}/metrics"
 
     def hello(self, user: str, lasts_s: float) -> bytes:
         """Return the handshake of a user, whose token lasts for so long."""
