@@ -959,7 +959,7 @@ export class Room {
   /**
    * Returns messages before a place, oldest first; without one, before the oldest that this room has told or returned.
    * @param {{before?: Place, after?: Place, limit?: number}} [which] `limit` is 1 to 200
-   * @returns {Promise<{messages: Message[], more: boolean}>}
+   * @returns {Promise<Message[] & {more: boolean}>} `more`: there are others
    */
   history({ before, after, limit = 50 } = {}) {
     return new Promise((resolve, reject) => {
@@ -978,7 +978,7 @@ export class Room {
           if (reply.status !== "ok") return reject(refusal(reply.response));
           const messages = messagesOf(reply.response);
           if (own && messages.length > 0) this.#oldest = placeOf(messages[0]);
-          resolve({ messages, more: reply.response.more === true });
+          resolve(Object.assign(messages, { more: reply.response.more === true }));
         });
       };
       const read = { begin, reject };

@@ -34,7 +34,7 @@ for (const [name, options] of Object.entries({
   await room.join();
   const [sent, user] = await Promise.all([room.send(name, { data: { name } }), heard]);
   const refused = await room.send("x".repeat(5000)).catch(({ code }) => code);
-  const { messages } = await room.history({ before: { epoch: sent.epoch, offset: sent.offset + 1 }, limit: 1 });
+  const messages = await room.history({ before: { epoch: sent.epoch, offset: sent.offset + 1 }, limit: 1 });
   tell(name, [user, messages[0].id === sent.id, messages[0].data, refused, [...room.members.keys()].includes(user)]);
   if (name === "websocket") {
     const lines = createInterface({ input: process.stdin });

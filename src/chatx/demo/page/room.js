@@ -58,7 +58,7 @@ export class Room {
    * Something is missing ahead of the next message, unless the history says otherwise.
    *
    * @param {{reason: string, epoch: string, offset: number}} gap
-   * @param {(which: object) => Promise<{messages: object[]}>} history
+   * @param {(which: object) => Promise<object[]>} history
    */
   async gap({ reason, epoch, offset }, history) {
     if (!this.loaded) this.historyFailed = true;
@@ -66,7 +66,7 @@ export class Room {
     const hole = (this.#hole = { closed: false });
     if (reason !== "epoch_changed") return;
     try {
-      const { messages } = await history({ before: { epoch, offset: offset + 1 }, limit: PAGE });
+      const messages = await history({ before: { epoch, offset: offset + 1 }, limit: PAGE });
       if (!messages.some(({ id }) => this.#byId.has(id))) return;
       const missed = messages.filter(({ id }) => !this.#byId.has(id)).map((each) => this.#known(each, null));
       const place = this.messages.findIndex((each) => each.hole === hole);
@@ -84,14 +84,14 @@ export class Room {
     return message !== undefined;
   }
 
-  /** Loads what was said ahead of the oldest message. @param {(limit: number) => Promise<object>} history */
+  /** Loads what was said ahead of the oldest message. @param {(limit: number) => Promise<object[]>} history */
   async loadEarlier(history) {
     if (this.loading) return;
     this.loading = true;
     try {
-      const { messages, more } = await history(Math.min(PAGE, MESSAGE_LIMIT - this.messages.length));
+      const messages = await history(Math.min(PAGE, MESSAGE_LIMIT - this.messages.length));
       this.messages.unshift(...messages.filter(({ id }) => !this.#byId.has(id)).map((each) => this.#known(each, null)));
-      this.#more = more;
+      this.#more = messages.more;
       this.historyFailed = false;
     } catch {
       this.historyFailed = true;
