@@ -190,6 +190,9 @@ class Pretend:
         if known is not None and now < known[1] + KEPT_S:
             self._sent(join_ref, ref, topic, known[0], duplicate=True)
             return
+        if payload.get("epoch", room.epoch) != room.epoch:
+            self._refuse(join_ref, ref, topic, "epoch_changed", retryable=False)
+            return
         if payload["content"].startswith("bad"):
             self._refuse(join_ref, ref, topic, "blocked", retryable=False)
             return

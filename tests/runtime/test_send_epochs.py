@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from chatx import Chat, EpochChanged, InvalidMessage, Message
+from chatx import Blocked, Chat, EpochChanged, InvalidMessage, Message
 from chatx.adapters.memory_log import MemoryLog
-from chatx.core.message import Draft
+from chatx.core.message import Draft, Position
 from tests.faults import Gate
 from tests.logs import Gated, chat_on
 from tests.virtual import turns, virtual
@@ -91,6 +91,38 @@ async def test_a_repeat_that_waited_for_one_of_another_epoch_goes_by_its_own() -
         assert isinstance(second, Message)
         assert isinstance(third, Message)
         assert (second.duplicate, third.id, third.duplicate) == (False, second.id, True)
+
+
+@virtual
+async def test_no_middleware_refuses_what_another_epoch_may_have_and_none_is_asked_about_it() -> None:
+    asked = []
+
+    def no(draft: Draft) -> Draft:
+        asked.append(draft.epoch)
+        raise Blocked
+
+    async with Chat(middlewares=(no,)) as chat:
+        head = (await chat.send_message("a", "ann", "hi", trusted=True)).epoch
+        with pytest.raises(EpochChanged):
+            await chat.send_message("a", "ann", "x", idempotency_key="k", epoch="other")
+        with pytest.raises(Blocked):
+            await chat.send_message("a", "ann", "x", idempotency_key="k", epoch=head)
+        assert asked == [head]
+
+
+@virtual
+async def test_an_epoch_that_changes_while_middlewares_are_asked_is_noticed() -> None:
+    gate = Gate()
+    async with Chat(middlewares=(gate,)) as chat:
+        await chat.send_message("a", "ann", "hi", trusted=True)
+        process = chat.engine.rooms.find("a")
+        assert process is not None
+        sending = asyncio.ensure_future(chat.send_message("a", "ann", "x", epoch=process.head.epoch))
+        await turns()
+        process.begin_anew(Position("next", 0))
+        gate.open()
+        with pytest.raises(EpochChanged):
+            await sending
 
 
 @pytest.mark.parametrize("epoch", [5, True, b"e", "", "e" * 129, "\ud800", ["e"]], ids=repr)

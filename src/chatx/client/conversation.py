@@ -279,7 +279,7 @@ class Conversation:
         for ask in list(room.asks):
             self._ask(room, ask, now)
         self._page(room, now)
-        self.sends.joined(room, answer.epoch, now)
+        self.sends.pump(room, now)
 
     def _join_refused(self, room: Membership, refused: ErrorResponse, now: float) -> None:
         room.join_ref = None

@@ -4,8 +4,8 @@ Rules:
 1. A room's sends have one order, and one of them is on its way at a time: one that is refused for a while and goes
    again would be overtaken otherwise.
 2. A send keeps its idempotency key for all attempts. Once an attempt was written and not answered, it may be published:
-   then it goes again within `window_s`, in which the server remembers the key, and in the same stream. Later, or where
-   the stream is another, it is `SendUnknown`.
+   then it goes again within `window_s`, in which the server remembers the key, for the same epoch only. Later, or where
+   another epoch does not know the key, it is `SendUnknown`.
 3. What was surely not published waits for `most_age_s`, and is `SendRefused` then.
 4. Each send that was taken has one outcome.
 """
@@ -31,7 +31,7 @@ class Entry:
         size: The bytes that it counts for.
         created: When it was taken, in seconds of the caller's clock.
         doubtful_since: When the first attempt was written of which it is not known whether it was published, or None.
-        epoch: The room's stream at that time.
+        epoch: The room's epoch at that time.
         first: Whether that attempt is the one on its way, so that a refusal of it leaves nothing in doubt.
         ready: Whether it may be written: where there is a storage, once that has it.
         refused: The last refusal, where there was one.

@@ -5,7 +5,7 @@ Rules:
    while 64 pushes are unanswered.
 2. From when a send is written until there is an answer it is in doubt. A refusal says that this attempt was not
    published, and nothing of an attempt before it: some are made ahead of any look at the key.
-3. A send that is in doubt since another stream may not go again: nobody may know its key.
+3. A send that is in doubt goes again for the epoch only in which that began: in another one its key may not be known.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from msgspec import Raw
+from msgspec import Raw, json
 
 from chatx.client.errors import ClientError, SendRefused
 from chatx.client.events import Message
@@ -107,14 +107,6 @@ class Sends:
                 return
         self._write(room, entry, now)
 
-    def joined(self, room: Membership, epoch: str, now: float) -> None:
-        """Take it that a room is joined, in this stream: what may go again does."""
-        for entry in self._outbox.of(room.id):
-            if in_doubt(entry, epoch):
-                why = "The answer was lost, and the room went on in another stream meanwhile."
-                self.settle(entry, entry.unknown(why))
-        self.pump(room, now)
-
     def heard(self, room: Membership, message: Message) -> None:
         """Take a message that may be one of this client's, whose acknowledgement was there before it."""
         known = room.acknowledged.pop(message.id, None)
@@ -163,7 +155,7 @@ class Sends:
             self.pump(room, now)
             self._pump_others(now)
 
-        self._talk.push(room, "new_message", entry.payload, answer, now)
+        self._talk.push(room, "new_message", attempt(entry), answer, now)
 
     def _land(self, room: Membership) -> None:
         """Take it that nothing of the room is on its way any more."""
@@ -206,6 +198,10 @@ class Sends:
 
     def _refused(self, room: Membership, entry: Entry, refused: ErrorResponse, now: float) -> None:
         error = SendRefused(refused.code, refused.reason, after_s(refused))
+        if refused.code == "epoch_changed" and not entry.first:
+            why = "The answer was lost, and the room went on in another epoch meanwhile, which does not know its key."
+            self.settle(entry, entry.unknown(why))
+            return
         comes_back = refused.code in COMES_BACK
         if not refused.retryable and not comes_back:
             self.settle(entry, error)
@@ -222,9 +218,11 @@ class Sends:
             self._talk.come_back(room, refused, now)
 
 
-def in_doubt(entry: Entry, epoch: str) -> bool:
-    """Return whether a send may be published in a stream that is over, of whose keys nothing may be known."""
-    return entry.doubtful_since is not None and entry.epoch != epoch
+def attempt(entry: Entry) -> bytes:
+    """Return the JSON of the next attempt: behind one that left it open, for that one's epoch only."""
+    if entry.first:
+        return entry.payload
+    return entry.payload[:-1] + b',"epoch":' + json.encode(entry.epoch) + b"}"
 
 
 def surely_not_published(entry: Entry, code: str) -> bool:

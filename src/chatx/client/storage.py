@@ -30,7 +30,7 @@ class StoredSend(Struct, frozen=True):
         data: The JSON object that travels with it, or None.
         created_ms: When it was taken, in ms since the Unix epoch.
         doubtful_ms: When it was written first without an answer, likewise, or None where it surely was not published.
-        epoch: The room's stream at that time.
+        epoch: The room's epoch at that time.
     """
 
     room: str

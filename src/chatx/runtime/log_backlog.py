@@ -95,10 +95,7 @@ class LogBacklog:
 
         Raises:
             RoomUnavailable: Somebody else has the room.
-            EpochChanged: The room is in another epoch than the draft is for. What waits for a log keeps it where it is.
         """
-        if draft.epoch is not None:
-            process.check_epoch(draft)
         sequencer = process.sequencer or self._sequencer(process, process.head)
         if sequencer.fenced:
             raise room_lost()

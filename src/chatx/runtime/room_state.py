@@ -79,9 +79,9 @@ class RoomState:
         return self.room.admitted
 
     def check_epoch(self, draft: Draft) -> None:
-        """Raise `EpochChanged` where a draft may be published in another epoch only."""
+        """Raise `EpochChanged` where a draft that is for one epoch is for another one than the room's."""
         epoch = self.head.epoch
-        if draft.epoch is not None and draft.epoch != epoch:
+        if draft.epoch != epoch:
             raise EpochChanged(
                 f"The room is in epoch {epoch!r:.130}, and this was to be published in {draft.epoch!r} only, so this "
                 "attempt was not. One before it that had no answer may have been: look at what the room has, and where "

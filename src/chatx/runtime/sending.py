@@ -5,9 +5,10 @@ Rules:
 2. Otherwise the sends of one user in one room go one at a time, in the order of their calls; other users do not wait.
 3. A message takes its place when its chain ends.
 4. A repeat of an idempotency key takes no token and is not published (`repeats`). A refusal records nothing.
-   What is for one epoch only is held against the room's where it gets its place, behind any look at its key.
 5. A trusted send skips the chain and nothing else. It waits for the earlier sends of its user in its room, as any
    other does, so that order holds.
+6. What is for one epoch only is held against the room's behind any look at its key: ahead of the chain, so that no step
+   refuses what another epoch may have, and where it gets its place. A room in which something waits keeps its epoch.
 """
 
 from __future__ import annotations
@@ -166,7 +167,7 @@ class Sending:
                     return answer
                 if self._only_the_log_may_know(draft.room_id, scope, began):
                     return draft
-            if stored or (self._chain.awaits and not trusted):
+            if stored or epoch is not None or (self._chain.awaits and not trusted):
                 return draft
             if self._elsewhere is not None and not self._elsewhere.owns(draft.room_id):
                 return draft  # also where the room is here still: another node may have it by now
@@ -258,6 +259,8 @@ class Sending:
         process = self._rooms.at_once(draft.room_id)
         if process is None:
             process = await self._opened(draft.room_id, stored=stored)
+        if draft.epoch is not None:
+            process.check_epoch(draft)
         if process.room.admitted >= self._queue_limit or self._delivery.full:
             raise self._overloaded(process)
         began = self._now()
@@ -308,6 +311,8 @@ class Sending:
             if self._elsewhere is not None and not self._elsewhere.owns(draft.room_id):
                 # Another node may have it by now, also where this one stood still meanwhile and was not told yet.
                 raise RoomUnavailable("The room goes on elsewhere, so nothing was sent; send again.", retry_after=0.1)
+            if draft.epoch is not None:
+                process.check_epoch(draft)
             if stored or process.detour:
                 return self._commits.submit(process, draft, scope, stored)
             return self.publish(process, draft, scope)
@@ -454,9 +459,7 @@ class Sending:
                 self._tell.broadcast(process, message)
 
     def publish(self, process: RoomProcess, draft: Draft, scope: bytes | None) -> Message:
-        """Place a draft and let everybody have it; errors as `RoomProcess.publish`, and `EpochChanged`."""
-        if draft.epoch is not None:
-            process.check_epoch(draft)
+        """Place a draft and let everybody have it; errors as `RoomProcess.publish`."""
         now_ms = time.time_ns() // 1_000_000
         message_id = self._ids.next(now_ms)
         try:
