@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -27,6 +28,7 @@ from chatx.cli.load.histogram import Histogram
 from chatx.cli.load.loads import Course, Day, Plan, fanout, late_growth
 from chatx.cli.load.phases import NotIn, come_in, kept
 from chatx.cli.load.reached import reached
+from chatx.cli.load.report import figures, text
 from chatx.cli.load.server import NotServed
 from chatx.cli.load.stream_check import StreamCheck, Totals
 from chatx.cli.load.target import Target
@@ -164,6 +166,8 @@ def test_where_there_is_no_terminal_a_long_phase_says_once_a_minute_how_far_it_i
         (["fanout", "--rate", "nan"], "'nan' is none; give a number from 0.1 to 100,000"),
         (["fanout", "--threshold", "fast"], "'fast' is no threshold; give one as 'p99<50ms'"),
         (["fanout", "--threshold", "p99<50 parsecs"], "is no threshold"),
+        (["fanout", "--threshold", "p99<50ms,lost==0"], "is no threshold"),
+        (["fanout", "--seconds", "5", "--minutes", "5"], "not allowed with argument"),
     ],
 )
 def test_wrong_options_end_with_2_and_say_which(
@@ -179,6 +183,12 @@ def test_wrong_options_end_with_2_and_say_which(
     "arguments, named",
     [
         (["--threshold", "speed<1"], "There is no figure speed; there are p50, "),
+        (
+            ["--threshold", "lost==0", "p99<50"],
+            "--threshold 'p99<50' has the unit ''; of p99 it is one of us, µs, ms, s",
+        ),
+        (["--threshold", "memory<=50ms"], "has the unit 'ms'; of memory it is one of KiB, MiB, GiB"),
+        (["--threshold", "rate>5MiB"], "has the unit 'MiB'; of rate it is none"),
         (["--url", "localhost:4000"], "is no address of a server; give one as http://localhost:4000"),
         (["--url", "http://localhost:port"], "is no URL"),
         (["--url", "http://localhost:4000?token=x"], "is more than an address and a path"),
@@ -229,6 +239,50 @@ async def test_a_seed_has_the_same_leave_however_often_it_is_looked(clients: int
         await crew.leave()
     assert left[0] == left[1] == left[2]
     assert (left[0] != [f"bench-e-{number + 1}" for number in range(clients)]) is (clients > 0)
+
+
+def test_on_a_narrow_terminal_every_line_fits_and_what_is_missing_is_said() -> None:
+    crew = Crew(Target("localhost", 1), 1)
+    crew.connected.add(0.5)
+    crew.delivered.add(12.5, 1_000_000)
+    course = Course(talked_s=20.0, complete=True)
+    missed = {"p99<50ms": False, "memory<=1MiB": False}
+    told = text("fanout", crew, course, Plan(clients=1000, rate=20, seconds=20, size=64), {}, missed, True, width=40)
+    assert max(map(len, told.split("\n"))) <= 40
+    assert re.search(r"p99 +\d+\.\d ms +12\.\d+ s", told)
+    assert "not kept: p99<50ms (12." in told
+    assert "not kept: memory<=1MiB (not measured)" in told.replace("\n    ", " ")
+    assert "tells no figures at /metrics" in told.replace("\n    ", " ")
+
+
+async def test_what_nobody_answers_is_bounded_and_what_is_not_said_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chatx.cli.load.crew.PLACES", 3)
+    crew = Crew(Target("localhost", 1), 1)
+    visitor = crew.add("r")
+    for _ in range(5):
+        crew.say(visitor, 0.0, 8)
+    assert (crew.said, crew.unsent, len(visitor.unanswered)) == (5, 2, 3)
+    crew.answered("r", visitor.unanswered.pop("1"), "e", 1)
+    crew.say(visitor, 0.0, 8)
+    assert (crew.unsent, len(visitor.unanswered)) == (2, 3)
+    course = Course(talked_s=1.0)
+    assert figures(crew, course)["unanswered"] == 5
+    assert "not sent     2," in text("fanout", crew, course, Plan(1, 1, 1, 8), {}, {}, whole=False)
+
+
+async def test_another_message_at_the_same_place_is_counted() -> None:
+    crew = Crew(Target("localhost", 1), 1)
+    visitor = crew.add("r")
+    crew.say(visitor, 0.0, 8)
+    crew.say(visitor, 0.0, 8)
+    one, other = visitor.unanswered.values()
+    crew.answered("r", one, "e", 1)
+    crew.answered("r", one, "e", 1)
+    assert crew.totals == Totals()
+    crew.answered("r", other, "e", 1)
+    assert crew.totals == Totals(reordered=1)
+    crew.answered("r", one, "e", 2)
+    assert crew.totals == Totals(reordered=1, doubled=1)
 
 
 # What it measures
@@ -417,7 +471,15 @@ async def wrong(what: str) -> AsyncIterator[int]:
             here.discard(socket)
 
     async def tell(topic: str, first: int, what: str) -> None:
-        order = {"right": [0, 1, 2], "lost": [0, 2], "doubled": [0, 1, 1, 2], "reordered": [1, 0, 2]}[what]
+        if what == "late" and first == 4:
+            time.sleep(0.5)  # noqa: ASYNC251 # nobody runs meanwhile, the load neither
+        order = {
+            "right": [0, 1, 2],
+            "late": [0, 1, 2],
+            "lost": [0, 2],
+            "doubled": [0, 1, 1, 2],
+            "reordered": [1, 0, 2],
+        }[what]
         for socket in here:
             for each in order:
                 content = said[first + each - 1]
@@ -464,3 +526,14 @@ async def test_what_a_server_does_wrong_is_counted(what: str, monkeypatch: pytes
     found = {"lost": crew.totals.lost - unsaid, "doubled": crew.totals.doubled, "reordered": crew.totals.reordered}
     assert crew.said == crew.acknowledged >= 30
     assert found == {name: (crew.said // 3 * 3 if name == what else 0) for name in found}
+
+
+async def test_a_time_counts_from_when_a_message_was_due_where_the_load_was_late_with_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("chatx.cli.load.loads.SEEN_S", 0.1)
+    async with wrong("late") as port:
+        crew = Crew(Target("127.0.0.1", port), 1)
+        await fanout(Target("127.0.0.1", port), crew, Plan(clients=3, rate=60, seconds=1, size=16), Course())
+    # Some 24 of 60 were due more than 0.1 s before it was over; from when they were said, few took long.
+    assert crew.delivered.at_most(0.7) > 0.1

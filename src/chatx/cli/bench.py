@@ -7,6 +7,7 @@ import asyncio
 import json
 import resource
 import secrets
+import shutil
 import signal
 import sys
 from collections.abc import Callable
@@ -35,7 +36,7 @@ it. With it the server's own limits hold. Its clients show tokens signed with CH
 themselves with the parameter user_id, as --insecure-user-param lets them.
 
 A time counts from when a message was to be said, also where the load or the server was late. Figures that a threshold
-may be of: {names}. Times take us, ms or s; memory KiB or MiB. Always to be kept are lost==0, doubled==0,
+may be of: {names}. Times take us, ms or s; memory KiB, MiB or GiB. Always to be kept are lost==0, doubled==0,
 reordered==0 and unanswered==0; in a soak also task_growth<=0, descriptor_growth<=0 and memory_growth<=64MiB: what there
 is more when nobody is left than before anybody came.
 
@@ -45,6 +46,9 @@ exit status: 0 measured, and all kept; 1 something was not kept, nothing could b
 
 DESCRIPTORS = 256
 """Files that are open beside those of clients."""
+
+_UNWRAPPED = 1000
+"""Columns where nobody reads it on a terminal: a program looks for whole lines."""
 
 _UNLIMITED = {
     "CHATX_RATE_LIMIT": "{ messages_per_sec = 1e9, burst = 1000000000 }",
@@ -87,11 +91,17 @@ def add_to(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Measure, print what was found, and return the exit status."""
-    from chatx.cli.load.report import NAMES
+    from chatx.cli.load.report import NAMES, SIZES, TIMES
     from chatx.cli.load.target import Target
+    from chatx.cli.load.thresholds import SIZE_UNITS, TIME_UNITS
 
     if unknown := sorted({each.name for each in options.threshold} - set(NAMES)):
         return fail(f"There is no figure {', '.join(unknown)}; there are {', '.join(NAMES)}.")
+    for each in options.threshold:
+        units = TIME_UNITS if each.name in TIMES else SIZE_UNITS if each.name in SIZES else {"": 1.0}
+        if each.unit not in units and (each.unit or each.bound):
+            wanted = f"one of {', '.join(units)}" if "" not in units else "none"
+            return fail(f"--threshold {each.text!r} has the unit {each.unit!r}; of {each.name} it is {wanted}.")
     if options.url is not None and options.workers > 1:
         return fail("--workers is for the server that is begun; with --url there is none.")
     if options.load == "fanout" and options.rooms not in (None, 1):
@@ -158,11 +168,12 @@ async def _measure(options: argparse.Namespace, plan: Plan, target: Target | Non
     kept = {each.text: each.holds(found) for each in bounds} if whole else {}  # half a load keeps nothing
     if whole and not course.complete:
         kept["everybody sees everything"] = False
-    told = versions(None)
+    told = versions()
     if options.json:
         print(json.dumps(document(kind, crew, course, plan, told, kept, whole=whole)))
     else:
-        print("\n" + text(kind, crew, course, plan, told, kept))
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else _UNWRAPPED
+        print("\n" + text(kind, crew, course, plan, told, kept, whole=whole, width=width))
     sys.stdout.flush()
     if ended is not None:
         return fail(ended, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -57,10 +58,10 @@ class Bar:
         )
 
     def _draw(self, done: float) -> None:
-        full = int(_WIDTH * min(1.0, done / self._whole))
-        bar = "█" * full + "░" * (_WIDTH - full)
-        took = self._clock() - self._began
-        print(
-            f"\r{self._name:<12} {bar} {done:>9,.0f} of {self._whole:,.0f} {self._unit} {took:6.1f} s ",
-            end="", file=sys.stderr, flush=True,
-        )  # fmt: skip
+        took = time.monotonic() - self._began
+        rest = f"{done:>9,.0f} of {self._whole:,.0f} {self._unit} {took:6.1f} s "
+        room = os.get_terminal_size(sys.stderr.fileno()).columns or 80  # some terminals say 0
+        width = min(_WIDTH, room - len(rest) - 15)  # a line that is too long would stay there, each time
+        full = int(width * min(1.0, done / self._whole))
+        line = f"{self._name:<12} {'█' * full}{'░' * (width - full)} {rest}"
+        print(f"\r{line[: room - 1]}", end="", file=sys.stderr, flush=True)

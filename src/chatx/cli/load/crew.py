@@ -19,7 +19,11 @@ from chatx.cli.load.visitor import PATIENCE_S, Visitor
 from chatx.core.backoff import backoff_ms
 
 PLACES: Final = 100_000
-"""Messages of which it is remembered at which place they came, to see that it is the same for everybody."""
+"""Messages of which it is remembered at which place they came, to see that it is the same for everybody. So many may be
+without an answer, too: what is to be said beyond that is not, and counts as unanswered."""
+
+PLACES_BYTES: Final = 64 * 1024**2
+"""Their bytes."""
 
 FRAMES: Final = 4096
 """Frames whose meaning is remembered: each comes to everybody alike."""
@@ -78,6 +82,7 @@ class Crew:
         said: Messages said.
         acknowledged: Those that have their place.
         given_up: Those that the server does not take.
+        unsent: Those that were to be said, and were not, since too many had no answer.
         over: Whether nobody comes back any more.
     """
 
@@ -87,7 +92,8 @@ class Crew:
         self._frames: dict[bytes, Heard] = {}
         self._frames_before: dict[bytes, Heard] = {}
         self._times: dict[str, float] = {}  # of what was said, by its content
-        self._places: dict[str, tuple[str, int]] = {}  # the same
+        self._places: dict[str, tuple[str, str, int]] = {}  # the same
+        self._contents: dict[tuple[str, str, int], str] = {}  # the other way round
         self._oldest: deque[str] = deque()
         self._heads: dict[tuple[str, str | None], int] = {}
         self._users = 0
@@ -103,6 +109,7 @@ class Crew:
         self.said: int = 0
         self.acknowledged: int = 0
         self.given_up: int = 0
+        self.unsent: int = 0
         self.over: bool = False
         self.now: Callable[[], float] = time.perf_counter
 
@@ -180,13 +187,17 @@ class Crew:
     def say(self, visitor: Visitor, at: float, size: int) -> None:
         """Have a client say something that was to be said at a time."""
         self.said += 1
+        most = min(PLACES, PLACES_BYTES // size)
+        if self.said - self.acknowledged - self.given_up - self.unsent > most:
+            self.unsent += 1
+            return
         content = f"{self._name} {self.said} ".ljust(size, ".")
         self._times[content] = at
         self._oldest.append(content)
-        if len(self._oldest) > PLACES:
+        if len(self._oldest) > most:
             old = self._oldest.popleft()
-            self._times.pop(old, None)
-            self._places.pop(old, None)
+            del self._times[old]
+            self._contents.pop(self._places.pop(old, ("", "", 0)), None)
         visitor.says(Said(self.said, content, at))
 
     def answered(self, room: str, said: Said, epoch: str, offset: int) -> None:
@@ -223,8 +234,12 @@ class Crew:
         return Heard(epoch, offset, self._times.get(content))
 
     def _placed(self, room: str, content: str, epoch: str, offset: int) -> None:
-        known = self._places.setdefault(content, (epoch, offset))
-        if known != (epoch, offset):
+        place = room, epoch, offset
+        if content not in self._times:
+            pass  # somebody else has said it, or it was long ago
+        elif self._places.setdefault(content, place) != place:
             # One that nobody's retry may bring: it is there twice, or at another place for somebody else.
             self.totals.doubled += 1
+        elif self._contents.setdefault(place, content) != content:
+            self.totals.reordered += 1  # at this place is another one for somebody else
         self._heads[room, epoch] = max(offset, self._heads.get((room, epoch), 0))

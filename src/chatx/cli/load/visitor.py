@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 HEAD_BYTES: Final = 16_384
 """The longest answer to a handshake."""
 
+FRAME_BYTES: Final = 64 * 1024**2
+"""The longest frame; who sends a longer one is left, and asked again."""
+
 PATIENCE_S: Final = 30.0
 """Seconds for a connection to open, and for the answers to the handshake and to the join."""
 
@@ -176,6 +179,10 @@ class Visitor(asyncio.Protocol):
                 start = at + 10
                 size = int.from_bytes(data[at + 2 : start])
             if start + size > end:
+                if size > FRAME_BYTES:
+                    self._crew.refused["frame too long"] += 1
+                    self.cut()
+                    return
                 break
             self._frame(data[at] & 15, data[start : start + size], now)
             at = start + size
