@@ -707,12 +707,18 @@ class Outbox {
     return entry;
   }
 
-  /** An attempt is made; returns whether none before it is open. @param {Entry} entry @param {string} epoch */
+  /** An attempt is made, unless its key may be forgotten; returns whether none before is open. @param {Entry} entry @param {string} epoch */
   attempt(entry, epoch) {
-    if (entry.sent !== null) return false;
-    this.#save({ ...entry, sent: Date.now(), epoch });
-    Object.assign(entry, { sent: Date.now(), ticks: performance.now(), epoch });
-    return true;
+    const now = { sent: Date.now(), ticks: performance.now(), epoch };
+    if (entry.sent === null) {
+      this.#save({ ...entry, ...now });
+      Object.assign(entry, now);
+      return true;
+    }
+    const age = now.sent - entry.sent;
+    // A clock that was set back says nothing; one that stands still while the machine sleeps, too little.
+    if (age < -1000 || Math.max(age, now.ticks - (entry.ticks ?? now.ticks)) > this.#keyMs) throw UNKNOWN();
+    return false;
   }
 
   /** It surely was not published. @param {Entry} entry */
@@ -723,14 +729,6 @@ class Outbox {
     } catch (error) {
       report(error);
     }
-  }
-
-  /** Whether the server may not know its key any more. @param {Entry} entry @param {string} epoch */
-  doubtful({ sent, ticks, epoch: before }, epoch) {
-    if (sent === null) return false;
-    const age = Date.now() - sent;
-    // A clock that was set back says nothing; one that stands still while the machine sleeps, too little.
-    return before !== epoch || age < -1000 || Math.max(age, ticks === null ? 0 : performance.now() - ticks) > this.#keyMs;
   }
 
   /** @param {Entry} entry */
@@ -1231,13 +1229,9 @@ export class Room {
       else this.#failed(entry, UNKNOWN());
       return this.#drain();
     }
-    if (this.#outbox.doubtful(entry, head.epoch)) {
-      // What was missed may have it; then its outcome is known.
-      if (this.#loading !== null || cursor === null || (cursor.epoch === head.epoch && cursor.offset < head.offset)) return;
-      this.#giveUp(entry, UNKNOWN());
-      return this.#drain();
-    }
-    let first = true;
+    const behind = this.#loading !== null || cursor === null || (cursor.epoch === head.epoch && cursor.offset < head.offset);
+    if (entry.sent !== null && behind) return; // what was missed may have it
+    let first;
     try {
       first = this.#outbox.attempt(entry, head.epoch);
     } catch (error) {
@@ -1246,7 +1240,9 @@ export class Room {
     }
     this.#flying = true;
     const { content, data, key } = entry;
-    this.#connection.request(ref, this.#topic, "new_message", { content, data, key }, (reply) => {
+    // Behind an open one it goes in that one's epoch only: another may not know the key.
+    const epoch = first ? undefined : entry.epoch;
+    this.#connection.request(ref, this.#topic, "new_message", { content, data, key, epoch }, (reply) => {
       if (reply === null || this.#joinRef !== ref) return; // it goes again with the next join
       this.#flying = false;
       if (this.#queue[0] === entry) this.#answered(entry, reply, first);
@@ -1261,6 +1257,7 @@ export class Room {
     // A refusal may be made ahead of any look at the key: it says nothing of earlier attempts. This one says nothing at all.
     if (first && error.code !== "room_unavailable") this.#outbox.cleared(entry);
     if (GONE.has(error.code)) return this.#again(error);
+    if (error.code === "epoch_changed") return this.#giveUp(entry, error);
     if (!error.retryable) return this.#failed(entry, error);
     const own = 500 + pause(this.#connection.random, this.#holds);
     this.#holds += 1;

@@ -4,6 +4,8 @@ const KEY_MS = 300_000;
 class Room {
   epoch = "e1";
   messages = [];
+  /** What was ever said, in all streams. */
+  said = [];
   keys = new Map();
   kept = 1000;
   head = 0;
@@ -14,8 +16,13 @@ class Room {
     const message = { id: `${epoch}-${offset}`, room_id: "", user_id, content, inserted_at: Date.now(), epoch, offset };
     if (data !== undefined) message.data = data;
     this.messages.push(message);
+    this.said.push(message);
     if (this.messages.length > this.kept) this.messages.shift();
     return message;
+  }
+
+  knows(key) {
+    return this.keys.has(key) && Date.now() - this.keys.get(key).at < KEY_MS;
   }
 
   /** Its next life is another stream, and nothing is known of this one. */
@@ -35,7 +42,7 @@ export class FakeServer {
   sockets = new Set();
   /** What is done to the next handshakes: `refuse`, `hang`. */
   handshakeFaults = [];
-  /** What is done to the next frames of an event: `event → [fault]`; a fault is a refusal, `lose`, `unanswered`, `hold`. */
+  /** What is done to the next frames of an event: `event → [fault]`; a fault is a refusal, `lose`, `unanswered`, `hold`, `crash`. */
   faults = new Map();
   /** Answers that are held back. */
   held = [];
@@ -157,6 +164,7 @@ export class FakeServer {
     if (fault === "unanswered") return;
     if (fault === "lose") return socket.end(1006);
     const answer = (status, response) => {
+      if (fault === "crash") [status, response] = ["error", { code: "room_unavailable", reason: "rebuilt", retryable: true }];
       const give = () => socket.give([joinRef, ref, topic, "phx_reply", { status, response }]);
       if (fault === "hold") this.held.push(give);
       else if (fault === "cut") socket.end(1006);
@@ -165,7 +173,9 @@ export class FakeServer {
     if (topic === "phoenix") return this.heartbeats ? answer("ok", {}) : undefined;
     const id = topic.slice("room:".length);
     const room = this.room(id);
-    // What is refused for good was not published before: keys are looked at first.
+    // What is refused for good was not published before: keys are looked at first, and then the epoch.
+    if (event === "new_message" && !room.knows(payload.key) && (payload.epoch ?? room.epoch) !== room.epoch)
+      return answer("error", { code: "epoch_changed", reason: "begun anew", retryable: false });
     if (typeof fault === "object" && (fault.retryable || !room.keys.has(payload.key))) return answer("error", fault);
     if (event === "phx_join") return this.#join(socket, id, room, payload, joinRef, answer);
     if (event === "phx_leave") return socket.joins.delete(id);
@@ -195,9 +205,8 @@ export class FakeServer {
   }
 
   #message(id, room, { content, data, key }, answer) {
-    const known = room.keys.get(key);
-    const duplicate = known !== undefined && Date.now() - known.at < KEY_MS;
-    const message = duplicate ? known.message : room.publish("me", content, data);
+    const duplicate = room.knows(key);
+    const message = duplicate ? room.keys.get(key).message : room.publish("me", content, data);
     if (!duplicate) room.keys.set(key, { message, at: Date.now() });
     if (!duplicate) this.tell(id, message);
     const { epoch, offset, inserted_at } = message;

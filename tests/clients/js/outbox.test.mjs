@@ -166,6 +166,44 @@ chatTest("a send is unknown in another stream, where its key is not, and one tha
   assert.deepEqual([sends.map(({ is }) => is), said(server)], [["unknown", "ok"], ["two"]]);
 });
 
+chatTest("what may be there goes again in its epoch only, also where nobody has told of another one; what surely is not goes anywhere", async (world) => {
+  const { server, clock } = world;
+  for (const [refusal, epoch, outcome] of [[UNAVAILABLE, "e1", "unknown"], [LIMITED, undefined, "ok"]]) {
+    server.frames = [];
+    server.room("a").begin("e1");
+    const room = await world.joined();
+    server.fault("new_message", refusal);
+    const sends = ["one", "two"].map((content) => world.outcome(room.send(content)));
+    await clock.settle();
+    server.room("a").begin("e2");
+    await clock.advance(6_000);
+    assert.deepEqual([sends.map(({ is }) => is), server.of("phx_join").length > 1], [[outcome, "ok"], true]);
+    assert.deepEqual(server.of("new_message").slice(0, 2).map((frame) => frame[4].epoch), [undefined, epoch]);
+    room.leave();
+  }
+});
+
+chatTest("a server that knows a key of another epoch says what became of the send, also to the next page", async (world) => {
+  const { server, clock, storage } = world;
+  for (const [keeps, heard] of [[true, "sent"], [false, "failed"]]) {
+    server.room("a").begin("e1");
+    const before = await world.joined({}, world.chat({ storage }));
+    server.fault("new_message", "hold");
+    before.send("one").catch(() => {});
+    await clock.settle();
+    const kept = new Map(storage.items);
+    world.end();
+    storage.items = kept;
+    const keys = new Map(server.room("a").keys);
+    server.room("a").begin("e2");
+    if (keeps) server.room("a").keys = keys;
+    const room = await world.joined({}, world.chat({ storage }));
+    await clock.settle();
+    assert.deepEqual(room.events.map(([name]) => name).filter((name) => name === "sent" || name === "failed"), [heard]);
+    assert.deepEqual([said(server), server.of("new_message").at(-1)[4].epoch], [[], "e1"]);
+  }
+});
+
 chatTest("a room that failed while it had the message leaves its outcome open, any other refusal does not", async (world) => {
   const { server, clock } = world;
   for (const [refusal, outcome] of [[UNAVAILABLE, "unknown"], [LIMITED, "ok"]]) {

@@ -1,5 +1,5 @@
 // Drawn schedules: connections that are cut, deaf or refused, answers that are lost, refusals, long absences, two
-// pages with one storage. `SEED=` plays one of them, `RUNS=` so many.
+// pages with one storage, rooms that begin another epoch. `SEED=` plays one of them, `RUNS=` so many.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
@@ -30,6 +30,7 @@ async function play(seed) {
   server.room("a").kept = 100_000;
   server.most = pick([5, 100_000]);
   const history = pick([0, 3, 400]);
+  const renews = pick([false, true]);
   const clients = ["ada", "bob"].map((name) => {
     const chat = world.chat({ random, params: { user_id: name }, fetch: pick([null, server.fetch]), storage: pick([undefined, world.storage]), name });
     const room = world.room({ history }, chat);
@@ -49,7 +50,7 @@ async function play(seed) {
     cut: () => server.cut(pick([1006, 1001, 1012, 1013, 4001])),
     deaf: () => [...server.sockets].forEach((socket) => random() < 0.5 && (socket.onmessage = () => {})),
     refuse: () => server.handshakeFaults.push(...Array(upto(6)).fill(pick(["refuse", "hang"]))),
-    lose: () => server.fault("new_message", pick(["cut", "lose", "unanswered"])),
+    lose: () => server.fault("new_message", pick(["cut", "lose", "unanswered", "crash"])),
     deny: () => server.fault("new_message", pick(REFUSALS)),
     history: () => server.fault("history", pick(["cut", "unanswered", LIMITED])),
     join: () => server.fault("phx_join", pick(["cut", "unanswered", LIMITED])),
@@ -58,6 +59,7 @@ async function play(seed) {
       socket.joins.delete("a");
       if (joinRef !== undefined) socket.give([joinRef, null, "room:a", "phx_error", {}]);
     }),
+    anew: () => renews && (server.room("a").begin(`e${(number += 1)}`), random() < 0.5 && steps.fail()),
     wait: () => clock.advance(pick([10, 1_000, 40_000])),
     away: () => (server.handshakeFaults.push(...Array(40).fill("refuse")), clock.advance(400_000)),
   };
@@ -72,7 +74,8 @@ async function play(seed) {
   server.say("a", "the last");
   await clock.advance(300_000);
 
-  const { messages } = server.room("a");
+  const { said: messages } = server.room("a");
+  const at = (place) => messages.find(({ epoch, offset }) => epoch === place.epoch && offset === place.offset);
   const times = (content) => messages.filter((message) => message.content === content).length;
   for (const { name, room, sends } of clients) {
     assert.equal(room.state, "joined");
@@ -80,17 +83,17 @@ async function play(seed) {
     for (const { content, outcome } of sends) {
       const allowed = { ok: [1], unknown: [0, 1] }[outcome.is] ?? [0];
       assert.ok(allowed.includes(times(content)), `${content}: ${outcome.is}, and there ${times(content)} times`);
-      if (outcome.is === "ok") assert.equal(messages[outcome.sent.offset - 1].content, content);
+      if (outcome.is === "ok") assert.equal(at(outcome.sent).content, content);
     }
     const own = messages.map(({ content }) => content).filter((content) => content.startsWith(name));
     assert.deepEqual(own, sends.map(({ content }) => content).filter((content) => own.includes(content)));
     let place = null;
-    for (const [event, { offset, missed, content }] of room.events.filter(([each]) => each === "message" || each === "gap")) {
-      if (place !== null) assert.equal(offset, place + (event === "gap" ? missed : 1), `${name}: ${event} ${content}`);
-      if (event === "message") assert.equal(content, messages[offset - 1].content);
-      place = offset;
+    for (const [event, { epoch, offset, missed, content }] of room.events.filter(([each]) => each === "message" || each === "gap")) {
+      if (place?.epoch === epoch) assert.equal(offset, place.offset + (event === "gap" ? missed : 1), `${name}: ${event} ${content}`);
+      if (event === "message") assert.equal(content, at({ epoch, offset }).content);
+      place = { epoch, offset };
     }
-    assert.equal(place, messages.length);
+    assert.deepEqual(at(place), messages.at(-1));
   }
   assert.deepEqual(world.reported, []);
   world.end();
