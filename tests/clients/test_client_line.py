@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import threading
 import time
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -249,6 +250,98 @@ async def test_what_cannot_be_read_breaks_the_connection_and_nothing_else(caplog
     assert "the server sent what cannot be read" in caplog.text
 
 
+class Odd(Pretend):
+    """A server that does not keep to its own word.
+
+    Attributes:
+        behind_a_join: What it says behind each answer to a join.
+        joins: How often it was asked to let somebody in.
+        later_ms: When to come back, to whoever joins first.
+    """
+
+    behind_a_join = ""
+    joins = 0
+    later_ms = 0
+
+    def _join(self, name: str, ref: str, place: dict[str, Any]) -> None:
+        self.joins += 1
+        if self.later_ms and self.joins == 1:
+            self._refuse(ref, ref, f"room:{name}", "rate_limited", retryable=True, retry_after_ms=self.later_ms)
+            return
+        super()._join(name, ref, place)
+        if self.behind_a_join:
+            self.to_client.append(self.behind_a_join)
+
+    def _history(self, room: Any, join_ref: str, ref: str, topic: str, asked: dict[str, Any]) -> None:
+        self._answer(join_ref, ref, topic, {"messages": [], "more": True}, ok=True)
+
+
+@virtual
+@pytest.mark.parametrize(
+    "frame", ['{"neither": "a frame"}', "[" * 100_000, '[null,null,"room:a","new_message",{"id":"\\ud800"}]']
+)
+async def test_what_can_never_be_read_is_asked_for_ever_more_slowly_and_told_as_an_error(
+    frame: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = Odd(Chance("odd"), ["a"])
+    client = Pretended(server)
+    async with client, client.room("a") as room:
+        server.behind_a_join = frame
+        client.wire.cut()
+        await asyncio.sleep(600)
+        assert 20 < len(client.dialled) < 60
+        assert [record.levelname for record in caplog.records].count("ERROR") == 1
+        server.behind_a_join = ""
+        client.say("a", "Hello")
+        assert (await next_of(room, Message)).content == "Hello"
+        client.wire.cut()
+        tried = len(client.dialled)
+        await asyncio.sleep(1)
+        assert len(client.dialled) == tried + 1
+
+
+@virtual
+async def test_a_server_that_contradicts_itself_is_not_asked_without_end() -> None:
+    server = Odd(Chance("odd"), ["a"])
+    server.behind_a_join = (
+        '[null,null,"room:a","new_message",{"id":"1","room_id":"a","user_id":"bob","content":"Hello","inserted_at":1,'
+        '"epoch":"another","offset":1}]'
+    )
+    client = Pretended(server)
+    async with client:
+        entering = asyncio.create_task(client.room("a").__aenter__())
+        await asyncio.sleep(9.5)
+        assert server.joins == 11  # at once, once more at once, and each second
+        server.behind_a_join = ""
+        await entering
+        assert client.dialled == [0]
+
+
+@virtual
+async def test_a_page_that_is_empty_ends_the_search_whatever_it_says_of_more() -> None:
+    client = Pretended(Odd(Chance("odd"), ["a"]))
+    async with client, client.room("a") as room:
+        client.wire.holds = True
+        for content in "first", "second":
+            client.say("a", content)
+        client.server.to_client.popleft()
+        client.wire.holds = False
+        client.wire.look()
+        assert (await next_of(room, Gap)).missed == 1
+        assert (await next_of(room, Message)).content == "second"
+
+
+@virtual
+async def test_however_late_a_server_says_it_is_asked_again_within_minutes() -> None:
+    server = Odd(Chance("odd"), ["a"])
+    server.later_ms = 10**15
+    client = Pretended(server)
+    client.refuses = [NotOpened("the server answered 503", retry_after=float("inf"))]
+    async with client, client.room("a"):
+        assert 300 <= client.dialled[1] <= 301
+        assert 600 <= asyncio.get_running_loop().time() <= 601
+
+
 @virtual
 async def test_what_a_newer_server_tells_is_passed_over() -> None:
     client = Pretended()
@@ -359,6 +452,8 @@ async def test_what_is_closed_says_so() -> None:
         await room.send("Hello")
     with pytest.raises(ClientClosed, match="async with"):
         await room.__aenter__()
+    with pytest.raises(ClientClosed, match="async with"):
+        await anext(client.room("a"))
     async with client:
         room = client.room("a")
         async with room:
@@ -376,6 +471,23 @@ async def test_what_is_closed_says_so() -> None:
     with pytest.raises(ClientClosed, match="was left"):
         await room.send("Hello")
     assert client.wire.closed
+
+
+@virtual
+async def test_another_event_loop_than_its_own_is_a_clear_error() -> None:
+    client = Pretended()
+
+    async def elsewhere() -> None:
+        with pytest.raises(RuntimeError, match="another event loop"):
+            await room.send("Hello")
+        with pytest.raises(RuntimeError, match="another event loop"):
+            await client.room("b").__aenter__()
+
+    async with client, client.room("a") as room:
+        thread = threading.Thread(target=asyncio.run, args=(elsewhere(),))
+        thread.start()
+        thread.join(20)
+        assert not thread.is_alive()
 
 
 @virtual
@@ -500,13 +612,19 @@ async def test_what_cannot_be_kept_is_refused_and_not_sent(tmp_path: Path) -> No
         ("example.org/socket", {}, "no address of a socket"),
         ("ftp://example.org/socket", {}, "no address of a socket"),
         ("ws://example.org", {"outbox_message": 3}, "no option outbox_message; there are"),
+        ("ws://example.org:99999", {}, "Port out of range"),
+        (5, {}, "The URL is 5; give a text"),
+        ("ws://example.org", {"token": 5}, "token is of type int; give a text, or a function"),
+        ("ws://example.org", {"params": "user=ada"}, "params is of type str; give a mapping, or a function"),
+        ("ws://example.org", {"ssl": True}, "ssl is of type bool; give an ssl.SSLContext"),
         ("ws://example.org", {"outbox_messages": 0}, "give a number above 0"),
+        ("ws://example.org", {"first_pause_s": float("inf")}, "a finite one"),
         ("ws://example.org", {"outbox_messages": 1.5}, "give a whole number"),
         ("ws://example.org", {"heartbeat_s": "soon"}, "give a number above 0"),
         ("ws://example.org", {"key_window_s": 400}, "at most 280 are allowed"),
     ],
 )
-def test_what_cannot_be_used_is_refused(url: str, options: dict[str, Any], said: str) -> None:
+def test_what_cannot_be_used_is_refused(url: Any, options: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         Client(url, **options)
 
@@ -515,6 +633,9 @@ def test_what_cannot_be_used_is_refused(url: str, options: dict[str, Any], said:
     "room, options, said",
     [
         ("", {}, "no id of a room"),
+        ("\ud800", {}, "no id of a room; give a text of well-formed Unicode"),
+        ("a", {"after": ("\ud800", 1)}, "give a Message, a Gap or"),
+        ("a", {"after": ("a 0", -1)}, "give a Message, a Gap or"),
         ("a", {"history": 1025}, "0 to 1024"),
         ("a", {"history": True}, "0 to 1024"),
         ("a", {"after": "yesterday"}, "give a Message, a Gap or"),

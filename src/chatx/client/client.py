@@ -81,6 +81,15 @@ class Client:
             raise ValueError(f"There is no option {', '.join(unknown)}; there are {', '.join(sorted(known))}.")
         if transport not in get_args(Transport):
             raise ValueError(f"transport is {transport!r}; give one of {', '.join(get_args(Transport))}.")
+        for name, value, kind, wanted in (
+            ("token", token, str, "a text"),
+            ("params", params, Mapping, "a mapping"),
+            ("headers", headers, Mapping, "a mapping"),
+        ):
+            if value is not None and not callable(value) and not isinstance(value, kind):
+                raise ValueError(f"{name} is of type {type(value).__name__}; give {wanted}, or a function of one.")
+        if ssl is not None and not isinstance(ssl, SSLContext):
+            raise ValueError(f"ssl is of type {type(ssl).__name__}; give an ssl.SSLContext.")
         self._transport: Transport = transport
         self._ssl = ssl
         self._websocket: WebSocket | None = None  # the last one
@@ -126,6 +135,8 @@ class Client:
     async def _dial(self) -> Wire:
         params = await _given(self._params) or {}
         token = await _given(self._token)
+        if token is not None and not isinstance(token, str):
+            raise TypeError(f"the token is of type {type(token).__name__}, not a text")
         headers = await _given(self._headers) or {}
         within_s, tls = self.options.open_s, self._ssl
         refused: NotOpened | None = None
@@ -174,9 +185,12 @@ def _address(url: str, transport: str, params: Mapping[str, str]) -> str:
 
 
 def _socket_url(url: str) -> str:
+    if not isinstance(url, str):
+        raise ValueError(f"The URL is {url!r}; give a text such as 'wss://example.org/socket'.")
     parts = urlsplit(url)
     schemes = {"ws": "ws", "wss": "wss", "http": "ws", "https": "wss"}
     if parts.scheme not in schemes or not parts.hostname:
         raise ValueError(f"{url!r} is no address of a socket; give one such as 'wss://example.org/socket'.")
+    _ = parts.port  # raises a ValueError where it is none
     path = parts.path.rstrip("/").removesuffix("/websocket")
     return urlunsplit(parts._replace(scheme=schemes[parts.scheme], path=path, fragment=""))

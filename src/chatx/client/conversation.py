@@ -44,6 +44,12 @@ _ENDED: Final = ErrorResponse("closed", "The membership ended.", retryable=False
 
 _LEAST_PAUSE_S: Final = 0.01
 
+_ANEW_S: Final = 1.0
+"""Seconds between two joins that are made anew at once: a server that contradicts itself is not asked without end."""
+
+MOST_WAIT_S: Final = 300.0
+"""The longest that a server's word on when to come back is heeded: asking sooner than that costs little."""
+
 
 class _Asked(NamedTuple):
     """Something that is to be answered."""
@@ -63,7 +69,8 @@ class Conversation:
         due: When `tick` is to be called next, at the latest.
         outbox: What waits to be sent.
         sends: What is on its way, and what came of it.
-        failures: Connections one after the other on which nothing was joined.
+        failures: Connections one after the other on which nothing was joined, or what came could not be read.
+        unreadable: Connections one after the other that ended since what came could not be read.
     """
 
     def __init__(self, options: Options, jitter: Callable[[], float]) -> None:
@@ -79,6 +86,7 @@ class Conversation:
         self.due: float = float("inf")
         self.rooms: dict[str, Membership] = {}
         self.failures: int = 0
+        self.unreadable: int = 0
         self.outbox: Outbox = Outbox(
             most=options.outbox_messages,
             most_bytes=options.outbox_bytes,
@@ -89,6 +97,7 @@ class Conversation:
         self._options = options
         self._jitter = jitter
         self._open = False
+        self._unread = False
         self._refs = 0
         self._asked: dict[str, _Asked] = {}
         self._heard_at = 0.0
@@ -170,6 +179,8 @@ class Conversation:
         """
         self._open = False
         self.broken = None
+        self.unreadable = self.unreadable + 1 if self._unread else 0
+        self._unread = False
         self.frames.clear()
         self._asked.clear()
         self._heartbeat_ref = None
@@ -181,7 +192,8 @@ class Conversation:
             self._away(room, why, now)
             if entry is not None and entry.strikes > 1:
                 self.sends.settle(entry, entry.unknown(f"The connection was closed with it twice: {why}."))
-        self.failures += 1
+        # A join was no success where what followed it could not be read, time and again.
+        self.failures = max(self.failures + 1, self.unreadable)
         return backoff_ms(self.failures, max(1, int(self._options.first_pause_s * 1000)), self._jitter()) / 1000
 
     def received(self, text: str | bytes, now: float) -> None:
@@ -190,8 +202,13 @@ class Conversation:
         try:
             frame = read_frame(text)
             self._take(frame, len(text), now)
-        except DecodeError as error:
-            self.broken = f"the server sent what cannot be read: {error}"
+        except (DecodeError, UnicodeError, RecursionError) as error:
+            self.unread(f"the server sent what cannot be read: {error}")
+
+    def unread(self, why: str) -> None:
+        """Break the connection, since what came over it cannot be read."""
+        self.broken = why
+        self._unread = True
 
     def tick(self, now: float) -> None:
         """Do what is due."""
@@ -243,8 +260,7 @@ class Conversation:
     def _heard(self, room: Membership, message: Message, size: int, now: float) -> None:
         if not room.stream.heard(message, size):
             # Another stream, and nobody said so: the answer to a join does.
-            self._away(room, "the room's stream is another", now)
-            self._join(room, now)
+            self._join_anew(room, "the room's stream is another", now)
             return
         self.woken.add(room.id)
         if room.acknowledged:
@@ -299,6 +315,13 @@ class Conversation:
         room.page_at = max(room.page_at, now)
         room.stream.lost()
         self._enter_state(room, State(room.id, room.unjoined, why))
+
+    def _join_anew(self, room: Membership, why: str, now: float) -> None:
+        """Join again, since what came does not fit the last join: at once, or soon where it was so just now."""
+        self._away(room, why, now)
+        room.join_at = max(room.join_at, room.anew_at)
+        room.anew_at = room.join_at + _ANEW_S
+        self._join(room, now)
 
     def come_back(self, room: Membership, refused: ErrorResponse, now: float) -> None:
         """Join again in a while: the membership or the chat is gone."""
@@ -359,8 +382,7 @@ class Conversation:
             room.stream.page_failed()
             if refused.code in {"epoch_changed", "too_old"}:
                 room.stream.misplaced()
-                self._away(room, refused.reason, now)
-                self._join(room, now)
+                self._join_anew(room, refused.reason, now)
             elif refused.code in COMES_BACK:
                 self.come_back(room, refused, now)
             elif refused.retryable:
@@ -446,7 +468,7 @@ class Conversation:
     def pause(self, failures: int, wanted_s: float | None = None) -> float:
         """Return how long to wait after so many refusals: what the server wants, or longer each time."""
         if wanted_s is not None:
-            return max(wanted_s, _LEAST_PAUSE_S)
+            return min(max(wanted_s, _LEAST_PAUSE_S), MOST_WAIT_S)
         return backoff_ms(failures, 1000, self._jitter()) / 1000
 
     def lower(self, due: float | None) -> None:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
-from chatx.client.conversation import Conversation
+from chatx.client.conversation import MOST_WAIT_S, Conversation
 from chatx.client.errors import CLOSED, REVOKED, ClientClosed, ClientError
 from chatx.client.events import Message, NotSent, Sent
 from chatx.client.keeping import Keeper
@@ -27,6 +27,10 @@ _POISON: Final = frozenset({CLOSE_MALFORMED, CLOSE_POLICY, CLOSE_TOO_LARGE})
 
 _LASTED_S: Final = 5.0
 """How long a connection has been open whose token was good: shorter, and the next one is not made at once."""
+
+
+_TELL_AFTER: Final = 3
+"""Connections one after the other that end for what cannot be read, after which it is no accident."""
 
 
 class Listener(Protocol):
@@ -131,9 +135,11 @@ class Line:
             del self._listeners[room.id]
 
     def check_open(self) -> None:
-        """Raise why the client is not open, if it is not."""
+        """Raise why the client is not open, if it is not, or not on this event loop."""
         if self._ended is not None:
             raise self._ended.again()
+        if asyncio.get_running_loop() is not self._loop:
+            raise RuntimeError("The client was entered on another event loop; use it there, or make one for this loop.")
 
     async def send(self, entry: Entry) -> Message:
         """Send it, and return its acknowledgement; errors as `Room.send`."""
@@ -197,7 +203,7 @@ class Line:
         try:
             self._wire = wire = await self._dial()
         except NotOpened as error:
-            return (error.retry_after or 0.0) + self._lost(str(error))
+            return min(error.retry_after or 0.0, MOST_WAIT_S) + self._lost(str(error))
         except Exception as error:  # a token is fetched by the program's own function
             _LOG.exception("A connection could not be prepared.")
             return self._lost(f"it could not be prepared: {error}")
@@ -221,6 +227,14 @@ class Line:
         pause_s = self.conversation.lost(why, self.now(), poisoned=poisoned)
         if why != self._told:
             _LOG.warning("Not connected: %s", why)
+        if self.conversation.unreadable == _TELL_AFTER:
+            _LOG.error(
+                "%d connections one after the other ended since this client could not read what the server sent; the "
+                "last time: %s. It goes on trying, ever more slowly. Look whether both are of the same version, and "
+                "what is between them.",
+                _TELL_AFTER,
+                why,
+            )
         # The same is told once, until it was connected in between.
         self._told = why if self.conversation.failures > 1 else ""
         self.flush()
@@ -239,8 +253,9 @@ class Line:
             return cut
         except Exception as error:  # a fault of this client must not leave it deaf
             _LOG.exception("A connection failed.")
+            talk.unread(f"it failed: {error}")
             wire.abort()
-            return Cut(1006, f"it failed: {error}")
+            return Cut(1006, "it failed")
 
     async def _close(self, wire: Wire, writing: asyncio.Task[None]) -> None:
         await asyncio.wait([writing])

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import DecodeError, Struct, json
 
-from chatx.client.wire import Cut, NotOpened
+from chatx.client.wire import Cut, NotOpened, seconds_of
 from chatx.extras import needs
 from chatx.gateway.wire.posts import MAX_POST_BYTES, MAX_POST_MESSAGES
 
@@ -149,10 +149,7 @@ async def open_longpoll(
         answer = _answer(response)
         if answer.status == 410 and answer.token is not None:
             return LongPoll(http, url, answer.token)
-        after = response.headers.get("Retry-After", "")
-        raise NotOpened(
-            f"the server answered {answer.status} to a poll", retry_after=float(after) if after.isdigit() else None
-        )
+        raise NotOpened(f"the server answered {answer.status} to a poll", retry_after=seconds_of(response.headers))
     except _Lost as error:
         await http.aclose()
         raise NotOpened(f"a poll failed: {error}") from error

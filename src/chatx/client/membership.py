@@ -49,6 +49,7 @@ class Membership:
 
     __slots__ = (
         "acknowledged",
+        "anew_at",
         "asks",
         "error",
         "failures",
@@ -72,6 +73,7 @@ class Membership:
         self.topic: str = f"room:{room}"
         self.join_ref: str | None = None
         self.join_at: float = 0.0
+        self.anew_at: float = 0.0
         self.failures: int = 0
         self.in_flight: Entry | None = None
         self.page_at: float = 0.0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf
+
 from msgspec import Struct
 
 
@@ -37,8 +39,8 @@ class Options(Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         for name in self.__struct_fields__:
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
-                raise ValueError(f"{name} is {value!r}; give a number above 0.")
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < inf:
+                raise ValueError(f"{name} is {value!r}; give a number above 0, and a finite one.")
             if self.__annotations__[name] == "int" and not isinstance(value, int):
                 raise ValueError(f"{name} is {value!r}; give a whole number.")
         if self.key_window_s > MOST_KEY_WINDOW_S:

@@ -40,8 +40,8 @@ class Room:
     def __init__(self, line: Line, room_id: str, *, history: int, after: Any, presence: bool) -> None:
         """Build it; see `Client.room`."""
         options = line.options
-        if not isinstance(room_id, str) or not room_id:
-            raise ValueError(f"{room_id!r} is no id of a room; give a text.")
+        if not isinstance(room_id, str) or not room_id or not _is_unicode(room_id):
+            raise ValueError(f"{room_id!r} is no id of a room; give a text of well-formed Unicode.")
         if isinstance(history, bool) or not isinstance(history, int) or not 0 <= history <= options.queue_events:
             raise ValueError(f"history is {history!r}; give a number from 0 to {options.queue_events}, queue_events.")
         self.id: str = room_id
@@ -97,6 +97,8 @@ class Room:
         return self
 
     async def __anext__(self) -> Event:
+        if not self._entered:
+            self._check_open()
         stream = self._stream
         while not stream:
             error = self._membership.error
@@ -148,7 +150,6 @@ class Room:
             ClientClosed: The room is not open.
         """
         self._check_open()
-        self._line.check_open()
         return await self._line.send(self._entry(content, data, key))
 
     async def history(self, *, before: Any = None, after: Any = None, limit: int = 50) -> list[Message]:
@@ -204,6 +205,7 @@ class Room:
             raise self._membership.error.again()
         if not self._entered:
             raise ClientClosed(CLOSED, "The room is not joined; enter it: `async with`.")
+        self._line.check_open()
 
     # What the client tells.
 
@@ -245,6 +247,15 @@ def _place(given: Any, name: str) -> Position | None:
     if isinstance(given, (Message, Gap)):
         return Position(given.epoch, given.offset)
     match given:
-        case (str(epoch), int(offset)):
+        case (str(epoch), int(offset)) if _is_unicode(epoch) and not isinstance(offset, bool) and offset >= 0:
             return Position(epoch, offset)
     raise ValueError(f"{name} is {given!r:.100}; give a Message, a Gap or (epoch, offset).")
+
+
+def _is_unicode(text: str) -> bool:
+    """Return whether a text can be written: one that cannot would break the connection that all rooms share."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -252,8 +252,8 @@ class Stream:
             if message.epoch == before.epoch and message.offset > before.offset:
                 self._bridge(message.offset - 1)
                 self._push(message, each)
-        if not more and self.cursor == before:
-            # The server does not have what it has spoken of.
+        if self.cursor == before:
+            # The server does not have what it has spoken of, whatever it says of more.
             self._bridge(self._held[0][0].offset - 1 if self._held else self.newest)
 
     def _fits(self, size: int) -> bool:

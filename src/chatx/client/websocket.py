@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from ssl import SSLContext
 from typing import Final
 
-from chatx.client.wire import Cut, NotOpened
+from chatx.client.wire import Cut, NotOpened, seconds_of
 from chatx.extras import needs
 
 with needs("client", "chatx.client"):
@@ -101,7 +101,7 @@ async def open_websocket(
         status = error.response.status_code
         raise NotOpened(
             f"the server answered {status}",
-            retry_after=_seconds(error.response.headers),
+            retry_after=seconds_of(error.response.headers),
             blocked=status not in _SAYS_NO,
         ) from error
     except (TimeoutError, WebSocketException, asyncio.IncompleteReadError) as error:
@@ -115,8 +115,3 @@ def _cut(error: ConnectionClosed) -> Cut:
     if error.rcvd is None:
         return Cut(1006, "the connection was cut")
     return Cut(error.rcvd.code, error.rcvd.reason or "the server closed the connection")
-
-
-def _seconds(headers: Mapping[str, str]) -> float | None:
-    after = headers.get("Retry-After", "")
-    return float(after) if after.isascii() and after.isdigit() else None

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 
 SHIFT: Final = 3100
 """What some ASGI servers add to the close codes from 1000 on, which they cannot send as they are."""
+
+
+def seconds_of(headers: Mapping[str, str]) -> float | None:
+    """Return the seconds that `Retry-After` says, or None where it says none; a date is none."""
+    after = headers.get("Retry-After", "")
+    return float(after) if after.isascii() and after.isdigit() else None
 
 
 class Cut(Exception):
