@@ -41,7 +41,7 @@ async def sender(world: World, who: str) -> None:
         room_id = chance.pick(ROOMS)
         number += 1
         key = f"key {number}"
-        match chance.pick(("plain", "plain", "key", "key", "twice", "burst", "cancel")):
+        match chance.pick(("plain", "plain", "key", "key", "epoch", "twice", "burst", "cancel")):
             case "plain":
                 await world.send(who, number, room_id, None)
             case "key":
@@ -49,6 +49,11 @@ async def sender(world: World, who: str) -> None:
                     if await world.send(who, number, room_id, key) is not None:
                         break
                     await world.pause(chance)
+            case "epoch":
+                head = world.rooms[room_id].head
+                epoch = "another" if head is None or chance.once_in(4) else head.epoch
+                await world.pause(chance)  # the room may begin anew
+                await world.send(who, number, room_id, key, epoch=epoch)
             case "twice":
                 await _together(world.send(who, number, room_id, key) for _ in range(2))
             case "burst":

@@ -200,6 +200,11 @@ def test_a_broken_room_is_found(room_class: type[WorldRoom]) -> None:
     assert_found(lambda seed: run(seed, play, room_class), SUITE)
 
 
+def test_a_room_that_publishes_in_another_epoch_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chatx.runtime.room_state.RoomState.check_epoch", lambda process, draft: None)
+    assert_found(lambda seed: run(seed, play), SUITE)
+
+
 @pytest.mark.parametrize(
     "place, fault",
     [

@@ -226,7 +226,13 @@ class World(Traced):
         return view
 
     async def send(
-        self, who: str, number: int, room_id: str, key: str | None, rank: int | None = None
+        self,
+        who: str,
+        number: int,
+        room_id: str,
+        key: str | None,
+        rank: int | None = None,
+        epoch: str | None = None,
     ) -> Message | None:
         """Send a message as an actor, and hold what becomes of it against the model.
 
@@ -238,18 +244,21 @@ class World(Traced):
         others = room.in_flight
         room.in_flight += 1
         try:
-            message = await self.chat.send_message(room_id, who, content, idempotency_key=key)
+            message = await self.chat.send_message(room_id, who, content, idempotency_key=key, epoch=epoch)
         except ChatError as error:
             self.note(who, "is refused", content, error.code)
             if error.code == "room_overloaded":
                 # It may have waited for the room to be opened, and others came meanwhile.
                 others = max(others, room.in_flight - 1)
                 promise(others >= self.queue_limit, "overloaded with so few in flight:", others, self.queue_limit)
+            if error.code == "epoch_changed":
+                promise(room.head is None or room.head.epoch != epoch, "refused in its own epoch:", content)
             return None
         finally:
             room.in_flight -= 1
         self.note(who, "sent", content, message.offset, "again" if message.duplicate else "")
         promise(message.content == content, "another message was acknowledged:", message, content)
+        promise(message.duplicate or epoch in (None, message.epoch), "published in another epoch:", content)
         if key is not None:
             first = self.by_key.setdefault((room_id, who, key), message.id)
             promise(first == message.id, "one key, two messages:", key, message)
