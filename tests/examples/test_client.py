@@ -125,6 +125,25 @@ async def test_nothing_is_lost_and_nothing_is_doubled_across_cuts_and_lost_repli
         assert line.cuts >= 4
 
 
+async def test_what_another_epoch_may_have_is_not_sent_again_in_the_next() -> None:
+    chat, line = Chat(), Line()
+    async with served("native", chat) as port, line.to(port) as cut_port:
+        seen = Seen(cut_port)
+        async with seen.running() as client, asyncio.timeout(20):
+            await client.send("first")
+            line.mute = True
+            lost = asyncio.create_task(client.send("perhaps there"))
+            await until(lambda: chat.statistics().sent == 2)
+            await chat.stop()
+            await chat.start()
+            line.mute = False
+            line.cut()
+            with pytest.raises(example.Refused, match=r"epoch_changed: .*had no answer may have been"):
+                await lost
+            await client.send("next")
+        assert [each.content for each in await chat.history("a")] == ["next"]
+
+
 @on_both_shells
 async def test_what_cannot_be_had_any_more_is_told_once_and_the_room_goes_on(shell: str) -> None:
     chat, line = Chat(history_size=2), Line()

@@ -119,6 +119,12 @@ async def test_a_sender_receives_its_own_message_and_an_ok_reply() -> None:
         assert client.reply(client.say("room:a", "hello", key="k1")) == ("ok", {**response, "duplicate": True})
         await settle()
         assert client.contents() == ["hello"]
+        again = client.say("room:a", "hello", key="k1", epoch="another")
+        assert client.reply(again) == ("ok", {**response, "duplicate": True})
+        in_it = client.say("room:a", "in it", key="k2", epoch=response["epoch"])
+        await settle()
+        assert client.reply(in_it)[0] == "ok"
+        assert client.contents() == ["hello", "in it"]
         client.session.end()
 
 
@@ -285,6 +291,10 @@ async def test_a_rate_limited_client_that_waits_as_told_succeeds() -> None:
         ("new_message", {"content": "a\x00b"}, "invalid_message"),
         ("new_message", {"content": "x", "key": ""}, "invalid_message"),
         ("new_message", {"content": "x", "key": 7}, "invalid_message"),
+        ("new_message", {"content": "x", "epoch": 7}, "invalid_message"),
+        ("new_message", {"content": "x", "epoch": ""}, "invalid_message"),
+        ("new_message", {"content": "x", "epoch": "e" * 129}, "invalid_message"),
+        ("new_message", {"content": "x", "key": "k", "epoch": "e"}, "epoch_changed"),
         ("new_message", [1], "invalid_message"),
         ("new_message", {"content": "x" * 4097}, "message_too_large"),
         ("history", {"limit": 0}, "invalid_message"),
