@@ -78,14 +78,11 @@ async def test_what_waits_behind_a_commit_is_held_against_the_epoch_as_well() ->
 
 @virtual
 async def test_a_repeat_that_waited_for_one_of_another_epoch_goes_by_its_own() -> None:
-    gate = Gate()
-    async with Chat(middlewares=(gate,)) as chat:
+    async with chat_on(MemoryLog()) as chat:  # they meet while the room is opened
         sends = [
             asyncio.ensure_future(chat.send_message("a", "ann", "hi", idempotency_key="k", epoch=epoch))
             for epoch in ("other", None, "another")
         ]
-        await turns()
-        gate.open()
         first, second, third = await asyncio.gather(*sends, return_exceptions=True)
         assert isinstance(first, EpochChanged)
         assert isinstance(second, Message)
@@ -113,7 +110,7 @@ async def test_no_middleware_refuses_what_another_epoch_may_have_and_none_is_ask
 @virtual
 async def test_an_epoch_that_changes_while_middlewares_are_asked_is_noticed() -> None:
     gate = Gate()
-    async with Chat(middlewares=(gate,)) as chat:
+    async with Chat(middlewares=(gate, _anew)) as chat:
         await chat.send_message("a", "ann", "hi", trusted=True)
         process = chat.engine.rooms.find("a")
         assert process is not None
