@@ -270,6 +270,18 @@ async def test_what_nobody_answers_is_bounded_and_what_is_not_said_is_told(monke
     assert "not sent     2," in text("fanout", crew, course, Plan(1, 1, 1, 8), {}, {}, whole=False)
 
 
+async def test_what_a_client_that_leaves_has_not_seen_is_lost_and_what_is_on_its_way_is_not() -> None:
+    crew = Crew(Target("localhost", 1), 1)
+    crew.answered("r", Said(1, "x", 0.0), "e", 5)
+    for should_have_all in (False, True):
+        visitor = crew.add("r")
+        visitor.check.joined("e", 0, recovered=False)
+        visitor.check.saw("e", 1)
+        visitor.check.saw("e", 3)
+        crew.remove(visitor, should_have_all=should_have_all)
+        assert crew.totals == Totals(lost=1 + 3 * should_have_all)
+
+
 async def test_another_message_at_the_same_place_is_counted() -> None:
     crew = Crew(Target("localhost", 1), 1)
     visitor = crew.add("r")

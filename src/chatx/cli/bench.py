@@ -36,9 +36,11 @@ it. With it the server's own limits hold. Its clients show tokens signed with CH
 themselves with the parameter user_id, as --insecure-user-param lets them.
 
 A time counts from when a message was to be said, also where the load or the server was late. Figures that a threshold
-may be of: {names}. Times take us, ms or s; memory KiB, MiB or GiB. Always to be kept are lost==0, doubled==0,
-reordered==0 and unanswered==0; in a soak also task_growth<=0, descriptor_growth<=0 and memory_growth<=64MiB: what there
-is more when nobody is left than before anybody came.
+may be of:
+{names}.
+Times take us, ms or s; memory KiB, MiB or GiB. Always to be kept are lost==0, doubled==0, reordered==0 and
+unanswered==0; in a soak also task_growth<=0, descriptor_growth<=0 and memory_growth<=64MiB: what there is more when
+nobody is left than before anybody came.
 
 exit status: 0 measured, and all kept; 1 something was not kept, nothing could be measured, or the server ended;
 2 wrong options; 130 cut short by Ctrl+C or SIGTERM, with what there was until then
@@ -59,6 +61,8 @@ _SOAKED = {"CHATX_DURABILITY": "stored", "CHATX_ROOM_IDLE_MS": "5000"}
 
 def add_to(commands: Commands) -> None:
     """Add the command."""
+    from textwrap import wrap
+
     from chatx.cli.load.report import NAMES
     from chatx.cli.load.thresholds import threshold
 
@@ -67,7 +71,7 @@ def add_to(commands: Commands) -> None:
         "bench",
         summary="measure what a server carries, and whether it loses anything",
         description="Measure a server as its clients see it: what they wait for, and what they lose.",
-        epilog=HELP.format(names=", ".join(NAMES)),
+        epilog=HELP.format(names="\n".join(wrap(", ".join(NAMES), 116))),
         run=run,
     )
     parser.add_argument("load", choices=("fanout", "storm", "soak"), help="what is done")

@@ -126,8 +126,10 @@ class Crew:
         self.visitors.append(visitor)
         return visitor
 
-    def remove(self, visitor: Visitor) -> None:
-        """Have a client leave; what it should have seen until now, it should have seen."""
+    def remove(self, visitor: Visitor, *, should_have_all: bool = False) -> None:
+        """Have a client leave, and count what it has not seen: ahead of what it has, or of all that was said."""
+        check = visitor.check
+        check.end(self.head(visitor.room, check.epoch) if should_have_all else check.stands)
         visitor.goes()
         self.visitors.remove(visitor)
 

@@ -157,7 +157,7 @@ async def soak(target: Target, crew: Crew, plan: Plan, course: Course) -> None:
         await talk(crew, warming[: plan.rooms], rate=plan.rate, seconds=5, size=plan.size, what="warm up")
         await until(crew.all_seen, within_s=SEEN_S, what="warm up")
         for each in warming:
-            crew.remove(each)
+            crew.remove(each, should_have_all=True)
 
     async def work() -> None:
         await warm_up()

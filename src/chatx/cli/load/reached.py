@@ -84,7 +84,10 @@ def _refusal(target: Target, status: str) -> str:
             if target.secret
             else "set CHATX_SECRET to what its tokens are signed with, or begin it with --insecure-user-param"
         )
-        return f"{target.origin} lets no client in (HTTP {status}): {done}."
+        return (
+            f"{target.origin} lets no client in (HTTP {status}): {done}. Some answer "
+            f"so too where no socket is mounted, and none may be at {target.path}."
+        )
     return (
         f"There is no socket at {target.origin}{target.path}/websocket (HTTP {status}); name where it is mounted "
         f"behind the address, as {target.origin}/socket."

@@ -150,7 +150,7 @@ def text(
         lines.append(
             f"  server       {cost * 1e6:.1f} µs of CPU a delivery, {course.most.resident / MIB:,.0f} MiB at most"
         )
-    elif course.talked_s and course.after is None:
+    elif course.talked_s and not course.most.resident:
         lines.append("  server       tells no figures at /metrics, so nothing is known of its CPU and memory")
     if kind == "soak" and course.before is not None and course.after is not None:
         before, after = course.before, course.after
