@@ -2,10 +2,8 @@
  * The client of chatx, for browsers and for Node 20 or newer: rooms that lose nothing, and say so where something is lost.
  *
  *     import { Chat } from "/socket/chatx.js";
- *
- *     const chat = new Chat("/socket", { token: async () => "…" });
- *     const room = chat.room("general", { history: 50 });
- *     room.on("message", (message) => console.log(message.user_id, message.content));
+ *     const room = new Chat("/socket").room("general");
+ *     room.on("message", ({ content }) => console.log(content));
  *     await room.join();
  *     await room.send("Hello");
  *
@@ -23,15 +21,17 @@ const BEAT_MS = 30_000;
 const REPLY_MS = 10_000;
 /** So many times `REPLY_MS` is the most that a request waits while heartbeats are answered. */
 const LOOKS = 6;
-/** Milliseconds for a connection to open; for a WebSocket while none has come through yet. */
+/** Milliseconds for a connection to open; for a WebSocket before any was heard on. */
 const OPEN_MS = 10_000;
 const UNPROVED_MS = 4_000;
-/** The longest pause before the first attempt to come back, and before later ones. */
+/** The longest pause before the first attempt to come back, and any. */
 const FIRST_PAUSE_MS = 1_000;
 const MOST_PAUSE_MS = 30_000;
+/** Seconds of a pause that a server may ask for. */
+const MOST_HINT_S = 3_600;
 /** Whoever was joined for so long begins with short pauses anew. */
 const STABLE_MS = 3_000;
-/** How long to poll where WebSockets do not get through, before one is tried again: at first, and at most. */
+/** How long to poll before a WebSocket is tried again: at first, and at most. */
 const POLLING_MS = 30_000;
 const MOST_POLLING_MS = 600_000;
 /** A poll is lost without an answer in this time; the server answers within 10 s. */
@@ -87,7 +87,6 @@ const RECENT = 64;
  * @property {(error: ChatError, send: Pending) => void} failed likewise
  */
 /** @typedef {Pick<Storage, "length" | "key" | "getItem" | "setItem" | "removeItem">} StorageLike */
-/** @typedef {{readyState: number, send(data: string): void, close(): void, onopen: any, onmessage: any, onclose: any, onerror: any}} SocketLike */
 /** @typedef {new (url: string, protocols: string[]) => any} SocketClass */
 /**
  * How many sends, bytes of JSON and milliseconds may wait, over all rooms, and how long a key is trusted to be known.
@@ -124,7 +123,7 @@ export class ChatError extends Error {
     /** Whether the same may succeed later. */
     this.retryable = retryable;
     /** Seconds after which it may, or null where that is not known. */
-    this.retryAfter = retryAfter;
+    this.retryAfter = typeof retryAfter === "number" && retryAfter >= 0 ? Math.min(retryAfter, MOST_HINT_S) : null;
   }
 }
 
@@ -133,7 +132,7 @@ function refusal(response) {
   const { code, reason, retryable, retry_after_ms: ms } = response ?? {};
   return new ChatError(typeof code === "string" ? code : "refused", `${reason ?? "The server refused it."}`, {
     retryable: retryable === true,
-    retryAfter: Number.isFinite(ms) && ms >= 0 ? ms / 1000 : null,
+    retryAfter: typeof ms === "number" ? ms / 1000 : null,
   });
 }
 
@@ -160,13 +159,12 @@ function newKey() {
 /** With full jitter. @param {() => number} random @param {number} attempt from 0 */
 const pause = (random, attempt) => random() * Math.min(MOST_PAUSE_MS, FIRST_PAUSE_MS * 2 ** Math.min(attempt, 10));
 
+/** @param {any} value @returns {value is Place} */
+const isPlace = (value) => typeof value?.epoch === "string" && Number.isSafeInteger(value.offset) && value.offset >= 0;
+
 /** @param {any} value @returns {value is Message} */
 const isMessage = (value) =>
-  typeof value?.id === "string" &&
-  typeof value.user_id === "string" &&
-  typeof value.content === "string" &&
-  typeof value.epoch === "string" &&
-  Number.isSafeInteger(value.offset);
+  typeof value?.id === "string" && typeof value.user_id === "string" && typeof value.content === "string" && isPlace(value);
 
 /** @param {Place} place @returns {Place} */
 const placeOf = ({ epoch, offset }) => ({ epoch, offset });
@@ -182,12 +180,10 @@ const placeOf = ({ epoch, offset }) => ({ epoch, offset });
 /** A connection over a WebSocket. */
 class SocketLine {
   polls = false;
-  /** @type {SocketLike} */
+  /** @type {any} */
   #socket;
 
-  /**
-   * @param {URL} base @param {string | null} token @param {Options} options @param {LineHandlers} handlers
-   */
+  /** @param {URL} base @param {string | null} token @param {Options} options @param {LineHandlers} handlers */
   constructor(base, token, options, handlers) {
     const url = new URL(base.href.replace(/^http/, "ws"));
     url.pathname += "/websocket";
@@ -197,9 +193,7 @@ class SocketLine {
       const text = btoa(latin1(token)).replaceAll("+", "-").replaceAll("/", "_").replace(/=+$/, "");
       protocols.push(`base64url.bearer.phx.${text}`);
     }
-    const { WebSocket } = /** @type {{WebSocket: SocketClass}} */ (options);
-    const socket = new WebSocket(`${url}`, protocols);
-    this.#socket = socket;
+    const socket = (this.#socket = new /** @type {SocketClass} */ (options.WebSocket)(`${url}`, protocols));
     socket.onopen = () => handlers.opened();
     socket.onmessage = (/** @type {{data: unknown}} */ { data }) => handlers.received(`${data}`);
     socket.onerror = () => {}; // a close follows
@@ -215,6 +209,8 @@ class SocketLine {
     const socket = this.#socket;
     socket.onopen = socket.onmessage = socket.onclose = null;
     socket.close();
+    // `ws` waits 30 s for an answer, and Node for `ws`.
+    if (socket.terminate) /** @type {any} */ (setTimeout(() => socket.terminate?.(), 1_000)).unref?.();
   }
 }
 
@@ -274,7 +270,7 @@ class PollingLine {
         this.#handlers.opened();
       } else if ((status === 200 || status === 204) && typeof token === "string") {
         this.#session = token;
-        for (const each of messages ?? []) if (!this.#ended) this.#handlers.received(each);
+        for (const each of Array.isArray(messages) ? messages : []) if (!this.#ended) this.#handlers.received(each);
       } else {
         return this.#end(status, answer.after);
       }
@@ -313,7 +309,7 @@ class PollingLine {
     try {
       const fetch = this.#fetch;
       const response = await fetch(this.#url, { method, headers, body, cache: "no-store", signal: request.signal });
-      const after = Number(response.headers.get("retry-after") ?? NaN);
+      const after = parseInt(response.headers.get("retry-after") ?? "");
       return { ...(await response.json()), after };
     } catch {
       return null;
@@ -329,8 +325,7 @@ class PollingLine {
     this.close();
     const code = status === 403 ? "refused" : "lost";
     const reason = status === 403 ? "Refused: look at the token and the origin." : "No answer.";
-    const retryAfter = Number.isFinite(after) ? Number(after) : null;
-    this.#handlers.closed(1006, new ChatError(code, reason, { retryable: true, retryAfter }));
+    this.#handlers.closed(1006, new ChatError(code, reason, { retryable: true, retryAfter: after }));
   }
 }
 
@@ -350,13 +345,13 @@ class Connection {
   /** @type {Map<string, RoomHandlers>} by topic */
   rooms = new Map();
   closed = false;
+  up = false;
   options;
   random;
   /** @type {URL} */
   #base;
   /** @type {SocketLine | PollingLine | null} */
   #line = null;
-  #up = false;
   #turn = 0;
   #refs = 0;
   /** @type {Map<string, {joinRef: string | null, done: (reply: Reply | null) => void, timer: any, looks: number}>} */
@@ -381,7 +376,6 @@ class Connection {
   /** @param {string | URL} url @param {Options} options */
   constructor(url, options) {
     this.random = options.random ?? Math.random;
-    /** @type {URL} */
     let base;
     try {
       base = new URL(url, globalThis.location?.href);
@@ -389,7 +383,7 @@ class Connection {
       throw new TypeError(`${url} is no address; outside of a page give a whole one, as wss://host/socket`, { cause });
     }
     if (!/^(ws|http)s?:$/.test(base.protocol)) throw new TypeError(`${url} is neither of ws:, wss:, http: nor https:`);
-    // The protocol of a URL cannot be set from one of these to the other everywhere.
+    // A URL's protocol cannot be set from one to the other everywhere.
     this.#base = new URL(base.href.replace(/^ws/, "http"));
     this.#base.pathname = base.pathname.replace(/\/+$/, "");
     this.#base.hash = "";
@@ -401,10 +395,6 @@ class Connection {
   /** The query may hold secrets. */
   get name() {
     return this.#base.host + this.#base.pathname;
-  }
-
-  get up() {
-    return this.#up;
   }
 
   /** Connects, unless that is done or under way. */
@@ -437,7 +427,7 @@ class Connection {
    * @param {(reply: Reply | null) => void} done @param {string} [ref]
    */
   request(joinRef, topic, event, payload, done, ref = this.ref()) {
-    if (!this.#up) return done(null);
+    if (!this.up) return done(null);
     const look = () => {
       if ((waits.looks += 1) >= LOOKS) return this.#lost(new ChatError("timeout", "The server did not answer."));
       this.#beat();
@@ -446,11 +436,6 @@ class Connection {
     const waits = { joinRef, done, looks: 0, timer: setTimeout(look, REPLY_MS) };
     this.#replies.set(ref, waits);
     this.#line?.send(JSON.stringify([joinRef, ref, topic, event, payload]));
-  }
-
-  /** Pushes what nobody waits for. @param {string} joinRef @param {string} topic @param {string} event */
-  tell(joinRef, topic, event) {
-    if (this.#up) this.#line?.send(JSON.stringify([joinRef, this.ref(), topic, event, {}]));
   }
 
   /** Waits no longer for replies to a membership that is over. @param {string} joinRef */
@@ -465,7 +450,7 @@ class Connection {
 
   hurry = () => {
     if (globalThis.document?.hidden) return;
-    if (this.#up) this.#beat();
+    if (this.up) this.#beat();
     else if (this.#waiting) {
       clearTimeout(this.#timer);
       this.#timer = setTimeout(() => this.#connect(), Math.max(0, this.#notBefore - Date.now()));
@@ -524,7 +509,7 @@ class Connection {
 
   #opened() {
     clearTimeout(this.#timer);
-    this.#up = true;
+    this.up = true;
     this.#upAt = 0;
     if (this.#line?.polls) {
       const now = performance.now();
@@ -617,7 +602,7 @@ class Connection {
     const line = this.#line;
     this.#turn += 1;
     this.#line = null;
-    this.#up = this.#waiting = this.#beating = false;
+    this.up = this.#waiting = this.#beating = false;
     this.#upAt = 0;
     clearTimeout(this.#timer);
     this.#timer = undefined;
@@ -690,17 +675,17 @@ class Outbox {
     }
     const bytes = utf8(text).length;
     if (bytes > FRAME_BYTES - 1024)
-      throw new ChatError("message_too_large", `The message has ${bytes} bytes; ${FRAME_BYTES - 1024} are the most.`);
+      throw new ChatError("message_too_large", `The message has ${bytes} bytes, over ${FRAME_BYTES - 1024}.`);
     const full = this.#count >= this.#messages ? `${this.#messages} messages` : `${this.#bytes} bytes`;
     if (this.#count >= this.#messages || this.#size + bytes > this.#bytes)
       throw new ChatError("outbox_full", `${full} wait already, which is the bound. Send it later.`, { retryable: true });
     this.#number += 1;
     /** @type {Entry} */
     const entry = {
-      ...{ key: newKey(), room_id: roomId, content, created: Date.now(), bytes, number: this.#number },
+      ...JSON.parse(text), // the caller may change its data
+      ...{ key: newKey(), room_id: roomId, created: Date.now(), bytes, number: this.#number },
       ...{ sent: null, ticks: null, epoch: null, twin: null, restored: false, resolve, reject },
     };
-    if (data !== undefined) entry.data = data;
     this.#save(entry);
     this.#count += 1;
     this.#size += bytes;
@@ -751,7 +736,7 @@ class Outbox {
     return false;
   }
 
-  /** Returns the restored sends of a room, which are its own from then on. @param {string} roomId @returns {Entry[]} */
+  /** Hands the restored sends of a room to it. @param {string} roomId @returns {Entry[]} */
   take(roomId) {
     const taken = this.#restored.filter((entry) => entry.room_id === roomId);
     this.#restored = this.#restored.filter((entry) => entry.room_id !== roomId);
@@ -777,8 +762,9 @@ class Outbox {
   #read(name) {
     try {
       const kept = JSON.parse(this.#storage?.getItem(name) ?? "null");
-      const { room_id, content, created, bytes } = kept;
-      return typeof room_id === "string" && typeof content === "string" && created > 0 && bytes > 0 ? kept : null;
+      const { room_id, content, created, bytes, number } = kept;
+      const sound = typeof room_id === "string" && typeof content === "string" && created > 0 && number > 0;
+      return sound && bytes > 0 && bytes < FRAME_BYTES ? kept : null;
     } catch {
       return null; // it is not ours
     }
@@ -790,7 +776,7 @@ class Outbox {
     const names = [];
     for (let index = 0; storage && index < storage.length; index += 1) {
       const name = storage.key(index);
-      if (name?.startsWith(this.#prefix)) names.push(name);
+      if (name?.slice(0, -32) === this.#prefix) names.push(name); // another name may begin with this one
     }
     for (const name of names) {
       const kept = this.#read(name);
@@ -915,27 +901,28 @@ export class Room {
    */
   join() {
     if (this.#connection.closed) return Promise.reject(closed());
+    if ((this.#connection.rooms.get(this.#topic)?.room ?? this) !== this)
+      return Promise.reject(new TypeError(`chat.room(${this.id}) is another object by now`));
+    /** @type {any} */
+    const joined = this.#joined ?? {};
     if (this.#joined === null) {
       this.#register();
-      /** @type {any} */
-      const joined = {};
       joined.promise = new Promise((resolve, reject) => Object.assign(joined, { resolve, reject }));
       this.#joined = joined;
       this.#tell("joining");
       if (this.#connection.up) this.#enter();
       else this.#connection.start();
-      return joined.promise;
     }
-    return this.#joined.promise;
+    return joined.promise;
   }
 
-  /** Leaves. What waits is rejected: as `left`, or as `unknown` where an attempt was made. */
+  /** Leaves. What waits is rejected as `left`, or as `unknown`. */
   leave() {
     if (this.#connection.rooms.get(this.#topic)?.room !== this) return;
     const ref = this.#joinRef;
     this.#connection.rooms.delete(this.#topic);
     this.#end("idle", new ChatError("left", "The room was left."));
-    if (ref !== null) this.#connection.tell(ref, this.#topic, "phx_leave");
+    if (ref !== null) this.#connection.request(ref, this.#topic, "phx_leave", {}, () => {});
     if (![...this.#connection.rooms.values()].some(({ active }) => active())) this.#connection.stop();
   }
 
@@ -956,19 +943,19 @@ export class Room {
 
   /**
    * Returns messages before a place, oldest first; without one, before the oldest that this room has told or returned.
-   * @param {{before?: Place, after?: Place, limit?: number}} [which] `limit` is 1 to 200
+   * @param {{before?: Place | null, after?: Place | null, limit?: number}} [which] `limit` is 1 to 200
    * @returns {Promise<Message[] & {more: boolean}>} `more`: there are others
    */
   history({ before, after, limit = 50 } = {}) {
     return new Promise((resolve, reject) => {
       this.#check();
       if (this.#reads.size >= READS) throw new ChatError("busy", `${READS} calls of history wait; wait for one of them.`);
-      const own = before === undefined && after === undefined;
+      const own = !before && !after;
       const begin = () => {
         if (!this.#entered || (own && this.#oldest === null)) return; // with the next join
         /** @type {Record<string, unknown>} */
         const payload = { limit };
-        if (after !== undefined) payload.after = placeOf(after);
+        if (after) payload.after = placeOf(after);
         else payload.before = placeOf(before ?? /** @type {Place} */ (this.#oldest));
         this.#connection.request(this.#joinRef, this.#topic, "history", payload, (reply) => {
           if (reply === null) return;
@@ -992,11 +979,7 @@ export class Room {
   }
 
   #register() {
-    const { rooms } = this.#connection;
-    const other = rooms.get(this.#topic)?.room;
-    if (other !== undefined && other !== this)
-      throw new TypeError(`chat.room(${this.id}) is another object by now`);
-    rooms.set(this.#topic, {
+    this.#connection.rooms.set(this.#topic, {
       room: this,
       active: () => this.#joined !== null,
       opened: () => void (this.#joined !== null && this.#enter()),
@@ -1154,17 +1137,16 @@ export class Room {
       else if (loading.live.length < DEFERRED && !loading.cut) loading.live.push(payload);
       else loading.cut = true; // the rest is asked for again, as what was missed
     } else if (event === "presence_state") {
-      this.#members = new Map(Object.entries(payload).map(([user, { metas }]) => [user, metas]));
+      this.#members = metasOf(payload);
       this.#emit("presence", this.members);
     } else if (event === "presence_diff") {
-      for (const [user, { metas }] of Object.entries(payload.leaves ?? {})) {
-        const gone = new Set(metas.map((/** @type {Meta} */ meta) => meta.phx_ref));
-        const left = (this.#members.get(user) ?? []).filter(({ phx_ref }) => !gone.has(phx_ref));
-        if (left.length > 0) this.#members.set(user, left);
+      for (const [user, metas] of metasOf(payload?.leaves)) {
+        const gone = new Set(metas.map(({ phx_ref }) => phx_ref));
+        const left = this.#members.get(user)?.filter(({ phx_ref }) => !gone.has(phx_ref));
+        if (left?.length) this.#members.set(user, left);
         else this.#members.delete(user);
       }
-      for (const [user, { metas }] of Object.entries(payload.joins ?? {}))
-        this.#members.set(user, [...(this.#members.get(user) ?? []), ...metas]);
+      for (const [user, metas] of metasOf(payload?.joins)) this.#members.set(user, [...(this.#members.get(user) ?? []), ...metas]);
       this.#emit("presence", this.members);
     } else if (event === "phx_error" || event === "phx_close") {
       this.#again(new ChatError("room_unavailable", "The server has ended the membership.", { retryable: true }));
@@ -1271,10 +1253,9 @@ export class Room {
     this.#forget(entry);
     remember(this.#ours.add(id), RECENT);
     this.#user = this.#recent.get(id) ?? this.#user;
-    const { content, data, key } = entry;
+    const { created, ...own } = pendingOf(entry);
     /** @type {Sent} */
-    const sent = { id, room_id: this.id, content, inserted_at, epoch, offset, key };
-    if (data !== undefined) sent.data = data;
+    const sent = { ...own, id, inserted_at, epoch, offset };
     if (duplicate) sent.duplicate = true;
     if (stored) sent.stored = true;
     if (entry.restored) this.#emit("sent", sent);
@@ -1352,6 +1333,14 @@ function pendingOf({ key, room_id, content, data, created }) {
 /** @param {any} page @returns {Message[]} */
 const messagesOf = ({ messages }) => (Array.isArray(messages) ? messages.filter(isMessage) : []);
 
+/** @param {any} users @returns {Members} */
+function metasOf(users) {
+  /** @type {Members} */
+  const members = new Map();
+  for (const [user, each] of Object.entries(users ?? {})) if (Array.isArray(each?.metas)) members.set(user, each.metas.filter(Boolean));
+  return members;
+}
+
 /** Keeps the newest. @template T @param {Map<T, unknown> | Set<T>} known @param {number} most */
 function remember(known, most) {
   for (const each of known.keys()) {
@@ -1385,12 +1374,13 @@ export class Chat {
     if (length < 1 || length > 128) throw new TypeError(`a room's id is a text of 1 to 128 bytes, not ${String(id)}`);
     if (!Number.isInteger(history) || history < 0 || history > 1000)
       throw new TypeError(`history is ${history}; it is a number of messages from 0 to 1000`);
+    if (after !== null && !isPlace(after)) throw new TypeError("after is no place {epoch, offset}");
     if (this.#connection.closed) throw closed();
     const known = this.#connection.rooms.get(`room:${id}`)?.room;
     return known ?? new Room(id, this.#connection, this.#outbox, { history, after: after && placeOf(after) });
   }
 
-  /** The ids of rooms for which the storage has sends of an earlier page or process: join them, and these go. */
+  /** The rooms for which the storage has sends of an earlier page: join them, and these go. */
   get unsent() {
     return this.#outbox.rooms;
   }
@@ -1400,7 +1390,7 @@ export class Chat {
     this.#connection.hurry();
   }
 
-  /** Leaves every room and ends the connection. What waits is rejected: as `closed`, or as `unknown`. */
+  /** Ends the connection. What waits is rejected as `closed`, or as `unknown`. */
   close() {
     if (this.#connection.closed) return;
     this.#connection.closed = true;
