@@ -953,10 +953,9 @@ export class Room {
       const own = !before && !after;
       const begin = () => {
         if (!this.#entered || (own && this.#oldest === null)) return; // with the next join
-        /** @type {Record<string, unknown>} */
-        const payload = { limit };
-        if (after) payload.after = placeOf(after);
-        else payload.before = placeOf(before ?? /** @type {Place} */ (this.#oldest));
+        const from = own ? this.#oldest : before;
+        // Both at once are refused by the server.
+        const payload = { limit, before: from ? placeOf(from) : undefined, after: after ? placeOf(after) : undefined };
         this.#connection.request(this.#joinRef, this.#topic, "history", payload, (reply) => {
           if (reply === null) return;
           this.#reads.delete(read);

@@ -25,6 +25,13 @@ chatTest("a place that is null is none, as that of a room which has none yet", a
   for (let call = 0; call < 20; call += 1) assert.deepEqual([...(await room.history({ before: null, after: null }))], []);
 });
 
+chatTest("a history between two places is asked for as it is, since the server refuses it", async (world) => {
+  const room = await world.joined();
+  const [before, after] = [9, 2].map((offset) => ({ epoch: "e1", offset }));
+  await room.history({ before, after });
+  assert.deepEqual(world.server.of("history")[0][4], { limit: 50, before, after });
+});
+
 chatTest("what is no place to go on from is refused at once, since it would be told as a gap", async (world) => {
   const chat = world.chat();
   for (const after of [{}, "e1", { epoch: "e1" }, { epoch: 1, offset: 1 }, { epoch: "e1", offset: "1" }, { epoch: "e1", offset: -1 }])
