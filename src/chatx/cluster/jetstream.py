@@ -110,11 +110,13 @@ class Stored(Struct, frozen=True):
         seq: Its number in the stream.
         data: What was appended.
         subject: Where.
+        time: When, by the clock of the server that led the stream; RFC 3339.
     """
 
     seq: int
     data: bytes = b""
     subject: str = ""
+    time: str = ""
 
 
 class _Error(Struct, frozen=True):

@@ -37,6 +37,7 @@ from chatx.adapters.room_log import (
 from chatx.cluster.backplane import BackplaneError, NoReply
 from chatx.cluster.entries import EntryRow
 from chatx.cluster.jetstream import JetStream, WrongNumber
+from chatx.cluster.jetstream_keys import KeyIndex
 from chatx.cluster.jetstream_rooms import RoomReader, at
 from chatx.cluster.log_record import EPOCHS, Logged, RoomState, place_of, trail_of
 from chatx.cluster.records import BadRecord, Records
@@ -73,6 +74,7 @@ class JetStreamLog:
         self._stream = stream
         self._records = Records()
         self._rooms = RoomReader(stream, self._records)
+        self._keys = KeyIndex(stream, self._rooms)
         self._remembered: OrderedDict[str, tuple[int, RoomState]] = OrderedDict()  # and the link's losses till then
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._listed: list[str] = []
@@ -101,7 +103,7 @@ class JetStreamLog:
     async def _opened(self, room_id: str, state: RoomState) -> Opened:
         keyed: dict[tuple[str, str], Keyed] = {}  # newest first
         before_ms = _now_ms() - KEYS_KEPT_MS
-        async for record in self._rooms.keyed(room_id, state):
+        async for record, _, _ in self._rooms.keyed(room_id, state):
             for each in reversed(_keyed(record, state)):
                 scope = (each.entry.user_id, each.key)
                 keyed.pop(scope, None)  # the first is the one that counts
@@ -223,18 +225,12 @@ class JetStreamLog:
             return await self._rooms.ahead(room_id, state, before, limit)
 
     async def find(self, room_id: str, user_id: str, key: str, /) -> Entry | None:
-        """Return the entry that was stored under an idempotency key, or None; keys are kept for `KEYS_KEPT_MS`."""
-        before_ms = _now_ms() - KEYS_KEPT_MS
-        first: Entry | None = None
+        """Return the entry that was stored under an idempotency key, or None; it is looked for as `KeyIndex` says."""
         with _reading():
             state = await self._rooms.newest(room_id)
-            async for record in self._rooms.keyed(room_id, state):
-                for each in reversed(_keyed(record, state)):
-                    if each.key == key and each.entry.user_id == user_id:
-                        first = each.entry
-                if record.entries[-1].inserted_at < before_ms:
-                    break
-        return first
+            record = await self._keys.first(room_id, state, user_id, key)
+        keyed = [] if record is None else _keyed(record, state)
+        return next((each.entry for each in keyed if (each.entry.user_id, each.key) == (user_id, key)), None)
 
     # What it lets go of
 

@@ -68,7 +68,7 @@ class RoomReader:
         # Back, a whole trail in a step, to the one that begins ahead of the place; then forward from there.
         trails = [state.trail]
         while trails[-1]:
-            record = await self._numbered(room_id, trails[-1][-1])
+            record = await self.numbered(room_id, trails[-1][-1])
             if record is None or not record.trail or self._first(state, record) <= (rank, place.offset + 1):
                 break
             trails.append(numbers(record.trail))
@@ -100,7 +100,7 @@ class RoomReader:
         entries: list[Entry] = []  # newest first
         trail = state.trail
         while trail and len(entries) < limit:
-            record = await self._numbered(room_id, trail[-1])
+            record = await self.numbered(room_id, trail[-1])
             if record is None or self._first(state, record) < end:
                 # Each has an entry at least, so no more records are needed than entries; one may be cut by the place.
                 wanted = trail if rank is not None else trail[: limit - len(entries)]
@@ -114,17 +114,18 @@ class RoomReader:
             trail = numbers(record.trail)
         return entries[:limit][::-1]
 
-    async def keyed(self, room_id: str, state: RoomState) -> AsyncIterator[Logged]:
-        """Give the records with idempotency keys, newest first, as far as they are kept."""
+    async def keyed(self, room_id: str, state: RoomState) -> AsyncIterator[tuple[Logged, int, str]]:
+        """Give the records with idempotency keys, newest first, as far as they are kept, with number and time."""
         trail = state.keyed
         while trail:
-            records = await self._all(room_id, trail)
-            for record in records:
-                if record is None:  # retention spares keys that must answer
+            found = await asyncio.gather(*map(self._stream.numbered, trail))
+            record: Logged | None = None
+            for stored in found:
+                if stored is None:  # retention spares keys that must answer
                     return
-                yield record
-            last = records[-1]
-            trail = () if last is None else numbers(last.keyed)
+                record = self._read(stored, room_id)
+                yield record, stored.seq, stored.time
+            trail = () if record is None else numbers(record.keyed)
 
     async def from_the_oldest(self, room_id: str, state: RoomState) -> AsyncIterator[tuple[Logged, int]]:
         """Give a room's records with entries and their numbers, oldest first."""
@@ -175,9 +176,10 @@ class RoomReader:
         return state.keeps(at(first)) and state.oldest != at(first)
 
     async def _all(self, room_id: str, trail: tuple[int, ...]) -> list[Logged | None]:
-        return list(await asyncio.gather(*(self._numbered(room_id, each) for each in trail)))
+        return list(await asyncio.gather(*(self.numbered(room_id, each) for each in trail)))
 
-    async def _numbered(self, room_id: str, number: int) -> Logged | None:
+    async def numbered(self, room_id: str, number: int) -> Logged | None:
+        """Return a room's record by its number, or None where it is gone."""
         stored = await self._stream.numbered(number)
         return None if stored is None else self._read(stored, room_id)
 
