@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from datetime import UTC, datetime, timedelta
 
 import msgspec
 import pytest
 
 import chatx.cluster.jetstream_keys as keys
-from chatx.adapters.room_log import Append, LogUnavailable, Record
+from chatx.adapters.room_log import KEYS_KEPT_MS, Append, LogUnavailable, Record
 from chatx.cluster.backplane import BackplaneAway
 from chatx.cluster.jetstream import Stored
 from chatx.cluster.jetstream_log import JetStreamLog
@@ -49,6 +50,7 @@ class Room:
         self.log = log
         self.room_id = room_id
         self.said = 0
+        self.at_ms = time.time_ns() // 1_000_000
 
     async def begin(self, count: int = SAID) -> None:
         self.term = (await self.log.take_over(self.room_id)).term
@@ -57,7 +59,7 @@ class Room:
     async def say(self, count: int, key: str | None = None) -> None:
         for _ in range(count):
             after, self.said = self.said, self.said + 1
-            message = Message(f"m{self.said}", self.room_id, "ann", "hi", 1, "e", self.said, stored=True)
+            message = Message(f"m{self.said}", self.room_id, "ann", "hi", self.at_ms, "e", self.said, stored=True)
             record = Record(message, key or f"k{self.said}")
             assert await self.log.append([Append(self.room_id, self.term, Position("e", after), (record,), True)]) == [
                 None
@@ -144,6 +146,17 @@ async def test_keys_are_looked_for_as_far_back_as_they_have_to_answer(
 ) -> None:
     monkeypatch.setattr(keys, "READ_BACK_S", 200.0)
     assert [await room.find(f"k{number}") for number in (SAID - 199, 50)] == [f"m{SAID - 199}", None]
+
+
+async def test_keys_that_are_kept_no_longer_are_not_looked_for(stream: TimedStream) -> None:
+    room = Room(JetStreamLog(stream))
+    room.at_ms -= KEYS_KEPT_MS + 60_000
+    await room.begin()
+    room.at_ms = time.time_ns() // 1_000_000
+    await room.say(10)
+    stream.reads = 0
+    assert [await room.find(key) for key in (f"k{SAID + 1}", "k1")] == [f"m{SAID + 1}", None]
+    assert stream.reads < 2 * 32
 
 
 async def test_keys_are_bounded_and_those_of_the_room_asked_for_longest_ago_go(

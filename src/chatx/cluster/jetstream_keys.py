@@ -15,6 +15,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import OrderedDict
 from datetime import datetime
 from hashlib import blake2b
@@ -22,6 +23,7 @@ from typing import Final
 
 from msgspec import Struct
 
+from chatx.adapters.room_log import KEYS_KEPT_MS
 from chatx.cluster.backplane import NoReply
 from chatx.cluster.jetstream import JetStream
 from chatx.cluster.jetstream_rooms import RoomReader
@@ -109,15 +111,18 @@ class KeyIndex:
             read_to = 0 if known is None else known.up_to
             numbers: dict[bytes, int] = {}
             newest: float | None = None
+            kept_since_ms = time.time_ns() // 1_000_000 - KEYS_KEPT_MS
             async for record, number, at in self._rooms.keyed(room_id, state):
                 if number <= read_to or len(numbers) >= KEYS:
                     break
+                for digest in reversed(_digests(record, state)):
+                    numbers[digest] = number  # the first is the one that counts
                 seconds = _seconds(at)
                 newest = seconds if newest is None else newest
                 if newest is not None and seconds is not None and seconds < newest - READ_BACK_S:
                     break
-                for digest in reversed(_digests(record, state)):
-                    numbers[digest] = number  # the first is the one that counts
+                if record.entries[-1].inserted_at < kept_since_ms:
+                    break
             if losses != self._stream.losses:
                 raise NoReply("The link was lost while a room's keys were read.")
             if known is not None:
