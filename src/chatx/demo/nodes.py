@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,6 +17,12 @@ HERE = Path(__file__).parent
 
 KILLS = "x-chatx-demo"
 """The header that a page of the demo's own sends when it kills: a form of another site cannot."""
+
+OWNER_WITHIN_S = 10.0
+"""How long a node that is to be killed is waited for until it owns the room, in seconds."""
+
+LOOK_S = 0.2
+"""Between two looks at whose a room is, in seconds."""
 
 _PLACE = "<!-- nodes -->"
 
@@ -46,11 +54,21 @@ def add_nodes(app: FastAPI, nodes: Nodes) -> None:
     async def kill(request: Request, room: str = "general") -> Response:
         if KILLS not in request.headers:
             return JSONResponse({"reason": f"Only the demo's own page kills a node: it sends {KILLS}."}, 403)
-        owner = (await nodes.look(room))["owner"]
+        owner = await _owner(nodes, room)
         if owner is None:
             return JSONResponse({"reason": "Nobody owns the room now; press again in a moment."}, 409)
         nodes.kill(owner)
         return JSONResponse({"killed": owner}, 202)
+
+
+async def _owner(nodes: Nodes, room: str) -> str | None:
+    """Return who owns a room; while it moves, or its node does not keep up, nobody does, and that is waited for."""
+    ends_at = time.monotonic() + OWNER_WITHIN_S
+    while True:
+        owner: str | None = (await nodes.look(room))["owner"]
+        if owner is not None or time.monotonic() >= ends_at:
+            return owner
+        await asyncio.sleep(LOOK_S)
 
 
 def page_with_nodes(page: str) -> HTMLResponse:

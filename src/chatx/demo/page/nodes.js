@@ -91,6 +91,7 @@ byId("kill").addEventListener("click", async () => {
     killed = seen?.owner ?? "";
     say(`${killed} owned the room, served this page and was killed.`);
   }
+  draw();
 });
 
 look();
@@ -173,6 +174,7 @@ function drawn({ name, boot, state }) {
   label.textContent = name;
   item.append(label);
   const said = [];
+  if (name === killed) said.push("killed");
   if (state !== "up") said.push(state);
   if (boot === ownBoot) said.push("serves this page");
   if (name === seen.owner) said.push("owns the room");
