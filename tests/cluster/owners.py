@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from collections.abc import AsyncIterator
 
 from chatx.adapters.room_log import FENCED, Append, LogUnavailable, Opened, Record
@@ -18,6 +19,9 @@ EPOCH = "e"
 
 AT_ONCE = 3
 """Entries in one append."""
+
+PACE_S = 0.002
+"""Between two appends: what was said is read back by whoever takes the room over, and that is not to be endless."""
 
 
 class Owner:
@@ -69,12 +73,12 @@ class Owner:
             self._committed(append.after.offset)
             head = append.after._replace(offset=append.after.offset + len(append.records))
             self._opened = Opened(append.term, head, 1, True)
-            self._pause_s = 0.02
+            await asyncio.sleep(PACE_S)
         else:
             assert answer == FENCED
             self.fenced += 1
             self._opened = None
-            # Or two of them, on a slow server, do nothing but take it from each other.
+            # Or two of them do nothing but take it from each other: on a slow server each needs that long to begin.
             await asyncio.sleep(self._pause_s)
             self._pause_s = min(2 * self._pause_s, 1.0)
 
@@ -83,8 +87,9 @@ class Owner:
         assert self._opened is not None
         ids = self._unsettled = self._unsettled or [next(self._ids) for _ in range(AT_ONCE)]
         after = self._opened.head or Position(EPOCH, 0)
+        now_ms = time.time_ns() // 1_000_000  # of an older one the key would not be looked for
         records = tuple(
-            Record(Message(each, self._room, "ann", "hi", 1, EPOCH, offset, stored=True), each)
+            Record(Message(each, self._room, "ann", "hi", now_ms, EPOCH, offset, stored=True), each)
             for offset, each in enumerate(ids, after.offset + 1)
         )
         return Append(self._room, self._opened.term, after, records, True)
